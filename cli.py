@@ -1,0 +1,485 @@
+"""The command line: parse, call one function of the pipeline, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+from .errors import HmsaError
+
+if TYPE_CHECKING:
+    from .pipeline.manifest import Manifest
+
+app = typer.Typer(
+    name="hmsa-pipeline",
+    help="Robust segmentation with an ensemble of HMSA models: dump logits, fuse them, look after them.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+manifest_app = typer.Typer(help="Show or check a manifest.", rich_markup_mode=None)
+app.add_typer(manifest_app, name="manifest")
+
+ManifestOption = Annotated[
+    str, typer.Option("--manifest", "-m", metavar="FILE", help="A manifest, or the bare name of a shipped one.")
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where results go; wins over the manifest.")
+]
+ModelsOption = Annotated[
+    str | None, typer.Option("--models", metavar="A,B", help="Only these models, by name, comma separated.")
+]
+DatasetsOption = Annotated[
+    str | None, typer.Option("--datasets", metavar="A,B", help="Only these datasets, by name, comma separated.")
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each dataset.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+DataRootOption = Annotated[
+    Path | None, typer.Option("--data-root", metavar="DIR", help="Wins over the variable HMSA_DATA_ROOT.")
+]
+AssetsOption = Annotated[
+    Path | None, typer.Option("--assets", metavar="DIR", help="Wins over the variable HMSA_ASSETS.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start afresh where results lie already.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
+JsonOption = Annotated[
+    str | None, typer.Option("--json", metavar="FILE", help="Write the figures there; - is standard output.")
+]
+
+
+def _names(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+
+
+def _figures(target: str | None, value: Any) -> None:
+    if target == "-":
+        print(json.dumps(value, indent=2, ensure_ascii=False))
+    elif target:
+        from .files import write_json
+
+        try:
+            write_json(Path(target), value)
+        except OSError as error:
+            raise HmsaError(f"--json {target}: cannot be written ({error.strerror}); name another file") from error
+
+
+def _say(target: str | None, line: str) -> None:
+    """Print for people; beside figures on standard output that is standard error."""
+    print(line, file=sys.stderr if target == "-" else sys.stdout)
+
+
+def _failed(result: str, failed: dict[str, str]) -> None:
+    for image, reason in failed.items():
+        print(f"failed: {result}: {image}: {reason}", file=sys.stderr)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Robust segmentation with an ensemble of HMSA models: dump logits, fuse them, look after them."""
+    if version:
+        print(f"hmsa-pipeline {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@manifest_app.command("show")
+def manifest_show(
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    models: ModelsOption = None,
+    datasets: DatasetsOption = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Print it with every default and path filled in.
+
+    Example: hmsa-pipeline manifest show --manifest bravo.yaml
+    """
+    found = _load(manifest, output, models, datasets, data_root, assets)
+    if json_file != "-":
+        print(found.to_yaml(), end="")
+    _figures(json_file, found.resolved())
+
+
+@manifest_app.command("check")
+def manifest_check(
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    models: ModelsOption = None,
+    datasets: DatasetsOption = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Say which checkpoints and images are there.
+
+    The exit code is 2 if one is missing.
+
+    Example: hmsa-pipeline manifest check --data-root /data --assets /data/assets
+    """
+    from .pipeline.inspect import inspect
+
+    found = inspect(_load(manifest, output, models, datasets, data_root, assets))
+    for row in found:
+        _say(json_file, f"{'ok     ' if row.problem is None else 'MISSING'} {row.kind:8} {row.name}: {row.said}")
+    _figures(json_file, [row.as_json() for row in found])
+    missing = sum(row.problem is not None for row in found)
+    if missing:
+        _say(json_file, f"{missing} of {len(found)} are missing")
+        raise typer.Exit(2)
+
+
+def _load(
+    manifest: str,
+    output: Path | None,
+    models: str | None,
+    datasets: str | None,
+    data_root: Path | None = None,
+    assets: Path | None = None,
+    **overrides: Any,
+) -> Manifest:
+    from .pipeline.manifest import load_manifest
+
+    return load_manifest(
+        manifest,
+        output=output,
+        data_root=data_root,
+        assets=assets,
+        models=_names(models),
+        datasets=_names(datasets),
+        overrides=overrides,
+    )
+
+
+@app.command()
+def dump(
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    models: ModelsOption = None,
+    datasets: DatasetsOption = None,
+    limit: LimitOption = None,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        str | None, typer.Option("--precision", metavar="NAME", help="fp16, bf16 or fp32; wins over the manifest.")
+    ] = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Store every model's logits over every dataset.
+
+    Complete images are skipped, so the same command goes on after an interruption.
+
+    Example: hmsa-pipeline dump --manifest bravo.yaml --data-root /data --assets /data/assets
+    """
+    found = _load(
+        manifest, output, models, datasets, data_root, assets, inference={"precision": precision}
+    )
+    from .pipeline.schedule import plan_dump, run_dump
+
+    plan = plan_dump(found, device=device, limit=limit, overwrite=overwrite)
+    for note in plan.notes:
+        print(note, file=sys.stderr)
+    if dry_run:
+        for job, complete in zip(plan.jobs, plan.complete, strict=True):
+            _say(json_file, f"{job.name}: {len(job.wanted) - complete} to do, {complete} complete")
+        _say(
+            json_file,
+            f"{plan.todo} images to do on {plan.device} in {plan.precision}, at most {_size(plan.bytes)} to write "
+            f"below {found.output}",
+        )
+        rows = zip(plan.jobs, plan.complete, strict=True)
+        _figures(json_file, [{"job": job.name, "images": len(job.wanted), "complete": done} for job, done in rows])
+        return
+    results = run_dump(plan)
+    for result in results:
+        name = result.job.name
+        _failed(name, result.failed)
+        if result.done or result.failed:
+            _say(
+                json_file,
+                f"{name}: {result.done} done, {result.skipped} complete before, {len(result.failed)} failed, "
+                f"{result.seconds:.1f} s",
+            )
+    done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
+    skipped = sum(r.skipped for r in results)
+    _figures(
+        json_file,
+        [
+            {"job": r.job.name, "done": r.done, "skipped": r.skipped, "failed": r.failed, "seconds": r.seconds}
+            for r in results
+        ],
+    )
+    if not done and not failed and not plan.todo:
+        _say(json_file, f"nothing to do: all {skipped} images are complete")
+    else:
+        _say(json_file, f"{done} images dumped, {skipped} complete before, {failed} failed; stores: {found.output}/logits")
+    _finish(any(r.interrupted for r in results), failed)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _finish(interrupted: bool, failed: int) -> None:
+    if interrupted:
+        raise KeyboardInterrupt
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ensemble(
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    models: ModelsOption = None,
+    datasets: DatasetsOption = None,
+    limit: LimitOption = None,
+    label: Annotated[
+        str | None,
+        typer.Option("--label", metavar="NAME", help="mean-softmax, max-softmax, min-softmax or mean-logit."),
+    ] = None,
+    confidence: Annotated[
+        str | None,
+        typer.Option(
+            "--confidence", metavar="NAME", help="mean-softmax, mean-logit, min-softmax, entropy, energy or rba."
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Fuse images that some members lack from the others.")
+    ] = False,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Fuse stored logits into class maps and confidences.
+
+    Example: hmsa-pipeline ensemble --manifest bravo.yaml --confidence entropy --output runs/entropy
+    """
+    found = _load(
+        manifest, output, models, datasets, ensemble={"label": label, "confidence": confidence}
+    )
+    from .pipeline.ensemble import plan_ensemble, run_ensemble
+
+    plans = plan_ensemble(found, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
+    if dry_run:
+        for plan in plans:
+            _say(
+                json_file,
+                f"{plan.dataset}: {len(plan.tasks)} to fuse, {plan.skipped} done before, {len(plan.absent)} in no store",
+            )
+        _figures(json_file, [{"dataset": p.dataset, "todo": len(p.tasks), "skipped": p.skipped} for p in plans])
+        return
+    results = run_ensemble(found, plans, overwrite=overwrite)
+    for result in results:
+        _failed(result.dataset, result.failed)
+        if result.partial:
+            print(f"{result.dataset}: {result.partial} images are fused from fewer than all members", file=sys.stderr)
+        if result.done or result.failed:
+            _say(
+                json_file,
+                f"{result.dataset}: {result.done} fused, {result.skipped} done before, {len(result.failed)} failed, "
+                f"{result.seconds:.1f} s",
+            )
+    done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
+    skipped = sum(r.skipped for r in results)
+    _figures(
+        json_file,
+        [
+            {
+                "dataset": r.dataset,
+                "done": r.done,
+                "skipped": r.skipped,
+                "partial": r.partial,
+                "failed": r.failed,
+                "seconds": r.seconds,
+            }
+            for r in results
+        ],
+    )
+    if not done and not failed and skipped:
+        _say(json_file, f"nothing to do: all {skipped} predictions are there")
+    else:
+        _say(json_file, f"{done} images fused, {skipped} done before, {failed} failed; {found.output}/predictions")
+    _finish(any(r.interrupted for r in results), failed)
+
+
+@app.command()
+def status(
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    models: ModelsOption = None,
+    datasets: DatasetsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Print how far the stores are.
+
+    Complete / total images, bytes on the disk, and when the last one was written.
+
+    Example: hmsa-pipeline status --output runs/bravo
+    """
+    from .pipeline.verify import status as states
+
+    found = states(_load(manifest, output, models, datasets))
+    wide = max(len(f"{s.dataset}/{s.model}") for s in found)
+    for s in found:
+        what = s.problem or (
+            f"{s.complete:6} / {s.total:<6} {_size(s.bytes):>9}  {s.written or 'never'}" if s.total else "no store yet"
+        )
+        _say(json_file, f"{s.dataset + '/' + s.model:{wide}}  {what}")
+    _figures(json_file, [s.as_json() for s in found])
+
+
+@app.command()
+def verify(
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    models: ModelsOption = None,
+    datasets: DatasetsOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move damaged shards aside, so that they are made again.")
+    ] = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Read every stored image and list what is damaged.
+
+    Checksums must hold and values be finite; a read error of the disk is no damage.
+
+    Example: hmsa-pipeline verify --repair && hmsa-pipeline dump
+    """
+    from .pipeline.verify import verify as read_all
+
+    found = read_all(_load(manifest, output, models, datasets), repair=repair)
+    for result in found:
+        name = f"{result.dataset}/{result.model}"
+        for image, reason in result.damaged.items():
+            print(f"damaged: {name}: {image}: {reason}", file=sys.stderr)
+        for image, reason in result.unreadable.items():
+            print(f"unreadable: {name}: {image}: {reason}", file=sys.stderr)
+    damaged, unreadable = sum(len(r.damaged) for r in found), sum(len(r.unreadable) for r in found)
+    moved = sum(r.moved for r in found)
+    _figures(json_file, [r.as_json() for r in found])
+    line = f"{sum(r.sound for r in found)} images are sound, {damaged} damaged, {unreadable} unreadable"
+    _say(json_file, f"{line}; {moved} moved aside" if repair else line)
+    _finish(False, damaged - moved + unreadable)
+
+
+@app.command("import-logits")
+def import_logits(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Tree of <image path>_logits.npz files.")],
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The member (arch: external) to fill.")],
+    dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="The dataset they were made of.")],
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    limit: LimitOption = None,
+    channels: Annotated[
+        str | None, typer.Option("--channels", metavar="LIST", help="Which channels are the classes, such as 0-18.")
+    ] = None,
+    data_root: DataRootOption = None,
+    overwrite: OverwriteOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Fill a member's store with logits made elsewhere.
+
+    FOLDER holds <image path without suffix>_logits.npz, each with float16 logits (C, H, W).
+
+    Example: hmsa-pipeline import-logits --manifest my.yaml --model segformer --dataset bravo_ACDC logits/
+    """
+    found = _load(manifest, output, None, None, data_root)
+    from .pipeline.import_logits import import_logits as fill
+    from .pipeline.import_logits import parse_channels
+
+    result = fill(
+        found,
+        model,
+        dataset,
+        folder,
+        channels=None if channels is None else parse_channels(channels),
+        limit=limit,
+        overwrite=overwrite,
+    )
+    _failed(f"{dataset}/{model}", result.failed)
+    if result.extra:
+        print(f"{folder}: {result.extra} files belong to no photograph of {dataset}", file=sys.stderr)
+    if not result.done and not result.failed:
+        _say(json_file, f"nothing to do: all {result.skipped} images are complete")
+    else:
+        _say(
+            json_file,
+            f"{result.done} images imported, {result.skipped} complete before, {len(result.failed)} failed",
+        )
+    _figures(json_file, {"done": result.done, "skipped": result.skipped, "failed": result.failed})
+    _finish(result.interrupted, len(result.failed))
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where everything of the demo goes.")
+    ] = Path("demo"),
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of scenes and checkpoints.")] = 0,
+) -> None:
+    """Run the main job on drawn street scenes.
+
+    Draws a dozen, makes seven small checkpoints, then runs dump, ensemble and status.
+
+    Example: hmsa-pipeline demo --output demo
+    """
+    from .pipeline.demo import run_demo
+
+    code = run_demo(output, seed)
+    if code:
+        raise typer.Exit(code)
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """The entry point: errors in one line, exit codes 0, 1, 2 and 130 as the README says."""
+    signal.signal(signal.SIGTERM, _terminate)
+    debug = "--debug" in sys.argv[1:]
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        code = typer.main.get_command(app).main(prog_name="hmsa-pipeline", standalone_mode=False)
+        sys.exit(code or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted: what is complete is kept; run the same command again to go on", file=sys.stderr)
+        sys.stderr.flush()
+        # Threads that still hold the disk or the device would delay the end; every file is atomic.
+        os._exit(130)
+    except HmsaError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except typer.TyperException as error:
+        message = " ".join(error.format_message().split())
+        print(f"error: {message.rstrip('.')}; see --help", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Segmentation networks and their checkpoints; start at `registry.build`."""

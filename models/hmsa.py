@@ -1,0 +1,190 @@
+"""Segmentation networks: a trunk with an OCR head, at one scale or with attention between scales.
+
+Tao, Sapra, Catanzaro, "Hierarchical Multi-Scale Attention for Semantic Segmentation", 2020
+(arXiv 2005.10821). A network's attention says, pixel by pixel, how far its own scale is to be
+trusted against all larger ones, so that any list of scales can be blended.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .hrnet import HRNet, resize
+from .ocr import OCRHead
+
+
+class ScaleOutput(NamedTuple):
+    """What one scale says, float32, at the size of the image as it was scaled."""
+
+    scale: float
+    scores: Tensor
+    """Class scores (N, C, h, w)."""
+    attention: Tensor | None
+    """Trust in this scale against larger ones, (N, 1, h, w) in 0..1; None if it was not asked for."""
+
+
+class OCRNet(nn.Module):
+    """A trunk and an OCR head; scores of several scales are averaged.
+
+    Args:
+        trunk: images (N, 3, H, W) to features (N, ``trunk.out_channels``, about H / 4, about W / 4).
+        num_classes: classes of the scores.
+        mid_channels: channels of the OCR features.
+        key_channels: channels in which OCR compares pixels and regions.
+    """
+
+    def __init__(
+        self, trunk: HRNet, num_classes: int = 19, mid_channels: int = 512, key_channels: int = 256
+    ):
+        super().__init__()
+        self.backbone = trunk
+        self.ocr = OCRHead(trunk.out_channels, num_classes, mid_channels, key_channels)
+        self.apply(_initialise)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, scales: Sequence[float], flip: bool = False) -> Tensor:
+        """Class scores at the images' own size; the network must be in evaluation mode.
+
+        Args:
+            images: (N, 3, H, W), normalised; N images of one size, any size from 1x1 on.
+            scales: the sizes to look at, as factors of the images' size, in any order; 1.0 among them.
+            flip: average the raw scores with those of the mirrored images.
+
+        Returns:
+            (N, classes, H, W) float32 logits; under autocast too.
+
+        Raises:
+            ValueError: a scale is not a positive number or repeats, or 1.0 is missing.
+        """
+        assert not self.training, "predict() on a network in training mode: call eval() first"
+        scales = check_scales(scales)
+        logits = self._multi_scale(images, scales)
+        if flip:
+            logits = (logits + self._multi_scale(images.flip(-1), scales).flip(-1)) / 2
+        return logits
+
+    def _multi_scale(self, images: Tensor, scales: Sequence[float]) -> Tensor:
+        logits = torch.zeros((), device=images.device)
+        for scale in scales:
+            scores = self.ocr(self.backbone(scale_images(images, scale))).scores
+            logits = logits + resize(scores.float(), images.shape[-2:])
+        return logits / len(scales)
+
+
+class HMSA(OCRNet):
+    """A trunk and an OCR head with hierarchical attention between scales.
+
+    Args:
+        trunk, num_classes, mid_channels, key_channels: as for `OCRNet`.
+        attention_channels: channels inside the attention head.
+    """
+
+    def __init__(
+        self,
+        trunk: HRNet,
+        num_classes: int = 19,
+        mid_channels: int = 512,
+        key_channels: int = 256,
+        attention_channels: int = 256,
+    ):
+        super().__init__(trunk, num_classes, mid_channels, key_channels)
+        self.scale_attn = nn.Sequential(
+            OrderedDict(
+                conv0=nn.Conv2d(mid_channels, attention_channels, 3, padding=1, bias=False),
+                bn0=nn.BatchNorm2d(attention_channels),
+                relu0=nn.ReLU(inplace=True),
+                conv1=nn.Conv2d(attention_channels, attention_channels, 3, padding=1, bias=False),
+                bn1=nn.BatchNorm2d(attention_channels),
+                relu1=nn.ReLU(inplace=True),
+                conv2=nn.Conv2d(attention_channels, 1, 1, bias=False),
+            )
+        ).apply(_initialise)
+
+    @torch.no_grad()
+    def predict_scales(
+        self, images: Tensor, scales: Sequence[float]
+    ) -> tuple[Tensor, tuple[ScaleOutput, ...]]:
+        """What `predict` returns without flip, and what each scale said, from the largest to the smallest.
+
+        Takes and raises what `predict` does; every scale comes with its attention.
+        """
+        assert not self.training, "predict_scales() on a network in training mode: call eval() first"
+        outputs = tuple(self._one_scale(images, scale) for scale in check_scales(scales))
+        return blend(outputs), outputs
+
+    def _multi_scale(self, images: Tensor, scales: Sequence[float]) -> Tensor:
+        def outputs() -> Iterator[ScaleOutput]:
+            for i, scale in enumerate(scales):
+                yield self._one_scale(images, scale, attend=i > 0)
+
+        return blend(outputs())
+
+    def _one_scale(self, images: Tensor, scale: float, attend: bool = True) -> ScaleOutput:
+        scaled = scale_images(images, scale)
+        size = scaled.shape[-2:]
+        out = self.ocr(self.backbone(scaled))
+        # In float32 from here on: under autocast, what follows would lose bits for no gain in speed.
+        attention = resize(self.scale_attn(out.features).float().sigmoid(), size) if attend else None
+        return ScaleOutput(scale, resize(out.scores.float(), size), attention)
+
+
+def blend(outputs: Iterable[ScaleOutput]) -> Tensor:
+    """Blend scales, given from the largest to the smallest and 1.0 among them, at the size of scale 1.0.
+
+    The largest scale begins. Each further one is mixed in by its attention ``a`` as
+    ``a * scores + (1 - a) * blend``, at its own size as long as it enlarges the image, at the
+    image's size where it shrinks it. (Section 3.2 of arXiv 2005.10821.)
+
+    Returns:
+        (N, C, H, W) float32.
+    """
+    blended: Tensor | None = None
+    for scale, scores, attention in outputs:
+        if blended is None:
+            blended = scores
+            continue
+        assert attention is not None
+        if scale >= 1:
+            blended = attention * scores + (1 - attention) * resize(blended, scores.shape[-2:])
+        else:
+            size = blended.shape[-2:]
+            blended = resize(attention * scores, size) + (1 - resize(attention, size)) * blended
+    assert blended is not None
+    return blended
+
+
+def scale_images(images: Tensor, scale: float) -> Tensor:
+    """Images (N, 3, H, W) resized to (floor(H * scale), floor(W * scale)), one pixel at least."""
+    return resize(images, [max(1, math.floor(side * scale)) for side in images.shape[-2:]])
+
+
+def check_scales(scales: Sequence[float]) -> list[float]:
+    """The scales from the largest to the smallest; ValueError if they are not as `OCRNet.predict` wants."""
+    wrong = [scale for scale in scales if not (math.isfinite(scale) and scale > 0)]
+    if wrong:
+        raise ValueError(f"scales must be positive numbers, not {wrong[0]}")
+    if len(set(scales)) < len(scales):
+        raise ValueError(f"scales must differ from one another: {list(scales)}")
+    if 1.0 not in scales:
+        raise ValueError(f"scales must contain 1.0: {list(scales)}")
+    return sorted(scales, reverse=True)
+
+
+def _initialise(module: nn.Module) -> None:
+    """He initialisation (arXiv 1502.01852) with every filter's mean taken out.
+
+    Inputs behind a ReLU are positive: without the second step their common level adds up from layer
+    to layer until a fresh network says the same everywhere, whatever it sees.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight)
+        with torch.no_grad():
+            module.weight -= module.weight.mean(dim=(1, 2, 3), keepdim=True)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

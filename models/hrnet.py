@@ -1,0 +1,187 @@
+"""HRNet: a trunk that keeps a high-resolution branch from its first stage to its last.
+
+Wang et al., "Deep High-Resolution Representation Learning for Visual Recognition",
+TPAMI 2020 (arXiv 1908.07919). Attribute names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize ``x`` (N, C, H, W) bilinearly to ``size`` (height, width), corners not aligned."""
+    if x.shape[-2:] == tuple(size):
+        return x
+    return F.interpolate(x, list(size), mode="bilinear", align_corners=False)
+
+
+def conv_bn(
+    in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1, relu: bool = True
+) -> nn.Sequential:
+    """Convolution without bias, batch normalisation, and a ReLU if wanted; stride 1 keeps the size."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+    ]
+    return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
+
+
+def _closing_norm(channels: int) -> nn.BatchNorm2d:
+    """The normalisation that ends a residual; it starts at zero, so that depth does not raise the signal.
+
+    Goyal et al., "Accurate, Large Minibatch SGD", 2017 (arXiv 1706.02677), section 5.1.
+    """
+    norm = nn.BatchNorm2d(channels)
+    nn.init.zeros_(norm.weight)
+    return norm
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut; (N, C, H, W) to the same shape."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = _closing_norm(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.relu(self.bn1(self.conv1(x)))
+        residual = self.bn2(self.conv2(residual))
+        return self.relu(residual + x)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions around a shortcut; (N, in, H, W) to (N, 4 * channels, H, W)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = _closing_norm(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = (
+            nn.Identity()
+            if in_channels == out_channels
+            else conv_bn(in_channels, out_channels, kernel=1, relu=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.relu(self.bn1(self.conv1(x)))
+        residual = self.relu(self.bn2(self.conv2(residual)))
+        residual = self.bn3(self.conv3(residual))
+        return self.relu(residual + self.downsample(x))
+
+
+class ExchangeModule(nn.Module):
+    """Residual blocks on every branch, then each branch becomes the sum of all, brought to its size.
+
+    Branch ``i`` has ``widths[i]`` channels and half the resolution of branch ``i - 1``.
+    """
+
+    def __init__(self, widths: Sequence[int], blocks: int):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(BasicBlock(width) for _ in range(blocks))) for width in widths
+        )
+        self.fuse_layers = nn.ModuleList(
+            nn.ModuleList(_path(widths, source, target) for source in range(len(widths)))
+            for target in range(len(widths))
+        )
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        xs = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
+        fused = []
+        for own, paths in zip(xs, self.fuse_layers, strict=True):
+            assert isinstance(paths, nn.ModuleList)
+            first, *others = (resize(path(x), own.shape[-2:]) for path, x in zip(paths, xs, strict=True))
+            fused.append(self.relu(sum(others, start=first)))
+        return fused
+
+
+def _path(widths: Sequence[int], source: int, target: int) -> nn.Module:
+    """From one branch to another: nothing, halvings on the way down, or a 1x1 before resizing up."""
+    if source == target:
+        return nn.Identity()
+    if source > target:
+        return conv_bn(widths[source], widths[target], kernel=1, relu=False)
+    halvings = [conv_bn(widths[source], widths[source], stride=2) for _ in range(target - source - 1)]
+    return nn.Sequential(*halvings, conv_bn(widths[source], widths[target], stride=2, relu=False))
+
+
+def _transition(old: Sequence[int], new: Sequence[int]) -> nn.ModuleList:
+    """Layers that take branches of ``old`` widths to one branch more, of ``new`` widths."""
+    kept = [nn.Identity() if a == b else conv_bn(a, b) for a, b in zip(old, new, strict=False)]
+    # The extra nesting is that of the published state dicts.
+    return nn.ModuleList([*kept, nn.Sequential(conv_bn(old[-1], new[-1], stride=2))])
+
+
+class HRNet(nn.Module):
+    """Images (N, 3, H, W) to features (N, ``out_channels``, ceil(H / 4), ceil(W / 4)).
+
+    Any size from 1x1 on will do: branches of odd sizes are resized to fit one another.
+
+    Args:
+        width: channels of the first branch; each further branch has twice as many (48 is HRNet-W48).
+        stem_channels: channels of the stem and of the bottlenecks that follow it.
+        blocks: residual blocks per branch and module, and bottlenecks after the stem.
+        modules: how many exchange modules the stages of two, three and four branches have.
+    """
+
+    def __init__(
+        self,
+        width: int = 48,
+        stem_channels: int = 64,
+        blocks: int = 4,
+        modules: tuple[int, int, int] = (1, 4, 3),
+    ):
+        super().__init__()
+        widths = [width * 2**i for i in range(4)]
+        self.out_channels = sum(widths)
+
+        self.conv1 = nn.Conv2d(3, stem_channels, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem_channels)
+        self.conv2 = nn.Conv2d(stem_channels, stem_channels, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(stem_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+        expanded = stem_channels * Bottleneck.expansion
+        inputs = [stem_channels] + [expanded] * (blocks - 1)
+        self.layer1 = nn.Sequential(*(Bottleneck(channels, stem_channels) for channels in inputs))
+
+        def stage(branches: int, count: int) -> nn.Sequential:
+            return nn.Sequential(*(ExchangeModule(widths[:branches], blocks) for _ in range(count)))
+
+        self.transition1 = _transition([expanded], widths[:2])
+        self.stage2 = stage(2, modules[0])
+        self.transition2 = _transition(widths[:2], widths[:3])
+        self.stage3 = stage(3, modules[1])
+        self.transition3 = _transition(widths[:3], widths)
+        self.stage4 = stage(4, modules[2])
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(images)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        xs = [self.layer1(x)]
+        for transition, stage in (
+            (self.transition1, self.stage2),
+            (self.transition2, self.stage3),
+            (self.transition3, self.stage4),
+        ):
+            # A new branch starts from the coarsest one there is.
+            xs = stage([layer(x) for layer, x in zip(transition, [*xs, xs[-1]], strict=True)])
+        return torch.cat([resize(x, xs[0].shape[-2:]) for x in xs], dim=1)

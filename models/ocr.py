@@ -1,0 +1,134 @@
+"""Object-contextual representations: pixels look at the regions of the classes they may belong to.
+
+Yuan et al., "Object-Contextual Representations for Semantic Segmentation", ECCV 2020
+(arXiv 1909.11065). Attribute names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# Pixels whose features are held in float32 at once while regions are gathered: 512 MiB at 512 channels.
+_GATHER_PIXELS = 2**18
+
+
+class OCROutput(NamedTuple):
+    """What the head says at the resolution of the trunk's features, (N, C, h, w)."""
+
+    scores: Tensor
+    """Class scores (logits), C = classes."""
+    auxiliary: Tensor
+    """Class scores of the trunk alone, C = classes: they define the regions and, in training, a loss."""
+    features: Tensor
+    """Features with object context, C = mid channels."""
+
+
+class OCRHead(nn.Module):
+    """Features of a trunk (N, in, h, w) to an `OCROutput`.
+
+    Args:
+        in_channels: channels of the trunk's features.
+        num_classes: classes, and so regions.
+        mid_channels: channels of pixel and region features.
+        key_channels: channels in which pixels and regions are compared.
+        dropout: share of output channels dropped in training.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        mid_channels: int = 512,
+        key_channels: int = 256,
+        dropout: float = 0.05,
+    ):
+        super().__init__()
+        self.conv3x3_ocr = nn.Sequential(
+            nn.Conv2d(in_channels, mid_channels, 3, padding=1), _bn_relu(mid_channels)
+        )
+        self.ocr_distri_head = ObjectContext(mid_channels, key_channels, dropout)
+        self.cls_head = nn.Conv2d(mid_channels, num_classes, 1)
+        self.aux_head = nn.Sequential(
+            nn.Conv2d(in_channels, in_channels, 1),
+            _bn_relu(in_channels),
+            nn.Conv2d(in_channels, num_classes, 1),
+        )
+
+    def forward(self, x: Tensor) -> OCROutput:
+        auxiliary = self.aux_head(x)
+        pixels = self.conv3x3_ocr(x)
+        features = self.ocr_distri_head(pixels, gather_regions(pixels, auxiliary))
+        return OCROutput(self.cls_head(features), auxiliary, features)
+
+
+def gather_regions(features: Tensor, scores: Tensor) -> Tensor:
+    """The mean feature of each class, pixels weighted by the softmax of its score over the image.
+
+    Args:
+        features: (N, C, h, w).
+        scores: (N, K, h, w), one map per class.
+
+    Returns:
+        (N, C, K, 1) float32, whatever autocast says: a weight is about 1 / (h * w), which at the size
+        of a photograph is among the last few steps of float16.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        weights = scores.flatten(2).float().softmax(dim=-1)
+        parts = zip(
+            features.flatten(2).split(_GATHER_PIXELS, dim=-1),
+            weights.split(_GATHER_PIXELS, dim=-1),
+            strict=True,
+        )
+        first, *others = (torch.bmm(part.float(), weight.transpose(1, 2)) for part, weight in parts)
+        return sum(others, start=first).unsqueeze(-1)
+
+
+class ObjectContext(nn.Module):
+    """Pixels (N, C, h, w) and regions (N, C, K, 1) to pixels with their context, (N, C, h, w)."""
+
+    def __init__(self, channels: int, key_channels: int, dropout: float):
+        super().__init__()
+        self.object_context_block = ObjectAttention(channels, key_channels)
+        self.conv_bn_dropout = nn.Sequential(
+            nn.Conv2d(2 * channels, channels, 1, bias=False), _bn_relu(channels), nn.Dropout2d(dropout)
+        )
+
+    def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
+        context = self.object_context_block(pixels, regions)
+        return self.conv_bn_dropout(torch.cat([context, pixels], dim=1))
+
+
+class ObjectAttention(nn.Module):
+    """Attention whose queries are pixels (N, C, h, w), keys and values regions (N, C, K, 1)."""
+
+    def __init__(self, channels: int, key_channels: int):
+        super().__init__()
+        self.key_channels = key_channels
+        self.f_pixel = _projection(channels, key_channels, key_channels)
+        self.f_object = _projection(channels, key_channels, key_channels)
+        self.f_down = _projection(channels, key_channels)
+        self.f_up = _projection(key_channels, channels)
+
+    def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
+        query = self.f_pixel(pixels).flatten(2)
+        key = self.f_object(regions).flatten(2)
+        value = self.f_down(regions).flatten(2)
+        # Scaled before the product, not after: a sum over many channels can pass what float16 holds.
+        similarity = torch.bmm((key * self.key_channels**-0.5).transpose(1, 2), query)
+        context = torch.bmm(value, similarity.softmax(dim=1).to(value.dtype))
+        return self.f_up(context.unflatten(2, pixels.shape[-2:]))
+
+
+def _bn_relu(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
+def _projection(*channels: int) -> nn.Sequential:
+    """1x1 convolutions, each with normalisation and ReLU, through the given numbers of channels."""
+    layers: list[nn.Module] = []
+    for before, after in zip(channels[:-1], channels[1:], strict=True):
+        layers += [nn.Conv2d(before, after, 1, bias=False), _bn_relu(after)]
+    return nn.Sequential(*layers)

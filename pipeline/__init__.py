@@ -1,0 +1,1 @@
+"""The stages of the work (dump, ensemble, ...) and what they share: manifest, store, scores."""

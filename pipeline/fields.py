@@ -1,0 +1,99 @@
+"""The kinds of value that a manifest holds: text, names, numbers, checksums and paths."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Strict, ValidationInfo
+
+from ..errors import nearest
+from .documents import describe
+from .paths import Surroundings, located, resolved_path
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST_NAME = 100
+
+
+def _input_path(value: object, info: ValidationInfo) -> str:
+    around = info.context or Surroundings.here()
+    return located(value, around.folder, around.variables)
+
+
+def _output_path(value: object, info: ValidationInfo) -> Path:
+    around = info.context or Surroundings.here()
+    return resolved_path(located(value, Path.cwd(), around.variables))
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"a number is needed, not {describe(value)}{_as_number(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"a finite number is needed, not {describe(value)}")
+    return number
+
+
+def _as_number(value: object) -> str:
+    # YAML takes 1e-3 and whatever stands in quotes for text.
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str) and math.isfinite(float(value)):
+            return f"; write {float(value)}"
+    return ""
+
+
+def _positive(value: object) -> float:
+    if (number := _number(value)) <= 0:
+        raise ValueError(f"must be above 0, not {number:g}")
+    return number
+
+
+def _not_negative(value: object) -> float:
+    if (number := _number(value)) < 0:
+        raise ValueError(f"must be 0 or more, not {number:g}")
+    return number
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{describe(name)} cannot name files; use letters, digits and, after the first, '.', '_', '-'"
+        )
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"names files, so {_LONGEST_NAME} characters at most, not {len(name)}")
+    return name
+
+
+def _check_sha256(digits: str) -> str:
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
+        raise ValueError(
+            f"64 hexadecimal digits are needed, not {describe(digits)} ({len(digits)} characters)"
+        )
+    return digits.lower()
+
+
+def one_of(known: Collection[str]) -> AfterValidator:
+    """A check that a text is one of ``known``, for names that a Literal cannot list."""
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"{describe(value)} is not known; {nearest(value, known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+Text = Annotated[str, Strict()]
+Name = Annotated[Text, AfterValidator(_check_name)]
+OutputPath = Annotated[Path, BeforeValidator(_output_path)]
+Sha256 = Annotated[Text, AfterValidator(_check_sha256)]
+InputPath = Annotated[str, BeforeValidator(_input_path)]
+Positive = Annotated[float, BeforeValidator(_positive)]
+NotNegative = Annotated[float, BeforeValidator(_not_negative)]

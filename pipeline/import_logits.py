@@ -1,0 +1,189 @@
+"""Logits made elsewhere become a store, so that a member of any architecture can join."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..datasets.layouts import output_stem
+from ..datasets.taxonomy import CLASS_NAMES
+from ..errors import ManifestError, StoreError
+from .lock import writer_lock
+from .manifest import Manifest
+from .progress import Progress
+from .record import record_run
+from .store import Identity, LogitStore
+from .survey import photographs, store_path
+
+SUFFIX = "_logits.npz"
+KEY = "logits"
+
+
+@dataclass
+class Imported:
+    """What became of the photographs; ``failed`` maps paths to reasons."""
+
+    done: int = 0
+    skipped: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    extra: int = 0
+    interrupted: bool = False
+
+
+def parse_channels(text: str) -> list[int]:
+    """``0-18`` or ``0,2,5-20`` as channel numbers, one for each of the classes.
+
+    Raises:
+        ManifestError: not of this form, or another number of channels than classes.
+    """
+    channels: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ManifestError(f"--channels {text}: is no list of channels; write for example 0-18")
+        channels += range(int(first), int(last or first) + 1)
+    if len(channels) != len(CLASS_NAMES) or len(set(channels)) != len(channels):
+        raise ManifestError(
+            f"--channels {text}: selects {len(set(channels))} channels, {len(CLASS_NAMES)} different ones are needed"
+        )
+    return channels
+
+
+def import_logits(
+    manifest: Manifest,
+    model: str,
+    dataset: str,
+    folder: Path,
+    *,
+    channels: Sequence[int] | None = None,
+    limit: int | None = None,
+    overwrite: bool = False,
+) -> Imported:
+    """Fill the store of an external member from ``<relative path without suffix>_logits.npz`` files.
+
+    Args:
+        manifest: names the member (``arch: external``) and the dataset.
+        model: the member.
+        dataset: the dataset that the logits were made of.
+        folder: the tree of files, each with float16 ``logits`` of shape (C, H, W).
+        channels: which channels become the classes, in train-id order; all if None.
+        limit: photographs of the dataset to take, from the first; None for all.
+        overwrite: whether a store that is there is started afresh.
+
+    Raises:
+        ManifestError: the member is not external.
+        StoreError: no such folder, nothing in it that fits, or the store was filled from elsewhere.
+    """
+    member, entry = manifest.member(model), manifest.dataset(dataset)
+    if not member.external:
+        raise ManifestError(f"model '{model}': is dumped from a checkpoint; only 'arch: external' is imported")
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: there is no such folder of logits; check the path")
+    photos = photographs(manifest, entry)
+    files = {photo.path: folder / f"{output_stem(photo.path)}{SUFFIX}" for photo in photos}
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob(f"*{SUFFIX}")}
+    expected = {path.relative_to(folder).as_posix() for path in files.values()}
+    if not present & expected:
+        raise StoreError(
+            f"{folder}: holds none of the {len(expected)} files that the photographs of {dataset} call for "
+            f"(first: {min(expected)}); check the path"
+        )
+    identity = Identity(
+        model=member.name,
+        architecture=member.arch,
+        checkpoint=None,
+        sha256=None,
+        scales=None,
+        flip=None,
+        precision=None,
+        classes=CLASS_NAMES,
+        preprocessing=None,
+        encoding=manifest.store.encoding,
+        source={"folder": str(folder.resolve()), "channels": None if channels is None else list(channels)},
+    )
+    path = store_path(manifest.output, dataset, model)
+    result = Imported(extra=len(present - expected))
+    begun = time.monotonic()
+    try:
+        with writer_lock(path):
+            store = LogitStore.for_writing(path, identity, {"package_version": __version__}, overwrite=overwrite)
+            store.register(photos)
+            complete = store.complete()
+            wanted = [store.index[photo.path] for photo in photos[:limit]]
+            todo = [i for i in wanted if not complete[i]]
+            result.skipped = len(wanted) - len(todo)
+            with Progress(len(todo)) as progress:
+                progress.job(f"{dataset}/{model}", len(todo))
+                _fill(store, todo, files, channels, result, progress)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or mend it and run the same "
+            "command again, what is complete is kept"
+        ) from error
+    record_run(
+        manifest.output,
+        "import-logits",
+        f"{dataset}/{model}",
+        manifest.resolved(),
+        images=len(wanted),
+        done=result.done,
+        skipped=result.skipped,
+        failed=[{"image": image, "reason": reason} for image, reason in result.failed.items()],
+        interrupted=result.interrupted,
+        seconds=round(time.monotonic() - begun, 3),
+    )
+    return result
+
+
+def _fill(
+    store: LogitStore,
+    todo: list[int],
+    files: dict[str, Path],
+    channels: Sequence[int] | None,
+    result: Imported,
+    progress: Progress,
+) -> None:
+    try:
+        for index in todo:
+            image = store.images[index]
+            try:
+                size = (image.height, image.width)
+                store.write(index, _read(files[image.path], size, store.classes, channels))
+                result.done += 1
+            except StoreError as error:
+                result.failed[image.path] = str(error)
+            progress.advance()
+    except KeyboardInterrupt:
+        result.interrupted = True
+
+
+def _read(
+    path: Path, size: tuple[int | None, int | None], classes: int, channels: Sequence[int] | None
+) -> np.ndarray:
+    """The logits in one file, (C, H, W) float16; StoreError naming the file if they do not fit."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            logits = content[KEY]
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: there is no such file; make it and import again") from error
+    except KeyError as error:
+        raise StoreError(f"{path}: has no array '{KEY}'") from error
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, TypeError) as error:
+        raise StoreError(f"{path}: is no readable .npz file ({' '.join(str(error).split())})") from error
+    if logits.dtype != np.float16:
+        raise StoreError(f"{path}: holds {logits.dtype}; float16 is needed")
+    if logits.ndim != 3 or logits.shape[1:] != size:
+        raise StoreError(f"{path}: holds logits of shape {logits.shape}; the photograph is {size[0]}x{size[1]}")
+    if channels is not None:
+        if max(channels) >= logits.shape[0]:
+            raise StoreError(f"{path}: has {logits.shape[0]} channels; --channels asks for {max(channels)}")
+        logits = logits[list(channels)]
+    if logits.shape[0] != classes:
+        raise StoreError(f"{path}: has {logits.shape[0]} channels for {classes} classes; select with --channels")
+    return np.ascontiguousarray(logits)

@@ -1,0 +1,202 @@
+"""From a manifest to jobs, and the jobs to a device: everything is checked before anything starts."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..datasets.images import MEAN, STD
+from ..datasets.taxonomy import CLASS_NAMES
+from ..errors import CheckpointError, ManifestError, StoreError
+from ..files import PARTIAL, sha256
+from ..models.checkpoint import check_weights
+from .dump import Job, JobResult, Predictor, run_job
+from .manifest import Manifest, Member
+from .progress import Progress
+from .record import record_run
+from .store import Identity, LogitStore
+from .survey import photographs, store_path
+
+PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": list(STD)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Jobs in the order in which they run, the number of images complete in each, and on what."""
+
+    manifest: Manifest
+    jobs: tuple[Job, ...]
+    complete: tuple[int, ...]
+    device: torch.device
+    precision: str
+    notes: tuple[str, ...]
+
+    @property
+    def todo(self) -> int:
+        """Images still to be made, over all jobs."""
+        return sum(len(job.wanted) for job in self.jobs) - sum(self.complete)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of raw logits still to be made, an upper bound of what will be written."""
+        share = (1 - done / max(1, len(job.wanted)) for job, done in zip(self.jobs, self.complete, strict=True))
+        return int(sum(s * _raw_bytes(job) for s, job in zip(share, self.jobs, strict=True)))
+
+
+def _raw_bytes(job: Job) -> int:
+    return sum(2 * len(CLASS_NAMES) * p.size[0] * p.size[1] for p in job.wanted if p.size)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there.
+
+    Raises:
+        ManifestError: no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdecimal())):
+        raise ManifestError(f"--device {name}: is no device; use auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            found = f"{count} CUDA devices are" if count != 1 else "one CUDA device is"
+            raise ManifestError(f"--device {name}: {found} there; use --device auto or cpu")
+    return torch.device(name)
+
+
+def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:
+    """The precision that is really used, and a line for the user where it is not the one wanted."""
+    if wanted == "fp16" and device.type == "cpu":
+        return "fp32", "precision: a CPU computes no fp16, fp32 is used (and written down in the stores)"
+    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ManifestError("precision bf16: this GPU does not compute it; use --precision fp16")
+    return wanted, None
+
+
+def plan_dump(manifest: Manifest, *, device: str = "auto", limit: int | None = None, overwrite: bool = False) -> Plan:
+    """Check everything that a dump needs, and list its jobs, member by member.
+
+    Args:
+        manifest: what is to be dumped.
+        device: see `resolve_device`.
+        limit: images per dataset, from the first; None for all.
+        overwrite: whether stores that are there are started afresh.
+
+    Raises:
+        HmsaError: a device, checkpoint, dataset or store is not as it must be.
+    """
+    target = resolve_device(device)
+    precision, note = resolve_precision(manifest.inference.precision, target)
+    notes = [note] if note else []
+    members = [m for m in manifest.models if not m.external]
+    notes += [f"model {m.name}: is external, filled by 'hmsa-pipeline import-logits'" for m in manifest.models if m.external]
+    if not members:
+        raise ManifestError("no model to dump: all are external; fill them with 'hmsa-pipeline import-logits'")
+    roots = [d.root_path() for d in manifest.datasets]
+    for member in members:
+        member.checkpoint_path()
+    surveys = [tuple(photographs(manifest, dataset)) for dataset in manifest.datasets]
+    identities = [_identity(manifest, member, precision) for member in members]
+    jobs = tuple(
+        Job(
+            member=member,
+            dataset=dataset.name,
+            root=root,
+            store=store_path(manifest.output, dataset.name, member.name),
+            identity=identity,
+            photographs=survey,
+            limit=limit,
+            overwrite=overwrite,
+        )
+        for member, identity in zip(members, identities, strict=True)
+        for dataset, root, survey in zip(manifest.datasets, roots, surveys, strict=True)
+    )
+    return Plan(manifest, jobs, tuple(_complete(job) for job in jobs), target, precision, tuple(notes))
+
+
+def _identity(manifest: Manifest, member: Member, precision: str) -> Identity:
+    path = member.checkpoint_path()
+    check_weights(path, member.arch)
+    digest = sha256(path)
+    if member.sha256 and member.sha256 != digest:
+        raise CheckpointError(
+            f"{path}: its sha256 is {digest[:12]}..., the manifest says {member.sha256[:12]}... for model "
+            f"'{member.name}'; fetch the file again, or correct the manifest"
+        )
+    return Identity(
+        model=member.name,
+        architecture=member.arch,
+        checkpoint=path.name,
+        sha256=digest,
+        scales=tuple(sorted(manifest.inference.scales)),
+        flip=manifest.inference.flip,
+        precision=precision,
+        classes=CLASS_NAMES,
+        preprocessing=PREPROCESSING,
+        encoding=manifest.store.encoding,
+    )
+
+
+def _complete(job: Job) -> int:
+    """Wanted images that need no work; StoreError if the store is another work."""
+    if job.overwrite or not LogitStore.exists(job.store):
+        return 0
+    store = LogitStore.open(job.store)
+    store.require(job.identity)
+    known = dict(zip((e.path for e in store.images), store.complete(), strict=True))
+    return sum(known.get(photo.path, False) for photo in job.wanted)
+
+
+def require_writable(output: Path) -> None:
+    """Raise StoreError unless files can be made in ``output``, which is made where it is missing."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / f".{uuid.uuid4().hex}{PARTIAL}"
+        try:
+            probe.write_bytes(b"x")
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{output}: cannot be written ({error.strerror}); choose another --output, or free it"
+        ) from error
+
+
+def run_dump(plan: Plan) -> list[JobResult]:
+    """Run the plan's jobs one after another, and keep what became of each in ``run.json``.
+
+    After an interrupt the remaining jobs are left out and the last result says ``interrupted``.
+
+    Raises:
+        HmsaError: a store is locked or the disk cannot be written; what is complete is kept.
+    """
+    manifest = plan.manifest
+    require_writable(manifest.output)
+    predictor = Predictor(plan.device, plan.precision, manifest.inference.scales, manifest.inference.flip)
+    results: list[JobResult] = []
+    with Progress(plan.todo) as progress:
+        for job in plan.jobs:
+            result = run_job(job, predictor, progress)
+            results.append(result)
+            record_run(
+                manifest.output,
+                "dump",
+                job.name,
+                manifest.resolved(),
+                images=len(job.wanted),
+                done=result.done,
+                skipped=result.skipped,
+                failed=[{"image": path, "reason": reason} for path, reason in result.failed.items()],
+                interrupted=result.interrupted,
+                seconds=round(result.seconds, 3),
+                device=str(plan.device),
+                precision=plan.precision,
+            )
+            if result.interrupted:
+                break
+    return results

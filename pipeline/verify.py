@@ -1,0 +1,178 @@
+"""Status and health of the stores: what is complete, and whether it can be read back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import HmsaError, StoreError
+from .lock import writer_lock
+from .manifest import Manifest
+from .progress import Progress
+from .store import DamagedShardError, LogitStore
+from .survey import DAMAGED, store_path
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """One cell of models x datasets.
+
+    Attributes:
+        complete: images whose shard is there.
+        total: images in the store's table, 0 where there is no store.
+        bytes: of all shards on the disk.
+        written: when the last shard was written, ISO 8601 in UTC; None where there is none.
+        problem: why the store cannot be read; None where it can.
+    """
+
+    dataset: str
+    model: str
+    complete: int = 0
+    total: int = 0
+    bytes: int = 0
+    written: str | None = None
+    problem: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return asdict(self)
+
+
+def status(manifest: Manifest) -> list[StoreStatus]:
+    """The state of every store of the manifest, from one directory scan each."""
+    found = []
+    for dataset in manifest.datasets:
+        for member in manifest.models:
+            path = store_path(manifest.output, dataset.name, member.name)
+            try:
+                found.append(_status(dataset.name, member.name, path))
+            except StoreError as error:
+                found.append(StoreStatus(dataset.name, member.name, problem=str(error)))
+    return found
+
+
+def _status(dataset: str, model: str, path: Path) -> StoreStatus:
+    if not LogitStore.exists(path):
+        return StoreStatus(dataset, model)
+    store = LogitStore.open(path)
+    sizes = store.shard_sizes()
+    times = [file.stat().st_mtime for file in _shards(path)]
+    written = datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None
+    return StoreStatus(
+        dataset,
+        model,
+        complete=sum(bool(size) for size in sizes),
+        total=len(store.images),
+        bytes=sum(size or 0 for size in sizes),
+        written=written,
+    )
+
+
+def _shards(path: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(path) as arrays:
+        folders = [entry.path for entry in arrays if entry.is_dir()]
+    for folder in folders:
+        with os.scandir(folder) as files:
+            yield from (file for file in files if file.name.startswith("c."))
+
+
+@dataclass
+class Verified:
+    """What reading one store found; ``damaged`` and ``unreadable`` map image paths to reasons.
+
+    Unreadable is what the disk would not give: it is no damage of the store, and nothing is moved.
+    """
+
+    dataset: str
+    model: str
+    sound: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    moved: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return asdict(self)
+
+
+def verify(manifest: Manifest, *, repair: bool = False) -> list[Verified]:
+    """Read every shard of the manifest's stores: checksums hold, every value is finite.
+
+    Args:
+        manifest: whose stores.
+        repair: whether damaged shards are moved to ``<output>/damaged/<dataset>/<model>/``, so that
+            ``dump`` or ``import-logits`` makes them again.
+
+    Raises:
+        StoreError: there is no store at all, metadata cannot be read, or with ``repair`` a store is
+            locked by somebody else.
+    """
+    stores = [
+        (dataset.name, member.name, LogitStore.open(path))
+        for dataset in manifest.datasets
+        for member in manifest.models
+        if LogitStore.exists(path := store_path(manifest.output, dataset.name, member.name))
+    ]
+    if not stores:
+        raise StoreError(f"{manifest.output}: holds no store; make them with 'hmsa-pipeline dump'")
+    sizes = {id(store): store.shard_sizes() for _, _, store in stores}
+    results = []
+    with (
+        Progress(sum(size is not None for found in sizes.values() for size in found)) as progress,
+        ThreadPoolExecutor(max(1, os.cpu_count() or 1), "verify") as pool,
+    ):
+        for dataset, model, store in stores:
+            result = Verified(dataset, model)
+            there = [i for i, size in enumerate(sizes[id(store)]) if size is not None]
+            progress.job(f"{dataset}/{model}", len(there))
+            with writer_lock(store.path) if repair else contextlib.nullcontext():
+                damaged = []
+                for index, error in zip(there, pool.map(lambda i, s=store: _check(s, i), there), strict=True):
+                    image = store.images[index].path
+                    if error is None:
+                        result.sound += 1
+                    elif isinstance(error, DamagedShardError):
+                        result.damaged[image] = str(error)
+                        damaged.append(index)
+                    else:
+                        result.unreadable[image] = str(error)
+                    progress.advance()
+                if repair:
+                    result.moved = sum(_move(manifest.output, result, store, index) for index in damaged)
+            results.append(result)
+    return results
+
+
+def _check(store: LogitStore, index: int) -> HmsaError | None:
+    shard = store.shard_path(index)
+    try:
+        if shard is not None and not shard.stat().st_size:
+            return DamagedShardError(f"{shard}: is empty, the logits of {store.images[index].path} are lost")
+        store.check(index)
+    except StoreError as error:
+        return error
+    except OSError as error:
+        return StoreError(f"{shard}: cannot be read ({error.strerror or error})")
+    return None
+
+
+def _move(output: Path, result: Verified, store: LogitStore, index: int) -> bool:
+    shard = store.shard_path(index)
+    if shard is None:
+        return False
+    folder = output / DAMAGED / result.dataset / result.model / shard.parent.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        target, number = folder / shard.name, 1
+        while target.exists():
+            target, number = folder / f"{shard.name}~{number}", number + 1
+        shard.rename(target)
+    except OSError as error:
+        raise StoreError(f"{shard}: cannot be moved to {folder} ({error.strerror}); mend that first") from error
+    return True
