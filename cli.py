@@ -28,16 +28,19 @@ manifest_app = typer.Typer(help="Show or check a manifest.", rich_markup_mode=No
 app.add_typer(manifest_app, name="manifest")
 
 ManifestOption = Annotated[
-    str, typer.Option("--manifest", "-m", metavar="FILE", help="A manifest, or the bare name of a shipped one.")
+    str,
+    typer.Option("--manifest", "-m", metavar="FILE", help="A manifest, or the bare name of a shipped one."),
 ]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where results go; wins over the manifest.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Where results go; wins over the manifest."),
 ]
 ModelsOption = Annotated[
     str | None, typer.Option("--models", metavar="A,B", help="Only these models, by name, comma separated.")
 ]
 DatasetsOption = Annotated[
-    str | None, typer.Option("--datasets", metavar="A,B", help="Only these datasets, by name, comma separated.")
+    str | None,
+    typer.Option("--datasets", metavar="A,B", help="Only these datasets, by name, comma separated."),
 ]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each dataset.")
@@ -135,7 +138,10 @@ def manifest_check(
 
     found = inspect(_load(manifest, output, models, datasets, data_root, assets))
     for row in found:
-        _say(json_file, f"{'ok     ' if row.problem is None else 'MISSING'} {row.kind:8} {row.name}: {row.said}")
+        _say(
+            json_file,
+            f"{'ok     ' if row.problem is None else 'MISSING'} {row.kind:8} {row.name}: {row.said}",
+        )
     _figures(json_file, [row.as_json() for row in found])
     missing = sum(row.problem is not None for row in found)
     if missing:
@@ -174,7 +180,8 @@ def dump(
     limit: LimitOption = None,
     device: DeviceOption = "auto",
     precision: Annotated[
-        str | None, typer.Option("--precision", metavar="NAME", help="fp16, bf16 or fp32; wins over the manifest.")
+        str | None,
+        typer.Option("--precision", metavar="NAME", help="fp16, bf16 or fp32; wins over the manifest."),
     ] = None,
     data_root: DataRootOption = None,
     assets: AssetsOption = None,
@@ -188,9 +195,7 @@ def dump(
 
     Example: hmsa-pipeline dump --manifest bravo.yaml --data-root /data --assets /data/assets
     """
-    found = _load(
-        manifest, output, models, datasets, data_root, assets, inference={"precision": precision}
-    )
+    found = _load(manifest, output, models, datasets, data_root, assets, inference={"precision": precision})
     from .pipeline.schedule import plan_dump, run_dump
 
     plan = plan_dump(found, device=device, limit=limit, overwrite=overwrite)
@@ -222,14 +227,23 @@ def dump(
     _figures(
         json_file,
         [
-            {"job": r.job.name, "done": r.done, "skipped": r.skipped, "failed": r.failed, "seconds": r.seconds}
+            {
+                "job": r.job.name,
+                "done": r.done,
+                "skipped": r.skipped,
+                "failed": r.failed,
+                "seconds": r.seconds,
+            }
             for r in results
         ],
     )
     if not done and not failed and not plan.todo:
         _say(json_file, f"nothing to do: all {skipped} images are complete")
     else:
-        _say(json_file, f"{done} images dumped, {skipped} complete before, {failed} failed; stores: {found.output}/logits")
+        _say(
+            json_file,
+            f"{done} images dumped, {skipped} complete before, {failed} failed; stores: {found.output}/logits",
+        )
     _finish(any(r.interrupted for r in results), failed)
 
 
@@ -262,7 +276,9 @@ def ensemble(
     confidence: Annotated[
         str | None,
         typer.Option(
-            "--confidence", metavar="NAME", help="mean-softmax, mean-logit, min-softmax, entropy, energy or rba."
+            "--confidence",
+            metavar="NAME",
+            help="mean-softmax, mean-logit, min-softmax, entropy, energy or rba.",
         ),
     ] = None,
     allow_missing: Annotated[
@@ -276,9 +292,7 @@ def ensemble(
 
     Example: hmsa-pipeline ensemble --manifest bravo.yaml --confidence entropy --output runs/entropy
     """
-    found = _load(
-        manifest, output, models, datasets, ensemble={"label": label, "confidence": confidence}
-    )
+    found = _load(manifest, output, models, datasets, ensemble={"label": label, "confidence": confidence})
     from .pipeline.ensemble import plan_ensemble, run_ensemble
 
     plans = plan_ensemble(found, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
@@ -294,7 +308,10 @@ def ensemble(
     for result in results:
         _failed(result.dataset, result.failed)
         if result.partial:
-            print(f"{result.dataset}: {result.partial} images are fused from fewer than all members", file=sys.stderr)
+            print(
+                f"{result.dataset}: {result.partial} images are fused from fewer than all members",
+                file=sys.stderr,
+            )
         if result.done or result.failed:
             _say(
                 json_file,
@@ -320,7 +337,10 @@ def ensemble(
     if not done and not failed and skipped:
         _say(json_file, f"nothing to do: all {skipped} predictions are there")
     else:
-        _say(json_file, f"{done} images fused, {skipped} done before, {failed} failed; {found.output}/predictions")
+        _say(
+            json_file,
+            f"{done} images fused, {skipped} done before, {failed} failed; {found.output}/predictions",
+        )
     _finish(any(r.interrupted for r in results), failed)
 
 
@@ -344,7 +364,9 @@ def status(
     wide = max(len(f"{s.dataset}/{s.model}") for s in found)
     for s in found:
         what = s.problem or (
-            f"{s.complete:6} / {s.total:<6} {_size(s.bytes):>9}  {s.written or 'never'}" if s.total else "no store yet"
+            f"{s.complete:6} / {s.total:<6} {_size(s.bytes):>9}  {s.written or 'never'}"
+            if s.total
+            else "no store yet"
         )
         _say(json_file, f"{s.dataset + '/' + s.model:{wide}}  {what}")
     _figures(json_file, [s.as_json() for s in found])
@@ -393,7 +415,8 @@ def import_logits(
     output: OutputOption = None,
     limit: LimitOption = None,
     channels: Annotated[
-        str | None, typer.Option("--channels", metavar="LIST", help="Which channels are the classes, such as 0-18.")
+        str | None,
+        typer.Option("--channels", metavar="LIST", help="Which channels are the classes, such as 0-18."),
     ] = None,
     data_root: DataRootOption = None,
     overwrite: OverwriteOption = False,

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from ..errors import DatasetError
 
 MAX_PIXELS = 2**28 // 3
-"""Photographs of more pixels are refused (89 million, a quarter of a GiB of RGB): a header can claim any size."""
+"""Larger pictures are refused (89 million pixels, a quarter of a GiB): damaged headers claim any size."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -138,7 +138,5 @@ def _webp_header(start: bytes) -> Header:
     if kind == b"VP8X":
         if body[0] & 0x02:
             raise BadImage("holds an animated WebP; only still pictures are read")
-        return Header(
-            "webp", int.from_bytes(body[7:10], "little") + 1, int.from_bytes(body[4:7], "little") + 1
-        )
+        return Header("webp", int.from_bytes(body[7:10], "little") + 1, int.from_bytes(body[4:7], "little") + 1)
     raise BadImage("the WebP's header cannot be read; the file is damaged")

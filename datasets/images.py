@@ -20,7 +20,7 @@ __all__ = ["MAX_PIXELS", "MEAN", "STD", "decode_image", "normalise", "read_size"
 
 MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)
 STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of ImageNet's red, green and blue, 0 to 1, which all members are trained with."""
+"""Mean and standard deviation of ImageNet's red, green and blue, 0 to 1; every member was trained so."""
 
 
 def decode_image(path: Path) -> Tensor:
@@ -62,9 +62,10 @@ def _decode_by_torchvision(data: bytearray) -> Tensor:
 
 
 def _decode_png(data: bytearray) -> Tensor:
-    # Not torchvision: there any error of libpng within the picture kills the process (0.29.2: SIGSEGV for 1,308
-    # of 7,050 damaged files, most with every checksum right: broken zlib streams, too few rows, unknown filters). Nor Pillow alone: where a sound zlib stream ends with a row, the rest of the picture stays black.
-    # Pillow after `whole_png` takes 1.3 times as long as torchvision, and what comes out has been read in full.
+    # Not torchvision: there any error of libpng within the picture kills the process (SIGSEGV on 1,308 of
+    # 7,050 damaged files with 0.29.2, most with every checksum right: broken zlib streams, too few rows,
+    # unknown filters). Nor Pillow alone: where a sound zlib stream ends with a row, the rest of the picture
+    # stays black. Pillow after `whole_png` takes 1.3 times as long as torchvision, and gives whole pictures.
     png = whole_png(data)
     try:
         with PngImagePlugin.PngImageFile(io.BytesIO(png)) as image:

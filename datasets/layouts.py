@@ -70,12 +70,10 @@ class ImageFile:
 
 def output_stem(path: str) -> str:
     """``path`` without its last suffix: what the names of the image's outputs begin with."""
-    return os.path.splitext(path)[0]  # noqa: PTH122  a Path is ten times slower, and this runs over everything
+    return os.path.splitext(path)[0]  # noqa: PTH122  a Path is ten times slower, and there are many
 
 
-def list_images(
-    root: Path, layout: str, split: str | None = None, exclude: Sequence[Path] = ()
-) -> list[ImageFile]:
+def list_images(root: Path, layout: str, split: str | None = None, exclude: Sequence[Path] = ()) -> list[ImageFile]:
     """The images of one dataset, sorted by path as plain strings.
 
     Hidden files and folders (a leading dot) are left out. Linked folders are followed, save those that lead
@@ -118,9 +116,7 @@ def _folders(root: Path, layout: str, split: str | None) -> list[str]:
         raise DatasetError(f"type '{layout}' has no split '{split}'; {nearest(split, table.split_names)}")
     wanted = split or table.default
     groups = [table.splits[wanted]] if wanted else list(table.splits.values())
-    there = [
-        next((folder for folder in alternatives if (root / folder).is_dir()), None) for alternatives in groups
-    ]
+    there = [next((folder for folder in alternatives if (root / folder).is_dir()), None) for alternatives in groups]
     found = [folder for folder in there if folder is not None]
     if not found:
         expected = " or ".join(f"{folder}/" for alternatives in groups for folder in alternatives)
@@ -131,16 +127,18 @@ def _folders(root: Path, layout: str, split: str | None) -> list[str]:
 
 def _walk(root: Path, start: str, table: Layout, exclude: Iterable[Path]) -> Iterator[ImageFile]:
     """Every image below ``root / start``, in no order."""
-    excluded = {os.path.realpath(folder) for folder in exclude}
-    real = os.path.realpath(root / start)
+    top = os.path.realpath(root)
+    excluded = [place for place in map(os.path.realpath, exclude) if not _is_within(top, place)]
     ending, left_out = table.stem_ending, table.left_out
-    # Per folder: its path relative to root with a slash at the end, where it really lies, and where the linked
-    # folders that led here (and the start) really lie: a link to a folder above one of those is a loop.
-    stack = [("" if start == "." else f"{start}/", real, (real,))]
+    # Per folder: its path relative to root with a slash at the end, where it really lies, and where the links
+    # that led here really stand. A link to a folder that holds one of these is a loop.
+    stack: list[tuple[str, str, tuple[str, ...]]] = [
+        ("" if start == "." else f"{start}/", os.path.realpath(root / start), ())
+    ]
     while stack:
-        prefix, real, chain = stack.pop()
-        # Our outputs may be reached through a link into their middle.
-        if any(_is_within(real, place) for place in excluded if not _is_within(chain[0], place)):
+        prefix, real, links = stack.pop()
+        # Tested here and not where a folder is found: a link may lead into the middle of our outputs.
+        if any(_is_within(real, place) for place in excluded):
             continue
         try:
             with os.scandir(real) as entries:
@@ -152,11 +150,11 @@ def _walk(root: Path, start: str, table: Layout, exclude: Iterable[Path]) -> Ite
                         if name in left_out:
                             continue
                         if not entry.is_symlink():
-                            stack.append((f"{prefix}{name}/", f"{real}/{name}", chain))
+                            stack.append((f"{prefix}{name}/", f"{real}/{name}", links))
                             continue
                         target = os.path.realpath(entry.path)
-                        if not any(_is_within(place, target) for place in (real, *chain)):
-                            stack.append((f"{prefix}{name}/", target, (*chain, target)))
+                        if not any(_is_within(place, target) for place in (real, *links)):
+                            stack.append((f"{prefix}{name}/", target, (*links, real)))
                         continue
                     stem, suffix = os.path.splitext(name)  # noqa: PTH122
                     if suffix.lower() not in SUFFIXES or not stem.endswith(ending):

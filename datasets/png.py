@@ -16,8 +16,8 @@ def whole_png(data: bytes | bytearray) -> bytes:
     """The PNG in ``data`` once more, with its picture and nothing else, proven to be complete.
 
     Every chunk's place, length and checksum is examined, also of those that are then left out: transparency,
-    colour profiles, rotation, text, and the further pictures of an animation. The pixels are unpacked, counted
-    and stored unpacked, so that the decoder need not unpack them again.
+    colour profiles, rotation, text, and the further pictures of an animation. The pixels are unpacked,
+    counted and stored as they are, so that the decoder need not unpack them again.
 
     Args:
         data: the whole file; its header has passed `read_header`.
@@ -37,7 +37,7 @@ def whole_png(data: bytes | bytearray) -> bytes:
             raise BadImage(f"chunk {name} at byte {place} has a wrong checksum; the file is damaged")
         if kind in kept:
             # Only pixels come in several chunks, and nothing comes after them.
-            if kept[kind] and kind != b"IDAT" or kept[b"IDAT"] and kind == b"PLTE":
+            if (kept[kind] and kind != b"IDAT") or (kept[b"IDAT"] and kind == b"PLTE"):
                 raise BadImage(f"chunk {kind.decode()} at byte {place} is one too many; the file is damaged")
             kept[kind].append(view[place + 8 : end - 4])
         elif kind != b"IEND" and not kind[:1].islower():  # a capital marks what a picture cannot be read without
@@ -57,8 +57,8 @@ def whole_png(data: bytes | bytearray) -> bytes:
 def _unpack(packed: bytes, size: int) -> bytes:
     stream = zlib.decompressobj()
     try:
-        # One byte more than there should be makes zlib read on to the checksum at the end of the stream; no more
-        # than that, since a small file can unpack to more than the memory holds.
+        # One byte more than there should be makes zlib read on to the checksum at the end of the stream; no
+        # more than that, since a small file can unpack to more than the memory holds.
         pixels = stream.decompress(packed, size + 1)
     except zlib.error as error:
         raise BadImage(f"the PNG's pixels cannot be unpacked ({error}); the file is damaged") from error

@@ -109,9 +109,7 @@ def save_checkpoint(
     """
     state = weights.state_dict() if isinstance(weights, nn.Module) else weights
     content = {
-        "state_dict": {
-            _PREFIX + key.removeprefix(_PREFIX): value.detach().cpu() for key, value in state.items()
-        },
+        "state_dict": {_PREFIX + key.removeprefix(_PREFIX): value.detach().cpu() for key, value in state.items()},
         "optimizer": {},
         "epoch": epoch,
         "arch": arch,
@@ -172,33 +170,40 @@ def _refused_name(error: pickle.UnpicklingError, path: Path) -> str | None:
     if named:
         return named[1]
     # torch gives up on pickle protocol 4 and later before it has seen a name.
-    if not _is_zip(path):
-        with path.open("rb") as file:
-            return _first_foreign_name(file)
-    with zipfile.ZipFile(path) as archive:
-        pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-        with archive.open(pickled) as file:
-            return _first_foreign_name(file)
-
-
-def _first_foreign_name(file: IO[bytes]) -> str | None:
-    """The first name that a stream of pickles imports from elsewhere than torch, NumPy and collections."""
-    strings: list[str] = []
     try:
-        while True:
-            for opcode, argument, _ in pickletools.genops(file):
-                if isinstance(argument, str):
-                    strings.append(argument)
-                if opcode.name == "GLOBAL":
-                    module, name = strings[-1].split(" ", 1)
-                elif opcode.name == "STACK_GLOBAL":
-                    module, name = strings[-2:]
-                else:
-                    continue
+        if not _is_zip(path):
+            with path.open("rb") as file:
+                return _first_foreign_name(file)
+        with zipfile.ZipFile(path) as archive:
+            pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(pickled) as file:
+                return _first_foreign_name(file)
+    except Exception:  # the pickles end without one, or zipfile makes of damage what it likes
+        return None
+
+
+def _first_foreign_name(file: IO[bytes]) -> str:
+    """The first name that a stream of pickles imports from elsewhere than torch, NumPy and collections.
+
+    The opcodes are listed, not run. A name stands in its opcode, or in the two strings before it, which
+    may have been put into the memo and got from there. Raises where it finds none.
+    """
+    while True:
+        pushed: list[str] = []
+        memo: dict[Any, str] = {}
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "MEMOIZE":
+                memo[len(memo)] = pushed[-1]
+            elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                memo[argument] = pushed[-1]
+            elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+                pushed.append(memo[argument])
+            else:
+                pushed.append(argument if isinstance(argument, str) else "")
+            if opcode.name in ("GLOBAL", "STACK_GLOBAL"):
+                module, name = argument.split(" ", 1) if argument else pushed[-3:-1]
                 if module.partition(".")[0] not in ("torch", "numpy", "collections"):
                     return f"{module}.{name}"
-    except (ValueError, MemoryError, OverflowError):  # where the pickles end, or what never was one
-        return None
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

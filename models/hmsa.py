@@ -39,9 +39,7 @@ class OCRNet(nn.Module):
         key_channels: channels in which OCR compares pixels and regions.
     """
 
-    def __init__(
-        self, trunk: HRNet, num_classes: int = 19, mid_channels: int = 512, key_channels: int = 256
-    ):
+    def __init__(self, trunk: HRNet, num_classes: int = 19, mid_channels: int = 512, key_channels: int = 256):
         super().__init__()
         self.backbone = trunk
         self.ocr = OCRHead(trunk.out_channels, num_classes, mid_channels, key_channels)
@@ -107,9 +105,7 @@ class HMSA(OCRNet):
         ).apply(_initialise)
 
     @torch.no_grad()
-    def predict_scales(
-        self, images: Tensor, scales: Sequence[float]
-    ) -> tuple[Tensor, tuple[ScaleOutput, ...]]:
+    def predict_scales(self, images: Tensor, scales: Sequence[float]) -> tuple[Tensor, tuple[ScaleOutput, ...]]:
         """What `predict` returns without flip, and what each scale said, from the largest to the smallest.
 
         Takes and raises what `predict` does; every scale comes with its attention.

@@ -74,9 +74,7 @@ class Bottleneck(nn.Module):
         self.bn3 = _closing_norm(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = (
-            nn.Identity()
-            if in_channels == out_channels
-            else conv_bn(in_channels, out_channels, kernel=1, relu=False)
+            nn.Identity() if in_channels == out_channels else conv_bn(in_channels, out_channels, kernel=1, relu=False)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,9 +92,7 @@ class ExchangeModule(nn.Module):
 
     def __init__(self, widths: Sequence[int], blocks: int):
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Sequential(*(BasicBlock(width) for _ in range(blocks))) for width in widths
-        )
+        self.branches = nn.ModuleList(nn.Sequential(*(BasicBlock(width) for _ in range(blocks))) for width in widths)
         self.fuse_layers = nn.ModuleList(
             nn.ModuleList(_path(widths, source, target) for source in range(len(widths)))
             for target in range(len(widths))

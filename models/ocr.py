@@ -6,6 +6,7 @@ Yuan et al., "Object-Contextual Representations for Semantic Segmentation", ECCV
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -46,9 +47,7 @@ class OCRHead(nn.Module):
         dropout: float = 0.05,
     ):
         super().__init__()
-        self.conv3x3_ocr = nn.Sequential(
-            nn.Conv2d(in_channels, mid_channels, 3, padding=1), _bn_relu(mid_channels)
-        )
+        self.conv3x3_ocr = nn.Sequential(nn.Conv2d(in_channels, mid_channels, 3, padding=1), _bn_relu(mid_channels))
         self.ocr_distri_head = ObjectContext(mid_channels, key_channels, dropout)
         self.cls_head = nn.Conv2d(mid_channels, num_classes, 1)
         self.aux_head = nn.Sequential(
@@ -129,6 +128,6 @@ def _bn_relu(channels: int) -> nn.Sequential:
 def _projection(*channels: int) -> nn.Sequential:
     """1x1 convolutions, each with normalisation and ReLU, through the given numbers of channels."""
     layers: list[nn.Module] = []
-    for before, after in zip(channels[:-1], channels[1:], strict=True):
+    for before, after in pairwise(channels):
         layers += [nn.Conv2d(before, after, 1, bias=False), _bn_relu(after)]
     return nn.Sequential(*layers)

@@ -146,9 +146,7 @@ def _dotted(place: Place) -> str:
     return "".join(steps).removeprefix(".")
 
 
-def _laid_over(
-    tree: dict[str, Any], values: Mapping[str, Any], place: Place, places: set[Place]
-) -> dict[str, Any]:
+def _laid_over(tree: dict[str, Any], values: Mapping[str, Any], place: Place, places: set[Place]) -> dict[str, Any]:
     tree = dict(tree)
     for key, value in values.items():
         below = tree.get(key)
@@ -172,9 +170,7 @@ def _read_text(path: Path, name: str) -> str:
     if b"\0" in data:
         raise ManifestError(one_line(f"{name}: is a binary file; name a YAML file in UTF-8"))
     if len(data) > MOST_BYTES:
-        raise ManifestError(
-            one_line(f"{name}: is larger than {MOST_BYTES >> 20} MiB; name a YAML file of settings")
-        )
+        raise ManifestError(one_line(f"{name}: is larger than {MOST_BYTES >> 20} MiB; name a YAML file of settings"))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -194,9 +190,12 @@ def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
     if error.context:
         start = f" begun on line {error.context_mark.line + 1}" if error.context_mark else ""
         problem = f"{error.context}{start}: {problem}"
+    line = error.problem_mark.line
     if "'\\t'" in problem:
         problem += "; indent with spaces, not tabs"
-    return f"{error.problem_mark.line + 1}: not valid YAML: {problem}"
+    elif "flow mapping" in problem and "${" in "".join(text.splitlines()[line : line + 1]):
+        problem += "; put ${...} in quotes between braces"
+    return f"{line + 1}: not valid YAML: {problem}"
 
 
 class _Builder:
@@ -218,7 +217,7 @@ class _Builder:
             return [self.build(item, (*place, i)) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self._mapping(node, place)
-        raise self._refuse(node, place, f"the tag {node.tag} is not understood here")
+        raise self._refuse(node, place, f"the tag {node.tag} is not understood here; remove it")
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -236,7 +235,7 @@ class _Builder:
         if node.tag in _TEXT_TAGS:
             return node.value
         if node.tag not in _PLAIN_TAGS:
-            raise self._refuse(node, place, f"the tag {node.tag} is not understood here")
+            raise self._refuse(node, place, f"the tag {node.tag} is not understood here; remove it")
         try:
             return self.loader.construct_object(node)
         except (ValueError, LookupError):
@@ -274,8 +273,6 @@ def _message(problem: ErrorDetails, model: type[BaseModel]) -> str:
         case "tuple_type":
             dash = "; begin each entry with '- '" if isinstance(value, dict) else ""
             return f"a list is needed, not {describe(value)}{dash}"
-        case "too_short":
-            return "at least one is needed"
         case "model_type" if value is None:
             return "is empty; fill it in or leave it out"
         case "model_type":

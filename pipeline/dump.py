@@ -253,5 +253,3 @@ def _disk_trouble(path: Path, error: OSError) -> str:
         f"{path}: cannot be written ({error.strerror or error}); {mend} and run the same command again, "
         "what is complete is kept"
     )
-
-

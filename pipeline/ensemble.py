@@ -304,7 +304,9 @@ def run_ensemble(manifest: Manifest, plans: list[Fusion], *, overwrite: bool = F
     with Progress(sum(len(plan.tasks) for plan in plans)) as progress:
         for plan in plans:
             begun = time.monotonic()
-            result = FusionResult(plan.dataset, skipped=plan.skipped, failed=dict(plan.absent), partial=len(plan.partial))
+            result = FusionResult(
+                plan.dataset, skipped=plan.skipped, failed=dict(plan.absent), partial=len(plan.partial)
+            )
             progress.job(plan.dataset, len(plan.tasks))
             try:
                 with writer_lock(plan.folder):

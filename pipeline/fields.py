@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict, ValidationInfo
 
 from ..errors import nearest
 from .documents import describe
-from .paths import Surroundings, located, resolved_path
+from .paths import Surroundings, is_unicode, located, resolved_path
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_NAME = 100
@@ -61,6 +61,12 @@ def _not_negative(value: object) -> float:
     return number
 
 
+def _check_text(text: str) -> str:
+    if not is_unicode(text):
+        raise ValueError(f"{describe(text)} is not Unicode; write its characters out")
+    return text
+
+
 def _check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(
@@ -73,9 +79,7 @@ def _check_name(name: str) -> str:
 
 def _check_sha256(digits: str) -> str:
     if not re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
-        raise ValueError(
-            f"64 hexadecimal digits are needed, not {describe(digits)} ({len(digits)} characters)"
-        )
+        raise ValueError(f"64 hexadecimal digits are needed, not {describe(digits)} ({len(digits)} characters)")
     return digits.lower()
 
 
@@ -90,7 +94,15 @@ def one_of(known: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Text = Annotated[str, Strict()]
+def _check_any(entries: Collection[object]) -> Collection[object]:
+    if not entries:
+        raise ValueError("at least one is needed")
+    return entries
+
+
+# Not Field(min_length=1), which also complains of a list whose every entry has a problem of its own.
+at_least_one = AfterValidator(_check_any)
+Text = Annotated[str, Strict(), AfterValidator(_check_text)]
 Name = Annotated[Text, AfterValidator(_check_name)]
 OutputPath = Annotated[Path, BeforeValidator(_output_path)]
 Sha256 = Annotated[Text, AfterValidator(_check_sha256)]

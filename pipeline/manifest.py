@@ -6,6 +6,7 @@ its paths, and says everything that is wrong with it in one line, with the file,
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..datasets.layouts import LAYOUTS
 from ..errors import ManifestError, nearest
 from ..models.registry import ARCHITECTURES
 from .documents import MisplacedError, describe, one_line, read_document, validate
-from .fields import InputPath, Name, NotNegative, OutputPath, Positive, Sha256, Text, one_of
+from .fields import InputPath, Name, NotNegative, OutputPath, Positive, Sha256, Text, at_least_one, one_of
 from .paths import Surroundings, at_home, resolved_path
 
 Precision = Literal["fp16", "bf16", "fp32"]
@@ -91,9 +92,7 @@ class Fusion(Settings):
 
     label: Label = Field(
         default="mean-softmax",
-        description=(
-            "Argmax over classes of the models' mean, maximum or minimum softmax, or of their mean logits."
-        ),
+        description=("Argmax over classes of the models' mean, maximum or minimum softmax, or of their mean logits."),
     )
     confidence: Confidence = Field(
         default="mean-softmax",
@@ -174,17 +173,15 @@ class DatasetEntry(Settings):
 class Manifest(Settings):
     """Which models look at which images, how, and where the results go."""
 
-    version: Annotated[Literal[1], BeforeValidator(_check_version)] = Field(
-        description="Version of this format: 1."
-    )
+    version: Annotated[Literal[1], BeforeValidator(_check_version)] = Field(description="Version of this format: 1.")
     output: OutputPath = Field(
         description="Folder of all results. ${NAME} is expanded, relative to where the command runs."
     )
     inference: Inference = Field(default=Inference(), description="How every model looks at an image.")
     store: StoreSettings = Field(default=StoreSettings(), description="How logits are written.")
     ensemble: Fusion = Field(default=Fusion(), description="How the models' logits become one answer.")
-    models: tuple[Member, ...] = Field(min_length=1, description="The members of the ensemble.")
-    datasets: tuple[DatasetEntry, ...] = Field(min_length=1, description="What they are run on.")
+    models: Annotated[tuple[Member, ...], at_least_one] = Field(description="The members of the ensemble.")
+    datasets: Annotated[tuple[DatasetEntry, ...], at_least_one] = Field(description="What they are run on.")
 
     _source_path: Path = PrivateAttr(default=Path())
 
@@ -206,9 +203,7 @@ class Manifest(Settings):
         ]
         for i, member in enumerate(self.models):
             if extremes and member.weight != 1:
-                message = (
-                    f"{member.weight:g} means nothing to ensemble.{extremes[0]}; use a mean, or weight 1.0"
-                )
+                message = f"{member.weight:g} means nothing to ensemble.{extremes[0]}; use a mean, or weight 1.0"
                 raise MisplacedError(message, "models", i, "weight")
         return self
 
@@ -238,7 +233,11 @@ class Manifest(Settings):
 
     def to_yaml(self) -> str:
         """`resolved` as YAML; loaded from any folder it gives an equal manifest."""
-        return yaml.safe_dump(self.resolved(), sort_keys=False, allow_unicode=True, width=math.inf)
+        tree = self.resolved()
+        # PyYAML writes line breaks other than a newline (as U+0085) so that it reads them as spaces,
+        # unless it escapes everything beyond ASCII.
+        printable = json.dumps(tree, ensure_ascii=False).isprintable()
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=printable, width=math.inf)
 
 
 def _check_unique(key: str, entries: Sequence[Member | DatasetEntry]) -> None:
@@ -323,8 +322,6 @@ def load_manifest(
     return manifest.model_copy(
         update={
             "models": _selected("model", manifest.models, models or [m.name for m in manifest.models]),
-            "datasets": _selected(
-                "dataset", manifest.datasets, datasets or [d.name for d in manifest.datasets]
-            ),
+            "datasets": _selected("dataset", manifest.datasets, datasets or [d.name for d in manifest.datasets]),
         }
     )

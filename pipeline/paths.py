@@ -84,7 +84,7 @@ def located(value: object, folder: Path, variables: Mapping[str, str]) -> str:
         path = str(folder / at_home(path))
     if "${" in _VARIABLE.sub(lambda found: "-" if found[1] in unset else found[0], path):
         raise ValueError(f"a folder in {describe(path)} has '${{' in its name; use another")
-    if "\0" in path or not _is_unicode(path):
+    if "\0" in path or not is_unicode(path):
         raise ValueError(f"{describe(path)} is no path in UTF-8")
     return path
 
@@ -98,7 +98,8 @@ def resolved_path(path: str, where: str = "") -> Path:
     return Path(path)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold the text, unlike file names of another encoding and YAML's ``\\ud800``."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from tqdm import tqdm
 
@@ -25,7 +25,7 @@ class Progress:
         self._job, self._job_total, self._job_done = "", 0, 0
         self._start = self._logged = time.monotonic()
         self._terminal = sys.stderr.isatty()
-        self._bars: list[tqdm[None]] = []
+        self._bars: list[tqdm[NoReturn]] = []
         if self._terminal and total:
             self._bars = [
                 tqdm(total=total, desc="total", unit=unit, position=1, smoothing=0.05),

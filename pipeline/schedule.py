@@ -94,7 +94,9 @@ def plan_dump(manifest: Manifest, *, device: str = "auto", limit: int | None = N
     precision, note = resolve_precision(manifest.inference.precision, target)
     notes = [note] if note else []
     members = [m for m in manifest.models if not m.external]
-    notes += [f"model {m.name}: is external, filled by 'hmsa-pipeline import-logits'" for m in manifest.models if m.external]
+    notes += [
+        f"model {m.name}: is external, filled by 'hmsa-pipeline import-logits'" for m in manifest.models if m.external
+    ]
     if not members:
         raise ManifestError("no model to dump: all are external; fill them with 'hmsa-pipeline import-logits'")
     roots = [d.root_path() for d in manifest.datasets]

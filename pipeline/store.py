@@ -163,7 +163,12 @@ class LogitStore:
         """
         try:
             cls.remove(path)
-            attributes = {"format_version": FORMAT_VERSION, **_plain(asdict(identity)), **versions, "images": []}
+            attributes = {
+                "format_version": FORMAT_VERSION,
+                **_plain(asdict(identity)),
+                **versions,
+                "images": [],
+            }
             group = zarr.create_group(_DurableStore(path), zarr_format=3, attributes=attributes)
         except OSError as error:
             raise StoreError(f"{path}: cannot be created ({error.strerror}); choose another --output") from error
@@ -227,7 +232,7 @@ class LogitStore:
         return cls(path, group)
 
     def _load(self) -> None:
-        attributes = dict(self._group.attrs)
+        attributes: dict[str, Any] = dict(self._group.attrs)
         version = attributes.get("format_version")
         if version != FORMAT_VERSION:
             raise StoreError(
@@ -236,7 +241,7 @@ class LogitStore:
             )
         try:
             names = [f.name for f in fields(Identity)]
-            known = {name: attributes[name] for name in names}
+            known: dict[str, Any] = {name: attributes[name] for name in names}
             for name in ("scales", "classes"):
                 known[name] = None if known[name] is None else tuple(known[name])
             self.identity = Identity(**known)
@@ -324,7 +329,10 @@ class LogitStore:
                     fill_value=np.float16("nan"),
                     chunks=(1, self.classes, rows, width),
                     shards=(1, self.classes, rows * -(-height // rows), width),
-                    compressors=[BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle), Crc32cCodec()],
+                    compressors=[
+                        BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle),
+                        Crc32cCodec(),
+                    ],
                     chunk_key_encoding={"name": "default", "separator": "."},
                 )
             elif self._array(name).shape[0] < count:
@@ -384,7 +392,7 @@ class LogitStore:
             OSError: the disk is full or cannot be written.
         """
         entry = self.images[index]
-        if entry.array is None or logits.shape != (self.classes, entry.height, entry.width):
+        if entry.array is None or entry.row is None or logits.shape != (self.classes, entry.height, entry.width):
             raise ValueError(f"{entry.path}: logits of shape {logits.shape} do not fit {entry.array}")
         if logits.dtype != np.float16:
             raise ValueError(f"{entry.path}: logits are {logits.dtype}, not float16")
@@ -393,7 +401,7 @@ class LogitStore:
                 f"{entry.path}: the logits of '{self.identity.model}' are not finite in float16; "
                 "try --precision bf16 or fp32"
             )
-        self._array(entry.array)[entry.row : entry.row + 1] = logits[None]  # type: ignore[operator]
+        self._array(entry.array)[entry.row : entry.row + 1] = logits[None]
 
     def read(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows ``start`` to ``stop`` of one image's logits, (C, rows, W) float16.
@@ -403,12 +411,10 @@ class LogitStore:
             DamagedShardError: the shard does not decode.
         """
         entry, shard = self.images[index], self.shard_path(index)
-        if shard is None or not shard.is_file() or not shard.stat().st_size:
-            raise StoreError(
-                f"{self.path}: has no logits of {entry.path}; make them with 'hmsa-pipeline dump'"
-            )
+        if entry.array is None or entry.row is None or shard is None or not _has_content(shard):
+            raise StoreError(f"{self.path}: has no logits of {entry.path}; make them with 'hmsa-pipeline dump'")
         try:
-            block = self._array(str(entry.array))[entry.row, :, start:stop, :]
+            block = self._array(entry.array)[entry.row, :, start:stop, :]
         except StoreError:
             raise
         except OSError as error:
@@ -440,6 +446,13 @@ class LogitStore:
                 raise DamagedShardError(
                     f"{self.shard_path(index)}: the logits of {self.images[index].path} are not all finite"
                 )
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _finite(logits: np.ndarray) -> bool:

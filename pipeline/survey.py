@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..datasets.images import read_size
+from ..datasets.headers import read_size
 from ..datasets.layouts import list_images
 from ..errors import DatasetError, StoreError
 from .manifest import DatasetEntry, Manifest

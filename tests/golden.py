@@ -41,8 +41,9 @@ def case(name: str) -> dict[str, Any]:
 
 def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Reference weights for a state dict of these keys and shapes; any architecture of ours will do."""
-    return {key: _tensor(key, shape, f"{key.rpartition('.')[0]}.running_mean" in shapes)
-            for key, shape in shapes.items()}
+    return {
+        key: _tensor(key, shape, f"{key.rpartition('.')[0]}.running_mean" in shapes) for key, shape in shapes.items()
+    }
 
 
 def _tensor(key: str, shape: tuple[int, ...], of_norm: bool) -> Tensor:

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
-import torch
 from hmsa_pipeline.models.hmsa import HMSA
 from hmsa_pipeline.models.registry import build
 

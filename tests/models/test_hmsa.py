@@ -49,9 +49,7 @@ def test_order_of_scales_does_not_matter(tiny: HMSA, scales: list[float], data: 
 
 @given(height=sides, width=sides, scales=scale_lists)
 @by_hypothesis
-def test_flip_averaging_commutes_with_mirroring(
-    tiny: HMSA, height: int, width: int, scales: list[float]
-) -> None:
+def test_flip_averaging_commutes_with_mirroring(tiny: HMSA, height: int, width: int, scales: list[float]) -> None:
     images = noise(1, 3, height, width)
     mirrored = tiny.predict(images.flip(-1), scales, flip=True)
     torch.testing.assert_close(mirrored, tiny.predict(images, scales, flip=True).flip(-1))

@@ -26,8 +26,6 @@ from hmsa_pipeline.pipeline.manifest import (
     load_manifest,
     shipped_manifests,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import BaseModel
 
 GOOD = """\
@@ -151,9 +149,7 @@ def test_a_minimal_manifest_takes_the_defaults() -> None:
 
 
 def test_whole_numbers_become_floats() -> None:
-    manifest = load_manifest(
-        write(GOOD.replace("[0.5, 1.0, 2.0]", "[1, 2]").replace("weight: 1.0", "weight: 3"))
-    )
+    manifest = load_manifest(write(GOOD.replace("[0.5, 1.0, 2.0]", "[1, 2]").replace("weight: 1.0", "weight: 3")))
     assert [type(scale) for scale in manifest.inference.scales] == [float, float]
     assert manifest.models[0].weight == 3.0
 
@@ -162,7 +158,7 @@ def test_a_manifest_never_changes() -> None:
     manifest = load_manifest(write(MINIMAL))
     with pytest.raises(ValueError, match="frozen"):
         manifest.models[0].weight = 2.0  # pyright: ignore[reportAttributeAccessIssue]
-    assert hash(manifest) == hash(load_manifest(write(MINIMAL, "other/m.yaml"), models=[]).model_copy())
+    assert hash(manifest) == hash(load_manifest(write(MINIMAL, "other.yaml")))
 
 
 def test_dates_and_the_like_are_text() -> None:
@@ -202,9 +198,9 @@ def test_relative_paths_start_at_the_manifest_and_output_at_the_current_folder()
 
 def test_variables_and_home_are_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     text = (
-        MINIMAL.replace("out", "~/out/${RUN}")
-        .replace("a.pth", "${HMSA_ASSETS}/a.pth")
-        .replace("root: d", "root: ${HMSA_DATA_ROOT}/${RUN}/d")
+        MINIMAL.replace(": out", ": ~/out/${RUN}")
+        .replace("a.pth", "'${HMSA_ASSETS}/a.pth'")
+        .replace("root: d", "root: '${HMSA_DATA_ROOT}/${RUN}/d'")
     )
     for name, value in {
         "HOME": "/home/me",
@@ -242,31 +238,29 @@ def test_an_unset_variable_is_an_error_when_its_path_is_asked_for(
     if empty:
         monkeypatch.setenv("HMSA_ASSETS", "")
     manifest = load_manifest("bravo")
-    with pytest.raises(
-        ManifestError, match=r"'gta5'.*HMSA_ASSETS is not set; set it or give --assets"
-    ) as caught:
+    with pytest.raises(ManifestError, match=r"'gta5'.*HMSA_ASSETS is not set; set it or give --assets") as caught:
         manifest.member("gta5").checkpoint_path()
     assert str(caught.value).isprintable()
     with pytest.raises(ManifestError, match=r"'bravo_ACDC'.*HMSA_DATA_ROOT is not set.*--data-root"):
         manifest.dataset("bravo_ACDC").root_path()
-    text = MINIMAL.replace("a.pth", "sub/${NOWHERE}.pth")
+    text = MINIMAL.replace("a.pth", "'sub/${NOWHERE}.pth'")
     with pytest.raises(ManifestError, match=r"NOWHERE is not set; set it$"):
         load_manifest(write(text)).models[0].checkpoint_path()
 
 
 def test_an_external_model_has_no_checkpoint_to_ask_for() -> None:
-    with pytest.raises(ManifestError, match="'second' is external: .*import-logits"):
+    with pytest.raises(ManifestError, match=r"'second' is external: .*import-logits"):
         load_manifest(write(GOOD)).member("second").checkpoint_path()
 
 
 def test_an_unset_variable_in_output_does_not_matter_under_the_flag() -> None:
-    path = write(MINIMAL.replace("out", "${NOWHERE}/out"))
+    path = write(MINIMAL.replace(": out", ": ${NOWHERE}/out"))
     assert "m.yaml:2: output: the environment variable NOWHERE is not set" in refusal(path)
     assert load_manifest(path, output=Path("/o")).output == Path("/o")
 
 
 def test_a_folder_that_looks_like_a_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(MINIMAL.replace("out", "${NOWHERE}/out"), "${x}/m.yaml")
+    path = write(MINIMAL.replace(": out", ": ${NOWHERE}/out"), "${x}/m.yaml")
     monkeypatch.setenv("NOWHERE", "/${HOME}")
     message = refusal(path)
     assert "output" in message and "checkpoint" in message and "'${' in its name" in message
@@ -313,9 +307,7 @@ def test_a_shipped_manifest_is_found_by_its_bare_name(name: str) -> None:
     assert find_manifest(f"{name}.yaml") == Path.cwd() / f"{name}.yaml"
 
 
-@pytest.mark.parametrize(
-    "source", ["brovo", "sub/bravo.yaml", "./bravo", "bravo.yml", "a\nb", "bravo.yaml/x"]
-)
+@pytest.mark.parametrize("source", ["brovo", "sub/bravo.yaml", "./bravo", "bravo.yml", "a\nb", "bravo.yaml/x"])
 def test_a_missing_manifest_is_refused_with_the_shipped_ones(source: str) -> None:
     assert re.search("no such manifest; the package ships .*bravo.*cityscapes", refusal(source))
 
@@ -376,7 +368,7 @@ def test_overrides_win_and_none_changes_nothing() -> None:
     [
         (
             {"inference": {"precision": "fp8"}},
-            "m.yaml: inference.precision: the text 'fp8' is not known; did you mean 'fp16'? "
+            "m.yaml: inference.precision: the text 'fp8' is not known; known: fp16, bf16, fp32 "
             "(given on the command line)",
         ),
         (
@@ -398,103 +390,6 @@ def test_an_override_does_not_hide_what_the_file_has_wrong() -> None:
     message = refusal(path, overrides={"inference": {"precision": "fp32"}, "store": {"encoding": "lossless"}})
     assert "m.yaml:5: inference.flip:" in message
     assert "line 7: store: a mapping" in message
-
-
-# Writing a manifest out.
-
-NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,8}", fullmatch=True)
-POSITIVE = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
-PATHS = st.one_of(
-    st.sampled_from(
-        ["a/b.pth", "/abs/x", "~/y", "${SET}/z", "${NOWHERE}/z", "w/${NOWHERE}/z", "~", "..", "a/./b//c/"]
-    ),
-    st.text(st.characters(exclude_characters="\0$", exclude_categories=["Cs"]), min_size=1).filter(
-        lambda text: text.strip() and not text.startswith("~")
-    ),
-)
-
-
-def entries(name: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[list[dict[str, Any]]]:
-    """One to four entries whose names differ when case does not count; optional fields come and go."""
-    entry = st.fixed_dictionaries({"name": NAMES}, optional=fields)
-    return st.lists(entry, min_size=1, max_size=4, unique_by=lambda entry: entry["name"].lower())
-
-
-@st.composite
-def trees(draw: st.DrawFn) -> dict[str, Any]:
-    """Valid manifests, with every optional key there or not."""
-    text = st.text(st.characters(exclude_categories=["Cs"]))
-    models = draw(entries("model", source=text, temperature=POSITIVE, weight=POSITIVE))
-    for member in models:
-        member["arch"] = draw(st.sampled_from([*ARCHITECTURES, "external"]))
-        if member["arch"] != "external":
-            member["checkpoint"] = draw(PATHS)
-            member["sha256"] = draw(st.none() | st.from_regex(r"[0-9a-fA-F]{64}", fullmatch=True))
-    datasets = draw(entries("dataset", split=st.none() | text))
-    for dataset in datasets:
-        dataset |= {"type": draw(st.sampled_from(list(LAYOUTS))), "root": draw(PATHS)}
-    scales = draw(st.lists(POSITIVE, max_size=3, unique=True).filter(lambda scales: 1.0 not in scales))
-    inference = st.fixed_dictionaries(
-        {},
-        optional={
-            "scales": st.permutations([*scales, 1.0]),
-            "flip": st.booleans(),
-            "precision": st.sampled_from(["fp16", "bf16", "fp32"]),
-        },
-    )
-    ensemble = st.fixed_dictionaries(
-        {},
-        optional={
-            "label": st.sampled_from(["mean-softmax", "mean-logit"]),
-            "confidence": st.sampled_from(["mean-softmax", "mean-logit", "entropy", "energy", "rba"]),
-        },
-    )
-    tree = {"version": 1, "output": draw(PATHS.filter(lambda path: "NOWHERE" not in path))}
-    sections = st.fixed_dictionaries({}, optional={"inference": inference, "ensemble": ensemble})
-    return tree | draw(sections) | {"models": models, "datasets": datasets}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("manifests")
-
-
-def load_in(folder: Path, name: str, text: str, **environment: str) -> Manifest:
-    """Load ``text`` as a file of its own, from a folder of its own, under some environment variables."""
-    (folder / name).mkdir(exist_ok=True)
-    (folder / name / "m.yaml").write_text(text, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder / name)
-        for variable, value in environment.items():
-            patch.setenv(variable, value)
-        return load_manifest(folder / name / "m.yaml")
-
-
-@given(tree=trees(), flow=st.booleans())
-def test_a_manifest_written_out_loads_as_the_same(folder: Path, tree: dict[str, Any], flow: bool) -> None:
-    text = yaml.safe_dump(tree, default_flow_style=flow, allow_unicode=True)
-    first = load_in(folder, "one", text, SET="/set", HOME="/home/me")
-    second = load_in(folder, "two", first.to_yaml(), SET="/other", HOME="/home/other")
-    assert second == first
-    assert second.to_yaml() == first.to_yaml()
-    assert hash(second) == hash(first)
-    assert yaml.safe_load(first.to_yaml()) == first.resolved() == json.loads(json.dumps(first.resolved()))
-    assert second.source_path != first.source_path
-
-    # What was written is what is read.
-    assert first.inference.scales == tuple(tree.get("inference", {}).get("scales", [0.5, 1.0, 2.0]))
-    for given_, read in zip(tree["models"] + tree["datasets"], first.models + first.datasets, strict=True):
-        kept = {key: value for key, value in given_.items() if key not in ("checkpoint", "root", "sha256")}
-        assert read.model_dump(include=set(kept)) == kept
-    assert first.output.is_absolute()
-
-
-@given(first=trees(), second=trees())
-def test_manifests_are_equal_if_they_say_the_same(
-    folder: Path, first: dict[str, Any], second: dict[str, Any]
-) -> None:
-    one, two = (load_in(folder, "one", yaml.safe_dump(tree)) for tree in (first, second))
-    assert (one == two) == (one.to_yaml() == two.to_yaml())
 
 
 # What a later page of documentation is made of, and what starting the program costs.
