@@ -300,7 +300,8 @@ def ensemble(
         for plan in plans:
             _say(
                 json_file,
-                f"{plan.dataset}: {len(plan.tasks)} to fuse, {plan.skipped} done before, {len(plan.absent)} in no store",
+                f"{plan.dataset}: {len(plan.tasks)} to fuse, {plan.skipped} done before, "
+                f"{len(plan.absent)} in no store",
             )
         _figures(json_file, [{"dataset": p.dataset, "todo": len(p.tasks), "skipped": p.skipped} for p in plans])
         return
@@ -315,8 +316,8 @@ def ensemble(
         if result.done or result.failed:
             _say(
                 json_file,
-                f"{result.dataset}: {result.done} fused, {result.skipped} done before, {len(result.failed)} failed, "
-                f"{result.seconds:.1f} s",
+                f"{result.dataset}: {result.done} fused, {result.skipped} done before, "
+                f"{len(result.failed)} failed, {result.seconds:.1f} s",
             )
     done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
     skipped = sum(r.skipped for r in results)

@@ -32,6 +32,9 @@ from .store import DamagedShardError, ImageEntry, LogitStore
 from .survey import PREDICTIONS, store_path
 
 RECORD = "ensemble.json"
+# Each image in work holds about 170 MB at 1024x2048, whatever the number of members; four of them and
+# torch itself stay below 1.5 GB.
+THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -348,13 +351,13 @@ def _run(plan: Fusion, result: FusionResult, progress: Progress, overwrite: bool
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(max(1, os.cpu_count() or 1), "fuse") as pool:
+        with ThreadPoolExecutor(THREADS, "fuse") as pool:
             waiting: dict[Future[None], str] = {}
             tasks: Iterator[Task] = iter(plan.tasks)
             try:
                 for task in tasks:
                     waiting[pool.submit(_fuse_image, plan, task)] = task.entry.path
-                    if len(waiting) >= 2 * (os.cpu_count() or 1):
+                    if len(waiting) >= 2 * THREADS:
                         _collect(wait(waiting, return_when=FIRST_COMPLETED).done, waiting, result, progress)
                 while waiting:
                     _collect(wait(waiting, return_when=FIRST_COMPLETED).done, waiting, result, progress)

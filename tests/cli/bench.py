@@ -1,0 +1,185 @@
+"""A small project on the disk, and the command line run on it, within this process or in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import yaml
+import zarr
+from hmsa_pipeline import cli
+from PIL import Image
+
+TINY = "hrnet_tiny_ocr_mscale"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left behind: its exit code and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def figures(self) -> Any:
+        """Standard output of ``--json -``, which must be JSON and nothing else."""
+        return json.loads(self.out)
+
+    def refusal(self, code: int = 2) -> str:
+        """The one line that wrong input gets, without ``error: ``; nothing else may have been said."""
+        assert (self.code, self.out) == (code, ""), self
+        (line,) = self.err.splitlines()
+        assert line.startswith("error: "), self
+        return line.removeprefix("error: ")
+
+
+class _LeftError(Exception):
+    """Takes the place of `os._exit`, which would end the tests too."""
+
+
+def _leave(code: int) -> None:
+    raise _LeftError(code)
+
+
+@dataclass
+class Bench:
+    """A manifest ``tree`` over photographs and checkpoints below ``root``; `save` writes it down."""
+
+    root: Path
+    tree: dict[str, Any]
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.yaml"
+
+    @property
+    def output(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def logits(self) -> Path:
+        return self.output / "logits"
+
+    @property
+    def predictions(self) -> Path:
+        return self.output / "predictions"
+
+    def save(self) -> Bench:
+        self.manifest.write_text(yaml.safe_dump(self.tree | {"output": str(self.output)}, sort_keys=False))
+        return self
+
+    def copy(self, root: Path) -> Bench:
+        """All of it at another place, times included."""
+        shutil.copytree(self.root, root)
+        return Bench(root, copy.deepcopy(self.tree)).save()
+
+    def photo(self, path: str, height: int = 48, width: int = 80, seed: int = 0) -> Path:
+        """Draw a photograph at ``<root>/photos/<path>``."""
+        file = self.root / "photos" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(seed, height, width)).save(file)
+        return file
+
+    def store(self, dataset: str, model: str) -> Path:
+        return self.logits / dataset / f"{model}.zarr"
+
+    def shard(self, dataset: str, model: str, image: str) -> Path:
+        """The file that holds the logits of one image."""
+        entry = next(e for e in attributes(self.store(dataset, model))["images"] if e["path"] == image)
+        return self.store(dataset, model) / entry["array"] / f"c.{entry['row']}.0.0.0"
+
+    def run(self, command: str, *options: str) -> Result:
+        """A command on the manifest, in this process."""
+        return run(command, "--manifest", str(self.manifest), *options)
+
+    def start(self, command: str, *options: str) -> subprocess.Popen[str]:
+        """A command on the manifest, begun in a process of its own."""
+        return start(command, "--manifest", str(self.manifest), *options)
+
+
+def run(*argv: str) -> Result:
+    """A command line in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        with (
+            mock.patch.object(sys, "argv", ["hmsa-pipeline", *argv]),
+            mock.patch.object(os, "_exit", _leave),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            cli.main()
+        code: Any = 0
+    except SystemExit as end:
+        code = end.code
+    except _LeftError as end:
+        code = end.args[0]
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
+    return Result(code or 0, out.getvalue(), err.getvalue())
+
+
+def start(*argv: str) -> subprocess.Popen[str]:
+    """A command line begun in a process of its own."""
+    command = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *argv]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> Result:
+    """Wait for what `start` began."""
+    out, err = process.communicate(timeout=120)
+    assert "Traceback" not in err, err
+    return Result(process.returncode, out, err)
+
+
+def picture(seed: int, height: int, width: int) -> np.ndarray:
+    """Coloured squares under a little noise, (height, width, 3) uint8."""
+    draw = np.random.default_rng(seed)
+    squares = draw.integers(0, 200, (height // 8 + 1, width // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)
+    return (squares[:height, :width] + draw.integers(0, 50, (height, width, 3))).astype(np.uint8)
+
+
+def attributes(store: Path) -> dict[str, Any]:
+    """What a store says of itself, read without zarr."""
+    return json.loads((store / "zarr.json").read_text())["attributes"]
+
+
+def stored(store: Path) -> dict[str, np.ndarray]:
+    """Every image's logits as plain zarr-python gives them, NaN where there are none."""
+    group = zarr.open_group(store, mode="r")
+    images: list[Any] = attributes(store)["images"]
+    return {e["path"]: np.asarray(group[e["array"]][e["row"]]) for e in images if e["array"]}  # type: ignore[index]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """The content of every file below ``folder``."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def times(folder: Path) -> dict[str, int]:
+    """When every file below ``folder`` was last written, in nanoseconds."""
+    return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def changed(folder: Path, work: Callable[[], object]) -> set[str]:
+    """The files below ``folder`` that ``work`` made, wrote again or removed."""
+    before = times(folder) if folder.exists() else {}
+    work()
+    after = times(folder) if folder.exists() else {}
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
