@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class HmsaError(Exception):
@@ -40,3 +42,12 @@ def first_few(items: Iterable[object], limit: int = 5) -> str:
     items = [str(i) for i in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
+
+
+def disk_error(path: Path, error: OSError) -> StoreError:
+    """What to raise when ``path`` could not be written in the middle of long work."""
+    mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    return StoreError(
+        f"{path}: cannot be written ({error.strerror or error}); {mend} and run the same command again, "
+        "what is complete is kept"
+    )

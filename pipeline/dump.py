@@ -6,7 +6,6 @@ logits for the disk, both counted in bytes, because one 4000 x 6000 photograph i
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections import deque
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from .. import __version__
 from ..datasets.images import decode_image, normalise
-from ..errors import DatasetError, StoreError
+from ..errors import DatasetError, StoreError, disk_error
 from ..models.checkpoint import load_weights
 from ..models.registry import build
 from .lock import writer_lock
@@ -110,6 +109,10 @@ class Predictor:
         self._scales, self._flip = scales, flip
         self._member: Member | None = None
         self._model: nn.Module | None = None
+        # On a GPU "fp32" would else be computed in TF32, with the mantissa of fp16; and of several equal
+        # algorithms always the same one gives the same bytes.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
 
     def load(self, member: Member) -> None:
         """Put the network of ``member`` on the device.
@@ -120,7 +123,7 @@ class Predictor:
         if self._member == member:
             return
         self._model = self._member = None
-        model = build(member.arch).eval()
+        model = build(member.arch)
         load_weights(model, member.checkpoint_path(), member.arch)
         self._model, self._member = model.to(self._device), member
 
@@ -151,7 +154,7 @@ def run_job(job: Job, predictor: Predictor, progress: Progress) -> JobResult:
             store = LogitStore.for_writing(job.store, job.identity, versions, overwrite=job.overwrite)
             store.register(job.photographs)
         except OSError as error:
-            raise StoreError(_disk_trouble(job.store, error)) from error
+            raise disk_error(job.store, error) from error
         complete = store.complete()
         todo = [i for i in (store.index[p.path] for p in job.wanted) if not complete[i]]
         result.skipped = len(job.wanted) - len(todo)
@@ -181,7 +184,7 @@ def _run(
             except StoreError as error:
                 failed(path, error)
             except OSError as error:
-                raise StoreError(_disk_trouble(job.store, error)) from error
+                raise disk_error(job.store, error) from error
             else:
                 result.done += 1
                 progress.advance()
@@ -245,11 +248,3 @@ def _decode(root: Path, entry: ImageEntry) -> Tensor | DatasetError:
             "when the store was begun; put the old file back, or start afresh with --overwrite"
         )
     return image
-
-
-def _disk_trouble(path: Path, error: OSError) -> str:
-    mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend it"
-    return (
-        f"{path}: cannot be written ({error.strerror or error}); {mend} and run the same command again, "
-        "what is complete is kept"
-    )

@@ -21,7 +21,8 @@ import torch
 from PIL import Image
 
 from .. import __version__
-from ..errors import ManifestError, StoreError, first_few
+from ..datasets.layouts import output_stem
+from ..errors import ManifestError, StoreError, disk_error, first_few
 from ..files import atomic_path, is_partial, write_json
 from .lock import writer_lock
 from .manifest import Manifest, Member
@@ -51,7 +52,7 @@ class Fusion:
 
     Attributes:
         dataset: its name.
-        members: the manifest's members, with their stores (None where one has none yet).
+        members: the manifest's members of a weight above 0, with their stores (None where one has none yet).
         tasks: images still to fuse.
         skipped: how many lie there already, made from the same stores in the same way.
         absent: images that no member has -> why, as far as is known.
@@ -83,7 +84,7 @@ class FusionResult:
 
 def prediction_paths(folder: Path, image: str) -> tuple[Path, Path]:
     """The class map and the confidence of ``image`` (its path in the store) under ``folder``."""
-    stem = image.rpartition(".")[0]
+    stem = output_stem(image)
     return folder / f"{stem}_pred.png", folder / f"{stem}_conf.png"
 
 
@@ -110,6 +111,8 @@ def plan_ensemble(
 def _plan(manifest: Manifest, dataset: str, limit: int | None, overwrite: bool, allow_missing: bool) -> Fusion:
     members: list[tuple[Member, LogitStore | None]] = []
     for member in manifest.models:
+        if not member.weight:
+            continue
         path = store_path(manifest.output, dataset, member.name)
         there = LogitStore.exists(path)
         if not there and not allow_missing:
@@ -195,7 +198,7 @@ def _common_table(dataset: str, stores: list[LogitStore]) -> dict[str, ImageEntr
                 )
     stems: dict[str, str] = {}
     for path in sorted(entries):
-        other = stems.setdefault(path.rpartition(".")[0], path)
+        other = stems.setdefault(output_stem(path), path)
         if other != path:
             raise StoreError(f"{dataset}: {other} and {path} would write the same prediction; rename one of them")
     return {path: entries[path] for path in sorted(entries)}
@@ -315,10 +318,7 @@ def run_ensemble(manifest: Manifest, plans: list[Fusion], *, overwrite: bool = F
                 with writer_lock(plan.folder):
                     _run(plan, result, progress, overwrite)
             except OSError as error:
-                raise StoreError(
-                    f"{plan.folder}: cannot be written ({error.strerror or error}); free some space or mend it and "
-                    "run the same command again, what is complete is kept"
-                ) from error
+                raise disk_error(plan.folder, error) from error
             result.seconds = time.monotonic() - begun
             results.append(result)
             record_run(
@@ -343,6 +343,9 @@ def _run(plan: Fusion, result: FusionResult, progress: Progress, overwrite: bool
         for name in names:
             if is_partial(name) or (overwrite and name.endswith(("_pred.png", "_conf.png"))):
                 Path(base, name).unlink()
+    # Before the record, which will no longer say that they lack a member or are older than their logits.
+    for task in plan.tasks:
+        prediction_paths(plan.folder, task.entry.path)[0].unlink(missing_ok=True)
     # Before the first prediction: one that lies there without its line in the record would later pass
     # for one of all members.
     record = {**plan.record, "partial": plan.partial}

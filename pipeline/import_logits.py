@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from .. import __version__
 from ..datasets.layouts import output_stem
 from ..datasets.taxonomy import CLASS_NAMES
-from ..errors import ManifestError, StoreError
+from ..errors import ManifestError, StoreError, disk_error
 from .lock import writer_lock
 from .manifest import Manifest
 from .progress import Progress
@@ -87,12 +86,11 @@ def import_logits(
         raise StoreError(f"{folder}: there is no such folder of logits; check the path")
     photos = photographs(manifest, entry)
     files = {photo.path: folder / f"{output_stem(photo.path)}{SUFFIX}" for photo in photos}
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob(f"*{SUFFIX}")}
-    expected = {path.relative_to(folder).as_posix() for path in files.values()}
-    if not present & expected:
+    expected = set(files.values())
+    if not any(path.is_file() for path in expected):
         raise StoreError(
             f"{folder}: holds none of the {len(expected)} files that the photographs of {dataset} call for "
-            f"(first: {min(expected)}); check the path"
+            f"(first: {min(expected).relative_to(folder).as_posix()}); check the path"
         )
     identity = Identity(
         model=member.name,
@@ -108,11 +106,13 @@ def import_logits(
         source={"folder": str(folder.resolve()), "channels": None if channels is None else list(channels)},
     )
     path = store_path(manifest.output, dataset, model)
-    result = Imported(extra=len(present - expected))
+    result = Imported(extra=sum(path not in expected for path in folder.rglob(f"*{SUFFIX}")))
     begun = time.monotonic()
     try:
         with writer_lock(path):
-            store = LogitStore.for_writing(path, identity, {"package_version": __version__}, overwrite=overwrite)
+            # One that holds nothing yet is bound to no source: the first try may have had wrong channels.
+            afresh = overwrite or not _is_filled(path)
+            store = LogitStore.for_writing(path, identity, {"package_version": __version__}, overwrite=afresh)
             store.register(photos)
             complete = store.complete()
             wanted = [store.index[photo.path] for photo in photos[:limit]]
@@ -122,10 +122,7 @@ def import_logits(
                 progress.job(f"{dataset}/{model}", len(todo))
                 _fill(store, todo, files, channels, result, progress)
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or mend it and run the same "
-            "command again, what is complete is kept"
-        ) from error
+        raise disk_error(path, error) from error
     record_run(
         manifest.output,
         "import-logits",
@@ -139,6 +136,10 @@ def import_logits(
         seconds=round(time.monotonic() - begun, 3),
     )
     return result
+
+
+def _is_filled(path: Path) -> bool:
+    return LogitStore.exists(path) and any(LogitStore.open(path).complete())
 
 
 def _fill(
@@ -174,10 +175,12 @@ def _read(
         raise StoreError(f"{path}: there is no such file; make it and import again") from error
     except KeyError as error:
         raise StoreError(f"{path}: has no array '{KEY}'") from error
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, TypeError) as error:
+    except Exception as error:  # of a damaged file numpy, zipfile and zlib each raise what they like
         raise StoreError(f"{path}: is no readable .npz file ({' '.join(str(error).split())})") from error
     if logits.dtype != np.float16:
         raise StoreError(f"{path}: holds {logits.dtype}; float16 is needed")
+    if size[0] is None:
+        raise StoreError(f"{path}: belongs to a photograph that cannot be read; mend the photograph")
     if logits.ndim != 3 or logits.shape[1:] != size:
         raise StoreError(f"{path}: holds logits of shape {logits.shape}; the photograph is {size[0]}x{size[1]}")
     if channels is not None:

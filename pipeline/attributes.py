@@ -1,0 +1,139 @@
+"""What a store says about itself: whose logits it holds, made with what, and its table of images.
+
+Plain data, read from and written to the attributes of the Zarr group by `pipeline.store`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """One row of a store's table of images.
+
+    ``path`` is relative to the dataset's root, with ``/``; ``bytes`` is the size of the photograph's
+    file. ``height``, ``width``, ``array`` and ``row`` are None for a file whose header cannot be read:
+    it has no place in an array and is never complete.
+    """
+
+    path: str
+    bytes: int
+    height: int | None
+    width: int | None
+    array: str | None
+    row: int | None
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A photograph as the dataset shows it now; ``size`` is (height, width), None if undecodable."""
+
+    path: str
+    bytes: int
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a store's logits were made with; only work of one identity is ever mixed in one store.
+
+    Attributes:
+        model: the member's name.
+        architecture: its name in the registry, or ``external`` for imported logits.
+        checkpoint: file name of the checkpoint, None for imported logits.
+        sha256: of the checkpoint's content; the file may be renamed, its content may not change.
+        scales: inference scales, ascending.
+        flip: whether logits of the mirrored image were averaged in.
+        precision: fp16, bf16 or fp32, as really computed; None for imported logits, as scales and flip.
+        classes: names of the C classes, in train-id order.
+        preprocessing: how pixels became the network's input.
+        encoding: name of the chunk encoding.
+        source: for imported logits, where they came from and which channels were taken.
+    """
+
+    model: str
+    architecture: str
+    checkpoint: str | None
+    sha256: str | None
+    scales: tuple[float, ...] | None
+    flip: bool | None
+    precision: str | None
+    classes: tuple[str, ...]
+    preprocessing: Mapping[str, Any] | None
+    encoding: str = "lossless"
+    source: Mapping[str, Any] | None = None
+
+    def differences(self, other: Identity) -> list[str]:
+        """Every setting in which ``other`` is another work, as ``name mine there, other's now``."""
+        mine, theirs = self.as_json(), other.as_json()
+        return [
+            f"{name} {mine[name]} there, {theirs[name]} now"
+            for name in mine
+            if name != "checkpoint" and mine[name] != theirs[name]
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields by name, as JSON gives them back."""
+        return _plain(asdict(self))
+
+    @classmethod
+    def from_json(cls, attributes: Mapping[str, Any]) -> Identity:
+        """The identity among a group's attributes; ValueError or KeyError if it is not all there."""
+        known = {field.name: attributes[field.name] for field in fields(cls)}
+        for name in ("scales", "classes"):
+            if isinstance(known[name], list):
+                known[name] = tuple(known[name])
+            elif name == "classes" or known[name] is not None:
+                raise ValueError(f"{name} is no list")
+        return cls(**known)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def images_from_json(rows: Iterable[Mapping[str, Any]]) -> list[ImageEntry]:
+    """The table of images among a group's attributes.
+
+    Raises:
+        ValueError: an image without path or size, with a path that would lead out of the folder that
+            outputs are written to, two rows of one image, or two images in one place.
+    """
+    try:
+        images = [ImageEntry(**row) for row in rows]
+    except TypeError as error:
+        raise ValueError(f"the table of images: {error}") from error
+    check_images(images)
+    return images
+
+
+def check_images(images: Iterable[ImageEntry]) -> None:
+    """Raise ValueError for a table that `images_from_json` would refuse."""
+    paths: set[str] = set()
+    places: set[tuple[str, int]] = set()
+    for entry in images:
+        if not isinstance(entry.path, str) or not isinstance(entry.bytes, int):
+            raise ValueError(f"image {entry.path!r} of {entry.bytes!r} bytes")
+        # Both separators: a table may have been written on another system.
+        steps = re.split(r"[/\\]", entry.path)
+        if ".." in steps or not steps[0] or not entry.path.strip("./") or "\0" in entry.path:
+            raise ValueError(f"image {entry.path!r} leaves the output folder")
+        if entry.path in paths:
+            raise ValueError(f"image {entry.path!r} is listed twice")
+        paths.add(entry.path)
+        if (entry.height, entry.width, entry.array, entry.row) == (None, None, None, None):
+            continue
+        height, width, row = (n if isinstance(n, int) else -1 for n in (entry.height, entry.width, entry.row))
+        if height < 1 or width < 1 or row < 0 or entry.array != f"{height}x{width}":
+            raise ValueError(
+                f"image {entry.path!r} of {entry.height!r} x {entry.width!r} in row {entry.row!r} of {entry.array!r}"
+            )
+        if (entry.array, row) in places:
+            raise ValueError(f"image {entry.path!r} shares row {row} of {entry.array} with another")
+        places.add((entry.array, row))
