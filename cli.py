@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -54,8 +55,42 @@ AssetsOption = Annotated[
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start afresh where results lie already.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
+
+
+def _figures_file(target: str | None) -> str | None:
+    """Refuse before the work what could not be written after it."""
+    if target and target != "-" and not _is_special(Path(target)):
+        import tempfile
+
+        path = Path(target)
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise _unwritable(target, error) from error
+    return target
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe, a device or a link to something, as /dev/stdout; renaming a file over it removes it."""
+    return path.exists() and not path.is_dir() and (path.is_symlink() or not path.is_file())
+
+
+def _unwritable(target: str, error: OSError) -> HmsaError:
+    return HmsaError(f"--json {target}: cannot be written ({error.strerror}); name another file")
+
+
 JsonOption = Annotated[
-    str | None, typer.Option("--json", metavar="FILE", help="Write the figures there; - is standard output.")
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        callback=_figures_file,
+        help="Write the figures there; - is standard output.",
+    ),
 ]
 
 
@@ -70,9 +105,12 @@ def _figures(target: str | None, value: Any) -> None:
         from .files import write_json
 
         try:
-            write_json(Path(target), value)
+            if _is_special(Path(target)):
+                Path(target).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            else:
+                write_json(Path(target), value)
         except OSError as error:
-            raise HmsaError(f"--json {target}: cannot be written ({error.strerror}); name another file") from error
+            raise _unwritable(target, error) from error
 
 
 def _say(target: str | None, line: str) -> None:
@@ -82,7 +120,13 @@ def _say(target: str | None, line: str) -> None:
 
 def _failed(result: str, failed: dict[str, str]) -> None:
     for image, reason in failed.items():
-        print(f"failed: {result}: {image}: {reason}", file=sys.stderr)
+        print(_one_line(f"failed: {result}: {image}: {reason}"), file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    from .pipeline.documents import one_line
+
+    return one_line(text)
 
 
 @app.callback(invoke_without_command=True)
@@ -396,9 +440,9 @@ def verify(
     for result in found:
         name = f"{result.dataset}/{result.model}"
         for image, reason in result.damaged.items():
-            print(f"damaged: {name}: {image}: {reason}", file=sys.stderr)
+            print(_one_line(f"damaged: {name}: {image}: {reason}"), file=sys.stderr)
         for image, reason in result.unreadable.items():
-            print(f"unreadable: {name}: {image}: {reason}", file=sys.stderr)
+            print(_one_line(f"unreadable: {name}: {image}: {reason}"), file=sys.stderr)
     damaged, unreadable = sum(len(r.damaged) for r in found), sum(len(r.unreadable) for r in found)
     moved = sum(r.moved for r in found)
     _figures(json_file, [r.as_json() for r in found])
@@ -490,14 +534,21 @@ def main() -> None:
         code = typer.main.get_command(app).main(prog_name="hmsa-pipeline", standalone_mode=False)
         sys.exit(code or 0)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted: what is complete is kept; run the same command again to go on", file=sys.stderr)
+        again = "again without --overwrite" if "--overwrite" in sys.argv else "again"
+        print(f"interrupted: what is complete is kept; run the same command {again} to go on", file=sys.stderr)
         sys.stderr.flush()
         # Threads that still hold the disk or the device would delay the end; every file is atomic.
         os._exit(130)
     except HmsaError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if debug:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {_one_line(place + (error.strerror or str(error)))}; mend that and run again", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())

@@ -6,8 +6,8 @@ Plain data, read from and written to the attributes of the Zarr group by `pipeli
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 
@@ -130,10 +130,69 @@ def check_images(images: Iterable[ImageEntry]) -> None:
         if (entry.height, entry.width, entry.array, entry.row) == (None, None, None, None):
             continue
         height, width, row = (n if isinstance(n, int) else -1 for n in (entry.height, entry.width, entry.row))
-        if height < 1 or width < 1 or row < 0 or entry.array != f"{height}x{width}":
+        place = f"{height}x{width}", row
+        if height < 1 or width < 1 or row < 0 or entry.array != place[0]:
             raise ValueError(
                 f"image {entry.path!r} of {entry.height!r} x {entry.width!r} in row {entry.row!r} of {entry.array!r}"
             )
-        if (entry.array, row) in places:
+        if place in places:
             raise ValueError(f"image {entry.path!r} shares row {row} of {entry.array} with another")
-        places.add((entry.array, row))
+        places.add(place)
+
+
+def rows_of(images: Iterable[ImageEntry]) -> dict[str, int]:
+    """Array -> how many rows the table gives it, in the order in which the arrays appear."""
+    rows: dict[str, int] = {}
+    for entry in images:
+        if entry.array is not None and entry.row is not None:
+            rows[entry.array] = max(rows.get(entry.array, 0), entry.row + 1)
+    return rows
+
+
+def brought_up(
+    images: Sequence[ImageEntry], complete: Sequence[bool], photographs: Iterable[Photograph]
+) -> tuple[list[ImageEntry], list[str]]:
+    """The table of images after another look at the dataset.
+
+    New photographs stand at its end, in the order given. One whose file changed is renewed in its line as
+    long as nothing is stored for it.
+
+    Args:
+        images: the table as it was.
+        complete: for every row of it whether logits are stored.
+        photographs: the dataset as it is now.
+
+    Returns:
+        the table; and the paths of photographs that changed although logits of their old content are stored.
+    """
+    table, rows = list(images), rows_of(images)
+    index = {entry.path: i for i, entry in enumerate(table)}
+    changed = []
+    for photo in photographs:
+        i = index.get(photo.path)
+        if i is None:
+            index[photo.path] = len(table)
+            table.append(_placed(photo, None, rows))
+            continue
+        known = table[i]
+        # A header that could not be read may be mended without a change of the file's size.
+        if known.bytes == photo.bytes and (known.array is not None or photo.size is None):
+            continue
+        if i < len(complete) and complete[i]:
+            changed.append(photo.path)
+        else:
+            table[i] = _placed(photo, known, rows)
+    return table, changed
+
+
+def _placed(photo: Photograph, known: ImageEntry | None, rows: dict[str, int]) -> ImageEntry:
+    """The photograph's line in the table: in the row it had, or the next one of its size."""
+    if photo.size is None:
+        return ImageEntry(photo.path, photo.bytes, None, None, None, None)
+    height, width = photo.size
+    array = f"{height}x{width}"
+    if known is not None and known.array == array:
+        return replace(known, bytes=photo.bytes)
+    row = rows.get(array, 0)
+    rows[array] = row + 1
+    return ImageEntry(photo.path, photo.bytes, height, width, array, row)

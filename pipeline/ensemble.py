@@ -1,18 +1,15 @@
 """From logit stores to fused class maps and confidences, image by image, a strip of rows at a time.
 
-What went in stands in ``ensemble.json`` beside the predictions of a dataset; its fingerprint says
-whether a prediction that lies there is the one that would be made now.
+What went in stands in ``ensemble.json`` beside the predictions of a dataset (see `fusion_record`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import __version__
 from ..datasets.layouts import output_stem
-from ..errors import ManifestError, StoreError, disk_error, first_few
+from ..errors import ManifestError, StoreError, disk_error
 from ..files import atomic_path, is_partial, write_json
+from .fusion_record import RECORD, changes, describe, read_record, same_work
 from .lock import writer_lock
 from .manifest import Manifest, Member
 from .progress import Progress
@@ -32,7 +29,6 @@ from .scores import fuse, quantise
 from .store import DamagedShardError, ImageEntry, LogitStore
 from .survey import PREDICTIONS, store_path
 
-RECORD = "ensemble.json"
 # Each image in work holds about 170 MB at 1024x2048, whatever the number of members; four of them and
 # torch itself stay below 1.5 GB.
 THREADS = min(4, os.cpu_count() or 1)
@@ -141,18 +137,17 @@ def _plan(manifest: Manifest, dataset: str, limit: int | None, overwrite: bool, 
         )
 
     folder = manifest.output / PREDICTIONS / dataset
-    before = _previous(folder)
-    record = _describe(manifest, members, {} if overwrite else _stores(before))
-    if before and not overwrite and not _same_work(before, record):
+    before = {} if overwrite else read_record(folder)
+    record = describe(manifest.ensemble, members, before)
+    if before and not same_work(before, record):
         raise StoreError(
-            f"{folder}: holds predictions made in another way ({_changes(before, record)}); "
+            f"{folder}: holds predictions made in another way ({changes(before, record)}); "
             "choose another --output, or make them again with --overwrite"
         )
-    fresh = overwrite or not before
-    known_partial = {} if fresh else before.get("partial", {})
+    known_partial = before.get("partial", {})
     plan = Fusion(dataset, folder, members, record)
     reasons = failures(manifest.output, dataset)
-    existing = set() if fresh else _existing(folder)
+    existing = _existing(folder) if before else set()
     for path, who in has.items():
         if not who:
             plan.absent[path] = reasons.get(path, "is in no member's store yet; run 'hmsa-pipeline dump'")
@@ -202,85 +197,6 @@ def _common_table(dataset: str, stores: list[LogitStore]) -> dict[str, ImageEntr
         if other != path:
             raise StoreError(f"{dataset}: {other} and {path} would write the same prediction; rename one of them")
     return {path: entries[path] for path in sorted(entries)}
-
-
-def _describe(
-    manifest: Manifest, members: list[tuple[Member, LogitStore | None]], known: dict[str, str]
-) -> dict[str, Any]:
-    """What goes in, with its fingerprint; ``known`` are fingerprints of stores that may be gone."""
-    described = {
-        "label": manifest.ensemble.label,
-        "confidence": manifest.ensemble.confidence,
-        "members": [
-            {
-                "name": member.name,
-                "weight": member.weight,
-                "temperature": member.temperature,
-                "store": known.get(member.name) if store is None else _store_fingerprint(store),
-            }
-            for member, store in members
-        ],
-    }
-    return {"fingerprint": _digest(described), "version": __version__, **described}
-
-
-def _same_work(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether two records describe the same work on the stores that both know.
-
-    A member without a store took part in no image, which the list of partial images tells; so a store
-    may come or go.
-    """
-    known = _stores(before).keys() & _stores(now).keys()
-    same = [_work(record, known) for record in (before, now)]
-    return same[0] == same[1]
-
-
-def _work(record: dict[str, Any], known: Set[str]) -> dict[str, Any]:
-    members = [m if m["name"] in known else {**m, "store": None} for m in record.get("members", [])]
-    return {"label": record.get("label"), "confidence": record.get("confidence"), "members": members}
-
-
-def _stores(record: dict[str, Any]) -> dict[str, str]:
-    return {m["name"]: m["store"] for m in record.get("members", []) if m["store"]}
-
-
-def _store_fingerprint(store: LogitStore) -> str:
-    identity = asdict(store.identity)
-    # The same content under another file name is the same checkpoint.
-    identity.pop("checkpoint")
-    return _digest(identity)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _previous(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); make the predictions again with --overwrite") from error
-    return value if isinstance(value, dict) else {}
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    changed = [
-        f"{name} {before.get(name)} there, {now[name]} now"
-        for name in ("label", "confidence")
-        if before.get(name) != now[name]
-    ]
-    old, new = ({m["name"]: m for m in record.get("members", [])} for record in (before, now))
-    if list(old) != list(new):
-        changed.append(f"members {', '.join(old)} there, {', '.join(new)} now")
-    for name in old.keys() & new.keys():
-        for what in ("weight", "temperature", "store"):
-            if old[name].get(what) != new[name][what]:
-                detail = "" if what == "store" else f" {old[name].get(what)} there, {new[name][what]} now"
-                changed.append(f"{what} of {name}{detail or ' made with other settings'}")
-    return first_few(changed, 3) or "another version"
 
 
 def _existing(folder: Path) -> set[Path]:
@@ -349,7 +265,7 @@ def _run(plan: Fusion, result: FusionResult, progress: Progress, overwrite: bool
     # Before the first prediction: one that lies there without its line in the record would later pass
     # for one of all members.
     record = {**plan.record, "partial": plan.partial}
-    if _previous_or_none(plan.folder) != record:
+    if overwrite or read_record(plan.folder) != record:
         write_json(plan.folder / RECORD, record)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -372,13 +288,6 @@ def _run(plan: Fusion, result: FusionResult, progress: Progress, overwrite: bool
                     _collect(wait(waiting, return_when=FIRST_COMPLETED).done, waiting, result, progress)
     finally:
         torch.set_num_threads(threads)
-
-
-def _previous_or_none(folder: Path) -> dict[str, Any] | None:
-    try:
-        return _previous(folder)
-    except StoreError:
-        return None
 
 
 def _collect(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -43,10 +44,10 @@ def parse_channels(text: str) -> list[int]:
     """
     channels: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        numbers = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part)
+        if not numbers:
             raise ManifestError(f"--channels {text}: is no list of channels; write for example 0-18")
-        channels += range(int(first), int(last or first) + 1)
+        channels += range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1)
     if len(channels) != len(CLASS_NAMES) or len(set(channels)) != len(channels):
         raise ManifestError(
             f"--channels {text}: selects {len(set(channels))} channels, {len(CLASS_NAMES)} different ones are needed"
@@ -170,7 +171,7 @@ def _read(
     """The logits in one file, (C, H, W) float16; StoreError naming the file if they do not fit."""
     try:
         with np.load(path, allow_pickle=False) as content:
-            logits = content[KEY]
+            logits = np.asarray(content[KEY])
     except FileNotFoundError as error:
         raise StoreError(f"{path}: there is no such file; make it and import again") from error
     except KeyError as error:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StoreError
+from ..files import guarded
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0
+_HIDDEN = "hidden"
 
 
 @contextlib.contextmanager
@@ -25,9 +27,9 @@ def writer_lock(target: Path) -> Iterator[None]:
     """Hold the lock of the folder ``target`` while the block runs.
 
     The lock is the file ``<target>.lock`` beside it, so that the folder may be removed and holds
-    nothing but results. On one host the lock of a process that is
-    gone is free at once; that of another host after five minutes without heartbeat (its file's
-    modification time, renewed every 30 s).
+    nothing but results. The lock of a process of this host that is gone is free at once; that of another
+    host, or from before a restart, after five minutes without heartbeat (its file's modification time,
+    renewed every 30 s).
 
     Raises:
         StoreError: somebody else holds it, or the folder cannot be written.
@@ -39,108 +41,126 @@ def writer_lock(target: Path) -> Iterator[None]:
         _acquire(path, token)
     except OSError as error:
         raise StoreError(
-            f"{path.parent}: cannot be written ({error.strerror}); free it or choose another --output"
+            f"{path.parent}: cannot be written ({error.strerror or error}); free it or choose another --output"
         ) from error
     stop = threading.Event()
-    beat = threading.Thread(target=_heartbeat, args=(path, stop), name="lock-heartbeat", daemon=True)
+    beat = threading.Thread(target=_heartbeat, args=(path, token, stop), name="lock-heartbeat", daemon=True)
     beat.start()
     try:
         yield
     finally:
         stop.set()
         beat.join()
-        if (_holder(path) or {}).get("token") == token:
-            path.unlink(missing_ok=True)
+        # A lock that cannot be removed is free all the same once its process is gone.
+        with contextlib.suppress(OSError):
+            _release(path, token)
+
+
+def _guard(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Without it, of two that find a dead lock, one could remove what the other has just made its own."""
+    return guarded(path.with_name(f".{path.name}.guard"))
 
 
 def _acquire(path: Path, token: str) -> None:
     holder = {
         "host": socket.gethostname(),
+        "machine": _machine(),
         "pid": os.getpid(),
         "started": _process_start(os.getpid()),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "token": token,
     }
-    while True:
+    with _guard(path):
+        _clear_dead(path)
         try:
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-        except FileExistsError:
-            _clear_dead(path)
-            continue
-        with os.fdopen(handle, "w") as file:
-            json.dump(holder, file)
-        return
+        except FileExistsError as error:
+            raise StoreError(f"{path}: another process has just taken it; wait for it, or stop it first") from error
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(holder, file)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _release(path: Path, token: str) -> None:
+    with _guard(path):
+        if _token(path) == token:
+            path.unlink(missing_ok=True)
 
 
 def _clear_dead(path: Path) -> None:
-    """Move a dead holder's lock out of the way; StoreError if its holder lives."""
+    """Remove a dead holder's lock; StoreError if its holder lives."""
     holder = _holder(path)
     if holder is None:
         return
     if _alive(holder, path):
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}" if holder else "a process"
         raise StoreError(f"{path}: held by {who}; wait for it, or stop it first")
-    aside = path.with_name(f".{uuid.uuid4().hex}.lock.partial")
-    try:
-        path.rename(aside)
-    except FileNotFoundError:
-        return
-    # Between reading and moving, another process may have taken the dead lock over: give its lock back.
-    moved = _holder(aside)
-    if moved is not None and moved.get("token") != holder.get("token"):
-        with contextlib.suppress(OSError):
-            os.link(aside, path)
-    aside.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """The holder that the lock names; an empty one while its maker has not yet written the name."""
+    """The holder that the lock names; an empty one if the file does not name one."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:
         return {}
-    named = isinstance(value, dict) and {"host", "pid", "started", "since", "token"} <= value.keys()
-    return value if named else {}
+    named = isinstance(value, dict) and {"host", "machine", "pid", "started", "since", "token"} <= value.keys()
+    return value if named and isinstance(value["pid"], int) and 0 < value["pid"] < 2**31 else {}
+
+
+def _token(path: Path) -> str | None:
+    return (_holder(path) or {}).get("token")
 
 
 def _alive(holder: dict[str, Any], path: Path) -> bool:
-    if holder and holder["host"] == socket.gethostname():
+    if holder and (holder["host"], holder["machine"]) == (socket.gethostname(), _machine()):
         started = _process_start(holder["pid"])
-        return started is not None and started == holder["started"]
+        return started is not None and (started == holder["started"] or _HIDDEN in (started, holder["started"]))
     try:
         return time.time() - path.stat().st_mtime < STALE_SECONDS
     except FileNotFoundError:
         return False
 
 
+def _machine() -> str:
+    """Where process numbers mean the same: the boot and the container. Many hosts share one name."""
+    parts = []
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))  # noqa: PTH115  it is no path
+    return " ".join(parts)
+
+
 def _process_start(pid: int) -> str | None:
-    """When a process of this host started (a number reused by the kernel is another process)."""
+    """When a process of this machine started (a number given anew is another process); None if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-        return _signalled(pid)
     except OSError:
-        return None
+        return _signalled(pid)
     state, *rest = stat.rpartition(")")[2].split()
     return None if state in "ZX" else rest[18]
 
 
 def _signalled(pid: int) -> str | None:
+    """The same where there is no /proc, or where it does not show other users' processes."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except PermissionError:
         pass
-    return "running"
+    return _HIDDEN
 
 
-def _heartbeat(path: Path, stop: threading.Event) -> None:
+def _heartbeat(path: Path, token: str, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
         # A missed beat only brings the lock nearer to being stale; the next one mends it.
         with contextlib.suppress(OSError):
-            os.utime(path)
+            if _token(path) == token:
+                os.utime(path)

@@ -5,14 +5,14 @@ Times and failures stand here and not in the stores, so that equal work gives eq
 
 from __future__ import annotations
 
-import fcntl
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..files import write_json
+from ..errors import StoreError
+from ..files import guarded, write_json
 
 RUN_FILE = "run.json"
 
@@ -28,22 +28,30 @@ def read_runs(output: Path) -> dict[str, dict[str, Any]]:
         value = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return {k: v for k, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else {}
 
 
 def record_run(output: Path, command: str, subject: str, manifest: dict[str, Any], **facts: Any) -> None:
     """Replace the entry of ``command`` on ``subject`` (such as ``bravo_ACDC/cityscapes``).
 
     Several machines may work on one output at once: the file is read, changed and put back under a
-    lock of its own.
+    guard of its own.
+
+    Raises:
+        StoreError: the output cannot be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / f".{RUN_FILE}.lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        runs = read_runs(output)
-        entry = {"version": __version__, "finished": now(), **facts, "manifest": manifest}
-        runs.setdefault(command, {})[subject] = entry
-        write_json(output / RUN_FILE, runs)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with guarded(output / f".{RUN_FILE}.lock"):
+            runs = read_runs(output)
+            entry = {"version": __version__, "finished": now(), **facts, "manifest": manifest}
+            runs.setdefault(command, {})[subject] = entry
+            write_json(output / RUN_FILE, runs)
+    except OSError as error:
+        raise StoreError(
+            f"{output / RUN_FILE}: cannot be written ({error.strerror or error}); free some space or mend it and "
+            "run the same command again, what is complete is kept"
+        ) from error
 
 
 def failures(output: Path, dataset: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,15 +59,15 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and (kind == "cpu" or not number.isdecimal())):
+    if not (found := re.fullmatch(r"(cpu)|cuda(?::(\d{1,3}))?", name)):
         raise ManifestError(f"--device {name}: is no device; use auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(number or 0) >= count:
-            found = f"{count} CUDA devices are" if count != 1 else "one CUDA device is"
-            raise ManifestError(f"--device {name}: {found} there; use --device auto or cpu")
-    return torch.device(name)
+    if found[1]:
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(found[2] or 0) >= count:
+        there = f"{count} CUDA devices are" if count != 1 else "one CUDA device is"
+        raise ManifestError(f"--device {name}: {there} there; use --device auto or cpu")
+    return torch.device("cuda", int(found[2])) if found[2] else torch.device("cuda")
 
 
 def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:

@@ -69,7 +69,13 @@ def fuse(
     if label not in LABELS or confidence not in CONFIDENCES:
         raise ValueError(f"unknown function: label {label!r}, confidence {confidence!r}")
     temperatures = [1.0] * len(weights) if temperatures is None else temperatures
-    if min(weights) < 0 or not sum(weights) > 0 or len(temperatures) != len(weights) or min(temperatures) <= 0:
+    if (
+        len(temperatures) != len(weights)
+        or not all(math.isfinite(number) for number in (*weights, *temperatures))
+        or not sum(weights) > 0
+        or min(weights) < 0
+        or min(temperatures) <= 0
+    ):
         raise ValueError(f"weights {list(weights)} or temperatures {list(temperatures)} are out of range")
     if {label, confidence} & UNWEIGHTED and len(set(weights)) > 1:
         raise ValueError(f"weights have no meaning for {label} with {confidence}")

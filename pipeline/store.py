@@ -6,18 +6,23 @@ The only file of the package that knows Zarr. What holds of every store:
   under a temporary name, flushed, and renamed into place by the one writer that owns the store's lock;
 * the table of images in the attributes is the truth, the arrays follow it: a process that died between
   the two leaves a store that the next writer completes;
+* Zarr gives NaN for a shard that it does not find, and every value it can for metadata that are not what
+  they were: what is read is therefore held against what a store of ours must be;
 * equal work gives equal bytes: no times, hosts or failures are kept in a store.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import math
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePosixPath
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +32,8 @@ from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from ..errors import StoreError
-from ..files import is_partial, write_bytes
+from ..files import PARTIAL, is_partial, write_bytes
+from .attributes import Identity, ImageEntry, Photograph, brought_up, check_images, images_from_json, rows_of
 
 FORMAT_VERSION = 1
 _STRIP_BYTES = 5 * 2**20
@@ -35,79 +41,6 @@ _STRIP_BYTES = 5 * 2**20
 
 class DamagedShardError(StoreError):
     """A shard that is there but does not decode to finite logits."""
-
-
-@dataclass(frozen=True)
-class ImageEntry:
-    """One row of a store's table of images.
-
-    ``path`` is relative to the dataset's root, with ``/``; ``bytes`` is the size of the photograph's
-    file. ``height``, ``width``, ``array`` and ``row`` are None for a file whose header cannot be read:
-    it has no place in an array and is never complete.
-    """
-
-    path: str
-    bytes: int
-    height: int | None
-    width: int | None
-    array: str | None
-    row: int | None
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """A photograph as the dataset shows it now; ``size`` is (height, width), None if undecodable."""
-
-    path: str
-    bytes: int
-    size: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a store's logits were made with; only work of one identity is ever mixed in one store.
-
-    Attributes:
-        model: the member's name.
-        architecture: its name in the registry, or ``external`` for imported logits.
-        checkpoint: file name of the checkpoint, None for imported logits.
-        sha256: of the checkpoint's content; the file may be renamed, its content may not change.
-        scales: inference scales, ascending.
-        flip: whether logits of the mirrored image were averaged in.
-        precision: fp16, bf16 or fp32, as really computed; None for imported logits, as scales and flip.
-        classes: names of the C classes, in train-id order.
-        preprocessing: how pixels became the network's input.
-        encoding: name of the chunk encoding.
-        source: for imported logits, where they came from and which channels were taken.
-    """
-
-    model: str
-    architecture: str
-    checkpoint: str | None
-    sha256: str | None
-    scales: tuple[float, ...] | None
-    flip: bool | None
-    precision: str | None
-    classes: tuple[str, ...]
-    preprocessing: Mapping[str, Any] | None
-    encoding: str = "lossless"
-    source: Mapping[str, Any] | None = None
-
-    def differences(self, other: Identity) -> list[str]:
-        """Every setting in which ``other`` is another work, as ``name: mine, now: other's``."""
-        mine, theirs = asdict(self), asdict(other)
-        return [
-            f"{name} {_plain(mine[name])} there, {_plain(theirs[name])} now"
-            for name in mine
-            if name != "checkpoint" and _plain(mine[name]) != _plain(theirs[name])
-        ]
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON gives it back."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 class _DurableStore(LocalStore):
@@ -122,7 +55,12 @@ class _DurableStore(LocalStore):
 
     def set_sync(self, key: str, value: Buffer) -> None:
         self._check_writable()
-        write_bytes(self.root / key, value.to_bytes())
+        write_bytes(self.root / key, memoryview(value.as_buffer_like()))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        # zarr's own needs hard links, which not every disk has; a store has one writer.
+        if not await self.exists(key):
+            await self.set(key, value)
 
 
 def strip_rows(classes: int, height: int, width: int) -> int:
@@ -138,16 +76,24 @@ class LogitStore:
     ``writable=True`` holds the store's lock (`pipeline.lock`).
     """
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Path, group: zarr.Group, seen: tuple[int, int] | None) -> None:
         self.path = path
         self._group = group
+        self._seen = seen
         self._arrays: dict[str, zarr.Array] = {}
+        self.identity: Identity
+        self.images: list[ImageEntry]
         self._load()
 
     @staticmethod
     def exists(path: Path) -> bool:
-        """Whether a store was begun at ``path``."""
-        return (path / "zarr.json").is_file()
+        """Whether a store was begun at ``path``; StoreError if the disk does not say."""
+        try:
+            return stat.S_ISREG((path / "zarr.json").stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
 
     @classmethod
     def create(cls, path: Path, identity: Identity, versions: Mapping[str, str]) -> LogitStore:
@@ -165,14 +111,15 @@ class LogitStore:
             cls.remove(path)
             attributes = {
                 "format_version": FORMAT_VERSION,
-                **_plain(asdict(identity)),
+                **identity.as_json(),
                 **versions,
                 "images": [],
             }
             group = zarr.create_group(_DurableStore(path), zarr_format=3, attributes=attributes)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be created ({error.strerror}); choose another --output") from error
-        return cls(path, group)
+            reason = error.strerror or error
+            raise StoreError(f"{path}: cannot be created ({reason}); mend that or choose another --output") from error
+        return cls(path, group, _version(path))
 
     @classmethod
     def for_writing(
@@ -185,7 +132,13 @@ class LogitStore:
         Raises:
             StoreError: it was made with other settings, is damaged, or cannot be written.
         """
+        _clear(_aside(path))
         if overwrite or not cls.exists(path):
+            if not overwrite and any(path.glob("*/c.*")):
+                raise StoreError(
+                    f"{path}: holds logits but no zarr.json that says what they are; put it back, or start afresh "
+                    "with --overwrite"
+                )
             return cls.create(path, identity, versions)
         store = cls.open(path, writable=True)
         store.require(identity)
@@ -205,10 +158,13 @@ class LogitStore:
 
     @staticmethod
     def remove(path: Path) -> None:
-        """Remove a whole store, its metadata first, so that half of one is never taken for a store."""
-        (path / "zarr.json").unlink(missing_ok=True)
+        """Remove a whole store, out of sight first, so that half of one is never taken for a store."""
+        _clear(_aside(path))
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise NotADirectoryError(errno.ENOTDIR, "is no folder but a link or a file; remove it by hand")
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(_aside(path))
+            _clear(_aside(path))
 
     @classmethod
     def open(cls, path: Path, *, writable: bool = False) -> LogitStore:
@@ -219,6 +175,7 @@ class LogitStore:
         """
         if not cls.exists(path):
             raise StoreError(f"{path}: there is no store; make it with 'hmsa-pipeline dump'")
+        seen = _version(path)
         try:
             group = zarr.open_group(
                 _DurableStore(path, read_only=not writable),
@@ -229,30 +186,33 @@ class LogitStore:
             raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
         except Exception as error:
             raise StoreError(_damaged_metadata(path, error)) from error
-        return cls(path, group)
+        return cls(path, group, seen)
 
     def _load(self) -> None:
-        attributes: dict[str, Any] = dict(self._group.attrs)
-        version = attributes.get("format_version")
+        try:
+            attributes: dict[str, Any] = dict(self._group.attrs)
+            version = attributes["format_version"]
+            if version == FORMAT_VERSION:
+                self.identity = Identity.from_json(attributes)
+                self.images = images_from_json(attributes["images"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(_damaged_metadata(self.path, error)) from error
         if version != FORMAT_VERSION:
             raise StoreError(
                 f"{self.path}: is of format version {version}, this hmsa-pipeline reads {FORMAT_VERSION}; "
                 "use the version that wrote it, or start it afresh with --overwrite"
             )
-        try:
-            names = [f.name for f in fields(Identity)]
-            known: dict[str, Any] = {name: attributes[name] for name in names}
-            for name in ("scales", "classes"):
-                known[name] = None if known[name] is None else tuple(known[name])
-            self.identity = Identity(**known)
-            self.images = [ImageEntry(**entry) for entry in attributes["images"]]
-        except (KeyError, TypeError) as error:
-            raise StoreError(_damaged_metadata(self.path, error)) from error
         self.index = {entry.path: i for i, entry in enumerate(self.images)}
-        for entry in self.images:
-            parts = PurePosixPath(entry.path).parts
-            if not parts or ".." in parts or PurePosixPath(entry.path).is_absolute() or "\\" in entry.path:
-                raise StoreError(f"{self.path}: lists the image {entry.path!r}, which leaves the output folder")
+
+    def _require_unchanged(self, index: int) -> None:
+        """Raise StoreError if another work took the store's place since it was opened."""
+        seen = _version(self.path)
+        if seen == self._seen:
+            return
+        now = LogitStore.open(self.path)
+        if now.identity.differences(self.identity) or now.images[index : index + 1] != [self.images[index]]:
+            raise StoreError(f"{self.path}: was started afresh meanwhile; run the same command again")
+        self._seen = seen
 
     @property
     def classes(self) -> int:
@@ -271,64 +231,51 @@ class LogitStore:
             how many rows were added.
 
         Raises:
-            StoreError: a photograph changed since its logits were stored.
+            StoreError: a photograph changed since its logits were stored, or cannot be listed.
         """
-        complete = self.complete()
-        images = list(self.images)
-        rows = {name: self._rows(images, name) for name in {e.array for e in images if e.array}}
-        changed, renewed, added = [], 0, 0
-        for photo in photographs:
-            known = self.index.get(photo.path)
-            if known is not None and images[known].bytes == photo.bytes:
-                continue
-            if known is not None and complete[known]:
-                changed.append(photo.path)
-                continue
-            entry = self._place(photo, rows)
-            if known is None:
-                images.append(entry)
-                added += 1
-            else:
-                images[known] = entry
-                renewed += 1
+        images, changed = brought_up(self.images, self.complete(), photographs)
         if changed:
             raise StoreError(
                 f"{self.path}: {len(changed)} photographs have another size in bytes than when their logits were "
                 f"stored (first: {changed[0]}); put the old files back, or start afresh with --overwrite"
             )
-        if added or renewed:
+        added = len(images) - len(self.images)
+        if images != self.images:
+            try:
+                check_images(images)
+            except ValueError as error:
+                raise StoreError(f"{self.path}: cannot list these photographs ({error})") from error
+            self._require_vacant(images)
             self._group.attrs["images"] = [asdict(entry) for entry in images]
+            self._seen = _version(self.path)
             self._load()
         self._make_arrays()
         return added
 
-    @staticmethod
-    def _rows(images: Sequence[ImageEntry], array: str) -> int:
-        return 1 + max((e.row for e in images if e.array == array and e.row is not None), default=-1)
-
-    @staticmethod
-    def _place(photo: Photograph, rows: dict[str, int]) -> ImageEntry:
-        if photo.size is None:
-            return ImageEntry(photo.path, photo.bytes, None, None, None, None)
-        height, width = photo.size
-        array = f"{height}x{width}"
-        row = rows[array] = rows.get(array, 0) + 1
-        return ImageEntry(photo.path, photo.bytes, height, width, array, row - 1)
+    def _require_vacant(self, images: Sequence[ImageEntry]) -> None:
+        """Raise StoreError if a place that no image had holds logits: they would pass for another image's."""
+        taken = {(entry.array, entry.row) for entry in self.images}
+        for entry, size in zip(images, self._sizes(images), strict=True):
+            if size and (entry.array, entry.row) not in taken:
+                raise StoreError(
+                    f"{self.path}: row {entry.row} of {entry.array} holds logits that the table of images does not "
+                    "list, as if zarr.json were an older one; put the last one back, or start afresh with --overwrite"
+                )
 
     def _make_arrays(self) -> None:
-        for name in dict.fromkeys(e.array for e in self.images if e.array):
-            count = self._rows(self.images, name)
-            height, width = (int(n) for n in name.split("x"))
+        """Bring every array to the rows that the table gives it."""
+        for name, count in rows_of(self.images).items():
+            height, width = _size(name)
             shape = (count, self.classes, height, width)
-            if name not in self._group:
-                rows = strip_rows(self.classes, height, width)
+            if not (self.path / name / "zarr.json").exists():
+                strip = strip_rows(self.classes, height, width)
                 self._group.create_array(
                     name,
                     shape=shape,
                     dtype="float16",
                     fill_value=np.float16("nan"),
-                    chunks=(1, self.classes, rows, width),
-                    shards=(1, self.classes, rows * -(-height // rows), width),
+                    chunks=(1, self.classes, strip, width),
+                    shards=(1, self.classes, _whole(height, strip), width),
                     compressors=[
                         BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle),
                         Crc32cCodec(),
@@ -348,16 +295,22 @@ class LogitStore:
 
     def shard_sizes(self) -> list[int | None]:
         """Size in bytes of every image's shard, None where there is none. One scan per array."""
+        return self._sizes(self.images)
+
+    def _sizes(self, images: Sequence[ImageEntry]) -> list[int | None]:
         found: dict[tuple[str, str], int] = {}
-        for array in {e.array for e in self.images if e.array}:
+        for array in {e.array for e in images if e.array}:
             try:
                 with os.scandir(self.path / array) as scan:
                     for file in scan:
                         if file.name.startswith("c.") and not is_partial(file.name):
-                            found[array, file.name] = file.stat().st_size
+                            with contextlib.suppress(FileNotFoundError):
+                                found[array, file.name] = file.stat().st_size
             except FileNotFoundError:
                 continue
-        return [found.get((e.array or "", f"c.{e.row}.0.0.0")) for e in self.images]
+            except OSError as error:
+                raise StoreError(f"{self.path / array}: cannot be read ({error.strerror or error})") from error
+        return [found.get((e.array or "", f"c.{e.row}.0.0.0")) for e in images]
 
     def complete(self) -> list[bool]:
         """For every image whether its shard exists and is not empty."""
@@ -368,16 +321,32 @@ class LogitStore:
         if array is None:
             try:
                 node = self._group[name]
-            except KeyError as error:
-                raise StoreError(_damaged_metadata(self.path, f"array {name} is missing")) from error
-            except ValueError as error:
-                raise StoreError(_damaged_metadata(self.path, error)) from error
-            if not isinstance(node, zarr.Array):
-                raise StoreError(_damaged_metadata(self.path, f"{name} is no array"))
+                if not isinstance(node, zarr.Array) or not self._fits(node, name):
+                    raise ValueError("is not the array that the table of images calls for")
+            except OSError:
+                raise
+            except Exception as error:
+                raise StoreError(
+                    f"{self.path / name / 'zarr.json'}: cannot be understood ({_one_line(error)}); remove this one "
+                    "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it anew"
+                ) from error
             # A strip of zeros would else be left out of the shard and read back as NaN; the setting
             # is not kept with the array.
             array = self._arrays[name] = node.with_config({"write_empty_chunks": True})
         return array
+
+    def _fits(self, array: zarr.Array, name: str) -> bool:
+        """Whether an array's metadata, which have no checksum, say what decides where values come from."""
+        height, width = _size(name)
+        strip = array.chunks[2]
+        return (
+            array.shape[1:] == (self.classes, height, width)
+            and array.dtype == np.float16
+            and array.chunks == (1, self.classes, strip, width)
+            and array.shards == (1, self.classes, _whole(height, strip), width)
+            and array.metadata.encode_chunk_key((3, 2, 1, 0)) == "c.3.2.1.0"
+            and bool(np.isnan(array.fill_value))
+        )
 
     def write(self, index: int, logits: np.ndarray) -> None:
         """Store one image: all of it or, after any failure, nothing.
@@ -388,7 +357,7 @@ class LogitStore:
 
         Raises:
             ValueError: another shape or dtype.
-            StoreError: the logits are not finite in float16.
+            StoreError: the logits are not finite in float16, or another writer started the store afresh.
             OSError: the disk is full or cannot be written.
         """
         entry = self.images[index]
@@ -401,6 +370,7 @@ class LogitStore:
                 f"{entry.path}: the logits of '{self.identity.model}' are not finite in float16; "
                 "try --precision bf16 or fp32"
             )
+        self._require_unchanged(index)
         self._array(entry.array)[entry.row : entry.row + 1] = logits[None]
 
     def read(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -411,20 +381,28 @@ class LogitStore:
             DamagedShardError: the shard does not decode.
         """
         entry, shard = self.images[index], self.shard_path(index)
-        if entry.array is None or entry.row is None or shard is None or not _has_content(shard):
-            raise StoreError(f"{self.path}: has no logits of {entry.path}; make them with 'hmsa-pipeline dump'")
+        missing = f"{self.path}: has no logits of {entry.path}; make them with 'hmsa-pipeline dump'"
+        if entry.array is None or entry.row is None or shard is None:
+            raise StoreError(missing)
         try:
-            block = self._array(entry.array)[entry.row, :, start:stop, :]
+            if not _has_content(shard):
+                raise StoreError(missing)
+            block = np.asarray(self._array(entry.array)[entry.row, :, start:stop, :])
+            self._require_unchanged(index)
+            if np.isnan(block[0, :, 0]).any():
+                # What Zarr gives for a strip, or a shard, that it does not find.
+                raise ValueError("a strip is missing") if _has_content(shard) else StoreError(missing)
         except StoreError:
             raise
-        except OSError as error:
-            raise StoreError(f"{shard}: cannot be read ({error.strerror or error})") from error
         except Exception as error:
+            if not _is_damage(error):
+                reason = getattr(error, "strerror", None) or _one_line(error)
+                raise StoreError(f"{shard}: cannot be read ({reason})") from error
             raise DamagedShardError(
                 f"{shard}: the logits of {entry.path} are damaged ({_one_line(error)}); "
                 "mend with 'hmsa-pipeline verify --repair' and 'hmsa-pipeline dump'"
             ) from error
-        return np.asarray(block)
+        return block
 
     def strips(self, index: int) -> list[tuple[int, int]]:
         """(start, stop) rows of an image's chunks, the cheapest pieces to `read`."""
@@ -448,11 +426,44 @@ class LogitStore:
                 )
 
 
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}{PARTIAL}")
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _size(array: str) -> tuple[int, int]:
+    height, width = array.split("x")
+    return int(height), int(width)
+
+
+def _whole(height: int, strip: int) -> int:
+    """Rows of a shard: a whole number of strips."""
+    return strip * -(-height // strip)
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """What changes when the store's table or its settings do; None while there is none."""
+    try:
+        status = (path / "zarr.json").stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 def _has_content(path: Path) -> bool:
     try:
         return path.stat().st_size > 0
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an error says that a shard's bytes are wrong, and not that memory, threads or the disk failed."""
+    return isinstance(error, ValueError) or "blosc" in str(error)
 
 
 def _finite(logits: np.ndarray) -> bool:

@@ -54,6 +54,9 @@ def status(manifest: Manifest) -> list[StoreStatus]:
                 found.append(_status(dataset.name, member.name, path))
             except StoreError as error:
                 found.append(StoreStatus(dataset.name, member.name, problem=str(error)))
+            except OSError as error:
+                problem = f"{path}: cannot be read ({error.strerror or error})"
+                found.append(StoreStatus(dataset.name, member.name, problem=problem))
     return found
 
 
@@ -62,7 +65,7 @@ def _status(dataset: str, model: str, path: Path) -> StoreStatus:
         return StoreStatus(dataset, model)
     store = LogitStore.open(path)
     sizes = store.shard_sizes()
-    times = [file.stat().st_mtime for file in _shards(path)]
+    times = list(_times(path))
     written = datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None
     return StoreStatus(
         dataset,
@@ -74,12 +77,17 @@ def _status(dataset: str, model: str, path: Path) -> StoreStatus:
     )
 
 
-def _shards(path: Path) -> Iterator[os.DirEntry[str]]:
+def _times(path: Path) -> Iterator[float]:
+    """When each shard was written."""
     with os.scandir(path) as arrays:
         folders = [entry.path for entry in arrays if entry.is_dir()]
     for folder in folders:
         with os.scandir(folder) as files:
-            yield from (file for file in files if file.name.startswith("c."))
+            for file in files:
+                if file.name.startswith("c."):
+                    # A writer may take it away under our hands.
+                    with contextlib.suppress(FileNotFoundError):
+                        yield file.stat().st_mtime
 
 
 @dataclass
@@ -121,17 +129,19 @@ def verify(manifest: Manifest, *, repair: bool = False) -> list[Verified]:
     ]
     if not stores:
         raise StoreError(f"{manifest.output}: holds no store; make them with 'hmsa-pipeline dump'")
-    sizes = {id(store): store.shard_sizes() for _, _, store in stores}
+    counts = [sum(size is not None for size in store.shard_sizes()) for _, _, store in stores]
     results = []
     with (
-        Progress(sum(size is not None for found in sizes.values() for size in found)) as progress,
+        Progress(sum(counts)) as progress,
         ThreadPoolExecutor(max(1, os.cpu_count() or 1), "verify") as pool,
     ):
-        for dataset, model, store in stores:
+        for (dataset, model, seen), count in zip(stores, counts, strict=True):
             result = Verified(dataset, model)
-            there = [i for i, size in enumerate(sizes[id(store)]) if size is not None]
-            progress.job(f"{dataset}/{model}", len(there))
-            with writer_lock(store.path) if repair else contextlib.nullcontext():
+            progress.job(f"{dataset}/{model}", count)
+            with writer_lock(seen.path) if repair else contextlib.nullcontext():
+                # What is moved must be what its table says now, not when nobody held the lock.
+                store = LogitStore.open(seen.path) if repair else seen
+                there = [i for i, size in enumerate(store.shard_sizes()) if size is not None]
                 damaged = []
                 for index, error in zip(there, pool.map(lambda i, s=store: _check(s, i), there), strict=True):
                     image = store.images[index].path

@@ -49,6 +49,11 @@ def shade(colour: Colour, factor: float) -> Colour:
     return colour[0] * factor, colour[1] * factor, colour[2] * factor
 
 
+def upright(x0: float, x1: float, y0: float, y1: float, z: float) -> list[Point]:
+    """The corners of a rectangle that faces the camera."""
+    return [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)]
+
+
 def noise(rng: np.random.Generator, height: int, width: int, cells: float) -> NDArray[np.float32]:
     """Smooth value noise (height, width) in about -1 to 1, with ``cells`` hills across its width."""
     grid = (max(2, round(cells * height / width) + 1), max(2, round(cells) + 1))

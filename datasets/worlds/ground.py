@@ -10,7 +10,9 @@ from .canvas import FAR, LABEL, Canvas, Points, noise
 from .street import LANE, Street
 from .style import Style
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
+
+_TILE = 512  # samples along a side of the noise that is laid out on the ground
 
 
 def paint_sky(canvas: Canvas, rng: np.random.Generator, style: Style) -> None:
@@ -23,7 +25,7 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator, style: Style) -> None:
         for cells, weight in ((2.5, 0.5), (6, 0.3), (15, 0.2))
     )
     # Half of the noise lies above zero: with no clouds almost nothing passes, with all clouds everything.
-    clouds = np.clip((cover + style.clouds * 1.1 - 0.75) * 2.2, 0, 1) * (1 - rows[:, None] ** 3 * 0.7)
+    clouds = np.clip((cover * 1.6 + style.clouds * 1.5 - 0.7) * 2.2, 0, 1) * (1 - rows[:, None] ** 3 * 0.7)
     bright = haze + (255 - haze) * 0.55 if style.sun > 0.5 else haze * 1.03
     sky = sky + (bright - sky) * (clouds * 0.85)[..., None]
     canvas.rgb = Image.fromarray(np.clip(sky, 0, 255).astype(np.uint8))
@@ -89,7 +91,7 @@ class Ground:
         street, x, z = self._street, self.x, self.z
         patches = self._texture(rng, 0.9)
         near = np.clip(1.3 - z / 40, 0, 1)  # what is fine melts into an even tone far away
-        asphalt = np.array([96, 97, 101]) * rng.uniform(0.82, 1.18) + rng.normal(0, 2.5, 3)
+        asphalt = np.array([112, 112, 115]) * rng.uniform(0.82, 1.18) + rng.normal(0, 2.5, 3)
         slabs = np.array([168, 163, 155]) * rng.uniform(0.85, 1.1) + rng.normal(0, 4, 3)
         grass = np.array([98, 124, 58]) * rng.uniform(0.8, 1.1) + rng.normal(0, 6, 3)
         table = np.zeros((20, 3), dtype=np.float32)
@@ -113,7 +115,7 @@ class Ground:
             lies = np.array([0.15, 0.8, 0.95], dtype=np.float32)  # on road, pavement and grass
             cover = np.zeros(20, dtype=np.float32)
             cover[[LABEL["road"], LABEL["sidewalk"], LABEL["terrain"]]] = lies
-            melted = 0.5 * tracks + 0.35 * self._texture(rng, 0.35)
+            melted = 0.5 * tracks + 0.25 * self._texture(rng, 0.7)
             white_share = np.clip(cover[ids] * (0.55 + style.snow) - melted + 0.2 * style.snow, 0, 0.95)
             colours = colours + (np.array([231, 234, 240]) - colours) * white_share[..., None]
         if style.wet:
@@ -150,11 +152,10 @@ class Ground:
 
     def _texture(self, rng: np.random.Generator, hill: float) -> Floats:
         """Noise in -1 to 1 that lies on the ground, with hills of ``hill`` metres, and finer ones within."""
-        size = 512
-        tile = noise(rng, size, size, 32) * 0.6 + noise(rng, size, size, 110) * 0.4
-        cell = hill * 32 / size  # metres per sample of the tile
-        across = (self.x / cell).astype(np.int32) % size
-        ahead = (self.z / cell).astype(np.int32) % size
+        tile = _seamless(rng, _TILE, 16) * 0.6 + _seamless(rng, _TILE, 64) * 0.4
+        cell = hill * 16 / _TILE  # metres per sample of the tile
+        across = (self.x / cell).astype(np.int32) % _TILE
+        ahead = (self.z / cell).astype(np.int32) % _TILE
         return tile[ahead, across] * np.clip(1.4 - self.z / 60, 0.15, 1)
 
     def _odd_colours(self, rng: np.random.Generator) -> Floats:
@@ -168,10 +169,21 @@ class Ground:
             return (water + (np.array([232, 246, 244]) - water) * foam).astype(np.float32)
         if kind == 1:
             glow = np.clip(1 - np.abs(waves) * 3.2, 0, 1)[..., None]
-            return (np.array([44, 30, 28]) + (np.array([255, 132, 24]) - np.array([44, 30, 28])) * glow).astype(np.float32)
+            return (np.array([44, 30, 28]) + (np.array([255, 132, 24]) - np.array([44, 30, 28])) * glow).astype(
+                np.float32
+            )
         if kind == 2:
             planks = 1 - 0.55 * (z % 1.2 < 0.06) + 0.12 * np.sin(np.floor(z / 1.2) * 12.9898) + 0.16 * waves
             return (np.array([168, 112, 62]) * planks[..., None]).astype(np.float32)
         fields = (np.floor(x / 1.1) + np.floor(z / 1.1)) % 2
         tiles = np.array([48, 46, 58]) + (np.array([232, 226, 214]) - np.array([48, 46, 58])) * fields[..., None]
         return (tiles * (1 + 0.05 * waves[..., None])).astype(np.float32)
+
+
+def _seamless(rng: np.random.Generator, size: int, cells: int) -> Floats:
+    """Value noise (size, size) that goes on where it ends, with ``cells`` hills along each side."""
+    rim, step = 2, size // cells
+    values = np.pad(rng.uniform(-1, 1, (cells, cells)).astype(np.float32), rim, mode="wrap")
+    whole = (cells + 2 * rim) * step
+    smooth = np.asarray(Image.fromarray(values).resize((whole, whole), Image.Resampling.BICUBIC))
+    return smooth[rim * step : -rim * step, rim * step : -rim * step]

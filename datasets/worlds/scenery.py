@@ -1,4 +1,4 @@
-"""What stands beside a street and does not move: houses, trees, walls, fences, lamps, lights and signs."""
+"""What grows and stands along a street: trees, hedges, walls, fences, lamps, traffic lights and signs."""
 
 from __future__ import annotations
 
@@ -6,140 +6,12 @@ import math
 
 import numpy as np
 
-from .canvas import Canvas, Colour, Point, mix, shade
+from .canvas import Canvas, Colour, Point, mix, shade, upright
+from .houses import facing
 from .street import Plot, Street
 from .style import Style
 
-_FACADES: tuple[Colour, ...] = (
-    (196, 178, 150),
-    (214, 204, 186),
-    (172, 98, 76),
-    (150, 84, 66),
-    (206, 172, 112),
-    (176, 176, 172),
-    (138, 142, 146),
-    (224, 218, 208),
-    (190, 150, 130),
-    (160, 170, 164),
-)
-_SIGNBOARDS: tuple[Colour, ...] = ((176, 40, 40), (34, 88, 150), (40, 118, 72), (214, 160, 44), (60, 60, 66), (232, 230, 224))
 _STREETLIGHT: Colour = (255, 214, 150)
-
-
-def facing(side: int, street: Street, style: Style) -> float:
-    """How bright a wall beside the street is, which looks across it."""
-    return 1 - 0.3 * style.sun * (side == street.sunny_side) + 0.06 * style.sun * (side != street.sunny_side)
-
-
-def backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
-    """The town far away: roofs and treetops along the horizon."""
-    x = -330.0
-    while x < 330:
-        width, height = rng.uniform(10, 38), rng.uniform(7, 22)
-        if rng.random() < 0.6:
-            colour = shade(_FACADES[rng.integers(len(_FACADES))], rng.uniform(0.6, 0.8))
-            canvas.solid(_upright(x, x + width, 0, height, 300), colour, "building")
-        else:
-            green = (70 + rng.uniform(-8, 8), 92 + rng.uniform(-8, 8), 58.0)
-            spots = [
-                (x + rng.uniform(0, width), rng.uniform(0, height * 0.45), rng.uniform(3, 6), shade(green, rng.uniform(0.8, 1.1)))
-                for _ in range(24)
-            ]
-            canvas.blobs(spots, 290, "vegetation")
-        x += width * rng.uniform(0.7, 1.0)
-
-
-def house(canvas: Canvas, rng: np.random.Generator, street: Street, style: Style, side: int, plot: Plot) -> None:
-    """A house with its front to the street and its end to the camera, over the whole of a plot."""
-    floors, storey = int(rng.integers(2, 7)), rng.uniform(2.9, 3.5)
-    height = floors * storey + rng.uniform(0.3, 1.2)
-    base = shade(_FACADES[rng.integers(len(_FACADES))], rng.uniform(0.85, 1.08))
-    front, end = shade(base, facing(side, street, style)), shade(base, 0.84)
-    edge = street.edge(side) + side * rng.choice([0.0, 0.0, 0.8])
-    length = plot.far - plot.near
-
-    def spot(along: float, y: float, out: float = 0.0) -> Point:
-        z = plot.near + along
-        return street.at(edge - side * out, z), y, z
-
-    back = side * 13
-    if rng.random() < 0.45:  # a roof that slopes up from the eaves
-        roof, rise = shade(((148, 74, 58), (92, 84, 84), (120, 62, 50))[rng.integers(3)], 0.9), rng.uniform(2.5, 4.5)
-        snowy = mix(roof, (236, 238, 242), 0.85 * style.snow)
-        x0, x1 = street.at(edge, plot.near), street.at(edge, plot.far)
-        ridge = (x0 + back / 2, height + rise, plot.near), (x1 + back / 2, height + rise, plot.far)
-        canvas.solid([(x0, height, plot.near), (x1, height, plot.far), ridge[1], ridge[0]], snowy, "building")
-        canvas.solid([(x0, height, plot.near), (x0 + back, height, plot.near), ridge[0]], end, "building")
-    x0, _, _ = spot(0, 0)
-    canvas.solid(_upright(x0, x0 + back, 0, height, max(plot.near, 0.1)), end, "building")
-    if plot.near > 2:
-        _end_windows(canvas, rng, x0, back, plot.near, floors, storey, end)
-    strips = max(2, round(length / 3))
-    for n in reversed(range(strips)):
-        a, b = n * length / strips, (n + 1) * length / strips
-        canvas.solid([spot(a, 0), spot(b, 0), spot(b, height), spot(a, height)], front, "building")
-    canvas.detail([spot(0, height - 0.35), spot(length, height - 0.35), spot(length, height), spot(0, height)], shade(front, 1.12))
-    canvas.detail([spot(0, 0), spot(length, 0), spot(length, 0.5), spot(0, 0.5)], shade(front, 0.78))
-    bays = max(1, int(length / rng.uniform(2.4, 3.6)))
-    wide, tall = rng.uniform(0.42, 0.62), rng.uniform(0.45, 0.66)
-    shops = bool(rng.random() < 0.45)
-    frame = mix(front, (240, 238, 232), 0.55) if rng.random() < 0.7 else shade(front, 0.62)
-    sky = mix(style.haze, style.zenith, 0.5)
-    for bay in reversed(range(bays)):
-        a = (bay + 0.5 - wide / 2) * length / bays
-        b = (bay + 0.5 + wide / 2) * length / bays
-        if plot.near + b < 1 or canvas.pixels(storey, plot.near + a if plot.near + a > 1 else 1.0) < 5:
-            continue
-        for floor in range(floors):
-            if floor == 0 and shops:
-                continue
-            y0 = floor * storey + storey * (0.9 - tall) + 0.2
-            y1 = y0 + tall * storey
-            canvas.detail(
-                [spot(a - 0.12, y0 - 0.14), spot(b + 0.12, y0 - 0.14), spot(b + 0.12, y1 + 0.1), spot(a - 0.12, y1 + 0.1)], frame
-            )
-            glass, lit = _glass(rng, style, sky)
-            canvas.detail([spot(a, y0), spot(b, y0), spot(b, y1), spot(a, y1)], glass, lit)
-            if canvas.pixels(0.08, plot.near + b) > 0.7:
-                m = (a + b) / 2
-                canvas.detail([spot(m - 0.04, y0), spot(m + 0.04, y0), spot(m + 0.04, y1), spot(m - 0.04, y1)], frame)
-    if shops:
-        _shops(canvas, rng, style, spot, length, storey)
-
-
-def _end_windows(
-    canvas: Canvas, rng: np.random.Generator, x0: float, back: float, z: float, floors: int, storey: float, wall: Colour
-) -> None:
-    for column in (0.25, 0.5, 0.75):
-        if rng.random() < 0.6:
-            x = x0 + back * column
-            for floor in range(floors):
-                y = floor * storey + storey * 0.35
-                canvas.detail(_upright(x - 0.5, x + 0.5, y, y + 1.3, z), mix(wall, (40, 46, 56), 0.7))
-
-
-def _glass(rng: np.random.Generator, style: Style, sky: Colour) -> tuple[Colour, Colour | None]:
-    """Colour of a window, and what it shines in if somebody is at home at night."""
-    if style.night and rng.random() < 0.22:
-        lit = mix((255, 190, 96), (226, 220, 200), rng.random())
-        return lit, shade(lit, rng.uniform(0.25, 0.7))
-    glass = mix((44, 52, 62), sky, rng.uniform(0.05, 0.45))
-    return (mix(glass, (222, 214, 200), 0.6), None) if rng.random() < 0.15 else (glass, None)
-
-
-def _shops(canvas: Canvas, rng: np.random.Generator, style: Style, spot, length: float, storey: float) -> None:
-    along = 0.6
-    while along < length - 3:
-        width = min(rng.uniform(3, 6), length - along - 0.4)
-        board = _SIGNBOARDS[rng.integers(len(_SIGNBOARDS))]
-        lit = (255, 226, 180) if style.night and rng.random() < 0.6 else None
-        glass = lit or mix((46, 50, 56), (150, 150, 146), rng.uniform(0, 0.5))
-        a, b, top = along, along + width, storey * 0.72
-        canvas.detail([spot(a, 0.35), spot(b, 0.35), spot(b, top), spot(a, top)], glass, shade(lit, 0.75) if lit else None)
-        canvas.detail([spot(a, top), spot(b, top), spot(b, top + 0.55), spot(a, top + 0.55)], board, shade(board, 0.6) if lit else None)
-        if rng.random() < 0.4:  # an awning over the pavement, part of the building
-            canvas.solid([spot(a, top), spot(b, top), spot(b, top - 0.5, 1.2), spot(a, top - 0.5, 1.2)], shade(board, 0.92), "building")
-        along = b + 0.6
 
 
 def tree(canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: float, size: float = 1.0) -> None:
@@ -147,7 +19,11 @@ def tree(canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: fl
     crown, middle = 2.1 * size * rng.uniform(0.85, 1.2), 4.4 * size
     trunk = 0.15 * size
     bark = shade((92, 78, 64), rng.uniform(0.75, 1.1))
-    canvas.solid([(x - trunk, 0, z), (x + trunk, 0, z), (x + trunk * 0.7, middle, z), (x - trunk * 0.7, middle, z)], bark, "vegetation")
+    canvas.solid(
+        [(x - trunk, 0, z), (x + trunk, 0, z), (x + trunk * 0.7, middle, z), (x - trunk * 0.7, middle, z)],
+        bark,
+        "vegetation",
+    )
     canvas.detail([(x, 0, z), (x + trunk, 0, z), (x + trunk * 0.7, middle, z), (x, middle, z)], shade(bark, 0.75))
     green = _leaf_colour(rng)
     count = int(np.clip(canvas.pixels(crown, z) * 1.6, 14, 130))
@@ -164,7 +40,9 @@ def tree(canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: fl
     )
 
 
-def hedge(canvas: Canvas, rng: np.random.Generator, style: Style, x0: float, z0: float, x1: float, z1: float, height: float) -> None:
+def hedge(
+    canvas: Canvas, rng: np.random.Generator, style: Style, x0: float, z0: float, x1: float, z1: float, height: float
+) -> None:
     """Bushes in a row from one place to another."""
     green = _leaf_colour(rng)
     steps = max(2, int(abs(z1 - z0) / 0.5))
@@ -202,7 +80,9 @@ def wall(canvas: Canvas, rng: np.random.Generator, street: Street, style: Style,
         canvas.solid([(x0, 0, z0), (x1, 0, z1), (x1, height, z1), (x0, height, z0)], colour, "wall")
         if bricks and z1 > 1 and canvas.pixels(0.2, max(z0, 1)) > 3:
             for y in np.arange(0.2, height, 0.2):
-                canvas.detail([(x0, y, z0), (x1, y, z1), (x1, y + 0.025, z1), (x0, y + 0.025, z0)], shade(colour, 1.18))
+                canvas.detail(
+                    [(x0, y, z0), (x1, y, z1), (x1, y + 0.025, z1), (x0, y + 0.025, z0)], shade(colour, 1.18)
+                )
         top = mix(shade(colour, 1.15), (236, 238, 242), style.snow)
         canvas.detail([(x0, height - 0.12, z0), (x1, height - 0.12, z1), (x1, height, z1), (x0, height, z0)], top)
 
@@ -227,33 +107,41 @@ def fence(canvas: Canvas, rng: np.random.Generator, street: Street, side: int, p
         if z1 < 1 or canvas.pixels(pitch, max(z0, 1.0)) < 1.5:
             continue
         for z in np.arange(max(z0, 1.0), z1, pitch):
-            canvas.detail([spot(z, 0), spot(z + pitch * 0.5, 0), spot(z + pitch * 0.5, height), spot(z, height)], bars)
+            canvas.detail(
+                [spot(z, 0), spot(z + pitch * 0.5, 0), spot(z + pitch * 0.5, height), spot(z, height)], bars
+            )
 
 
-def street_lamp(canvas: Canvas, style: Style, side: int, x: float, z: float) -> Point:
-    """A lamp on a tall pole with an arm over the road; returns where its light is."""
+def lamp_head(side: int, x: float, z: float) -> Point:
+    """Where the light of a `street_lamp` on one side of the street comes from."""
+    return x - side * 1.9, 7.16, z
+
+
+def street_lamp(canvas: Canvas, style: Style, side: int, x: float, z: float) -> None:
+    """A lamp on a tall pole with an arm over the road."""
     grey = (118, 122, 124)
     pole(canvas, x, z, 7.2, 0.075, grey)
-    arm = x - side * 1.9
+    arm, low, _ = lamp_head(side, x, z)
     canvas.solid([(x, 7.0, z), (arm, 7.25, z), (arm, 7.36, z), (x, 7.15, z)], grey, "pole")
-    head = [(arm - 0.35, 7.16, z), (arm + 0.35, 7.16, z), (arm + 0.3, 7.36, z), (arm - 0.3, 7.36, z)]
+    head = [(arm - 0.35, low, z), (arm + 0.35, low, z), (arm + 0.3, 7.36, z), (arm - 0.3, 7.36, z)]
     canvas.solid(head, (90, 92, 94), "pole")
     if style.night:
-        canvas.disc((arm, 7.16, z), 0.24, _STREETLIGHT, _STREETLIGHT)
-    return arm, 7.1, z
+        canvas.disc((arm, low, z), 0.24, _STREETLIGHT, _STREETLIGHT)
 
 
 def pole(canvas: Canvas, x: float, z: float, height: float, radius: float, colour: Colour) -> None:
     """A round pole."""
-    canvas.solid(_upright(x - radius, x + radius, 0, height, z), shade(colour, 0.8), "pole")
-    canvas.detail(_upright(x - radius, x - radius * 0.1, 0, height, z), shade(colour, 1.12))
+    canvas.solid(upright(x - radius, x + radius, 0, height, z), shade(colour, 0.8), "pole")
+    canvas.detail(upright(x - radius, x - radius * 0.1, 0, height, z), shade(colour, 1.12))
 
 
 def traffic_light(canvas: Canvas, rng: np.random.Generator, x: float, z: float, go: bool) -> None:
     """Three lamps in a dark box on a pole."""
     pole(canvas, x, z, 2.6, 0.07, (104, 108, 110))
     size = rng.uniform(0.95, 1.2)
-    canvas.solid(_upright(x - 0.21 * size, x + 0.21 * size, 2.35, 2.35 + 1.05 * size, z), (30, 32, 32), "traffic light")
+    canvas.solid(
+        upright(x - 0.21 * size, x + 0.21 * size, 2.35, 2.35 + 1.05 * size, z), (30, 32, 32), "traffic light"
+    )
     lamps: tuple[tuple[float, Colour, bool], ...] = (
         (0.18, (60, 235, 140), go),
         (0.52, (250, 190, 40), False),
@@ -273,24 +161,22 @@ def traffic_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -
     if kind == 0:
         canvas.solid_disc((x, top, z), r, red, "traffic sign")
         canvas.disc((x, top, z), r * 0.74, white)
-        canvas.detail(_upright(x - r * 0.36, x + r * 0.36, top - r * 0.25, top + r * 0.25, z), (50, 50, 54))
+        canvas.detail(upright(x - r * 0.36, x + r * 0.36, top - r * 0.25, top + r * 0.25, z), (50, 50, 54))
     elif kind == 1:
         canvas.solid([(x - r, top - r * 0.7, z), (x + r, top - r * 0.7, z), (x, top + r, z)], red, "traffic sign")
         s = r * 0.6
         canvas.detail([(x - s, top - s * 0.75, z), (x + s, top - s * 0.75, z), (x, top + s * 0.85, z)], white)
     elif kind == 2:
         canvas.solid_disc((x, top, z), r, blue, "traffic sign")
-        canvas.detail(_upright(x - r * 0.14, x + r * 0.14, top - r * 0.6, top + r * 0.5, z), white)
+        canvas.detail(upright(x - r * 0.14, x + r * 0.14, top - r * 0.6, top + r * 0.5, z), white)
     elif kind == 3:
         canvas.solid([(x - r, top, z), (x, top - r, z), (x + r, top, z), (x, top + r, z)], white, "traffic sign")
         s = r * 0.72
         canvas.detail([(x - s, top, z), (x, top - s, z), (x + s, top, z), (x, top + s, z)], (244, 190, 40))
     else:
         board = blue if rng.random() < 0.6 else (30, 104, 70)
-        canvas.solid(_upright(x - r * 2, x + r * 2, top - r * 0.6, top + r * 0.7, z), board, "traffic sign")
+        canvas.solid(upright(x - r * 2, x + r * 2, top - r * 0.6, top + r * 0.7, z), board, "traffic sign")
         for y in (-0.25, 0.15):
-            canvas.detail(_upright(x - r * 1.6, x + r * rng.uniform(0.2, 1.5), top + r * y, top + r * (y + 0.2), z), white)
-
-
-def _upright(x0: float, x1: float, y0: float, y1: float, z: float) -> list[Point]:
-    return [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)]
+            canvas.detail(
+                upright(x - r * 1.6, x + r * rng.uniform(0.2, 1.5), top + r * y, top + r * (y + 0.2), z), white
+            )

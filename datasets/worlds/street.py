@@ -72,7 +72,7 @@ class Street:
 def plan_street(rng: np.random.Generator) -> Street:
     """A street as it may be met in a European town."""
     camera = Camera(height=rng.uniform(1.3, 1.7), horizon=rng.uniform(0.41, 0.5), focal=rng.uniform(0.78, 0.98))
-    parking = (bool(rng.random() < 0.6), bool(rng.random() < 0.6))
+    parking = (bool(rng.random() < 0.45), bool(rng.random() < 0.45))
     lanes = int(rng.choice([1, 1, 2]))
     own = LANE / 2 + rng.uniform(-0.2, 0.3)
     right = own + (lanes - 1) * LANE + (2.1 if parking[1] else 0.3)

@@ -12,9 +12,9 @@ from .canvas import Colour
 class Style:
     """The looks of a scene; what stands where does not depend on them, but for ``stranger``."""
 
-    zenith: Colour = (86, 132, 190)
+    zenith: Colour = (108, 154, 208)
     """Colour of the sky far up."""
-    haze: Colour = (196, 212, 226)
+    haze: Colour = (208, 221, 232)
     """Colour of the sky at the horizon, and of fog."""
     clouds: float = 0.45
     """How much of the sky they cover, 0 to 1."""
@@ -52,11 +52,11 @@ STYLES: dict[str, Style] = {
         zenith=(8, 9, 16), haze=(30, 24, 20), clouds=0.3, sun=0.0, light=(0.085, 0.08, 0.1), night=True, wet=0.12
     ),
     "rain": Style(
-        zenith=(124, 132, 142),
-        haze=(176, 182, 188),
+        zenith=(152, 158, 165),
+        haze=(188, 193, 198),
         clouds=1.0,
         sun=0.0,
-        light=(0.68, 0.71, 0.75),
+        light=(0.76, 0.79, 0.83),
         fog=0.006,
         wet=0.75,
         rain=0.7,

@@ -1,0 +1,82 @@
+"""The names that the command line answers to, and how it explains itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import typer
+from hmsa_pipeline import __version__
+from hmsa_pipeline.cli import app
+
+from .bench import run
+
+COMMON = {"--manifest", "-m", "--output", "-o", "--models", "--datasets", "--json"}
+ROOTS = {"--data-root", "--assets"}
+
+SURFACE = {
+    "dump": COMMON | ROOTS | {"--limit", "--device", "--precision", "--overwrite", "--dry-run"},
+    "ensemble": COMMON | {"--limit", "--label", "--confidence", "--allow-missing", "--overwrite", "--dry-run"},
+    "status": COMMON,
+    "verify": COMMON | {"--repair"},
+    "import-logits": (COMMON - {"--models", "--datasets"})
+    | {"FOLDER", "--model", "--dataset", "--limit", "--channels", "--data-root", "--overwrite"},
+    "demo": {"--output", "-o", "--seed"},
+    "manifest show": COMMON | ROOTS,
+    "manifest check": COMMON | ROOTS,
+}
+
+
+def surface(group: typer.core.TyperGroup, prefix: str = "") -> dict[str, set[str]]:
+    """The commands of a group and of the groups below it -> the names of their options and arguments."""
+    found: dict[str, set[str]] = {}
+    for name, command in group.commands.items():
+        if isinstance(command, typer.core.TyperGroup):
+            found |= surface(command, f"{prefix}{name} ")
+        else:
+            names = {n for p in command.params for n in (p.opts if p.param_type_name == "option" else [p.metavar])}
+            found[prefix + name] = names
+    return found
+
+
+def test_commands_and_options_are_these() -> None:
+    """Scripts rely on them: one may come, none may go or change its name."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    assert surface(group) == SURFACE
+    assert {name for option in group.params for name in option.opts} == {"--version", "--debug"}
+
+
+@pytest.mark.parametrize("command", SURFACE)
+def test_every_command_explains_itself_and_shows_an_example(command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert (result.code, result.err) == (0, "")
+    assert f"Example: hmsa-pipeline {command}" in " ".join(result.out.split())
+    for name in SURFACE[command]:
+        assert name in result.out
+
+
+def test_without_a_command_it_shows_what_there_is() -> None:
+    result = run()
+    assert (result.code, result.err) == (0, "")
+    assert result.out == run("--help").out
+    for command in SURFACE:
+        assert command.split()[0] in result.out
+
+
+def test_the_version() -> None:
+    assert run("--version").out == f"hmsa-pipeline {__version__}\n"
+
+
+def test_help_loads_neither_torch_nor_zarr() -> None:
+    """That is what makes it quick."""
+    script = (
+        "import sys; sys.argv = ['hmsa-pipeline', '--help']\n"
+        "from hmsa_pipeline.cli import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'zarr', 'numpy', 'pydantic', 'yaml'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: hmsa-pipeline")
+    assert done.stderr == "[]\n"
