@@ -18,6 +18,8 @@ from .errors import HmsaError
 if TYPE_CHECKING:
     from .pipeline.manifest import Manifest
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="hmsa-pipeline",
     help="Robust segmentation with an ensemble of HMSA models: dump logits, fuse them, look after them.",
@@ -532,13 +534,15 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         code = typer.main.get_command(app).main(prog_name="hmsa-pipeline", standalone_mode=False)
+        if code == INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+            raise KeyboardInterrupt
         sys.exit(code or 0)
     except (KeyboardInterrupt, typer.Abort):
         again = "again without --overwrite" if "--overwrite" in sys.argv else "again"
         print(f"interrupted: what is complete is kept; run the same command {again} to go on", file=sys.stderr)
         sys.stderr.flush()
         # Threads that still hold the disk or the device would delay the end; every file is atomic.
-        os._exit(130)
+        os._exit(INTERRUPTED)
     except HmsaError as error:
         if debug:
             raise

@@ -36,7 +36,7 @@ from ..files import PARTIAL, is_partial, write_bytes
 from .attributes import Identity, ImageEntry, Photograph, brought_up, check_images, images_from_json, rows_of
 
 FORMAT_VERSION = 1
-_STRIP_BYTES = 5 * 2**20
+_STRIP_BYTES = 5 * 2**20  # part of the format, as the version is
 
 
 class DamagedShardError(StoreError):
@@ -323,9 +323,7 @@ class LogitStore:
                 node = self._group[name]
                 if not isinstance(node, zarr.Array) or not self._fits(node, name):
                     raise ValueError("is not the array that the table of images calls for")
-            except OSError:
-                raise
-            except Exception as error:
+            except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
                 raise StoreError(
                     f"{self.path / name / 'zarr.json'}: cannot be understood ({_one_line(error)}); remove this one "
                     "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it anew"
@@ -338,7 +336,7 @@ class LogitStore:
     def _fits(self, array: zarr.Array, name: str) -> bool:
         """Whether an array's metadata, which have no checksum, say what decides where values come from."""
         height, width = _size(name)
-        strip = array.chunks[2]
+        strip = strip_rows(self.classes, height, width)
         return (
             array.shape[1:] == (self.classes, height, width)
             and array.dtype == np.float16

@@ -54,9 +54,10 @@ def upright(x0: float, x1: float, y0: float, y1: float, z: float) -> list[Point]
     return [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)]
 
 
-def noise(rng: np.random.Generator, height: int, width: int, cells: float) -> NDArray[np.float32]:
-    """Smooth value noise (height, width) in about -1 to 1, with ``cells`` hills across its width."""
-    grid = (max(2, round(cells * height / width) + 1), max(2, round(cells) + 1))
+def noise(rng: np.random.Generator, height: int, width: int, cells: float, flat: float = 1.0) -> NDArray[np.float32]:
+    """Smooth value noise (height, width) in about -1 to 1, with ``cells`` hills across its width, each ``flat`` times
+    as wide as it is high."""
+    grid = (max(2, round(cells * flat * height / width) + 1), max(2, round(cells) + 1))
     values = rng.uniform(-1, 1, grid).astype(np.float32)
     return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC))
 

@@ -21,8 +21,8 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator, style: Style) -> None:
     zenith, haze = (np.array(c, dtype=np.float32) for c in (style.zenith, style.haze))
     sky = (zenith + (haze - zenith) * (rows**1.4)[:, None])[:, None, :]
     cover = sum(
-        noise(rng, canvas.height, canvas.width, cells * 1.6) * weight
-        for cells, weight in ((2.5, 0.5), (6, 0.3), (15, 0.2))
+        noise(rng, canvas.height, canvas.width, cells, 2.4) * weight
+        for cells, weight in ((3, 0.5), (7, 0.3), (17, 0.2))
     )
     # Half of the noise lies above zero: with no clouds almost nothing passes, with all clouds everything.
     clouds = np.clip((cover * 1.6 + style.clouds * 1.5 - 0.7) * 2.2, 0, 1) * (1 - rows[:, None] ** 3 * 0.7)

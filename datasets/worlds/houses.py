@@ -173,7 +173,7 @@ def _glass(rng: np.random.Generator, style: Style, sky: Colour) -> tuple[Colour,
     chance, tone, strength = rng.random(3)
     if style.night and chance < 0.22:
         lit = mix((255, 190, 96), (226, 220, 200), tone)
-        return lit, shade(lit, 0.25 + 0.45 * strength)
+        return lit, shade(lit, 0.15 + 0.3 * strength)
     glass = mix((44, 52, 62), sky, 0.05 + 0.4 * tone)
     return (mix(glass, (222, 214, 200), 0.6), None) if strength < 0.15 else (glass, None)
 
@@ -187,8 +187,8 @@ def _shops(canvas: Canvas, rng: np.random.Generator, style: Style, spot: Spot, l
         tone, chance, awning = rng.random(3)
         lit: Colour | None = (255, 226, 180) if style.night and chance < 0.6 else None
         glass = lit or mix((46, 50, 56), (150, 150, 146), tone / 2)
-        canvas.detail(_pane(spot, a, b, 0.35, top), glass, shade(lit, 0.75) if lit else None)
-        canvas.detail(_pane(spot, a, b, top, top + 0.55), board, shade(board, 0.6) if lit else None)
+        canvas.detail(_pane(spot, a, b, 0.35, top), glass, shade(lit, 0.24) if lit else None)
+        canvas.detail(_pane(spot, a, b, top, top + 0.55), board, shade(board, 0.25) if lit else None)
         if awning < 0.4:
             over = [spot(a, top), spot(b, top), spot(b, top - 0.5, 1.2), spot(a, top - 0.5, 1.2)]
             canvas.solid(over, shade(board, 0.92), "building")

@@ -20,7 +20,7 @@ class Style:
     """How much of the sky they cover, 0 to 1."""
     sun: float = 1.0
     """Strength of direct sunlight, and so of shadows, 0 to 1."""
-    light: Colour = (1.0, 1.0, 1.0)
+    light: Colour = (1.14, 1.13, 1.1)
     """What daylight multiplies red, green and blue by."""
     fog: float = 0.0012
     """Extinction per metre."""

@@ -99,7 +99,7 @@ def car(
     low = body.hull[0][1]
     cabin = _from_near(body, body.cabin, oncoming)
     (near, sill), (top_at, top) = cabin[:2]
-    roof = half - body.inset - 0.03
+    roof = half - body.inset
     canvas.solid(plate(x, half - 0.06, 0.1, 0.5, z), (20, 20, 22), "car")
     if abs(x) > half * 0.8:
         _flank(canvas, body, paint, x, z, oncoming=oncoming, panes=oncoming or not van)
@@ -107,15 +107,15 @@ def car(
         canvas.solid(plate(x + wheel * (half - 0.135), 0.115, 0, 0.4, z), TYRE, "car")
     # From the near edge up: bonnet or boot, windscreen, roof.
     bonnet = mix(shade(paint, 1.12), (236, 238, 242), snow)
-    canvas.solid(_band(x, (half, waist, z), (half - 0.05, sill, z + near)), bonnet, "car")
-    canvas.solid(_band(x, (half - 0.06, sill, z + near), (roof, top, z + top_at)), paint, "car")
+    canvas.solid(_band(x, (half, waist, z), (half, sill, z + near)), bonnet, "car")
+    canvas.solid(_band(x, (half, sill, z + near), (roof, top, z + top_at)), paint, "car")
     glass = mix(_GLASS, style.haze, 0.22 * (not style.night))
     if van and not oncoming:  # two doors with a small pane each
         for door in (-1, 1):
             canvas.detail(plate(x + door * roof * 0.5, roof * 0.34, sill + 0.28, top - 0.22, z + near), glass)
         canvas.detail(plate(x, 0.015, sill, top - 0.05, z + near), shade(paint, 0.6))
     else:
-        screen = _band(x, (half - 0.16, sill + 0.05, z + near), (roof - 0.06, top - 0.08, z + top_at))
+        screen = _band(x, (half - 0.1, sill + 0.05, z + near), (roof - 0.06, top - 0.08, z + top_at))
         canvas.detail(screen, mix(glass, (228, 231, 236), snow * 0.5))
     if snow:
         canvas.solid(
@@ -137,14 +137,15 @@ def _flank(canvas: Canvas, body: Body, paint: Colour, x: float, z: float, *, onc
     side, dull = -1 if x > 0 else 1, shade(paint, 0.78)
     flank = x + side * body.width / 2
     cabin = _from_near(body, body.cabin, oncoming)
+    sill, top = cabin[0][1], cabin[1][1]
 
     def spot(along: float, up: float) -> Point:
-        return flank - side * (up - 0.9) * body.inset, up, z + along
+        return flank - side * body.inset * (up - sill) / (top - sill), up, z + along
 
     canvas.solid([(flank, up, z + along) for along, up in _from_near(body, body.hull, oncoming)], dull, "car")
     canvas.solid([spot(*point) for point in cabin], dull, "car")
     if panes:
-        low, high = cabin[0][1] + 0.04, cabin[1][1] - 0.1
+        low, high = sill + 0.04, top - 0.1
         a, b, c, d = (along for along, _ in cabin)
         inner = ((a + 0.16, low), (b + 0.12, high), (c - 0.12, high), (d - 0.16, low))
         canvas.detail([spot(*point) for point in inner], shade(_GLASS, 0.9))
@@ -243,10 +244,10 @@ def bus(
             z0, z1 = z + length * (n + 0.08) / panes, z + length * (n + 0.92) / panes
             flank = x + side * half
             pane = [(flank, 1.35, z0), (flank, 1.35, z1), (flank, top - 0.55, z1), (flank, top - 0.55, z0)]
-            canvas.detail(pane, shade(glass, 0.85), shade(lit, 0.32) if lit else None)
+            canvas.detail(pane, shade(glass, 0.85), shade(lit, 0.2) if lit else None)
     if not tram:
         _axles(canvas, label, x, z, half, (2.4, length - 2.6), 0.48)
-    canvas.detail(plate(x, half * 0.88, 1.2, top - 0.6, z), glass, shade(lit, 0.32) if lit else None)
+    canvas.detail(plate(x, half * 0.88, 1.2, top - 0.6, z), glass, shade(lit, 0.2) if lit else None)
     canvas.detail(plate(x, half * 0.6, top - 0.45, top - 0.15, z), (28, 28, 26))
     canvas.detail(plate(x, half * 0.4, top - 0.38, top - 0.22, z), (246, 190, 60), (200, 140, 30))
     canvas.detail(plate(x, half, floor, floor + 0.22, z), shade(paint, 0.5))

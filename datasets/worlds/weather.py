@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..taxonomy import CLASS_NAMES
 from .canvas import LABEL, Camera, Point, noise
 from .style import Style
 
@@ -20,9 +19,14 @@ _LAMPLIGHT = np.array([1.0, 0.74, 0.44], dtype=np.float32)
 _HEADLIGHT = np.array([0.95, 0.93, 0.84], dtype=np.float32)
 # How rough a class looks, as a share of its brightness.
 _GRAIN = np.zeros(256, dtype=np.float32)
-for _name, _amount in {"vegetation": 0.2, "terrain": 0.14, "building": 0.045, "wall": 0.06, "road": 0.035}.items():
-    _GRAIN[CLASS_NAMES.index(_name)] = _amount
-_GRAIN[LABEL["sidewalk"]] = 0.04
+_GRAIN[[LABEL[name] for name in ("vegetation", "terrain", "building", "wall", "road", "sidewalk")]] = (
+    0.2,
+    0.14,
+    0.045,
+    0.06,
+    0.035,
+    0.04,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,8 @@ def test_wherever_the_disk_fills_up_one_line_says_so_and_the_same_command_goes_o
         message = result.refusal()
         assert "No space left on device" in message
         half = results(full)
-        assert half.items() <= expected.items(), f"with room for {room} files"
+        assert half.keys() <= expected.keys(), f"with room for {room} files"
+        assert all(half[name] == expected[name] for name in half if not name.endswith("zarr.json"))
         assert full.run(*command).code == 0
         assert results(full) == expected
     assert room >= (2 if prepare is ensemble and at == "write" else 6)
@@ -112,7 +113,7 @@ def test_wherever_the_disk_fills_up_one_line_says_so_and_the_same_command_goes_o
 def test_what_was_complete_before_the_disk_was_full_is_kept(empty: Bench) -> None:
     for seed in range(10):
         empty.photo(f"street/more/{seed}.png", 16, 24, seed=seed)
-    with Disk(10, "flush").in_use():
+    with Disk(16, "flush").in_use():
         assert "what is complete is kept" in empty.run("dump", "--models", "ant").refusal()
     complete = empty.run("status", "--models", "ant", "--json", "-").figures[0]["complete"]
     assert 3 <= complete < 14

@@ -26,8 +26,7 @@ def with_broken_stream(png: bytes) -> bytes:
     """A PNG whose every checksum is right, round a zlib stream that is none."""
     start = png.index(b"IDAT")
     end = start + 4 + int.from_bytes(png[start - 4 : start])
-    content = bytearray(png[start + 4 : end])
-    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    content = png[start + 4 : start + 6] + b"\xff" * (end - start - 6)
     return png[: start + 4] + content + zlib.crc32(b"IDAT" + content).to_bytes(4) + png[end + 4 :]
 
 
@@ -84,8 +83,7 @@ def test_one_that_does_not_decode_is_listed_and_the_others_are_done(empty: Bench
 
 def test_a_damaged_png_does_not_take_the_process_down(empty: Bench) -> None:
     photo = empty.root / "photos/street" / PNG
-    for spoil in (with_wrong_crc(b"IDAT"), with_broken_stream):
-        photo.write_bytes(spoil(photo.read_bytes()))
+    photo.write_bytes(with_broken_stream(photo.read_bytes()))
     result = ended(empty.start("dump", "--models", "ant"))
     assert result.code == 1
     (line,) = result.err.splitlines()

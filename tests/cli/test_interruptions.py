@@ -1,0 +1,300 @@
+"""Work that is cut short, by a signal or by a kill, and then goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from .bench import Bench, attributes, changed, ended, files
+from .conftest import one_thread
+
+IMAGES = 16
+AGAIN = "interrupted: what is complete is kept; run the same command again to go on"
+
+
+@pytest.fixture(scope="module")
+def street(fresh: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Two members and enough work for a signal to fall into the middle of it; nothing is done yet."""
+    bench = fresh.copy(tmp_path_factory.mktemp("street") / "bench")
+    shutil.rmtree(bench.root / "photos")
+    for number in range(IMAGES):
+        bench.photo(f"street/{number:02}.png", *((64, 96), (61, 95))[number % 2], seed=number)
+    bench.tree["models"] = bench.tree["models"][:2]
+    bench.tree["datasets"] = bench.tree["datasets"][:1]
+    bench.tree["inference"]["flip"] = True
+    return bench.save()
+
+
+@pytest.fixture(scope="module")
+def reference(street: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The same, done in one go; tests must leave it as it is."""
+    bench = street.copy(tmp_path_factory.mktemp("reference") / "bench")
+    with one_thread():
+        assert bench.run("dump").code == 0
+        assert bench.run("ensemble").code == 0
+    return bench
+
+
+@pytest.fixture
+def bench(street: Bench, tmp_path: Path) -> Bench:
+    """`street` to work on."""
+    return street.copy(tmp_path / "bench")
+
+
+@pytest.fixture
+def dumped(reference: Bench, tmp_path: Path) -> Bench:
+    """`reference` to work on, without predictions."""
+    bench = reference.copy(tmp_path / "bench")
+    shutil.rmtree(bench.predictions)
+    return bench
+
+
+def shards(bench: Bench, model: str) -> int:
+    return len(list(bench.store("street", model).glob("*/c.*")))
+
+
+def predictions(bench: Bench) -> int:
+    return len(list(bench.predictions.rglob("*_pred.png")))
+
+
+def send(process: subprocess.Popen[str], number: signal.Signals, when: Callable[[], bool]) -> None:
+    """Send a signal at the first moment at which ``when`` holds."""
+    while not when():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    process.send_signal(number)
+
+
+MOMENTS: dict[str, Callable[[Bench], bool]] = {
+    "the store is begun": lambda bench: (bench.store("street", "ant") / "zarr.json").exists(),
+    "the first image is complete": lambda bench: shards(bench, "ant") >= 1,
+    "half of the first store is complete": lambda bench: shards(bench, "ant") >= IMAGES // 2,
+    "the second store is under way": lambda bench: shards(bench, "bee") >= 2,
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_dump_that_was_killed_goes_on_to_the_same_bytes(bench: Bench, reference: Bench, moment: str) -> None:
+    process = bench.start("dump")
+    send(process, signal.SIGKILL, lambda: MOMENTS[moment](bench))
+    assert ended(process).code == -signal.SIGKILL
+    assert MOMENTS[moment](bench)
+    complete = shards(bench, "ant") + shards(bench, "bee")
+    assert complete < 2 * IMAGES  # it was in the middle
+    assert list(bench.logits.rglob("*.lock")) != []
+
+    result = bench.run("dump")
+    assert (result.code, result.err) == (0, "")
+    assert f"{2 * IMAGES - complete} images dumped, {complete} complete before, 0 failed" in result.out
+    assert files(bench.logits) == files(reference.logits)
+
+
+# Runs a command in children of one process that has all imports behind it. The n-th is killed at the n-th moment
+# at which a file is about to take its place or weights are about to be loaded; its output is n in the folder given.
+KILLED_EVERYWHERE = """
+import itertools, os, shutil, signal, sys
+from pathlib import Path
+from hmsa_pipeline import cli
+from hmsa_pipeline.pipeline import dump, ensemble, schedule
+
+folder, before, *command = sys.argv[1:]
+
+def dying(function, moments):
+    def call(*arguments):
+        if next(moments) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+    return call
+
+for n in itertools.count():
+    output = f"{folder}/{n}"
+    if before:
+        shutil.copytree(before, output, symlinks=True)
+    child = os.fork()
+    if not child:
+        moments = itertools.count(n, -1)
+        Path.replace, dump.Predictor.load = dying(Path.replace, moments), dying(dump.Predictor.load, moments)
+        sys.argv = ["hmsa-pipeline", *command, "--output", output]
+        cli.main()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == 0:
+        break
+    assert code == -signal.SIGKILL, code
+"""
+
+
+def killed_everywhere(folder: Path, before: Path | None, *command: str) -> list[Path]:
+    """The outputs of a command that was killed at every moment that matters; the last one was not."""
+    folder.mkdir()
+    words = [sys.executable, "-P", "-c", KILLED_EVERYWHERE, str(folder), str(before or ""), *command]
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=variables, check=False)
+    assert done.returncode == 0, done.stderr
+    return sorted(folder.iterdir(), key=lambda path: int(path.name))
+
+
+def test_wherever_a_dump_is_killed_it_goes_on_to_the_same_bytes(street: Bench, tmp_path: Path) -> None:
+    options = ("--models", "ant", "--limit", "2")
+    outputs = killed_everywhere(tmp_path / "killed", None, "dump", "--manifest", str(street.manifest), *options)
+    assert len(outputs) >= 8  # the group, its attributes, two arrays, the weights, two shards, the record
+    whole = files(outputs[-1] / "logits")
+    for output in outputs[:-1]:
+        assert files(output / "logits") != whole or not (output / "run.json").exists()
+        assert street.run("dump", *options, "--output", str(output)).code == 0
+        assert files(output / "logits") == whole
+
+
+def test_wherever_an_ensemble_is_killed_it_goes_on_to_the_same_bytes(reference: Bench, tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "logits").symlink_to(reference.logits)
+    command = ("ensemble", "--manifest", str(reference.manifest), "--limit", "2")
+    outputs = killed_everywhere(tmp_path / "killed", tmp_path / "before", *command)
+    assert len(outputs) >= 6  # two class maps and confidences, two records
+    whole = files(outputs[-1] / "predictions")
+    assert len(whole) == 5
+    for output in outputs[:-1]:
+        assert reference.run("ensemble", "--limit", "2", "--output", str(output)).code == 0
+        assert files(output / "predictions") == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_dump_that_was_interrupted_says_how_to_go_on(
+    bench: Bench, reference: Bench, number: signal.Signals
+) -> None:
+    process = bench.start("dump")
+    send(process, number, lambda: shards(bench, "ant") >= 3)
+    result = ended(process)
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == AGAIN
+    complete = shards(bench, "ant")
+    assert 3 <= complete < IMAGES
+    assert f"{complete} images dumped, 0 complete before, 0 failed" in result.out
+    left = [path.name for path in bench.logits.rglob("*") if path.name.endswith((".lock", ".partial"))]
+    assert left == []
+    kept = {name: content for name, content in files(bench.logits).items() if "/c." in name}
+    assert kept.items() <= files(reference.logits).items()
+
+    assert bench.run("dump").code == 0
+    assert files(bench.logits) == files(reference.logits)
+
+
+def test_an_ensemble_that_was_interrupted_says_how_to_go_on(dumped: Bench, reference: Bench) -> None:
+    process = dumped.start("ensemble")
+    send(process, signal.SIGTERM, lambda: predictions(dumped) >= 1)
+    result = ended(process)
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == AGAIN
+    complete = predictions(dumped)
+    assert 1 <= complete < IMAGES
+    assert f"{complete} images fused, 0 done before, 0 failed" in result.out
+    assert files(dumped.predictions).items() <= files(reference.predictions).items()
+
+    assert f"{IMAGES - complete} images fused, {complete} done before" in dumped.run("ensemble").out
+    assert files(dumped.predictions) == files(reference.predictions)
+
+
+def interrupt_at(
+    monkeypatch: pytest.MonkeyPatch, function: str, call: int, number: signal.Signals = signal.SIGINT
+) -> None:
+    """Send this process a signal at the n-th call of a function of the package."""
+    module, name = function.rsplit(".", 1)
+    whole = getattr(importlib.import_module(f"hmsa_pipeline.{module}"), name)
+    calls = 0
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), number)
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(f"hmsa_pipeline.{function}", interrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_the_network_has_done_before_an_interruption_is_kept(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "pipeline.dump.normalise", 5, number)
+        result = bench.run("dump", "--json", "-")
+    assert (result.code, shards(bench, "ant")) == (130, 4)
+    assert [(job["job"], job["done"]) for job in result.figures] == [("street/ant", 4)]
+    assert result.err.splitlines()[-1] == AGAIN
+
+
+def test_an_interruption_before_the_work_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(monkeypatch, "pipeline.schedule.sha256", 2)
+    assert changed(bench.root, lambda: bench.run("dump")) == set()
+    assert not bench.output.exists()
+
+
+def test_one_that_starts_afresh_goes_on_without_overwrite(dumped: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "pipeline.dump.normalise", 3)
+        result = dumped.run("dump", "--overwrite", "--models", "ant")
+    assert (result.code, shards(dumped, "ant")) == (130, 2)
+    assert result.err.splitlines()[-1].endswith("run the same command again without --overwrite to go on")
+    assert f"{IMAGES - 2} images dumped, 2 complete before" in dumped.run("dump", "--models", "ant").out
+
+
+def test_an_interrupted_import_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.tree["models"] = [{"name": "dog", "arch": "external"}]
+    bench.save()
+    for number in range(IMAGES):
+        shape = (19, *((64, 96), (61, 95))[number % 2])
+        np.savez(bench.root / f"{number:02}_logits.npz", logits=np.zeros(shape, np.float16))
+    command = ("import-logits", "--model", "dog", "--dataset", "street", str(bench.root))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "pipeline.import_logits._read", 4)
+        result = bench.run(*command)
+    assert (result.code, shards(bench, "dog")) == (130, 3)
+    assert result.err.splitlines()[-1] == AGAIN
+    assert f"{IMAGES - 3} images imported, 3 complete before" in bench.run(*command).out
+
+
+def test_a_prediction_that_lacked_a_member_never_passes_for_one_of_all(
+    dumped: Bench, reference: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if the run that makes it again is cut short and the logits that came are old."""
+    late = [dumped.shard("street", "bee", f"{number:02}.png") for number in range(IMAGES)]
+    contents = [shard.read_bytes() for shard in late]
+    for shard in late:
+        shard.unlink()
+    assert dumped.run("ensemble", "--allow-missing").code == 0
+    assert predictions(dumped) == IMAGES
+    for shard, content in zip(late, contents, strict=True):
+        shard.write_bytes(content)
+        os.utime(shard, ns=(0, 0))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "pipeline.ensemble.fuse", 1)
+        assert dumped.run("ensemble").code == 130
+    assert dumped.run("ensemble").code == 0
+    assert files(dumped.predictions) == files(reference.predictions)
+
+
+def test_a_run_beside_a_living_one_is_refused(bench: Bench) -> None:
+    process = bench.start("dump")
+    try:
+        while not shards(bench, "ant"):
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGSTOP)
+        message = bench.run("dump").refusal()
+        assert message.startswith(f"{bench.store('street', 'ant')}.lock: held by process {process.pid} on ")
+        assert attributes(bench.store("street", "ant"))["model"] == "ant"
+    finally:
+        process.kill()
+        process.communicate()
+    assert bench.run("dump").code == 0
