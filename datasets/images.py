@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import PngImagePlugin
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode
-from torchvision.io import decode_image as torchvision_decode
 
 from ..errors import DatasetError
 from .headers import MAX_PIXELS, BadImage, read_header, read_size
@@ -42,7 +40,7 @@ def decode_image(path: Path) -> Tensor:
             header = read_header(file)
             file.seek(0)
             data = bytearray(file.read())
-        picture = _decode_png(data) if header.format == "png" else _decode_by_torchvision(data)
+        picture = _decode(data, header.format)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
     except BadImage as error:
@@ -52,23 +50,11 @@ def decode_image(path: Path) -> Tensor:
     return picture
 
 
-def _decode_by_torchvision(data: bytearray) -> Tensor:
+def _decode(data: bytearray, kind: str) -> Tensor:
+    # Of a PNG whose sound zlib stream ends with a row, Pillow alone would leave the rest of the picture black.
+    content = whole_png(data) if kind == "png" else data
     try:
-        picture = torchvision_decode(torch.frombuffer(data, dtype=torch.uint8), mode=ImageReadMode.RGB)
-    except RuntimeError as error:
-        raise BadImage(f"cannot be decoded ({_first_line(error)}); the file is damaged") from error
-    # torchvision gives JPEG channels last in memory, and what a convolution computes depends on that.
-    return picture.contiguous()
-
-
-def _decode_png(data: bytearray) -> Tensor:
-    # Not torchvision: there any error of libpng within the picture kills the process (SIGSEGV on 1,308 of
-    # 7,050 damaged files with 0.29.2, most with every checksum right: broken zlib streams, too few rows,
-    # unknown filters). Nor Pillow alone: where a sound zlib stream ends with a row, the rest of the picture
-    # stays black. Pillow after `whole_png` takes 1.3 times as long as torchvision, and gives whole pictures.
-    png = whole_png(data)
-    try:
-        with PngImagePlugin.PngImageFile(io.BytesIO(png)) as image:
+        with Image.open(io.BytesIO(content), formats=[kind]) as image:
             image.load()
             if image.mode == "I;16":  # whose conversion by Pillow clips where the other 16-bit kinds scale
                 grey = (np.asarray(image) >> 8).astype(np.uint8)
@@ -78,14 +64,9 @@ def _decode_png(data: bytearray) -> Tensor:
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for what is damaged
-        raise BadImage(f"cannot be decoded ({_first_line(error)}); the file is damaged") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(f"cannot be decoded ({reason}); the file is damaged") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    # torchvision puts the source file of its own C++ in front of the reason.
-    return lines[0].rpartition(".cpp:")[2].partition(", ")[2] or lines[0] if lines else type(error).__name__
 
 
 def normalise(images: Tensor) -> Tensor:
