@@ -29,6 +29,17 @@ class ScaleOutput(NamedTuple):
     """Trust in this scale against larger ones, (N, 1, h, w) in 0..1; None if it was not asked for."""
 
 
+class TrainingOutput(NamedTuple):
+    """What a loss looks at, float32, all of it (N, C, H, W) at the size of the images."""
+
+    scores: Tensor
+    """Class scores, all scales blended."""
+    auxiliary: Tensor
+    """Class scores of the trunk alone, which define OCR's regions, blended likewise."""
+    scales: dict[float, Tensor]
+    """Class scores of each scale by itself; empty for a network that looks at one."""
+
+
 class OCRNet(nn.Module):
     """A trunk and an OCR head; scores of several scales are averaged.
 
@@ -44,6 +55,12 @@ class OCRNet(nn.Module):
         self.backbone = trunk
         self.ocr = OCRHead(trunk.out_channels, num_classes, mid_channels, key_channels)
         self.apply(_initialise)
+
+    def forward(self, images: Tensor) -> TrainingOutput:
+        """What to train on: the images (N, 3, H, W), normalised, at their own size. For inference see `predict`."""
+        out = self.ocr(self.backbone(images))
+        size = images.shape[-2:]
+        return TrainingOutput(resize(out.scores.float(), size), resize(out.auxiliary.float(), size), {})
 
     @torch.no_grad()
     def predict(self, images: Tensor, scales: Sequence[float], flip: bool = False) -> Tensor:
@@ -104,6 +121,30 @@ class HMSA(OCRNet):
             )
         ).apply(_initialise)
 
+    def forward(self, images: Tensor, low_scale: float = 0.5) -> TrainingOutput:
+        """What to train on: the images and a smaller version of them, blended by the smaller one's attention.
+
+        Args:
+            images: (N, 3, H, W), normalised.
+            low_scale: the smaller version's size, as a factor of the images' size.
+
+        Raises:
+            ValueError: ``low_scale`` does not shrink.
+
+        Section 3.2 of arXiv 2005.10821: what the attention learns between two neighbouring scales serves for any
+        list of them.
+        """
+        if not 0 < low_scale < 1:
+            raise ValueError(f"low_scale must lie between 0 and 1, not {low_scale}")
+        # The small version goes first: the norms' running statistics tell the order.
+        low, low_auxiliary = self._training_scale(images, low_scale)
+        high, high_auxiliary = self._training_scale(images, 1.0, attend=False)
+        return TrainingOutput(
+            scores=blend((high, low)),
+            auxiliary=blend((high_auxiliary, low_auxiliary)),
+            scales={scale: resize(scores, images.shape[-2:]) for scale, scores, _ in (high, low)},
+        )
+
     @torch.no_grad()
     def predict_scales(self, images: Tensor, scales: Sequence[float]) -> tuple[Tensor, tuple[ScaleOutput, ...]]:
         """What `predict` returns without flip, and what each scale said, from the largest to the smallest.
@@ -120,6 +161,21 @@ class HMSA(OCRNet):
                 yield self._one_scale(images, scale, attend=i > 0)
 
         return blend(outputs())
+
+    def _training_scale(self, images: Tensor, scale: float, attend: bool = True) -> tuple[ScaleOutput, ScaleOutput]:
+        """Class scores and auxiliary scores of one scale, each with that scale's attention."""
+        scaled = scale_images(images, scale)
+        size = scaled.shape[-2:]
+        out = self.ocr(self.backbone(scaled))
+        if attend:
+            attention = resize(self.scale_attn(out.features).float().sigmoid(), size)
+        else:
+            # Inference asks for the attention of any scale, so the norms must have this one in their statistics.
+            attention = None
+            with torch.no_grad():
+                self.scale_attn(out.features)
+        scores, auxiliary = (resize(x.float(), size) for x in (out.scores, out.auxiliary))
+        return ScaleOutput(scale, scores, attention), ScaleOutput(scale, auxiliary, attention)
 
     def _one_scale(self, images: Tensor, scale: float, attend: bool = True) -> ScaleOutput:
         scaled = scale_images(images, scale)

@@ -132,7 +132,6 @@ class LogitStore:
         Raises:
             StoreError: it was made with other settings, is damaged, or cannot be written.
         """
-        _clear(_aside(path))
         if overwrite or not cls.exists(path):
             if not overwrite and any(path.glob("*/c.*")):
                 raise StoreError(
@@ -284,7 +283,6 @@ class LogitStore:
                 )
             elif self._array(name).shape[0] < count:
                 self._array(name).resize(shape)
-        self._arrays.clear()
 
     # ------------------------------------------------------------------ shards
 
@@ -303,7 +301,7 @@ class LogitStore:
             try:
                 with os.scandir(self.path / array) as scan:
                     for file in scan:
-                        if file.name.startswith("c.") and not is_partial(file.name):
+                        if file.name.startswith("c."):
                             with contextlib.suppress(FileNotFoundError):
                                 found[array, file.name] = file.stat().st_size
             except FileNotFoundError:
@@ -328,8 +326,7 @@ class LogitStore:
                     f"{self.path / name / 'zarr.json'}: cannot be understood ({_one_line(error)}); remove this one "
                     "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it anew"
                 ) from error
-            # A strip of zeros would else be left out of the shard and read back as NaN; the setting
-            # is not kept with the array.
+            # Zarr would else hold every strip against the fill value; the setting is not kept with the array.
             array = self._arrays[name] = node.with_config({"write_empty_chunks": True})
         return array
 

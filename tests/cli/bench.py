@@ -135,9 +135,18 @@ def run(*argv: str) -> Result:
 
 def start(*argv: str) -> subprocess.Popen[str]:
     """A command line begun in a process of its own."""
-    command = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *argv]
+    return start_python("-m", "hmsa_pipeline.cli", *argv)
+
+
+def start_python(*argv: str) -> subprocess.Popen[str]:
+    """Python begun in a process of its own, with one thread and no GPU."""
+    plain = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [sys.executable, "-P", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | plain,
     )
 
 

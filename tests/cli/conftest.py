@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -15,17 +16,18 @@ MODELS = ("ant", "bee", "cat")
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Equal work gives equal bits at equal thread counts, and commands in processes of their own have one thread."""
+def plain_cpu() -> Iterator[None]:
+    """One thread and no GPU, as for the commands in processes of their own: only then are equal bits to be had."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with mock.patch.object(torch.cuda, "is_available", return_value=False):
+        yield
     torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
+def _plain_cpu() -> Iterator[None]:
+    with plain_cpu():
         yield
 
 
@@ -67,7 +69,7 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def finished(fresh: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """All of `fresh` dumped and fused; tests must leave it as it is, or take a `copy`."""
     bench = fresh.copy(tmp_path_factory.mktemp("finished") / "bench")
-    with one_thread():
+    with plain_cpu():
         for command in ("dump", "ensemble"):
             result = bench.run(command)
             assert (result.code, result.err) == (0, ""), result

@@ -58,14 +58,12 @@ def test_one_that_does_not_decode_is_listed_and_the_others_are_done(empty: Bench
     photo = empty.root / "photos/street" / image
     sound = photo.read_bytes()
     photo.write_bytes(spoil(sound))
-    chosen = ("--models", "ant,bee", "--datasets", "street")
+    chosen = ("--models", "ant", "--datasets", "street")
     result = empty.run("dump", *chosen)
     assert result.code == 1
-    lines = result.err.splitlines()
-    assert len(lines) == 2
-    for line, model in zip(lines, ("ant", "bee"), strict=True):
-        assert line.startswith(f"failed: street/{model}: {image}: {photo}: ")
-    assert "6 images dumped, 0 complete before, 2 failed" in result.out
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"failed: street/ant: {image}: {photo}: ")
+    assert "3 images dumped, 0 complete before, 1 failed" in result.out
     entry = next(e for e in attributes(empty.store("street", "ant"))["images"] if e["path"] == image)
     assert not (empty.store("street", "ant") / f"{entry['array']}/c.{entry['row']}.0.0.0").exists()
 
@@ -76,9 +74,9 @@ def test_one_that_does_not_decode_is_listed_and_the_others_are_done(empty: Bench
     assert "3 images fused, 0 done before, 1 failed" in result.out
 
     photo.write_bytes(sound)
-    assert "2 images dumped, 6 complete before, 0 failed" in empty.run("dump", *chosen).out
+    assert "1 images dumped, 3 complete before, 0 failed" in empty.run("dump", *chosen).out
     assert "1 images fused, 3 done before, 0 failed" in empty.run("ensemble", *chosen).out
-    assert empty.run("verify").out == "8 images are sound, 0 damaged, 0 unreadable\n"
+    assert empty.run("verify").out == "4 images are sound, 0 damaged, 0 unreadable\n"
 
 
 def test_a_damaged_png_does_not_take_the_process_down(empty: Bench) -> None:

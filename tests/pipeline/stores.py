@@ -6,11 +6,12 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import yaml
+import zarr
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.pipeline import store as store_module
 from hmsa_pipeline.pipeline.manifest import Manifest, load_manifest
@@ -82,6 +83,13 @@ def strips_of_eight() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_module, "_STRIP_BYTES", 0)
         yield
+
+
+def plain_array(path: Path, name: str, mode: Literal["r", "r+"] = "r") -> zarr.Array[Any]:
+    """An array of a store, opened by zarr alone."""
+    array = zarr.open_group(path, mode=mode)[name]
+    assert isinstance(array, zarr.Array)
+    return array
 
 
 def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -128,12 +128,13 @@ def test_a_killed_process_that_nobody_has_waited_for_is_dead(target: Path, path:
 
 
 def test_a_process_number_given_anew_is_another_process(target: Path, path: Path) -> None:
-    left_behind(target, path, pid=os.getppid(), started="1")
-    with writer_lock(target):
-        pass
-    left_behind(target, path, started="1")
-    with writer_lock(target):
-        pass
+    with another_holder(target) as dead:
+        dead.kill()
+        dead.wait()
+        with another_holder(target.with_name("bee.zarr")) as alive:
+            edit_json(path, lambda holder: holder.update(pid=alive.pid))
+            with writer_lock(target):
+                assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
 def test_a_live_process_that_proc_does_not_show_keeps_its_lock(

@@ -174,6 +174,16 @@ def test_entropy_is_zero_for_no_idea_and_one_for_certainty() -> None:
     assert confidence_of(z, "entropy").tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
 
 
+@pytest.mark.parametrize("function", CONFIDENCES)
+def test_rounding_takes_no_confidence_out_of_its_range(function: str) -> None:
+    for count in range(1, 8):
+        for classes in range(2, 20):
+            z = torch.zeros(classes, 2)
+            z[0, 1] = 500.0
+            found = fuse([z] * count, [1.0] * count, confidence=function).confidence
+            assert ((found >= 0) & (found <= 1)).all()
+
+
 def test_where_members_disagree_each_function_decides_by_its_own_rule() -> None:
     """One is sure of road, one of car; both can live with bus."""
     road, car, bus = 0, 1, 2

@@ -13,14 +13,13 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 import pytest
-import zarr
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline import store as store_module
 from hmsa_pipeline.pipeline.store import DamagedShardError, LogitStore
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from .stores import CLASSES, SIZE, begun, filled, flip_bit, logits, photo, same_bits, strips_of_eight
+from .stores import CLASSES, SIZE, begun, filled, flip_bit, logits, photo, plain_array, same_bits, strips_of_eight
 
 PHOTOS = [photo("a.png", (21, 6)), photo("b.png", (21, 6)), photo("c.png", (21, 6))]
 FLIPS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -132,7 +131,7 @@ def test_only_the_strips_that_hold_the_damage_cannot_be_read(sample: Sample) -> 
 @pytest.mark.usefixtures("low_strips")
 def test_a_shard_that_plain_zarr_wrote_by_halves_is_damage_and_no_nan(where: Path) -> None:
     store = begun(where, [photo("a.png", (21, 6))])
-    zarr.open_group(where, mode="r+")["21x6"][0, :, :8] = 1.0
+    plain_array(where, "21x6", "r+")[0, :, :8] = 1.0
     assert store.complete() == [True]
     assert not np.isnan(store.read(0, 0, 8)).any()
     for rows in ((0, 21), (8, 16), (20, 21)):
@@ -145,7 +144,7 @@ def test_check_finds_a_value_that_is_not_finite(where: Path, value: float) -> No
     store = begun(where, [photo("a.png")])
     values = logits(0, *SIZE)
     values[7, 30, 50] = value
-    zarr.open_group(where, mode="r+")["48x80"][0] = values
+    plain_array(where, "48x80", "r+")[0] = values
     with pytest.raises(DamagedShardError, match=r"logits of a\.png are not all finite"):
         store.check(0)
 
@@ -239,6 +238,7 @@ WRONG_ARRAYS: dict[str, Callable[[dict], object]] = {
     "images less": lambda array: array["shape"].__setitem__(0, 1),
     "other keys": lambda array: array["chunk_key_encoding"]["configuration"].update(separator="/"),
     "another type": lambda array: array.update(data_type="int16", fill_value=0),
+    "floats of twice the length": lambda array: array.update(data_type="float32"),
     "another fill value": lambda array: array.update(fill_value=0.0),
     "other strips": lambda array: array["codecs"][0]["configuration"].update(chunk_shape=[1, CLASSES, 12, 6]),
     "shards of two images": lambda array: array["chunk_grid"]["configuration"].update(

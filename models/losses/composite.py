@@ -1,0 +1,73 @@
+"""The loss of a training step: blended scores, auxiliary scores, and what each scale says alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..hmsa import TrainingOutput
+from .cross_entropy import cross_entropy, image_weighted_cross_entropy
+from .rmi import rmi_loss
+
+
+class Criterion(NamedTuple):
+    """Two losses of class scores (N, C, H, W) and labels (N, H, W), each a scalar."""
+
+    main: Callable[[Tensor, Tensor], Tensor]
+    """For the scores that the network stands by."""
+    side: Callable[[Tensor, Tensor], Tensor]
+    """For the terms that help it there."""
+
+
+CRITERIA: Mapping[str, Criterion] = MappingProxyType(
+    {
+        # The region term is for the blended scores alone: the others would cost as much again.
+        "rmi": Criterion(rmi_loss, partial(rmi_loss, region=False)),
+        "cross_entropy": Criterion(cross_entropy, cross_entropy),
+        "image_weighted": Criterion(image_weighted_cross_entropy, image_weighted_cross_entropy),
+    }
+)
+
+
+class LossTerms(NamedTuple):
+    """A training loss and what it is the sum of; all scalars, the terms before their weights."""
+
+    total: Tensor
+    main: Tensor
+    auxiliary: Tensor
+    scales: dict[float, Tensor]
+    """By scale; empty if scales have no weight."""
+
+
+def training_loss(
+    output: TrainingOutput,
+    labels: Tensor,
+    criterion: str = "rmi",
+    auxiliary_weight: float = 0.4,
+    scale_weight: float = 0.05,
+) -> LossTerms:
+    """main + ``auxiliary_weight`` * auxiliary + ``scale_weight`` * the sum over the scales.
+
+    Args:
+        output: of a network's forward pass in training; scores of C classes.
+        labels: (N, H, W) int64 train ids, 255 is ignored.
+        criterion: a key of `CRITERIA`.
+        auxiliary_weight: of the scores that define OCR's regions (arXiv 1909.11065, section 4.1).
+        scale_weight: of each scale's own scores.
+
+    Raises:
+        KeyError: there is no such criterion.
+        ValueError: as `labels.labelled` and `rmi.rmi_loss`.
+    """
+    main_loss, side_loss = CRITERIA[criterion]
+    main = main_loss(output.scores, labels)
+    auxiliary = side_loss(output.auxiliary, labels)
+    scales = {scale: side_loss(scores, labels) for scale, scores in output.scales.items()} if scale_weight else {}
+    total = main + auxiliary_weight * auxiliary
+    for loss in scales.values():
+        total = total + scale_weight * loss
+    return LossTerms(total, main, auxiliary, scales)

@@ -1,0 +1,66 @@
+"""Cross entropy, plain and with classes weighted by how rare they are in each image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .labels import IGNORE, in_float32, labelled
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy of the labelled pixels of a batch, 0 if there are none.
+
+    Args:
+        logits: (N, C, H, W) class scores, any floating dtype.
+        labels: (N, H, W) int64 train ids, 255 is ignored.
+
+    Returns:
+        A scalar, float32 (float64 for float64 scores); under autocast too.
+
+    Raises:
+        ValueError: as `labels.labelled`.
+    """
+    valid = labelled(logits, labels)
+    return _pixel_losses(logits, labels).sum() / valid.sum().clamp(min=1)
+
+
+def image_weighted_cross_entropy(logits: Tensor, labels: Tensor, bound: float = 1.0) -> Tensor:
+    """Cross entropy with the weights of `image_class_weights`: their weighted mean within each image.
+
+    Takes, returns and raises what `cross_entropy` does. The images' losses are averaged, one without labels counts
+    as 0, so that the loss does not depend on how a batch is split over devices or accumulation steps.
+
+    The rule of the training code published with arXiv 1812.01593 and arXiv 2005.10821.
+    """
+    valid = labelled(logits, labels)
+    classes = labels.where(valid, 0)
+    weights = image_class_weights(classes, valid, logits.shape[1], bound).to(in_float32(logits).dtype)
+    of_pixels = weights.gather(1, classes.flatten(1)).masked_fill(~valid.flatten(1), 0)
+    losses = _pixel_losses(logits, labels).flatten(1)
+    # Weights are 1 at least: the sum of no pixels is the only one below 1.
+    return ((of_pixels * losses).sum(1) / of_pixels.sum(1).clamp(min=1)).mean()
+
+
+def image_class_weights(classes: Tensor, valid: Tensor, num_classes: int, bound: float = 1.0) -> Tensor:
+    """One weight per image and class: 1 + ``bound`` * (1 - share of the class among the labelled pixels).
+
+    Args:
+        classes: (N, H, W) int64 in 0..``num_classes`` - 1.
+        valid: (N, H, W) bool, which of them count.
+        num_classes: C.
+        bound: how far the weight of the rarest class lies above that of the only one.
+
+    Returns:
+        (N, C) float64, finite: 1 + ``bound`` for classes that the image lacks.
+    """
+    counts = torch.zeros(len(classes), num_classes, dtype=torch.float64, device=classes.device)
+    counts.scatter_add_(1, classes.flatten(1), valid.flatten(1).double())
+    return 1 + bound * (1 - counts / counts.sum(1, keepdim=True).clamp(min=1))
+
+
+def _pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """(N, H, W) cross entropies, 0 where ignored."""
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.cross_entropy(in_float32(logits), labels, ignore_index=IGNORE, reduction="none")

@@ -1,0 +1,43 @@
+"""What all losses ask of scores and labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IGNORE = 255
+"""The label of pixels that no loss looks at."""
+
+
+def labelled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Where a pixel has a label, after a look at what was given.
+
+    Args:
+        logits: (N, C, H, W) class scores, any floating dtype.
+        labels: (N, H, W) int64 train ids in 0..C-1, or `IGNORE`.
+
+    Returns:
+        (N, H, W) bool.
+
+    Raises:
+        ValueError: a shape or dtype is another, there is no pixel at all, or a label is no class.
+    """
+    if logits.ndim != 4 or not logits.is_floating_point():
+        raise ValueError(f"logits must be floats of shape (N, C, H, W), not {logits.dtype} {tuple(logits.shape)}")
+    expected = (logits.shape[0], *logits.shape[-2:])
+    if labels.shape != expected or labels.dtype != torch.int64:
+        raise ValueError(f"labels must be int64 of shape {expected}, not {labels.dtype} {tuple(labels.shape)}")
+    if not logits.numel():
+        raise ValueError(f"logits of shape {tuple(logits.shape)} hold no pixel")
+    valid = labels != IGNORE
+    wrong = valid & ((labels < 0) | (labels >= logits.shape[1]))
+    if wrong.any():
+        raise ValueError(
+            f"label {int(labels[wrong][0])} is neither one of {logits.shape[1]} classes nor {IGNORE} (ignored)"
+        )
+    return valid
+
+
+def in_float32(logits: Tensor) -> Tensor:
+    """The same scores, float32 where they came in half precision; float64 stays."""
+    return logits if logits.dtype == torch.float64 else logits.float()

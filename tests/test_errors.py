@@ -1,0 +1,37 @@
+"""The error family and the two phrases that its messages share."""
+
+from __future__ import annotations
+
+import pytest
+from hmsa_pipeline import errors
+from hmsa_pipeline.errors import HmsaError, ManifestError, first_few, nearest
+
+
+def test_every_error_of_the_family_is_caught_as_one() -> None:
+    family = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    assert len(family) >= 5
+    assert all(issubclass(error, HmsaError) for error in family)
+    assert issubclass(ManifestError, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("mean-sofmax", ["mean-softmax", "mean-logit"], "did you mean 'mean-softmax'?"),
+        ("CITYSCAPES", ["bravo_ACDC", "cityscapes"], "did you mean 'cityscapes'?"),
+        ("bravo_acdc", ["bravo_ACDC", "cityscapes"], "did you mean 'bravo_ACDC'?"),
+        ("quux", ["bravo", "folder"], "known: bravo, folder"),
+        ("quux", [], "none is known"),
+        ("", ["bravo"], "known: bravo"),
+    ],
+)
+def test_an_unknown_name_gets_the_closest_known_one_or_all(name: str, known: list[str], said: str) -> None:
+    assert nearest(name, iter(known)) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, ""), (1, "0"), (5, "0, 1, 2, 3, 4"), (6, "0, 1, 2, 3, 4 and 1 more"), (1000, "0, 1, 2, 3, 4 and 995 more")],
+)
+def test_a_list_in_a_message_stays_short_and_counts_the_rest(count: int, said: str) -> None:
+    assert first_few(iter(range(count))) == said
