@@ -234,7 +234,8 @@ def _initialise(module: nn.Module) -> None:
     Inputs behind a ReLU are positive: without the second step their common level adds up from layer
     to layer until a fresh network says the same everywhere, whatever it sees.
     """
-    if isinstance(module, nn.Conv2d):
+    # A network without memory is built for its shapes alone, and to fill it would load torch's compiler.
+    if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
         nn.init.kaiming_normal_(module.weight)
         with torch.no_grad():
             module.weight -= module.weight.mean(dim=(1, 2, 3), keepdim=True)

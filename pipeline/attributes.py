@@ -120,9 +120,7 @@ def check_images(images: Iterable[ImageEntry]) -> None:
     for entry in images:
         if not isinstance(entry.path, str) or not isinstance(entry.bytes, int):
             raise ValueError(f"image {entry.path!r} of {entry.bytes!r} bytes")
-        # Both separators: a table may have been written on another system.
-        steps = re.split(r"[/\\]", entry.path)
-        if ".." in steps or not steps[0] or not entry.path.strip("./") or "\0" in entry.path:
+        if _leaves(entry.path):
             raise ValueError(f"image {entry.path!r} leaves the output folder")
         if entry.path in paths:
             raise ValueError(f"image {entry.path!r} is listed twice")
@@ -138,6 +136,13 @@ def check_images(images: Iterable[ImageEntry]) -> None:
         if place in places:
             raise ValueError(f"image {entry.path!r} shares row {row} of {entry.array} with another")
         places.add(place)
+
+
+def _leaves(path: str) -> bool:
+    """Whether a path names no file below the folder that it is put under, here or on another system."""
+    if path.startswith(("/", "\\")) or not path.strip("./") or "\0" in path:
+        return True
+    return ".." in path and ".." in re.split(r"[/\\]", path)
 
 
 def rows_of(images: Iterable[ImageEntry]) -> dict[str, int]:

@@ -23,10 +23,11 @@ def store_path(output: Path, dataset: str, model: str) -> Path:
     return output / LOGITS / dataset / f"{model}.zarr"
 
 
-def own_folders(output: Path, root: Path) -> list[Path]:
-    """The folders within a dataset's ``root`` that hold our own outputs and no photographs."""
-    if output.resolve().is_relative_to(root.resolve()) and output.resolve() != root.resolve():
-        return [output]
+def own_folders(output: Path) -> list[Path]:
+    """The folders that hold our own outputs and no photographs, wherever a dataset's root lies.
+
+    Not ``output`` itself: somebody may keep photographs there.
+    """
     return [output / name for name in (LOGITS, PREDICTIONS, DAMAGED)]
 
 
@@ -40,7 +41,7 @@ def photographs(manifest: Manifest, dataset: DatasetEntry) -> list[Photograph]:
         ManifestError: the root holds an environment variable that is not set.
     """
     root = dataset.root_path()
-    files = list_images(root, dataset.type, dataset.split, own_folders(manifest.output, root))
+    files = list_images(root, dataset.type, dataset.split, own_folders(manifest.output))
     known = _known_sizes(manifest, dataset)
     with ThreadPoolExecutor(8) as pool:
         sizes = pool.map(lambda f: known.get((f.path, f.bytes)) or _size(root / f.path), files)

@@ -60,9 +60,10 @@ def training_loss(
         scale_weight: of each scale's own scores.
 
     Raises:
-        KeyError: there is no such criterion.
-        ValueError: as `labels.labelled` and `rmi.rmi_loss`.
+        ValueError: there is no such criterion; or as `labels.labelled` and `rmi.rmi_loss`.
     """
+    if criterion not in CRITERIA:
+        raise ValueError(f"there is no criterion '{criterion}': {', '.join(CRITERIA)}")
     main_loss, side_loss = CRITERIA[criterion]
     main = main_loss(output.scores, labels)
     auxiliary = side_loss(output.auxiliary, labels)
