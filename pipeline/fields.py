@@ -72,6 +72,8 @@ def _check_name(name: str) -> str:
         raise ValueError(
             f"{describe(name)} cannot name files; use letters, digits and, after the first, '.', '_', '-'"
         )
+    if name.lower().endswith(".lock"):
+        raise ValueError(f"{describe(name)} ends like the lock files beside our outputs; use another ending")
     if len(name) > _LONGEST_NAME:
         raise ValueError(f"names files, so {_LONGEST_NAME} characters at most, not {len(name)}")
     return name

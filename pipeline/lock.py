@@ -97,7 +97,8 @@ def _clear_dead(path: Path) -> None:
         return
     if _alive(holder, path):
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}" if holder else "a process"
-        raise StoreError(f"{path}: held by {who}; wait for it, or stop it first")
+        dead = "" if _is_here(holder) else "; if it died, its lock is free five minutes after its last sign of life"
+        raise StoreError(f"{path}: held by {who}; wait for it, or stop it first{dead}")
     path.unlink(missing_ok=True)
 
 
@@ -117,8 +118,13 @@ def _token(path: Path) -> str | None:
     return (_holder(path) or {}).get("token")
 
 
+def _is_here(holder: dict[str, Any]) -> bool:
+    """Whether its process numbers are ours: this machine, since its last start."""
+    return bool(holder) and (holder["host"], holder["machine"]) == (socket.gethostname(), _machine())
+
+
 def _alive(holder: dict[str, Any], path: Path) -> bool:
-    if holder and (holder["host"], holder["machine"]) == (socket.gethostname(), _machine()):
+    if _is_here(holder):
         started = _process_start(holder["pid"])
         return started is not None and (started == holder["started"] or _HIDDEN in (started, holder["started"]))
     try:

@@ -196,7 +196,13 @@ NAMELESS = ["", "{", "null", "[]", "3", "{}", '{"host": "here"}', "\xff\x00"]
 def test_a_lock_that_names_nobody_is_held_until_it_is_old(target: Path, path: Path, content: str) -> None:
     path.parent.mkdir()
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(StoreError, match="held by a process; wait for it"), writer_lock(target):
+    with (
+        pytest.raises(
+            StoreError,
+            match="held by a process; wait for it, or stop it first; if it died, its lock is free five minutes",
+        ),
+        writer_lock(target),
+    ):
         pass
     grow_old(path, STALE_SECONDS + 1)
     with writer_lock(target):

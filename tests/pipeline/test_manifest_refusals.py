@@ -149,6 +149,7 @@ WRONG = {
     "name empty": (13, 'name: ""', "models[0].name", "cannot name files"),
     "name not ascii": (13, "name: café", "models[0].name", "cannot name files"),
     "name long": (13, f"name: {'n' * 101}", "models[0].name", "100 characters at most, not 101"),
+    "name of a lock": (13, "name: a.lock", "models[0].name", "ends like the lock files"),
     "name surrogate": (13, 'name: "\\ud800"', "models[0].name", "is not Unicode"),
     "source surrogate": (14, 'source: "\\ud800"', "models[0].source", "is not Unicode"),
     "name taken": (
