@@ -28,8 +28,8 @@ class Progress:
         self._bars: list[tqdm[NoReturn]] = []
         if self._terminal and total:
             self._bars = [
-                tqdm(total=total, desc="total", unit=unit, position=1, smoothing=0.05),
-                tqdm(total=0, unit=unit, position=0, leave=False),
+                tqdm(total=total, desc="total", unit=unit, position=0, smoothing=0.05),
+                tqdm(total=0, unit=unit, position=1, leave=False),
             ]
 
     def __enter__(self) -> Self:
