@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import signal
 import sys
@@ -60,29 +58,11 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything,
 
 
 def _figures_file(target: str | None) -> str | None:
-    """Refuse before the work what could not be written after it."""
-    if target and target != "-" and not _is_special(Path(target)):
-        import tempfile
+    if target:
+        from .pipeline.figures import require_target
 
-        path = Path(target)
-        try:
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path.parent):
-                pass
-        except OSError as error:
-            raise _unwritable(target, error) from error
+        require_target(target)
     return target
-
-
-def _is_special(path: Path) -> bool:
-    """Whether it is a pipe, a device or a link to something, as /dev/stdout; renaming a file over it removes it."""
-    return path.exists() and not path.is_dir() and (path.is_symlink() or not path.is_file())
-
-
-def _unwritable(target: str, error: OSError) -> HmsaError:
-    return HmsaError(f"--json {target}: cannot be written ({error.strerror}); name another file")
 
 
 JsonOption = Annotated[
@@ -101,18 +81,10 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def _figures(target: str | None, value: Any) -> None:
-    if target == "-":
-        print(json.dumps(value, indent=2, ensure_ascii=False))
-    elif target:
-        from .files import write_json
+    if target:
+        from .pipeline.figures import write_figures
 
-        try:
-            if _is_special(Path(target)):
-                Path(target).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            else:
-                write_json(Path(target), value)
-        except OSError as error:
-            raise _unwritable(target, error) from error
+        write_figures(target, value)
 
 
 def _say(target: str | None, line: str) -> None:

@@ -1,0 +1,62 @@
+"""Where ``--json`` puts a command's figures: a file, standard output, or whatever else the shell names."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..errors import HmsaError
+from ..files import write_json
+
+STANDARD_OUTPUT = "-"
+
+
+def require_target(target: str) -> None:
+    """Refuse before the work what could not be written after it.
+
+    Raises:
+        HmsaError: ``target`` is no file that can be written.
+    """
+    path = Path(target)
+    if target == STANDARD_OUTPUT or _is_special(path):
+        return
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def write_figures(target: str, figures: Any) -> None:
+    """Write ``figures`` as JSON.
+
+    Raises:
+        HmsaError: ``target`` cannot be written.
+    """
+    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    if target == STANDARD_OUTPUT:
+        print(text)
+        return
+    try:
+        if _is_special(Path(target)):
+            Path(target).write_text(text + "\n", encoding="utf-8")
+        else:
+            write_json(Path(target), figures)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe, a device or a link to something, as /dev/stdout; renaming a file over it removes it."""
+    return path.exists() and not path.is_dir() and (path.is_symlink() or not path.is_file())
+
+
+def _unwritable(target: str, error: OSError) -> HmsaError:
+    return HmsaError(f"--json {target}: cannot be written ({error.strerror}); name another file")
