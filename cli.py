@@ -14,6 +14,8 @@ from . import __version__
 from .errors import HmsaError
 
 if TYPE_CHECKING:
+    from .pipeline.dump import JobResult
+    from .pipeline.ensemble import FusionResult
     from .pipeline.manifest import Manifest
 
 INTERRUPTED = 130
@@ -28,13 +30,21 @@ app = typer.Typer(
 manifest_app = typer.Typer(help="Show or check a manifest.", rich_markup_mode=None)
 app.add_typer(manifest_app, name="manifest")
 
+
+def _folder(text: str) -> Path:
+    # A variable of the shell that is not set would else mean the current folder.
+    if not text.strip():
+        raise HmsaError("--output, --data-root or --assets: an empty name is no folder; name one, or leave it out")
+    return Path(text)
+
+
 ManifestOption = Annotated[
     str,
     typer.Option("--manifest", "-m", metavar="FILE", help="A manifest, or the bare name of a shipped one."),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Where results go; wins over the manifest."),
+    typer.Option("--output", "-o", metavar="DIR", parser=_folder, help="Where results go; wins over the manifest."),
 ]
 ModelsOption = Annotated[
     str | None, typer.Option("--models", metavar="A,B", help="Only these models, by name, comma separated.")
@@ -48,12 +58,15 @@ LimitOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
 DataRootOption = Annotated[
-    Path | None, typer.Option("--data-root", metavar="DIR", help="Wins over the variable HMSA_DATA_ROOT.")
+    Path | None,
+    typer.Option("--data-root", metavar="DIR", parser=_folder, help="Wins over the variable HMSA_DATA_ROOT."),
 ]
 AssetsOption = Annotated[
-    Path | None, typer.Option("--assets", metavar="DIR", help="Wins over the variable HMSA_ASSETS.")
+    Path | None, typer.Option("--assets", metavar="DIR", parser=_folder, help="Wins over the variable HMSA_ASSETS.")
 ]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Start afresh where results lie already.")]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Start afresh: all results that lie there are removed first.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
 
 
@@ -76,8 +89,13 @@ JsonOption = Annotated[
 ]
 
 
-def _names(text: str | None) -> list[str] | None:
-    return [name.strip() for name in text.split(",") if name.strip()] if text else None
+def _names(flag: str, text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise HmsaError(f"{flag}: names nothing; leave it out for all")
+    return names
 
 
 def _figures(target: str | None, value: Any) -> None:
@@ -183,8 +201,8 @@ def _load(
         output=output,
         data_root=data_root,
         assets=assets,
-        models=_names(models),
-        datasets=_names(datasets),
+        models=_names("--models", models),
+        datasets=_names("--datasets", datasets),
         overrides=overrides,
     )
 
@@ -230,16 +248,20 @@ def dump(
         rows = zip(plan.jobs, plan.complete, strict=True)
         _figures(json_file, [{"job": job.name, "images": len(job.wanted), "complete": done} for job, done in rows])
         return
-    results = run_dump(plan)
-    for result in results:
+
+    def ended(result: JobResult) -> None:
         name = result.job.name
         _failed(name, result.failed)
+        if result.problem:
+            print(_one_line(f"failed: {name}: {result.problem}"), file=sys.stderr)
         if result.done or result.failed:
             _say(
                 json_file,
                 f"{name}: {result.done} done, {result.skipped} complete before, {len(result.failed)} failed, "
                 f"{result.seconds:.1f} s",
             )
+
+    results = run_dump(plan, ended)
     done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
     skipped = sum(r.skipped for r in results)
     _figures(
@@ -250,19 +272,23 @@ def dump(
                 "done": r.done,
                 "skipped": r.skipped,
                 "failed": r.failed,
+                "problem": r.problem,
                 "seconds": r.seconds,
             }
             for r in results
         ],
     )
-    if not done and not failed and not plan.todo:
+    problems = sum(r.problem is not None for r in results)
+    if not done and not failed and not problems and not plan.todo:
         _say(json_file, f"nothing to do: all {skipped} images are complete")
     else:
         _say(
             json_file,
             f"{done} images dumped, {skipped} complete before, {failed} failed; stores: {found.output}/logits",
         )
-    _finish(any(r.interrupted for r in results), failed)
+    if problems:
+        _say(json_file, f"{problems} of {len(plan.jobs)} jobs could not be done")
+    _finish(any(r.interrupted for r in results), failed + problems)
 
 
 def _size(count: float) -> str:
@@ -299,6 +325,8 @@ def ensemble(
             help="mean-softmax, mean-logit, min-softmax, entropy, energy or rba.",
         ),
     ] = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Fuse images that some members lack from the others.")
     ] = False,
@@ -310,7 +338,9 @@ def ensemble(
 
     Example: hmsa-pipeline ensemble --manifest bravo.yaml --confidence entropy --output runs/entropy
     """
-    found = _load(manifest, output, models, datasets, ensemble={"label": label, "confidence": confidence})
+    found = _load(
+        manifest, output, models, datasets, data_root, assets, ensemble={"label": label, "confidence": confidence}
+    )
     from .pipeline.ensemble import plan_ensemble, run_ensemble
 
     plans = plan_ensemble(found, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
@@ -323,8 +353,8 @@ def ensemble(
             )
         _figures(json_file, [{"dataset": p.dataset, "todo": len(p.tasks), "skipped": p.skipped} for p in plans])
         return
-    results = run_ensemble(found, plans, overwrite=overwrite)
-    for result in results:
+
+    def ended(result: FusionResult) -> None:
         _failed(result.dataset, result.failed)
         if result.partial:
             print(
@@ -337,6 +367,8 @@ def ensemble(
                 f"{result.dataset}: {result.done} fused, {result.skipped} done before, "
                 f"{len(result.failed)} failed, {result.seconds:.1f} s",
             )
+
+    results = run_ensemble(found, plans, ended, overwrite=overwrite)
     done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
     skipped = sum(r.skipped for r in results)
     _figures(
@@ -369,6 +401,8 @@ def status(
     output: OutputOption = None,
     models: ModelsOption = None,
     datasets: DatasetsOption = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
     json_file: JsonOption = None,
 ) -> None:
     """Print how far the stores are.
@@ -379,7 +413,7 @@ def status(
     """
     from .pipeline.verify import status as states
 
-    found = states(_load(manifest, output, models, datasets))
+    found = states(_load(manifest, output, models, datasets, data_root, assets))
     wide = max(len(f"{s.dataset}/{s.model}") for s in found)
     for s in found:
         what = s.problem or (
@@ -397,6 +431,8 @@ def verify(
     output: OutputOption = None,
     models: ModelsOption = None,
     datasets: DatasetsOption = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Move damaged shards aside, so that they are made again.")
     ] = False,
@@ -410,19 +446,24 @@ def verify(
     """
     from .pipeline.verify import verify as read_all
 
-    found = read_all(_load(manifest, output, models, datasets), repair=repair)
+    found = read_all(_load(manifest, output, models, datasets, data_root, assets), repair=repair)
     for result in found:
         name = f"{result.dataset}/{result.model}"
+        if result.problem:
+            print(_one_line(f"unreadable: {name}: {result.problem}"), file=sys.stderr)
         for image, reason in result.damaged.items():
             print(_one_line(f"damaged: {name}: {image}: {reason}"), file=sys.stderr)
         for image, reason in result.unreadable.items():
             print(_one_line(f"unreadable: {name}: {image}: {reason}"), file=sys.stderr)
     damaged, unreadable = sum(len(r.damaged) for r in found), sum(len(r.unreadable) for r in found)
+    problems = sum(r.problem is not None for r in found)
     moved = sum(r.moved for r in found)
     _figures(json_file, [r.as_json() for r in found])
     line = f"{sum(r.sound for r in found)} images are sound, {damaged} damaged, {unreadable} unreadable"
+    if problems:
+        line += f", {problems} stores cannot be read"
     _say(json_file, f"{line}; {moved} moved aside" if repair else line)
-    _finish(False, damaged - moved + unreadable)
+    _finish(False, damaged - moved + unreadable + problems)
 
 
 @app.command("import-logits")
@@ -477,7 +518,7 @@ def import_logits(
 @app.command()
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where everything of the demo goes.")
+        Path, typer.Option("--output", "-o", metavar="DIR", parser=_folder, help="Where everything of the demo goes.")
     ] = Path("demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of scenes and checkpoints.")] = 0,
 ) -> None:

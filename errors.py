@@ -28,6 +28,10 @@ class StoreError(HmsaError):
     """A logit store is damaged, locked, or was made with other settings."""
 
 
+class DiskError(StoreError):
+    """The disk would not take what was to be written: there is no use in going on."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """What to say after an unknown name: the closest known one, or all of them."""
     known = list(known)
@@ -44,10 +48,10 @@ def first_few(items: Iterable[object], limit: int = 5) -> str:
     return ", ".join(items[:limit]) + more
 
 
-def disk_error(path: Path, error: OSError) -> StoreError:
+def disk_error(path: Path, error: OSError) -> DiskError:
     """What to raise when ``path`` could not be written in the middle of long work."""
     mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
-    return StoreError(
+    return DiskError(
         f"{path}: cannot be written ({error.strerror or error}); {mend} and run the same command again, "
         "what is complete is kept"
     )

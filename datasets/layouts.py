@@ -14,6 +14,9 @@ from ..errors import DatasetError, first_few, nearest
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """What an image file's name ends with, in capitals or not."""
 
+# File systems take 255 bytes, and outputs put an ending such as _logits.npz in place of the suffix.
+_LONGEST_NAME = 240
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -181,6 +184,12 @@ def _check_names(root: Path, paths: list[str]) -> None:
         raise DatasetError(
             f"{root}: {len(odd)} file names are not UTF-8: {first_few(odd)}; rename them, since stores "
             "and reports cannot hold such names"
+        )
+    long = [path for path in paths if len(os.path.basename(path).encode()) > _LONGEST_NAME]  # noqa: PTH119
+    if long:
+        raise DatasetError(
+            f"{root}: {len(long)} file names have more than {_LONGEST_NAME} bytes, too many for the names of "
+            f"their outputs: {first_few(long, 1)}; shorten them"
         )
     counts = Counter(map(output_stem, paths))
     if len(counts) < len(paths):

@@ -46,7 +46,6 @@ class Job:
         identity: what they are made with.
         photographs: the whole dataset, sorted; they make the table of images.
         limit: how many of them are dumped, from the first; None for all.
-        overwrite: whether a store that is there is removed first.
     """
 
     member: Member
@@ -56,7 +55,6 @@ class Job:
     identity: Identity
     photographs: tuple[Photograph, ...]
     limit: int | None = None
-    overwrite: bool = False
 
     @property
     def name(self) -> str:
@@ -71,12 +69,20 @@ class Job:
 
 @dataclass
 class JobResult:
-    """What became of a job's photographs; ``failed`` maps paths to reasons."""
+    """What became of a job's photographs.
+
+    Attributes:
+        failed: path -> reason.
+        gone: paths that the store lists and the dataset no longer holds.
+        problem: why the job could not be done at all; None if it was.
+    """
 
     job: Job
     done: int = 0
     skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
+    problem: str | None = None
     seconds: float = 0.0
     interrupted: bool = False
 
@@ -151,10 +157,11 @@ def run_job(job: Job, predictor: Predictor, progress: Progress) -> JobResult:
     with writer_lock(job.store):
         try:
             versions = {"package_version": __version__, "torch_version": torch.__version__}
-            store = LogitStore.for_writing(job.store, job.identity, versions, overwrite=job.overwrite)
+            store = LogitStore.for_writing(job.store, job.identity, versions)
             store.register(job.photographs)
         except OSError as error:
             raise disk_error(job.store, error) from error
+        result.gone = frozenset(store.index.keys() - {photo.path for photo in job.photographs})
         complete = store.complete()
         todo = [i for i in (store.index[p.path] for p in job.wanted) if not complete[i]]
         result.skipped = len(job.wanted) - len(todo)
@@ -203,7 +210,9 @@ def _run(
                     continue
                 try:
                     logits = predictor(image)
-                except torch.OutOfMemoryError:
+                except (RuntimeError, MemoryError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
                     failed(entry.path, f"{entry.height}x{entry.width} does not fit into the device's memory")
                     continue
                 budget.acquire(logits.nbytes)
@@ -237,11 +246,20 @@ def _decoded(
         yield index, entry, future.result()
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether torch had no memory for an image; only on CUDA does it say so by the error's type."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        phrase in str(error) for phrase in ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED")
+    )
+
+
 def _decode(root: Path, entry: ImageEntry) -> Tensor | DatasetError:
     try:
         image = decode_image(root / entry.path)
     except DatasetError as error:
         return error
+    except MemoryError:
+        return DatasetError(f"{root / entry.path}: does not fit into memory")
     if tuple(image.shape[1:]) != (entry.height, entry.width):
         return DatasetError(
             f"{root / entry.path}: is {image.shape[1]}x{image.shape[2]} and was {entry.height}x{entry.width} "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from .fusion_record import RECORD, changes, describe, read_record, same_work
 from .lock import writer_lock
 from .manifest import Manifest, Member
 from .progress import Progress
-from .record import failures, record_run
+from .record import failures, gone, record_run
 from .scores import fuse, quantise
 from .store import DamagedShardError, ImageEntry, LogitStore
 from .survey import PREDICTIONS, store_path
@@ -117,7 +117,7 @@ def _plan(manifest: Manifest, dataset: str, limit: int | None, overwrite: bool, 
     stores = [store for _, store in members if store is not None]
     if not stores:
         raise StoreError(f"{dataset}: no member has a store; make them with 'hmsa-pipeline dump'")
-    entries = _common_table(dataset, stores)
+    entries = _common_table(dataset, stores, gone(manifest.output, dataset))
     if limit is not None:
         entries = dict(list(entries.items())[:limit])
 
@@ -174,14 +174,19 @@ def _filler(member: Member) -> str:
     return "hmsa-pipeline import-logits" if member.external else "hmsa-pipeline dump"
 
 
-def _common_table(dataset: str, stores: list[LogitStore]) -> dict[str, ImageEntry]:
-    """All members' images by path, sorted; StoreError if two members mean different photographs."""
+def _common_table(dataset: str, stores: list[LogitStore], left_out: set[str]) -> dict[str, ImageEntry]:
+    """All members' images by path, sorted; StoreError if two members mean different photographs.
+
+    Those that the dataset no longer holds are ``left_out``: nobody could make them complete.
+    """
     first = stores[0]
     entries: dict[str, ImageEntry] = {}
     for store in stores:
         if store.identity.classes != first.identity.classes:
             raise StoreError(f"{store.path}: has other classes than {first.path}; only equal ones can be fused")
         for entry in store.images:
+            if entry.path in left_out:
+                continue
             known = entries.setdefault(entry.path, entry)
             if None in (known.height, entry.height):
                 entries[entry.path] = entry if known.height is None else known
@@ -213,16 +218,28 @@ def _older(label: Path, stores: list[LogitStore | None], image: str) -> bool:
     return False
 
 
-def run_ensemble(manifest: Manifest, plans: list[Fusion], *, overwrite: bool = False) -> list[FusionResult]:
+def run_ensemble(
+    manifest: Manifest, plans: list[Fusion], ended: Callable[[FusionResult], None], *, overwrite: bool = False
+) -> list[FusionResult]:
     """Fuse what the plans list, dataset by dataset.
 
     A member's damaged image is reported and the rest goes on. After an interrupt the last result says
     ``interrupted``.
 
+    Args:
+        manifest: what the plans were made of.
+        plans: see `plan_ensemble`.
+        ended: called with each dataset's result when it ends.
+        overwrite: whether the predictions that are there are removed before the first is fused.
+
     Raises:
         StoreError: the output cannot be written, or another run works on the same predictions.
     """
     results: list[FusionResult] = []
+    if overwrite:
+        # All of them now: else the same command without the flag could not go on after an interruption.
+        for plan in plans:
+            _remove(plan.folder)
     with Progress(sum(len(plan.tasks) for plan in plans)) as progress:
         for plan in plans:
             begun = time.monotonic()
@@ -232,11 +249,13 @@ def run_ensemble(manifest: Manifest, plans: list[Fusion], *, overwrite: bool = F
             progress.job(plan.dataset, len(plan.tasks))
             try:
                 with writer_lock(plan.folder):
-                    _run(plan, result, progress, overwrite)
+                    _run(plan, result, progress)
             except OSError as error:
                 raise disk_error(plan.folder, error) from error
             result.seconds = time.monotonic() - begun
             results.append(result)
+            with progress.aside():
+                ended(result)
             record_run(
                 manifest.output,
                 "ensemble",
@@ -245,7 +264,8 @@ def run_ensemble(manifest: Manifest, plans: list[Fusion], *, overwrite: bool = F
                 done=result.done,
                 skipped=result.skipped,
                 partial=result.partial,
-                failed=[{"image": path, "reason": reason} for path, reason in result.failed.items()],
+                failed=result.failed,
+                idle=not result.done and not result.failed,
                 interrupted=result.interrupted,
                 seconds=round(result.seconds, 3),
             )
@@ -254,18 +274,36 @@ def run_ensemble(manifest: Manifest, plans: list[Fusion], *, overwrite: bool = F
     return results
 
 
-def _run(plan: Fusion, result: FusionResult, progress: Progress, overwrite: bool) -> None:
-    for base, _, names in os.walk(plan.folder):
-        for name in names:
-            if is_partial(name) or (overwrite and name.endswith(("_pred.png", "_conf.png"))):
-                Path(base, name).unlink()
+def _remove(folder: Path) -> None:
+    try:
+        with writer_lock(folder):
+            (folder / RECORD).unlink(missing_ok=True)
+            _sweep(folder, lambda name: name.endswith(("_pred.png", "_conf.png")))
+    except OSError as error:
+        raise disk_error(folder, error) from error
+
+
+def _sweep(folder: Path, unwanted: Callable[[str], bool]) -> None:
+    for base, _, names in os.walk(folder):
+        for name in filter(unwanted, names):
+            Path(base, name).unlink()
+
+
+def _run(plan: Fusion, result: FusionResult, progress: Progress) -> None:
+    before = read_record(plan.folder)
+    if before and not same_work(before, plan.record):
+        raise StoreError(
+            f"{plan.folder}: another run has just begun predictions made in another way "
+            f"({changes(before, plan.record)}); choose another --output"
+        )
+    _sweep(plan.folder, is_partial)
     # Before the record, which will no longer say that they lack a member or are older than their logits.
     for task in plan.tasks:
         prediction_paths(plan.folder, task.entry.path)[0].unlink(missing_ok=True)
     # Before the first prediction: one that lies there without its line in the record would later pass
     # for one of all members.
     record = {**plan.record, "partial": plan.partial}
-    if overwrite or read_record(plan.folder) != record:
+    if before != record:
         write_json(plan.folder / RECORD, record)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from ..errors import ManifestError, StoreError, disk_error
 from .lock import writer_lock
 from .manifest import Manifest
 from .progress import Progress
-from .record import record_run
+from .record import record_gone, record_run
 from .store import Identity, LogitStore
 from .survey import photographs, store_path
 
@@ -85,7 +85,8 @@ def import_logits(
         raise ManifestError(f"model '{model}': is dumped from a checkpoint; only 'arch: external' is imported")
     if not folder.is_dir():
         raise StoreError(f"{folder}: there is no such folder of logits; check the path")
-    photos = photographs(manifest, entry)
+    photos = photographs(manifest, entry, afresh=overwrite)
+    present = {photo.path for photo in photos}
     files = {photo.path: folder / f"{output_stem(photo.path)}{SUFFIX}" for photo in photos}
     expected = set(files.values())
     if not any(path.is_file() for path in expected):
@@ -115,6 +116,7 @@ def import_logits(
             afresh = overwrite or not _is_filled(path)
             store = LogitStore.for_writing(path, identity, {"package_version": __version__}, overwrite=afresh)
             store.register(photos)
+            listed = store.index.keys() - present
             complete = store.complete()
             wanted = [store.index[photo.path] for photo in photos[:limit]]
             todo = [i for i in wanted if not complete[i]]
@@ -124,6 +126,7 @@ def import_logits(
                 _fill(store, todo, files, channels, result, progress)
     except OSError as error:
         raise disk_error(path, error) from error
+    record_gone(manifest.output, dataset, listed, present)
     record_run(
         manifest.output,
         "import-logits",
@@ -132,7 +135,9 @@ def import_logits(
         images=len(wanted),
         done=result.done,
         skipped=result.skipped,
-        failed=[{"image": image, "reason": reason} for image, reason in result.failed.items()],
+        failed=result.failed,
+        looked_at={photo.path for photo in photos[:limit]} | listed,
+        idle=not result.done and not result.failed,
         interrupted=result.interrupted,
         seconds=round(time.monotonic() - begun, 3),
     )

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoreError
+from ..errors import DiskError, StoreError
 from ..files import guarded
 
 HEARTBEAT_SECONDS = 30.0
@@ -34,13 +34,13 @@ def writer_lock(target: Path) -> Iterator[None]:
     Raises:
         StoreError: somebody else holds it, or the folder cannot be written.
     """
-    path = target.with_name(target.name + ".lock")
+    path = _lock_file(target)
     token = uuid.uuid4().hex
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _acquire(path, token)
     except OSError as error:
-        raise StoreError(
+        raise DiskError(
             f"{path.parent}: cannot be written ({error.strerror or error}); free it or choose another --output"
         ) from error
     stop = threading.Event()
@@ -54,6 +54,15 @@ def writer_lock(target: Path) -> Iterator[None]:
         # A lock that cannot be removed is free all the same once its process is gone.
         with contextlib.suppress(OSError):
             _release(path, token)
+
+
+def require_free(target: Path) -> None:
+    """Raise StoreError if somebody holds the lock of ``target`` now; nothing is written."""
+    _require_dead(_lock_file(target))
+
+
+def _lock_file(target: Path) -> Path:
+    return target.with_name(target.name + ".lock")
 
 
 def _guard(path: Path) -> contextlib.AbstractContextManager[None]:
@@ -92,14 +101,20 @@ def _release(path: Path, token: str) -> None:
 
 def _clear_dead(path: Path) -> None:
     """Remove a dead holder's lock; StoreError if its holder lives."""
+    if _require_dead(path):
+        path.unlink(missing_ok=True)
+
+
+def _require_dead(path: Path) -> bool:
+    """Whether there is the lock of a dead holder; StoreError if its holder lives."""
     holder = _holder(path)
     if holder is None:
-        return
+        return False
     if _alive(holder, path):
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}" if holder else "a process"
         dead = "" if _is_here(holder) else "; if it died, its lock is free five minutes after its last sign of life"
         raise StoreError(f"{path}: held by {who}; wait for it, or stop it first{dead}")
-    path.unlink(missing_ok=True)
+    return True
 
 
 def _holder(path: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -20,7 +21,7 @@ class Progress:
         unit: what is counted.
     """
 
-    def __init__(self, total: int, unit: str = "image") -> None:
+    def __init__(self, total: int, unit: str = " image") -> None:
         self._total, self._done, self._unit = total, 0, unit
         self._job, self._job_total, self._job_done = "", 0, 0
         self._start = self._logged = time.monotonic()
@@ -62,10 +63,14 @@ class Progress:
         """Print a line without tearing the bars."""
         tqdm.write(line, file=sys.stderr)
 
+    def aside(self) -> AbstractContextManager[None]:
+        """While the block prints, the bars step aside."""
+        return tqdm.external_write_mode(file=sys.stdout)
+
     def _line(self) -> str:
         rate = self._done / max(1e-9, time.monotonic() - self._start)
         left = tqdm.format_interval(int((self._total - self._done) / rate))
         return (
-            f"{self._job} {self._job_done}/{self._job_total}, total {self._done}/{self._total} {self._unit}s, "
-            f"{rate:.2f} {self._unit}s/s, {left} left"
+            f"{self._job} {self._job_done}/{self._job_total}, total {self._done}/{self._total}{self._unit}s, "
+            f"{rate:.2f}{self._unit}s/s, {left} left"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import torch
 
 from ..datasets.images import MEAN, STD
 from ..datasets.taxonomy import CLASS_NAMES
-from ..errors import CheckpointError, ManifestError, StoreError
+from ..errors import CheckpointError, DiskError, ManifestError, StoreError, disk_error
 from ..files import PARTIAL, sha256
 from ..models.checkpoint import check_weights
 from .dump import Job, JobResult, Predictor, run_job
+from .lock import require_free, writer_lock
 from .manifest import Manifest, Member
 from .progress import Progress
-from .record import record_run
+from .record import record_gone, record_run
 from .store import Identity, LogitStore
 from .survey import photographs, store_path
 
@@ -26,7 +28,10 @@ PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": li
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs in the order in which they run, the number of images complete in each, and on what."""
+    """Jobs in the order in which they run, the number of images complete in each, and on what.
+
+    With ``overwrite`` the stores that are there are removed before the first job runs.
+    """
 
     manifest: Manifest
     jobs: tuple[Job, ...]
@@ -34,6 +39,7 @@ class Plan:
     device: torch.device
     precision: str
     notes: tuple[str, ...]
+    overwrite: bool = False
 
     @property
     def todo(self) -> int:
@@ -103,7 +109,7 @@ def plan_dump(manifest: Manifest, *, device: str = "auto", limit: int | None = N
     roots = [d.root_path() for d in manifest.datasets]
     for member in members:
         member.checkpoint_path()
-    surveys = [tuple(photographs(manifest, dataset)) for dataset in manifest.datasets]
+    surveys = [tuple(photographs(manifest, dataset, afresh=overwrite)) for dataset in manifest.datasets]
     identities = [_identity(manifest, member, precision) for member in members]
     jobs = tuple(
         Job(
@@ -114,12 +120,14 @@ def plan_dump(manifest: Manifest, *, device: str = "auto", limit: int | None = N
             identity=identity,
             photographs=survey,
             limit=limit,
-            overwrite=overwrite,
         )
         for member, identity in zip(members, identities, strict=True)
         for dataset, root, survey in zip(manifest.datasets, roots, surveys, strict=True)
     )
-    return Plan(manifest, jobs, tuple(_complete(job) for job in jobs), target, precision, tuple(notes))
+    for job in jobs:
+        require_free(job.store)
+    complete = tuple(0 if overwrite else _complete(job) for job in jobs)
+    return Plan(manifest, jobs, complete, target, precision, tuple(notes), overwrite)
 
 
 def _identity(manifest: Manifest, member: Member, precision: str) -> Identity:
@@ -146,11 +154,12 @@ def _identity(manifest: Manifest, member: Member, precision: str) -> Identity:
 
 
 def _complete(job: Job) -> int:
-    """Wanted images that need no work; StoreError if the store is another work."""
-    if job.overwrite or not LogitStore.exists(job.store):
+    """Wanted images that need no work; StoreError if the store is another work, or of other photographs."""
+    if not LogitStore.exists(job.store):
         return 0
     store = LogitStore.open(job.store)
     store.require(job.identity)
+    store.require_same(job.photographs)
     known = dict(zip((e.path for e in store.images), store.complete(), strict=True))
     return sum(known.get(photo.path, False) for photo in job.wanted)
 
@@ -170,31 +179,52 @@ def require_writable(output: Path) -> None:
         ) from error
 
 
-def run_dump(plan: Plan) -> list[JobResult]:
+def run_dump(plan: Plan, ended: Callable[[JobResult], None]) -> list[JobResult]:
     """Run the plan's jobs one after another, and keep what became of each in ``run.json``.
 
-    After an interrupt the remaining jobs are left out and the last result says ``interrupted``.
+    A job whose store cannot be used has a ``problem``, and the others go on. After an interrupt the
+    remaining jobs are left out and the last result says ``interrupted``.
+
+    Args:
+        plan: the jobs.
+        ended: called with each job's result when it ends.
 
     Raises:
-        HmsaError: a store is locked or the disk cannot be written; what is complete is kept.
+        DiskError: the disk cannot be written; what is complete is kept.
     """
     manifest = plan.manifest
     require_writable(manifest.output)
+    if plan.overwrite:
+        # All of them now: else the same command without the flag could not go on after an interruption.
+        for job in plan.jobs:
+            _remove(job.store)
     predictor = Predictor(plan.device, plan.precision, manifest.inference.scales, manifest.inference.flip)
     results: list[JobResult] = []
     with Progress(plan.todo) as progress:
         for job in plan.jobs:
-            result = run_job(job, predictor, progress)
+            try:
+                result = run_job(job, predictor, progress)
+            except DiskError:
+                raise
+            except StoreError as error:
+                result = JobResult(job, problem=str(error))
             results.append(result)
+            with progress.aside():
+                ended(result)
+            present = {photo.path for photo in job.photographs}
+            record_gone(manifest.output, job.dataset, result.gone, present)
             record_run(
                 manifest.output,
                 "dump",
                 job.name,
                 manifest.resolved(),
+                failed=result.failed,
+                looked_at={photo.path for photo in job.wanted} | result.gone,
+                idle=not result.done and not result.failed and not result.problem,
                 images=len(job.wanted),
                 done=result.done,
                 skipped=result.skipped,
-                failed=[{"image": path, "reason": reason} for path, reason in result.failed.items()],
+                problem=result.problem,
                 interrupted=result.interrupted,
                 seconds=round(result.seconds, 3),
                 device=str(plan.device),
@@ -203,3 +233,11 @@ def run_dump(plan: Plan) -> list[JobResult]:
             if result.interrupted:
                 break
     return results
+
+
+def _remove(store: Path) -> None:
+    try:
+        with writer_lock(store):
+            LogitStore.remove(store)
+    except OSError as error:
+        raise disk_error(store, error) from error

@@ -232,12 +232,7 @@ class LogitStore:
         Raises:
             StoreError: a photograph changed since its logits were stored, or cannot be listed.
         """
-        images, changed = brought_up(self.images, self.complete(), photographs)
-        if changed:
-            raise StoreError(
-                f"{self.path}: {len(changed)} photographs have another size in bytes than when their logits were "
-                f"stored (first: {changed[0]}); put the old files back, or start afresh with --overwrite"
-            )
+        images = self._brought_up(photographs)
         added = len(images) - len(self.images)
         if images != self.images:
             try:
@@ -250,6 +245,19 @@ class LogitStore:
             self._load()
         self._make_arrays()
         return added
+
+    def require_same(self, photographs: Iterable[Photograph]) -> None:
+        """Raise the StoreError that `register` would raise for a photograph that changed; nothing is written."""
+        self._brought_up(photographs)
+
+    def _brought_up(self, photographs: Iterable[Photograph]) -> list[ImageEntry]:
+        images, changed = brought_up(self.images, self.complete(), photographs)
+        if changed:
+            raise StoreError(
+                f"{self.path}: {len(changed)} photographs have another size in bytes than when their logits were "
+                f"stored (first: {changed[0]}); put the old files back, or start afresh with --overwrite"
+            )
+        return images
 
     def _require_vacant(self, images: Sequence[ImageEntry]) -> None:
         """Raise StoreError if a place that no image had holds logits: they would pass for another image's."""

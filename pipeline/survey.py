@@ -31,10 +31,10 @@ def own_folders(output: Path) -> list[Path]:
     return [output / name for name in (LOGITS, PREDICTIONS, DAMAGED)]
 
 
-def photographs(manifest: Manifest, dataset: DatasetEntry) -> list[Photograph]:
+def photographs(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> list[Photograph]:
     """All photographs of a dataset, sorted by path, with the sizes that their headers tell.
 
-    Headers are read only of files that no store of the dataset knows yet.
+    Headers are read only of files that no store of the dataset knows yet; of all if ``afresh``.
 
     Raises:
         DatasetError: the folder is missing, empty, or not as its layout says.
@@ -42,7 +42,7 @@ def photographs(manifest: Manifest, dataset: DatasetEntry) -> list[Photograph]:
     """
     root = dataset.root_path()
     files = list_images(root, dataset.type, dataset.split, own_folders(manifest.output))
-    known = _known_sizes(manifest, dataset)
+    known = {} if afresh else _known_sizes(manifest, dataset)
     with ThreadPoolExecutor(8) as pool:
         sizes = pool.map(lambda f: known.get((f.path, f.bytes)) or _size(root / f.path), files)
         return [Photograph(f.path, f.bytes, size) for f, size in zip(files, sizes, strict=True)]

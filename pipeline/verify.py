@@ -94,6 +94,8 @@ def _times(path: Path) -> Iterator[float]:
 class Verified:
     """What reading one store found; ``damaged`` and ``unreadable`` map image paths to reasons.
 
+    ``problem`` says why the store as a whole cannot be read; None where it can.
+
     Unreadable is what the disk would not give: it is no damage of the store, and nothing is moved.
     """
 
@@ -103,6 +105,7 @@ class Verified:
     damaged: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     moved: int = 0
+    problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """All fields by name."""
@@ -118,19 +121,23 @@ def verify(manifest: Manifest, *, repair: bool = False) -> list[Verified]:
             ``dump`` or ``import-logits`` makes them again.
 
     Raises:
-        StoreError: there is no store at all, metadata cannot be read, or with ``repair`` a store is
-            locked by somebody else.
+        StoreError: there is no store at all, or with ``repair`` one is locked by somebody else.
     """
-    stores = [
-        (dataset.name, member.name, LogitStore.open(path))
-        for dataset in manifest.datasets
-        for member in manifest.models
-        if LogitStore.exists(path := store_path(manifest.output, dataset.name, member.name))
-    ]
-    if not stores:
+    stores: list[tuple[str, str, LogitStore]] = []
+    counts: list[int] = []
+    results: list[Verified] = []
+    for dataset in manifest.datasets:
+        for member in manifest.models:
+            path = store_path(manifest.output, dataset.name, member.name)
+            try:
+                if LogitStore.exists(path):
+                    store = LogitStore.open(path)
+                    counts.append(sum(size is not None for size in store.shard_sizes()))
+                    stores.append((dataset.name, member.name, store))
+            except StoreError as error:
+                results.append(Verified(dataset.name, member.name, problem=str(error)))
+    if not stores and not results:
         raise StoreError(f"{manifest.output}: holds no store; make them with 'hmsa-pipeline dump'")
-    counts = [sum(size is not None for size in store.shard_sizes()) for _, _, store in stores]
-    results = []
     with (
         Progress(sum(counts)) as progress,
         ThreadPoolExecutor(max(1, os.cpu_count() or 1), "verify") as pool,
