@@ -254,8 +254,6 @@ def run_ensemble(
                 raise disk_error(plan.folder, error) from error
             result.seconds = time.monotonic() - begun
             results.append(result)
-            with progress.aside():
-                ended(result)
             record_run(
                 manifest.output,
                 "ensemble",
@@ -269,6 +267,8 @@ def run_ensemble(
                 interrupted=result.interrupted,
                 seconds=round(result.seconds, 3),
             )
+            with progress.aside():
+                ended(result)
             if result.interrupted:
                 break
     return results

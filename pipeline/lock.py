@@ -121,7 +121,7 @@ def _holder(path: Path) -> dict[str, Any] | None:
     """The holder that the lock names; an empty one if the file does not name one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         return {}

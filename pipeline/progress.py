@@ -21,7 +21,7 @@ class Progress:
         unit: what is counted.
     """
 
-    def __init__(self, total: int, unit: str = " image") -> None:
+    def __init__(self, total: int, unit: str = "image") -> None:
         self._total, self._done, self._unit = total, 0, unit
         self._job, self._job_total, self._job_done = "", 0, 0
         self._start = self._logged = time.monotonic()
@@ -29,8 +29,8 @@ class Progress:
         self._bars: list[tqdm[NoReturn]] = []
         if self._terminal and total:
             self._bars = [
-                tqdm(total=total, desc="total", unit=unit, position=0, smoothing=0.05),
-                tqdm(total=0, unit=unit, position=1, leave=False),
+                tqdm(total=total, desc="total", unit=f" {unit}", position=0, smoothing=0.05),
+                tqdm(total=0, unit=f" {unit}", position=1, leave=False),
             ]
 
     def __enter__(self) -> Self:
@@ -71,6 +71,6 @@ class Progress:
         rate = self._done / max(1e-9, time.monotonic() - self._start)
         left = tqdm.format_interval(int((self._total - self._done) / rate))
         return (
-            f"{self._job} {self._job_done}/{self._job_total}, total {self._done}/{self._total}{self._unit}s, "
-            f"{rate:.2f}{self._unit}s/s, {left} left"
+            f"{self._job} {self._job_done}/{self._job_total}, total {self._done}/{self._total} {self._unit}s, "
+            f"{rate:.2f} {self._unit}s/s, {left} left"
         )

@@ -209,8 +209,6 @@ def run_dump(plan: Plan, ended: Callable[[JobResult], None]) -> list[JobResult]:
             except StoreError as error:
                 result = JobResult(job, problem=str(error))
             results.append(result)
-            with progress.aside():
-                ended(result)
             present = {photo.path for photo in job.photographs}
             record_gone(manifest.output, job.dataset, result.gone, present)
             record_run(
@@ -230,6 +228,8 @@ def run_dump(plan: Plan, ended: Callable[[JobResult], None]) -> list[JobResult]:
                 device=str(plan.device),
                 precision=plan.precision,
             )
+            with progress.aside():
+                ended(result)
             if result.interrupted:
                 break
     return results

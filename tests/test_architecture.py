@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "errors": set(),
     "__init__": set(),
 }
-STAGES = {"dump", "ensemble", "evaluate", "calibrate", "submission", "report", "train"}
+STAGES = {"dump", "ensemble", "evaluate", "calibrate", "submission", "report", "train", "verify", "import_logits"}
 PUT_TOGETHER = {"predict", "demo"}
 ONLY_IN = {
     "zarr": "pipeline/store.py",

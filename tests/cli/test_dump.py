@@ -111,7 +111,7 @@ def test_figures_are_all_that_standard_output_holds(empty: Bench) -> None:
     result = empty.run("dump", "--models", "ant", "--json", "-")
     first, second = result.figures
     assert first.pop("seconds") > 0
-    assert first == {"job": "street/ant", "done": 4, "skipped": 0, "failed": {}}
+    assert first == {"job": "street/ant", "done": 4, "skipped": 0, "failed": {}, "problem": None}
     assert (second["job"], second["done"]) == ("garden/ant", 2)
     assert "6 images dumped" in result.err
     assert [job["skipped"] for job in empty.run("dump", "--models", "ant", "--json", "-").figures] == [4, 2]

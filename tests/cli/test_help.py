@@ -14,19 +14,18 @@ from typer.core import TyperGroup
 
 from .bench import run
 
-COMMON = {"--manifest", "-m", "--output", "-o", "--models", "--datasets", "--json"}
-ROOTS = {"--data-root", "--assets"}
+COMMON = {"--manifest", "-m", "--output", "-o", "--models", "--datasets", "--data-root", "--assets", "--json"}
 
 SURFACE = {
-    "dump": COMMON | ROOTS | {"--limit", "--device", "--precision", "--overwrite", "--dry-run"},
+    "dump": COMMON | {"--limit", "--device", "--precision", "--overwrite", "--dry-run"},
     "ensemble": COMMON | {"--limit", "--label", "--confidence", "--allow-missing", "--overwrite", "--dry-run"},
     "status": COMMON,
     "verify": COMMON | {"--repair"},
-    "import-logits": (COMMON - {"--models", "--datasets"})
-    | {"FOLDER", "--model", "--dataset", "--limit", "--channels", "--data-root", "--overwrite"},
+    "import-logits": (COMMON - {"--models", "--datasets", "--assets"})
+    | {"FOLDER", "--model", "--dataset", "--limit", "--channels", "--overwrite"},
     "demo": {"--output", "-o", "--seed"},
-    "manifest show": COMMON | ROOTS,
-    "manifest check": COMMON | ROOTS,
+    "manifest show": COMMON,
+    "manifest check": COMMON,
 }
 
 

@@ -214,13 +214,24 @@ def test_predictions_that_cannot_be_written(full: Bench) -> None:
     assert "nothing to do" in full.run("ensemble").out
 
 
+def passed_over(bench: Bench, *options: str) -> str:
+    """What ``verify`` says of the one store that it cannot read; the others it reads."""
+    before = files(bench.output)
+    result = bench.run("verify", *options)
+    (line,) = result.err.splitlines()
+    assert (result.code, files(bench.output)) == (1, before)
+    assert "14 images are sound, 0 damaged, 0 unreadable, 1 stores cannot be read" in result.out
+    return line.removeprefix("unreadable: ")
+
+
 def test_images_of_a_store_that_would_leave_the_output_folder(full: Bench) -> None:
     metadata = full.store("street", "ant") / "zarr.json"
     sound = metadata.read_text()
     for path in ("../../../evil.png", "/tmp/evil.png", "day/../../evil.png", "..\\\\evil.png"):
         metadata.write_text(sound.replace('"day/a.png"', f'"{path}"'))
-        for command in ("dump", "ensemble", "verify"):
+        for command in ("dump", "ensemble"):
             assert refused(full, command).startswith(f"{full.store('street', 'ant')}: ")
+        assert passed_over(full).startswith(f"street/ant: {full.store('street', 'ant')}: ")
 
 
 def test_arrays_of_a_store_that_would_leave_the_output_folder(full: Bench) -> None:
@@ -228,16 +239,19 @@ def test_arrays_of_a_store_that_would_leave_the_output_folder(full: Bench) -> No
     sound = metadata.read_text()
     for array in ("../../../photos", "/etc", "../bee.zarr/48x80"):
         metadata.write_text(sound.replace('"array": "48x80"', f'"array": "{array}"'))
-        for command in ("dump", "ensemble", "verify"):
+        for command in ("dump", "ensemble"):
             assert refused(full, command).startswith(f"{full.store('street', 'ant')}: ")
+        assert passed_over(full).startswith(f"street/ant: {full.store('street', 'ant')}: ")
 
 
 def test_a_store_of_another_format_version(full: Bench) -> None:
     metadata = full.store("street", "bee") / "zarr.json"
     metadata.write_text(metadata.read_text().replace('"format_version": 1', '"format_version": 2'))
-    for command in (["dump"], ["dump", "--dry-run"], ["ensemble"], ["verify"], ["verify", "--repair"]):
+    for command in (["dump"], ["dump", "--dry-run"], ["ensemble"]):
         message = refused(full, *command)
         assert message.startswith(f"{metadata.parent}: is of format version 2, this hmsa-pipeline reads 1; ")
+    for options in ([], ["--repair"]):
+        assert passed_over(full, *options).startswith(f"street/bee: {metadata.parent}: is of format version 2, ")
     assert full.run("dump", "--models", "bee", "--overwrite").code == 0
     assert attributes(metadata.parent)["format_version"] == 1
     assert full.run("verify").code == 0
@@ -263,8 +277,9 @@ def test_a_store_whose_metadata_are_damaged(full: Bench, trouble: str) -> None:
     spoilt = METADATA[trouble](metadata.read_bytes())
     assert spoilt != metadata.read_bytes()
     metadata.write_bytes(spoilt)
-    for command in ("dump", "ensemble", "verify"):
+    for command in ("dump", "ensemble"):
         assert refused(full, command).startswith(f"{metadata.parent}: ")
+    assert passed_over(full).startswith(f"street/ant: {metadata.parent}: ")
     assert full.run("status").code == 0
     before = files(full.store("street", "bee"))
     assert full.run("dump", "--models", "ant", "--overwrite").code == 0
