@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from hmsa_pipeline.pipeline import demo
@@ -102,8 +102,8 @@ def test_a_name_too_long_for_its_outputs_is_refused_by_name(
     assert f"deep/{stem}.png" in refused(empty, "dump", *options)
 
 
-@pytest.mark.parametrize("stem", ["x" * LONGEST, "ä" * (LONGEST // 2)])
-def test_the_longest_name_that_its_outputs_allow_is_taken(empty: Bench, stem: str) -> None:
+@pytest.mark.parametrize("stem", ["x" * 236, "ä" * 118])  # 240 bytes with the suffix, as much as we promise
+def test_the_longest_name_that_is_taken_makes_it_through_all_stages(empty: Bench, stem: str) -> None:
     empty.photo(f"garden/deep/{stem}.png", 16, 24)
     for command in ("dump", "ensemble"):
         result = empty.run(command, "--models", "ant", *GARDEN)
@@ -114,9 +114,9 @@ def test_the_longest_name_that_its_outputs_allow_is_taken(empty: Bench, stem: st
 # ------------------------------------------------------------------ the demo in a folder of somebody else
 
 
-@pytest.mark.parametrize("content", ["version: 1\nname: mine\n", "no manifest: [", ""])
-def test_the_demo_leaves_somebody_elses_manifest_alone(tmp_path: Path, content: str) -> None:
-    (tmp_path / "manifest.yaml").write_text(content)
+@pytest.mark.parametrize("content", [b"version: 1\nname: mine\n", b"no manifest: [", b"no text: \xff", b""])
+def test_the_demo_leaves_somebody_elses_manifest_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.yaml").write_bytes(content)
     message = ""
 
     def attempt() -> None:
@@ -139,6 +139,7 @@ def test_the_demo_of_another_seed_is_refused(tmp_path: Path, monkeypatch: pytest
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(demo.subprocess, "run", no_step)
+    monkeypatch.setattr(demo, "write_bravo", functools.partial(demo.write_bravo, size=(32, 64)))
     assert run("demo", "--output", str(tmp_path)).code == 1
     before = files(tmp_path)
     assert changed(tmp_path, lambda: run("demo", "--output", str(tmp_path), "--seed", "1").refusal()) == set()
@@ -177,6 +178,7 @@ def test_an_empty_option_is_refused(
     def attempt() -> None:
         message = run(*command.split(), "--manifest", str(full.manifest), option, value).refusal()
         assert option in message
+        assert "No such option" not in message
 
     assert changed(full.root, attempt) == set()
 

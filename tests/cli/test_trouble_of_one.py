@@ -7,10 +7,14 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hmsa_pipeline.errors import StoreError
+from hmsa_pipeline.pipeline import dump
 from hmsa_pipeline.pipeline.dump import Predictor
 from hmsa_pipeline.pipeline.lock import writer_lock
 from hmsa_pipeline.pipeline.store import LogitStore
@@ -102,6 +106,17 @@ def test_a_store_locked_later_is_reported_and_the_others_are_done(
     result = empty.run("dump", "--models", "ant,bee", "--limit", "2")
     assert (result.code, result.err) == (0, "")
     assert "2 images dumped, 6 complete before, 0 failed" in result.out
+
+
+def locked(store: Path) -> Callable[[Path], contextlib.AbstractContextManager[None]]:
+    """Takes the place of `writer_lock`: that of one store cannot be had."""
+
+    def lock(target: Path) -> contextlib.AbstractContextManager[None]:
+        if target == store:
+            raise StoreError(f"{store}.lock: held by process 1 on elsewhere")
+        return writer_lock(target)
+
+    return lock
 
 
 # ------------------------------------------------------------------ memory and disk
@@ -233,6 +248,24 @@ def test_a_dump_of_the_first_images_keeps_the_reasons_of_later_failures(empty: B
     photo.write_bytes(sound)
     assert empty.run("dump", *chosen).code == 0
     assert record(empty)["garden/ant"]["failed"] == []
+
+
+def test_a_job_that_is_locked_or_cut_short_keeps_the_reasons_of_failures(
+    empty: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo, chosen = empty.root / "photos/garden/flower.png", ("--models", "ant")
+    photo.write_bytes(b"no picture")
+    assert empty.run("dump", *chosen).code == 1
+    reasons = record(empty)["garden/ant"]["failed"]
+    empty.shard("garden", "ant", "deep/tree.JPG").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(dump, "writer_lock", locked(empty.store("garden", "ant")))
+        assert empty.run("dump", *chosen).code == 1
+    assert record(empty)["garden/ant"]["failed"] == reasons
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "pipeline.dump.Predictor.load", 1)
+        assert empty.run("dump", *chosen).code == 130
+    assert record(empty)["garden/ant"]["failed"] == reasons
 
 
 # ------------------------------------------------------------------ verify
