@@ -28,7 +28,7 @@ lint: $(VENV)/.test  ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@mkdir -p .typing && ln -sfn .. .typing/hmsa_pipeline
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 format: $(VENV)/.test  ## rewrite the files in the house style
 	$(BIN)/ruff check --fix .

@@ -479,6 +479,7 @@ def import_logits(
         typer.Option("--channels", metavar="LIST", help="Which channels are the classes, such as 0-18."),
     ] = None,
     data_root: DataRootOption = None,
+    assets: AssetsOption = None,
     overwrite: OverwriteOption = False,
     json_file: JsonOption = None,
 ) -> None:
@@ -488,7 +489,7 @@ def import_logits(
 
     Example: hmsa-pipeline import-logits --manifest my.yaml --model segformer --dataset bravo_ACDC logits/
     """
-    found = _load(manifest, output, None, None, data_root)
+    found = _load(manifest, output, None, None, data_root, assets)
     from .pipeline.import_logits import import_logits as fill
     from .pipeline.import_logits import parse_channels
 

@@ -40,7 +40,7 @@ def run_demo(folder: Path, seed: int) -> int:
     folder = folder.resolve()
     path, text = folder / "manifest.yaml", _manifest(folder, seed)
     try:
-        if path.exists() and path.read_text(encoding="utf-8") != text:
+        if path.exists() and path.read_bytes() != text.encode():
             raise ManifestError(f"{path}: is not that of this demo and seed; choose another --output, or remove it")
         print(f"drawing street scenes in {folder / 'bravo_1.0'}", flush=True)
         write_bravo(folder / "bravo_1.0", seed=seed)

@@ -73,6 +73,7 @@ class JobResult:
 
     Attributes:
         failed: path -> reason.
+        settled: paths that are complete now.
         gone: paths that the store lists and the dataset no longer holds.
         problem: why the job could not be done at all; None if it was.
     """
@@ -81,6 +82,7 @@ class JobResult:
     done: int = 0
     skipped: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)
     gone: frozenset[str] = frozenset()
     problem: str | None = None
     seconds: float = 0.0
@@ -163,8 +165,10 @@ def run_job(job: Job, predictor: Predictor, progress: Progress) -> JobResult:
             raise disk_error(job.store, error) from error
         result.gone = frozenset(store.index.keys() - {photo.path for photo in job.photographs})
         complete = store.complete()
-        todo = [i for i in (store.index[p.path] for p in job.wanted) if not complete[i]]
-        result.skipped = len(job.wanted) - len(todo)
+        wanted = [store.index[photo.path] for photo in job.wanted]
+        todo = [i for i in wanted if not complete[i]]
+        result.settled = {store.images[i].path for i in wanted if complete[i]}
+        result.skipped = len(result.settled)
         progress.job(job.name, len(todo))
         if todo:
             predictor.load(job.member)
@@ -190,10 +194,15 @@ def _run(
                 future.result()
             except StoreError as error:
                 failed(path, error)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                failed(path, "its logits do not fit into memory")
             except OSError as error:
                 raise disk_error(job.store, error) from error
             else:
                 result.done += 1
+                result.settled.add(path)
                 progress.advance()
 
     def write(index: int, logits: Tensor) -> None:

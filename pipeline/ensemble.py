@@ -21,7 +21,7 @@ from ..datasets.layouts import output_stem
 from ..errors import ManifestError, StoreError, disk_error
 from ..files import atomic_path, is_partial, write_json
 from .fusion_record import RECORD, changes, describe, read_record, same_work
-from .lock import writer_lock
+from .lock import require_free, writer_lock
 from .manifest import Manifest, Member
 from .progress import Progress
 from .record import failures, gone, record_run
@@ -137,6 +137,7 @@ def _plan(manifest: Manifest, dataset: str, limit: int | None, overwrite: bool, 
         )
 
     folder = manifest.output / PREDICTIONS / dataset
+    require_free(folder)
     before = {} if overwrite else read_record(folder)
     record = describe(manifest.ensemble, members, before)
     if before and not same_work(before, record):
@@ -337,6 +338,8 @@ def _collect(
             future.result()
         except StoreError as error:
             result.failed[path] = str(error)
+        except MemoryError:
+            result.failed[path] = "does not fit into memory"
         else:
             result.done += 1
         progress.advance()

@@ -89,7 +89,12 @@ def failures(output: Path, dataset: str) -> dict[str, str]:
 
 
 def _failed(run: Any) -> list[dict[str, str]]:
-    return run.get("failed", []) if isinstance(run, dict) else []
+    found = run.get("failed") if isinstance(run, dict) else None
+    return (
+        [f for f in found if isinstance(f, dict) and f.keys() >= {"image", "reason"}]
+        if isinstance(found, list)
+        else []
+    )
 
 
 def record_gone(output: Path, dataset: str, listed: Set[str], present: Set[str]) -> None:
@@ -118,4 +123,5 @@ def record_gone(output: Path, dataset: str, listed: Set[str], present: Set[str])
 
 def gone(output: Path, dataset: str) -> set[str]:
     """Images that stores of ``dataset`` list and its folder did not hold when it was last looked at."""
-    return set(read_runs(output).get("gone", {}).get(dataset, []))
+    found = read_runs(output).get("gone", {}).get(dataset)
+    return {path for path in found if isinstance(path, str)} if isinstance(found, list) else set()

@@ -197,7 +197,7 @@ def run_dump(plan: Plan, ended: Callable[[JobResult], None]) -> list[JobResult]:
     if plan.overwrite:
         # All of them now: else the same command without the flag could not go on after an interruption.
         for job in plan.jobs:
-            _remove(job.store)
+            _set_aside(job.store)
     predictor = Predictor(plan.device, plan.precision, manifest.inference.scales, manifest.inference.flip)
     results: list[JobResult] = []
     with Progress(plan.todo) as progress:
@@ -217,7 +217,7 @@ def run_dump(plan: Plan, ended: Callable[[JobResult], None]) -> list[JobResult]:
                 job.name,
                 manifest.resolved(),
                 failed=result.failed,
-                looked_at={photo.path for photo in job.wanted} | result.gone,
+                looked_at=result.settled | result.gone | result.failed.keys(),
                 idle=not result.done and not result.failed and not result.problem,
                 images=len(job.wanted),
                 done=result.done,
@@ -235,9 +235,9 @@ def run_dump(plan: Plan, ended: Callable[[JobResult], None]) -> list[JobResult]:
     return results
 
 
-def _remove(store: Path) -> None:
+def _set_aside(store: Path) -> None:
     try:
         with writer_lock(store):
-            LogitStore.remove(store)
+            LogitStore.set_aside(store)
     except OSError as error:
         raise disk_error(store, error) from error

@@ -155,15 +155,20 @@ class LogitStore:
                 "use those, another --output, or start it afresh with --overwrite"
             )
 
-    @staticmethod
-    def remove(path: Path) -> None:
+    @classmethod
+    def remove(cls, path: Path) -> None:
         """Remove a whole store, out of sight first, so that half of one is never taken for a store."""
+        cls.set_aside(path)
+        _clear(_aside(path))
+
+    @staticmethod
+    def set_aside(path: Path) -> None:
+        """Put a store out of sight, at once however large it is; the next writer clears it away."""
         _clear(_aside(path))
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise NotADirectoryError(errno.ENOTDIR, "is no folder but a link or a file; remove it by hand")
         if path.exists():
             path.rename(_aside(path))
-            _clear(_aside(path))
 
     @classmethod
     def open(cls, path: Path, *, writable: bool = False) -> LogitStore:

@@ -21,7 +21,7 @@ SURFACE = {
     "ensemble": COMMON | {"--limit", "--label", "--confidence", "--allow-missing", "--overwrite", "--dry-run"},
     "status": COMMON,
     "verify": COMMON | {"--repair"},
-    "import-logits": (COMMON - {"--models", "--datasets", "--assets"})
+    "import-logits": (COMMON - {"--models", "--datasets"})
     | {"FOLDER", "--model", "--dataset", "--limit", "--channels", "--overwrite"},
     "demo": {"--output", "-o", "--seed"},
     "manifest show": COMMON,

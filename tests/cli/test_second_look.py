@@ -168,19 +168,26 @@ EMPTY = [
 ]
 
 
+@pytest.fixture(scope="module")
+def unfinished(finished: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """`finished` with something to do; tests must leave it as it is."""
+    bench = finished.copy(tmp_path_factory.mktemp("unfinished") / "bench")
+    bench.shard("garden", "ant", "flower.png").unlink()
+    return bench
+
+
 @pytest.mark.parametrize(("command", "option", "value"), EMPTY)
 def test_an_empty_option_is_refused(
-    full: Bench, monkeypatch: pytest.MonkeyPatch, command: str, option: str, value: str
+    unfinished: Bench, monkeypatch: pytest.MonkeyPatch, command: str, option: str, value: str
 ) -> None:
-    monkeypatch.chdir(full.root)
-    full.shard("garden", "ant", "flower.png").unlink()  # there would be something to do
+    monkeypatch.chdir(unfinished.root)
 
     def attempt() -> None:
-        message = run(*command.split(), "--manifest", str(full.manifest), option, value).refusal()
+        message = run(*command.split(), "--manifest", str(unfinished.manifest), option, value).refusal()
         assert option in message
         assert "No such option" not in message
 
-    assert changed(full.root, attempt) == set()
+    assert changed(unfinished.root, attempt) == set()
 
 
 def test_an_empty_folder_for_the_demo_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

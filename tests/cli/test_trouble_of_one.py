@@ -250,21 +250,21 @@ def test_a_dump_of_the_first_images_keeps_the_reasons_of_later_failures(empty: B
     assert record(empty)["garden/ant"]["failed"] == []
 
 
-def test_a_job_that_is_locked_or_cut_short_keeps_the_reasons_of_failures(
-    empty: Bench, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trouble", ["locked", "interrupted"])
+def test_a_job_that_did_not_come_so_far_keeps_the_reasons_of_failures(
+    empty: Bench, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
-    photo, chosen = empty.root / "photos/garden/flower.png", ("--models", "ant")
-    photo.write_bytes(b"no picture")
+    chosen = ("--models", "ant", *GARDEN)
+    (empty.root / "photos/garden/flower.png").write_bytes(b"no picture")
     assert empty.run("dump", *chosen).code == 1
     reasons = record(empty)["garden/ant"]["failed"]
     empty.shard("garden", "ant", "deep/tree.JPG").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(dump, "writer_lock", locked(empty.store("garden", "ant")))
-        assert empty.run("dump", *chosen).code == 1
-    assert record(empty)["garden/ant"]["failed"] == reasons
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.dump.Predictor.load", 1)
-        assert empty.run("dump", *chosen).code == 130
+        if trouble == "locked":
+            patch.setattr(dump, "writer_lock", locked(empty.store("garden", "ant")))
+        else:
+            interrupt_at(patch, "pipeline.dump.normalise", 1)
+        assert empty.run("dump", *chosen).code == {"locked": 1, "interrupted": 130}[trouble]
     assert record(empty)["garden/ant"]["failed"] == reasons
 
 
