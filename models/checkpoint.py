@@ -76,13 +76,13 @@ def load_weights(model: nn.Module, path: Path, arch: str) -> None:
         CheckpointError: as `read_state_dict`; or a key is missing, unexpected or of another shape.
     """
     weights = read_state_dict(path)
-    _demand_match(path, weights, _shapes(model), arch)
+    demand_match(path, weights, shapes(model), arch)
     model.load_state_dict(weights)
 
 
 def check_weights(path: Path, arch: str, num_classes: int = 19) -> None:
     """Raise what `load_weights` would raise, without memory for a network."""
-    _demand_match(path, read_state_dict(path), _expected_shapes(arch, num_classes), arch)
+    demand_match(path, read_state_dict(path), expected_shapes(arch, num_classes), arch)
 
 
 def save_checkpoint(
@@ -206,19 +206,22 @@ def _first_foreign_name(file: IO[bytes]) -> str:
                     return f"{module}.{name}"
 
 
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Key -> shape of everything in a network's state dict."""
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 @functools.cache
-def _expected_shapes(arch: str, num_classes: int) -> dict[str, tuple[int, ...]]:
+def expected_shapes(arch: str, num_classes: int = 19) -> dict[str, tuple[int, ...]]:
+    """`shapes` of an architecture, without memory for a network."""
     with torch.device("meta"):
-        return _shapes(build(arch, num_classes))
+        return shapes(build(arch, num_classes))
 
 
-def _demand_match(
+def demand_match(
     path: Path, weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], arch: str
 ) -> None:
+    """Raise CheckpointError unless keys and shapes are those expected."""
     missing = [key for key in expected if key not in weights]
     unexpected = [key for key in weights if key not in expected]
     misshaped = [

@@ -22,6 +22,7 @@ from ..datasets.images import decode_image, normalise
 from ..errors import DatasetError, StoreError, disk_error
 from ..models.checkpoint import load_weights
 from ..models.registry import build
+from .device import AUTOCAST, is_out_of_memory
 from .lock import writer_lock
 from .manifest import Member
 from .progress import Progress
@@ -31,7 +32,6 @@ READ_BYTES = 256 * 2**20
 WRITE_BYTES = 2**30
 READERS = 2
 WRITERS = 2
-AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _run(
             except StoreError as error:
                 failed(path, error)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 failed(path, "its logits do not fit into memory")
             except OSError as error:
@@ -220,7 +220,7 @@ def _run(
                 try:
                     logits = predictor(image)
                 except (RuntimeError, MemoryError) as error:
-                    if not _is_out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
                     failed(entry.path, f"{entry.height}x{entry.width} does not fit into the device's memory")
                     continue
@@ -253,13 +253,6 @@ def _decoded(
         waiting.append((index, entry, size, readers.submit(_decode, root, entry)))
     for index, entry, _, future in waiting:
         yield index, entry, future.result()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether torch had no memory for an image; only on CUDA does it say so by the error's type."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        phrase in str(error) for phrase in ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED")
-    )
 
 
 def _decode(root: Path, entry: ImageEntry) -> Tensor | DatasetError:

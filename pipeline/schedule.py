@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ..datasets.taxonomy import CLASS_NAMES
 from ..errors import CheckpointError, DiskError, ManifestError, StoreError, disk_error
 from ..files import PARTIAL, sha256
 from ..models.checkpoint import check_weights
+from .device import resolve_device, resolve_precision
 from .dump import Job, JobResult, Predictor, run_job
 from .lock import require_free, writer_lock
 from .manifest import Manifest, Member
@@ -55,34 +55,6 @@ class Plan:
 
 def _raw_bytes(job: Job) -> int:
     return sum(2 * len(CLASS_NAMES) * p.size[0] * p.size[1] for p in job.wanted if p.size)
-
-
-def resolve_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there.
-
-    Raises:
-        ManifestError: no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not (found := re.fullmatch(r"(cpu)|cuda(?::(\d{1,3}))?", name)):
-        raise ManifestError(f"--device {name}: is no device; use auto, cpu, cuda or cuda:N")
-    if found[1]:
-        return torch.device("cpu")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if int(found[2] or 0) >= count:
-        there = f"{count} CUDA devices are" if count != 1 else "one CUDA device is"
-        raise ManifestError(f"--device {name}: {there} there; use --device auto or cpu")
-    return torch.device("cuda", int(found[2])) if found[2] else torch.device("cuda")
-
-
-def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:
-    """The precision that is really used, and a line for the user where it is not the one wanted."""
-    if wanted == "fp16" and device.type == "cpu":
-        return "fp32", "precision: a CPU computes no fp16, fp32 is used (and written down in the stores)"
-    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ManifestError("precision bf16: this GPU does not compute it; use --precision fp16")
-    return wanted, None
 
 
 def plan_dump(manifest: Manifest, *, device: str = "auto", limit: int | None = None, overwrite: bool = False) -> Plan:

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from ..hmsa import TrainingOutput
 from .cross_entropy import cross_entropy, image_weighted_cross_entropy
+from .labels import Whole
 from .rmi import rmi_loss
 
 
 class Criterion(NamedTuple):
-    """Two losses of class scores (N, C, H, W) and labels (N, H, W), each a scalar."""
+    """Two losses of class scores (N, C, H, W), labels (N, H, W) and the whole batch, each a scalar."""
 
-    main: Callable[[Tensor, Tensor], Tensor]
+    main: Callable[[Tensor, Tensor, Whole | None], Tensor]
     """For the scores that the network stands by."""
-    side: Callable[[Tensor, Tensor], Tensor]
+    side: Callable[[Tensor, Tensor, Whole | None], Tensor]
     """For the terms that help it there."""
 
 
@@ -49,6 +50,7 @@ def training_loss(
     criterion: str = "rmi",
     auxiliary_weight: float = 0.4,
     scale_weight: float = 0.05,
+    whole: Whole | None = None,
 ) -> LossTerms:
     """main + ``auxiliary_weight`` * auxiliary + ``scale_weight`` * the sum over the scales.
 
@@ -58,6 +60,7 @@ def training_loss(
         criterion: a key of `CRITERIA`.
         auxiliary_weight: of the scores that define OCR's regions (arXiv 1909.11065, section 4.1).
         scale_weight: of each scale's own scores.
+        whole: the batch that these images are a part of; None if they are all of it.
 
     Raises:
         ValueError: there is no such criterion; or as `labels.labelled` and `rmi.rmi_loss`.
@@ -65,9 +68,10 @@ def training_loss(
     if criterion not in CRITERIA:
         raise ValueError(f"there is no criterion '{criterion}': {', '.join(CRITERIA)}")
     main_loss, side_loss = CRITERIA[criterion]
-    main = main_loss(output.scores, labels)
-    auxiliary = side_loss(output.auxiliary, labels)
-    scales = {scale: side_loss(scores, labels) for scale, scores in output.scales.items()} if scale_weight else {}
+    main = main_loss(output.scores, labels, whole)
+    auxiliary = side_loss(output.auxiliary, labels, whole)
+    of_scales = output.scales.items() if scale_weight else ()
+    scales = {scale: side_loss(scores, labels, whole) for scale, scores in of_scales}
     total = main + auxiliary_weight * auxiliary
     for loss in scales.values():
         total = total + scale_weight * loss

@@ -6,15 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .labels import IGNORE, in_float32, labelled
+from .labels import IGNORE, Whole, in_float32, labelled
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, whole: Whole | None = None) -> Tensor:
     """Mean cross entropy of the labelled pixels of a batch, 0 if there are none.
 
     Args:
         logits: (N, C, H, W) class scores, any floating dtype.
         labels: (N, H, W) int64 train ids, 255 is ignored.
+        whole: the batch that these are a part of; None if they are all of it.
 
     Returns:
         A scalar, float32 (float64 for float64 scores); under autocast too.
@@ -23,10 +24,13 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         ValueError: as `labels.labelled`.
     """
     valid = labelled(logits, labels)
-    return _pixel_losses(logits, labels).sum() / valid.sum().clamp(min=1)
+    pixels = valid.sum().clamp(min=1) if whole is None else max(1, whole.pixels)
+    return _pixel_losses(logits, labels).sum() / pixels
 
 
-def image_weighted_cross_entropy(logits: Tensor, labels: Tensor, bound: float = 1.0) -> Tensor:
+def image_weighted_cross_entropy(
+    logits: Tensor, labels: Tensor, whole: Whole | None = None, *, bound: float = 1.0
+) -> Tensor:
     """Cross entropy with the weights of `image_class_weights`: their weighted mean within each image.
 
     Takes, returns and raises what `cross_entropy` does. The images' losses are averaged, one without labels counts
@@ -40,7 +44,8 @@ def image_weighted_cross_entropy(logits: Tensor, labels: Tensor, bound: float = 
     of_pixels = weights.gather(1, classes.flatten(1)).masked_fill(~valid.flatten(1), 0)
     losses = _pixel_losses(logits, labels).flatten(1)
     # Weights are 1 at least: the sum of no pixels is the only one below 1.
-    return ((of_pixels * losses).sum(1) / of_pixels.sum(1).clamp(min=1)).mean()
+    of_images = (of_pixels * losses).sum(1) / of_pixels.sum(1).clamp(min=1)
+    return of_images.sum() / (len(logits) if whole is None else whole.images)
 
 
 def image_class_weights(classes: Tensor, valid: Tensor, num_classes: int, bound: float = 1.0) -> Tensor:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 IGNORE = 255
 """The label of pixels that no loss looks at."""
+
+
+class Whole(NamedTuple):
+    """The batch that a step of the optimiser is about, where a loss sees one part of it at a time.
+
+    A GPU's or an accumulation step's part of the loss is divided by what the whole batch holds. The parts' sum is
+    then the loss of the whole, however it was split, though one part may have fewer labelled pixels than another.
+    """
+
+    images: int
+    pixels: int
+    """Of them, those that are labelled."""
 
 
 def labelled(logits: Tensor, labels: Tensor) -> Tensor:

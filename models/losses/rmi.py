@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .labels import in_float32, labelled
+from .labels import Whole, in_float32, labelled
 
 RADIUS = 3
 """Side of a patch, in pooled pixels."""
@@ -34,7 +34,7 @@ _DIM = RADIUS**2
 _PART = 2**20
 
 
-def rmi_loss(logits: Tensor, labels: Tensor, region: bool = True) -> Tensor:
+def rmi_loss(logits: Tensor, labels: Tensor, whole: Whole | None = None, *, region: bool = True) -> Tensor:
     """Binary cross entropy of every class, and the lower bound on what regions share.
 
     The cross entropies of all classes are summed per pixel and averaged over the labelled pixels of the batch
@@ -47,6 +47,7 @@ def rmi_loss(logits: Tensor, labels: Tensor, region: bool = True) -> Tensor:
     Args:
         logits: (N, C, H, W) class scores, any floating dtype; with ``region`` H and W are 8 at least.
         labels: (N, H, W) int64 train ids, 255 is ignored.
+        whole: the batch that these are a part of; None if they are all of it.
         region: False leaves the region term out and returns the whole cross entropy.
 
     Returns:
@@ -64,9 +65,11 @@ def rmi_loss(logits: Tensor, labels: Tensor, region: bool = True) -> Tensor:
     classes = labels.where(valid, 0)
     with torch.autocast(logits.device.type, enabled=False):
         cross_entropies, probabilities = _Pixels.apply(in_float32(logits), classes, valid, region)
-        loss = cross_entropies / (valid.sum() + 1)
+        loss = cross_entropies / ((valid.sum() if whole is None else whole.pixels) + 1)
         if region:
             bound = _region_bound(probabilities, _pooled_labels(classes, valid, probabilities))
+            if whole is not None:
+                bound = bound * (len(logits) / whole.images)
             loss = (1 - REGION_SHARE) * loss + REGION_SHARE * bound
         return loss.to(in_float32(logits).dtype)
 

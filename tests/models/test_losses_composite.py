@@ -6,7 +6,7 @@ from hmsa_pipeline.datasets import taxonomy
 from hmsa_pipeline.models.hmsa import TrainingOutput
 from hmsa_pipeline.models.losses.composite import CRITERIA, training_loss
 from hmsa_pipeline.models.losses.cross_entropy import cross_entropy, image_weighted_cross_entropy
-from hmsa_pipeline.models.losses.labels import IGNORE
+from hmsa_pipeline.models.losses.labels import IGNORE, Whole
 from hmsa_pipeline.models.losses.rmi import rmi_loss
 
 LABELS = torch.randint(4, (2, 16, 24), generator=torch.Generator().manual_seed(9))
@@ -57,6 +57,32 @@ def test_scales_without_weight_are_left_out(criterion: str) -> None:
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_batch_without_labels_gives_numbers(criterion: str) -> None:
     assert training_loss(output(), torch.full_like(LABELS, 255), criterion).total.isfinite()
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_parts_of_a_batch_add_up_to_it_however_many_of_their_pixels_are_labelled(criterion: str) -> None:
+    labels = LABELS.clone()
+    labels[0, :, 5:] = IGNORE
+    labels[1, 0] = IGNORE
+    given = output()
+    scores = [given.scores, given.auxiliary, *given.scales.values()]
+    for tensor in scores:
+        tensor.requires_grad_()
+    whole = training_loss(given, labels, criterion).total
+    expected = torch.autograd.grad(whole, scores)
+
+    sizes = Whole(images=2, pixels=int((labels != IGNORE).sum()))
+    parts = [
+        training_loss(
+            TrainingOutput(given.scores[i], given.auxiliary[i], {s: x[i] for s, x in given.scales.items()}),
+            labels[i],
+            criterion,
+            whole=sizes,
+        ).total
+        for i in (slice(0, 1), slice(1, 2))
+    ]
+    torch.testing.assert_close(sum(parts, start=torch.zeros(())), whole)
+    torch.testing.assert_close(torch.autograd.grad(sum(parts, start=torch.zeros(())), scores), expected)
 
 
 def test_unknown_criterion_is_an_error() -> None:

@@ -62,7 +62,10 @@ def test_image_weighted_cross_entropy_is_that_of_a_loop(
         total = sum(w * loss.item() for w, loss in zip(weights, of_pixels, strict=True))
         losses.append(total / sum(weights) if known else 0.0)
     expected = sum(losses) / len(losses)
-    assert image_weighted_cross_entropy(logits, labels, bound).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+    loss = image_weighted_cross_entropy(logits, labels, bound=bound)
+    assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+        expected, rel=1e-9, abs=1e-9
+    )
 
 
 def test_weights_are_per_image_and_finite_for_absent_classes() -> None:

@@ -32,7 +32,7 @@ def draw(*shape: int, seed: int = 0, spread: float = 3.0, ignored: float = 0.2) 
 
 def value_and_gradient(logits: Tensor, labels: Tensor, region: bool = True) -> tuple[Tensor, Tensor]:
     logits = logits.detach().requires_grad_()
-    loss = rmi_loss(logits, labels, region)
+    loss = rmi_loss(logits, labels, region=region)
     loss.backward()
     assert logits.grad is not None
     return loss.detach(), logits.grad
@@ -99,7 +99,7 @@ def test_loss_is_that_of_the_formulas(
 @pytest.mark.parametrize("size", [(8, 8), (11, 10)])
 def test_gradient_is_that_of_finite_differences(region: bool, size: tuple[int, int]) -> None:
     logits, labels = draw(2, 2, *size, spread=1.0)
-    assert torch.autograd.gradcheck(lambda x: rmi_loss(x, labels, region), logits)
+    assert torch.autograd.gradcheck(lambda x: rmi_loss(x, labels, region=region), logits)
 
 
 def test_result_does_not_depend_on_the_size_of_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +167,7 @@ def test_scores_that_are_no_numbers_give_a_loss_that_is_none() -> None:
     broken = logits.detach().clone()
     broken[0, 1, 3, 3] = math.nan
     for region in (True, False):
-        assert rmi_loss(broken, labels, region).isnan()
+        assert rmi_loss(broken, labels, region=region).isnan()
 
 
 @pytest.mark.parametrize("scale", [1e-6, 50.0, 1e4, 1e30])

@@ -1,0 +1,83 @@
+"""What a network starts its training from: a checkpoint, but for the layers that are to learn from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, nearest
+from .checkpoint import demand_match, expected_shapes, read_state_dict, shapes
+
+
+def load_initial(
+    model: nn.Module,
+    path: Path,
+    arch: str,
+    *,
+    fresh: Sequence[str] = (),
+    unused: Sequence[str] = (),
+    prefix: str = "",
+) -> list[str]:
+    """Copy the weights of a file into ``model``, all of them or none, but for the fresh layers.
+
+    Args:
+        model: a network of the architecture ``arch``, on any device.
+        path: whatever `checkpoint.read_state_dict` reads.
+        arch: what the error calls the network.
+        fresh: layers of the network that keep the weights they have, such as ``ocr.cls_head``; whatever the file
+            says of them is passed over, their shape too.
+        unused: layers of the file that the network lacks, after ``prefix`` was put before their names.
+        prefix: put before every key of the file, such as ``backbone.`` for a trunk that was saved alone.
+
+    Returns:
+        The keys that kept their weights, in the network's order.
+
+    Raises:
+        CheckpointError: as `checkpoint.read_state_dict`; a key outside the fresh layers is missing, unexpected or
+            of another shape; or a fresh or unused layer does not exist.
+    """
+    weights = _fitting(path, shapes(model), arch, fresh, unused, prefix)
+    kept = [key for key in model.state_dict() if key not in weights]
+    model.load_state_dict(weights, strict=False)
+    return kept
+
+
+def check_initial(
+    path: Path, arch: str, *, fresh: Sequence[str] = (), unused: Sequence[str] = (), prefix: str = ""
+) -> None:
+    """Raise what `load_initial` would raise, without memory for a network."""
+    _fitting(path, expected_shapes(arch), arch, fresh, unused, prefix)
+
+
+def _fitting(
+    path: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    arch: str,
+    fresh: Sequence[str],
+    unused: Sequence[str],
+    prefix: str,
+) -> dict[str, Tensor]:
+    weights = {prefix + key: value for key, value in read_state_dict(path).items()}
+    _demand_layers(fresh, expected, f"'{arch}'")
+    _demand_layers(unused, weights, str(path))
+    weights = {key: value for key, value in weights.items() if not _is_in(key, (*fresh, *unused))}
+    demand_match(path, weights, {k: shape for k, shape in expected.items() if not _is_in(k, fresh)}, arch)
+    return weights
+
+
+def _demand_layers(layers: Sequence[str], keys: Iterable[str], where: str) -> None:
+    for layer in layers:
+        if not any(_is_in(key, (layer,)) for key in keys):
+            raise CheckpointError(f"{where}: has no layer '{layer}'; {nearest(layer, _layers(keys))}")
+
+
+def _is_in(key: str, layers: Iterable[str]) -> bool:
+    return any(key == layer or key.startswith(f"{layer}.") for layer in layers)
+
+
+def _layers(keys: Iterable[str]) -> list[str]:
+    """The names of layers down to the third level: enough to find a slip of the pen."""
+    found = {".".join(key.split(".")[:depth]): None for key in keys for depth in (1, 2, 3)}
+    return list(found)

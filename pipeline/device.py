@@ -1,0 +1,47 @@
+"""Devices and what they can compute."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from ..errors import ManifestError
+
+AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""Precision -> dtype in which autocast computes; fp32 needs none."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there.
+
+    Raises:
+        ManifestError: no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not (found := re.fullmatch(r"(cpu)|cuda(?::(\d{1,3}))?", name)):
+        raise ManifestError(f"--device {name}: is no device; use auto, cpu, cuda or cuda:N")
+    if found[1]:
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(found[2] or 0) >= count:
+        there = f"{count} CUDA devices are" if count != 1 else "one CUDA device is"
+        raise ManifestError(f"--device {name}: {there} there; use --device auto or cpu")
+    return torch.device("cuda", int(found[2])) if found[2] else torch.device("cuda")
+
+
+def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:
+    """The precision that is really used, and a line for the user where it is not the one wanted."""
+    if wanted == "fp16" and device.type == "cpu":
+        return "fp32", "precision: a CPU computes no fp16, fp32 is used (and written down as such)"
+    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ManifestError("precision bf16: this GPU does not compute it; use --precision fp16")
+    return wanted, None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch had no memory for what it was to do; only on CUDA does it say so by the error's type."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        phrase in str(error) for phrase in ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED")
+    )
