@@ -64,8 +64,6 @@ def test_image_weighted_cross_entropy_is_that_of_a_loop(
     expected = sum(losses) / len(losses)
     loss = image_weighted_cross_entropy(logits, labels, bound=bound)
     assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
-        expected, rel=1e-9, abs=1e-9
-    )
 
 
 def test_weights_are_per_image_and_finite_for_absent_classes() -> None:
