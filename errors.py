@@ -24,6 +24,10 @@ class DatasetError(HmsaError):
     """A dataset folder or one of its images is not as its layout says."""
 
 
+class TrainingError(HmsaError):
+    """A training run cannot go on; what was saved before is kept."""
+
+
 class StoreError(HmsaError):
     """A logit store is damaged, locked, or was made with other settings."""
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..errors import DatasetError
-from .headers import MAX_PIXELS, BadImage, read_header, read_size
-from .png import whole_png
+from .headers import MAX_PIXELS, read_size
+from .pixels import decode_rgb
 
 __all__ = ["MAX_PIXELS", "MEAN", "STD", "decode_image", "normalise", "read_size"]
 
@@ -35,38 +31,7 @@ def decode_image(path: Path) -> Tensor:
             `MAX_PIXELS`. A JPEG or WebP whose bits are damaged in the middle can decode to a wrong picture:
             these formats have no checksum.
     """
-    try:
-        with path.open("rb") as file:
-            header = read_header(file)
-            file.seek(0)
-            data = bytearray(file.read())
-        picture = _decode(data, header.format)
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except BadImage as error:
-        raise DatasetError(f"{path}: {error}") from error
-    if picture.shape != (3, header.height, header.width):
-        raise DatasetError(f"{path}: the picture has another size than its header says; the file is damaged")
-    return picture
-
-
-def _decode(data: bytearray, kind: str) -> Tensor:
-    # Of a PNG whose sound zlib stream ends with a row, Pillow alone would leave the rest of the picture black.
-    content = whole_png(data) if kind == "png" else data
-    try:
-        with Image.open(io.BytesIO(content), formats=[kind]) as image:
-            image.load()
-            if image.mode == "I;16":  # whose conversion by Pillow clips where the other 16-bit kinds scale
-                grey = (np.asarray(image) >> 8).astype(np.uint8)
-                pixels = np.repeat(grey[..., None], 3, axis=2)
-            else:
-                pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for what is damaged
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(f"cannot be decoded ({reason}); the file is damaged") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(decode_rgb(path)).permute(2, 0, 1).contiguous()
 
 
 def normalise(images: Tensor) -> Tensor:

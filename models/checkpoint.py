@@ -51,7 +51,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file cannot be read, holds no weights, or asks for code to be run.
     """
     _demand_file(path)
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickled(path)
+    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickled(path, _is_zip(path))
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not (isinstance(content, dict) and content):
@@ -62,6 +62,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if all(key.startswith(_PREFIX) for key in content):
         return {key.removeprefix(_PREFIX): value for key, value in content.items()}
     return dict(content)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Everything in a checkpoint, its tensors on the CPU and in memory.
+
+    Raises:
+        CheckpointError: the file cannot be read, holds no mapping, or asks for code to be run.
+    """
+    _demand_file(path)
+    content = _read_pickled(path, mmap=False)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds no mapping; is it a checkpoint?")
+    return content
 
 
 def load_weights(model: nn.Module, path: Path, arch: str) -> None:
@@ -93,6 +106,7 @@ def save_checkpoint(
     epoch: int = 0,
     mean_iu: float = 0.0,
     num_classes: int = 19,
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint in the published layout, atomically; equal weights give equal bytes.
 
@@ -103,6 +117,7 @@ def save_checkpoint(
         epoch: epochs trained.
         mean_iu: mean intersection over union in validation, 0..1.
         num_classes: classes of the scores.
+        more: further entries, made of tensors, numbers, texts and what holds them; they win over ours.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -116,6 +131,7 @@ def save_checkpoint(
         "num_classes": num_classes,
         "mean_iu": np.float64(mean_iu),
         "command": "",
+        **(more or {}),
     }
     # Through memory: given a path, torch writes the temporary name into the file; given an open file,
     # it hides why the disk would not take it.
@@ -144,12 +160,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: is truncated, damaged or no safetensors file") from error
 
 
-def _read_pickled(path: Path) -> Any:
+def _read_pickled(path: Path, mmap: bool) -> Any:
     try:
         with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch says about pickle protocols ends in the error below
             # Only the zip format can be mapped; files from before torch 1.6 are read whole.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # bytes that may be anything make torch raise almost anything
         name = _refused_name(error, path) if isinstance(error, pickle.UnpicklingError) else None
         if name is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +116,14 @@ def validate(model: type[M], document: Document, context: Any = None) -> M:
     except ValidationError as error:
         found = [(_place(problem), _message(problem, model)) for problem in error.errors(include_url=False)]
         raise document.error(found) from error
+
+
+def as_yaml(tree: Any) -> str:
+    """A tree of settings as YAML, in the order that it has."""
+    # PyYAML writes line breaks other than a newline (as U+0085) so that it reads them as spaces,
+    # unless it escapes everything beyond ASCII.
+    printable = json.dumps(tree, ensure_ascii=False).isprintable()
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=printable, width=math.inf)
 
 
 def one_line(text: str) -> str:

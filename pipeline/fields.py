@@ -61,6 +61,32 @@ def _not_negative(value: object) -> float:
     return number
 
 
+def _whole_number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"a whole number is needed, not {describe(value)}")
+    if value >= 2**31:
+        raise ValueError(f"must be below {2**31}, not {describe(value)}")
+    return value
+
+
+def _count(value: object) -> int:
+    if (number := _whole_number(value)) < 1:
+        raise ValueError(f"must be 1 or more, not {number}")
+    return number
+
+
+def _natural(value: object) -> int:
+    if (number := _whole_number(value)) < 0:
+        raise ValueError(f"must be 0 or more, not {number}")
+    return number
+
+
+def _share(value: object) -> float:
+    if not 0 <= (number := _number(value)) <= 1:
+        raise ValueError(f"must lie between 0 and 1, not {number:g}")
+    return number
+
+
 def _check_text(text: str) -> str:
     if not is_unicode(text):
         raise ValueError(f"{describe(text)} is not Unicode; write its characters out")
@@ -110,4 +136,7 @@ OutputPath = Annotated[Path, BeforeValidator(_output_path)]
 Sha256 = Annotated[Text, AfterValidator(_check_sha256)]
 InputPath = Annotated[str, BeforeValidator(_input_path)]
 Positive = Annotated[float, BeforeValidator(_positive)]
+Count = Annotated[int, BeforeValidator(_count)]
+Natural = Annotated[int, BeforeValidator(_natural)]
+Share = Annotated[float, BeforeValidator(_share)]
 NotNegative = Annotated[float, BeforeValidator(_not_negative)]

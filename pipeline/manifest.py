@@ -6,13 +6,10 @@ its paths, and says everything that is wrong with it in one line, with the file,
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,7 +24,7 @@ from pydantic import (
 from ..datasets.layouts import LAYOUTS
 from ..errors import ManifestError, nearest
 from ..models.registry import ARCHITECTURES
-from .documents import MisplacedError, describe, one_line, read_document, validate
+from .documents import MisplacedError, as_yaml, describe, one_line, read_document, validate
 from .fields import InputPath, Name, NotNegative, OutputPath, Positive, Sha256, Text, at_least_one, one_of
 from .paths import Surroundings, at_home, resolved_path
 
@@ -63,10 +60,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Scales = Annotated[tuple[Positive, ...], AfterValidator(_check_scales)]
+Version = Annotated[Literal[1], BeforeValidator(_check_version)]
+
+
 class Inference(Settings):
     """How every model looks at an image."""
 
-    scales: Annotated[tuple[Positive, ...], AfterValidator(_check_scales)] = Field(
+    scales: Scales = Field(
         default=(0.5, 1.0, 2.0),
         description="Sizes at which an image is seen, relative to its own; must contain 1.0.",
     )
@@ -173,7 +174,7 @@ class DatasetEntry(Settings):
 class Manifest(Settings):
     """Which models look at which images, how, and where the results go."""
 
-    version: Annotated[Literal[1], BeforeValidator(_check_version)] = Field(description="Version of this format: 1.")
+    version: Version = Field(description="Version of this format: 1.")
     output: OutputPath = Field(
         description="Folder of all results. ${NAME} is expanded, relative to where the command runs."
     )
@@ -233,11 +234,7 @@ class Manifest(Settings):
 
     def to_yaml(self) -> str:
         """`resolved` as YAML; loaded from any folder it gives an equal manifest."""
-        tree = self.resolved()
-        # PyYAML writes line breaks other than a newline (as U+0085) so that it reads them as spaces,
-        # unless it escapes everything beyond ASCII.
-        printable = json.dumps(tree, ensure_ascii=False).isprintable()
-        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=printable, width=math.inf)
+        return as_yaml(self.resolved())
 
 
 def _check_unique(key: str, entries: Sequence[Member | DatasetEntry]) -> None:
@@ -258,15 +255,19 @@ def _selected(kind: str, entries: Sequence[Entry], names: Iterable[str]) -> tupl
     return tuple(entry for entry in entries if entry.name in names)
 
 
-def shipped_manifests() -> list[str]:
+def shipped_manifests(folder: Path = SHIPPED) -> list[str]:
     """The names of the manifests that come with the package, without ``.yaml``."""
-    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def find_manifest(source: str | Path) -> Path:
+def find_manifest(source: str | Path, shipped: Path = SHIPPED) -> Path:
     """The absolute path of a manifest: a file, or the bare name of a shipped one, with or without ``.yaml``.
 
     A file wins over a shipped manifest of its name.
+
+    Args:
+        source: the file or the name.
+        shipped: the folder of the package that holds the shipped ones.
 
     Raises:
         ManifestError: there is neither.
@@ -278,13 +279,13 @@ def find_manifest(source: str | Path) -> Path:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ManifestError(one_line(f"{shown}: cannot be read: {reason}")) from None
-    if bare in shipped_manifests() and (folder or not exists):
-        return SHIPPED / f"{bare}.yaml"
+    if bare in shipped_manifests(shipped) and (folder or not exists):
+        return shipped / f"{bare}.yaml"
     if folder:
         raise ManifestError(one_line(f"{shown}: is a folder; name the YAML file in it"))
     if not exists:
-        shipped = ", ".join(shipped_manifests())
-        raise ManifestError(one_line(f"{shown}: no such manifest; the package ships {shipped}"))
+        known = ", ".join(shipped_manifests(shipped))
+        raise ManifestError(one_line(f"{shown}: no such manifest; the package ships {known}"))
     return path.absolute()
 
 

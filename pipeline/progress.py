@@ -49,12 +49,12 @@ class Progress:
             self._bars[1].set_description(name)
             self._bars[1].reset(total=total)
 
-    def advance(self) -> None:
-        """One image is done, well or badly."""
-        self._done += 1
-        self._job_done += 1
+    def advance(self, count: int = 1) -> None:
+        """One image, or ``count`` of them, is done, well or badly."""
+        self._done += count
+        self._job_done += count
         for bar in self._bars:
-            bar.update()
+            bar.update(count)
         if not self._bars and time.monotonic() - self._logged >= LOG_SECONDS:
             self._logged = time.monotonic()
             self.note(self._line())

@@ -1,7 +1,21 @@
 """Street scenes drawn by rule, with their masks: for those who have no photographs at hand, and for tests."""
 
 from .bravo import write_bravo
+from .frames import LOOKS, SPLITS, Frame, Looks, draw_frame
+from .layouts import write_source
 from .scene import Scene, draw_scene
 from .style import STYLES, Style
 
-__all__ = ["STYLES", "Scene", "Style", "draw_scene", "write_bravo"]
+__all__ = [
+    "LOOKS",
+    "SPLITS",
+    "STYLES",
+    "Frame",
+    "Looks",
+    "Scene",
+    "Style",
+    "draw_frame",
+    "draw_scene",
+    "write_bravo",
+    "write_source",
+]

@@ -1,0 +1,234 @@
+"""Class-uniform sampling: where each class lies in a dataset, and epochs that show every class equally often.
+
+Zhu, Sapra et al., "Improving Semantic Segmentation via Video Propagation and Label Relaxation", CVPR 2019
+(arXiv 1812.01593, section 3.4): part of each epoch is crops around places of a class, an equal number per class,
+so that rare classes are seen as often as roads. A mask is cut into tiles; the places are the centres of mass of
+each class in each tile. Nothing here imports torch, so that processes which only count pixels start fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DatasetError, disk_error
+from ..files import write_bytes
+from .headers import read_size
+from .pairs import Pair, panoptic_json
+from .taxonomy import NUM_CLASSES
+from .workers import map_files
+
+if TYPE_CHECKING:
+    from .labels import LabelReader
+
+# Raised whenever the same masks would give other centroids than before: older caches are then not found.
+_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class CentroidIndex:
+    """Where the classes lie in the images of a dataset."""
+
+    centroids: NDArray[np.int32]
+    """(n, 4): image (its place in the list of pairs), class, x, y in pixels; by image, class, tile."""
+
+
+def tile_centroids(labels: NDArray[np.uint8], tile: int, num_classes: int = NUM_CLASSES) -> NDArray[np.int32]:
+    """The centre of mass of each class in each tile of a mask.
+
+    Only whole tiles count: what remains at the right and at the bottom is not looked at. A side shorter than
+    ``tile`` is one tile. One pixel is enough for a class to count.
+
+    Args:
+        labels: (H, W) uint8 train ids; ids from ``num_classes`` on count as no class.
+        tile: side of the tiles in pixels.
+        num_classes: how many classes there are.
+
+    Returns:
+        (n, 3) int32: class, x, y, rounded down to whole pixels; by class, then by tile, row by row.
+
+    Raises:
+        ValueError: another shape or dtype, no pixels, or a tile or a number of classes below 1.
+    """
+    if labels.dtype != np.uint8 or labels.ndim != 2 or not labels.size:
+        raise ValueError(f"expected (H, W) uint8, got {labels.shape} {labels.dtype}")
+    if tile < 1 or num_classes < 1:
+        raise ValueError(f"tiles of {tile} pixels and {num_classes} classes: both must be at least 1")
+    tile_height, tile_width = (min(tile, side) for side in labels.shape)
+    rows, columns = labels.shape[0] // tile_height, labels.shape[1] // tile_width
+    height, width = rows * tile_height, columns * tile_width
+    flat = np.ascontiguousarray(labels[:height, :width]).reshape(-1)
+
+    # Masks are made of areas, so of horizontal runs a hundred times fewer than pixels: once these are found, by
+    # one comparison of each pixel with its left neighbour, all sums are over runs.
+    begins = np.empty(flat.size, dtype=np.bool_)
+    np.not_equal(flat[1:], flat[:-1], out=begins[1:])
+    begins.reshape(height, columns, tile_width)[:, :, 0] = True
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(starts, append=flat.size)
+    classes = flat[starts]
+    known = classes < num_classes
+    starts, lengths, classes = starts[known], lengths[known], classes[known].astype(np.intp)
+
+    y, x = np.divmod(starts, width)
+    groups = (classes * rows + y // tile_height) * columns + x // tile_width
+    # Weights are added up in float64, which holds these integers exactly.
+    sums = partial(np.bincount, groups, minlength=num_classes * rows * columns)
+    areas = sums(weights=lengths)
+    found = np.flatnonzero(areas)
+    areas = areas[found].astype(np.int64)
+    twice_x = sums(weights=lengths * (2 * x + lengths - 1))[found].astype(np.int64)
+    all_y = sums(weights=lengths * y)[found].astype(np.int64)
+    return np.stack([found // (rows * columns), twice_x // (2 * areas), all_y // areas], axis=1).astype(np.int32)
+
+
+def build_index(
+    reader: LabelReader,
+    pairs: Sequence[Pair],
+    tile: int,
+    *,
+    cache: Path | None = None,
+    advance: Callable[[], None] = lambda: None,
+    processes: int | None = None,
+    num_classes: int = NUM_CLASSES,
+) -> CentroidIndex:
+    """The centroids of all masks, from the cache where they were computed before.
+
+    A cache file is named after all that its content depends on: the paths, encodings and sizes in bytes of the
+    masks, the table from raw ids to train ids, tile and number of classes. One that is damaged is replaced.
+
+    Args:
+        reader: of the masks; polygons must have been prepared.
+        pairs: images and their masks.
+        tile: side of the tiles in pixels.
+        cache: folder for ``class_uniform-<fingerprint>.npz``; None to compute them in any case.
+        advance: called once for each mask that was read; never, where the cache has them all.
+        processes: how many read masks at once; None for one per core. A few masks are read in this process.
+        num_classes: how many classes there are.
+
+    Raises:
+        DatasetError: a mask or the header of an image cannot be read.
+        DiskError: the cache cannot be written.
+        ValueError: a tile or a number of classes below 1.
+    """
+    if tile < 1 or num_classes < 1:
+        raise ValueError(f"tiles of {tile} pixels and {num_classes} classes: both must be at least 1")
+    path = cache and cache / f"class_uniform-{_fingerprint(reader, pairs, tile, num_classes)}.npz"
+    known = path and _load(path, len(pairs), num_classes)
+    if known is not None:
+        return CentroidIndex(known)
+    parts = [np.empty((0, 4), dtype=np.int32)]
+    for image, found in enumerate(map_files(partial(_centroids_of, reader, tile, num_classes), pairs, processes)):
+        parts.append(np.insert(found, 0, image, axis=1))
+        advance()
+    index = CentroidIndex(np.concatenate(parts))
+    if path:
+        file = io.BytesIO()
+        np.savez_compressed(file, centroids=index.centroids)
+        try:
+            write_bytes(path, file.getbuffer())
+        except OSError as error:
+            raise disk_error(path, error) from error
+    return index
+
+
+def plan_epoch(
+    num_images: int,
+    index: CentroidIndex | None,
+    share: float,
+    rng: np.random.RandomState,
+    num_classes: int = NUM_CLASSES,
+) -> NDArray[np.int64]:
+    """What an epoch shows: whole images at random, then for each class crops around its centroids.
+
+    Every class gets ``int(num_images * share / num_classes)`` entries, and all that is left goes to images at
+    random. What classes without any centroid would get is dealt out to the others in the order of their ids, as
+    evenly as it goes. Within each part no entry comes twice before all have come once.
+
+    Args:
+        num_images: images in the dataset, and entries in the epoch.
+        index: where the classes are; None for images at random alone.
+        share: of the epoch that is spread evenly over the classes, 0 to 1.
+        rng: shuffles the images, then the centroids of each class; the same state gives the same epoch.
+        num_classes: how many classes there are.
+
+    Returns:
+        (num_images, 4) int64: image, class, x, y; the last three are -1 where there is no centroid. The entries
+        are in the order in which they were drawn: they are to be shuffled, or dealt to several ranks, elsewhere.
+
+    Raises:
+        ValueError: a share outside 0..1, or an index that names other images.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"a share of {share} is not within 0..1")
+    # An old file of ours would lead to images that are not there; the loader's error would come an hour later.
+    if index is not None and len(index.centroids) and index.centroids[:, 0].max() >= num_images:
+        raise ValueError(f"the index names image {index.centroids[:, 0].max()} of {num_images}")
+    centroids = np.empty((0, 4), dtype=np.int32) if index is None else index.centroids
+    by_class = [centroids[centroids[:, 1] == label] for label in range(num_classes)]
+    present = [label for label in range(num_classes) if len(by_class[label])]
+    uniform = int(num_images * share / num_classes) * num_classes if present else 0
+    images = np.arange(num_images)
+    rng.shuffle(images)
+    plan = np.full((num_images, 4), -1, dtype=np.int64)
+    place = num_images - uniform
+    plan[:place, 0] = images[:place]
+    for turn, label in enumerate(present):
+        count = uniform // len(present) + (turn < uniform % len(present))
+        order = np.arange(len(by_class[label]))
+        rng.shuffle(order)
+        plan[place : place + count] = by_class[label][np.resize(order, count)]
+        place += count
+    return plan
+
+
+def _centroids_of(reader: LabelReader, tile: int, num_classes: int, pair: Pair) -> NDArray[np.int32]:
+    # The picture's size decides where a mask that is of another size belongs.
+    labels = reader.read(pair, read_size(reader.root / pair.image))
+    return tile_centroids(labels, tile, num_classes)
+
+
+def _fingerprint(reader: LabelReader, pairs: Sequence[Pair], tile: int, num_classes: int) -> str:
+    # What the colours of panoptic masks mean stands in files of their own.
+    beside = sorted({panoptic_json(pair.mask) for pair in pairs if pair.encoding == "panoptic"})
+    content = {
+        "version": _VERSION,
+        "tile": tile,
+        "num_classes": num_classes,
+        "labels": sorted((reader.source.labels or {}).items()),
+        "resize_masks": reader.source.resize_masks,
+        "beside": [[path, _bytes(reader.root / path)] for path in beside],
+        "pairs": [[pair.image, pair.mask, pair.encoding, _bytes(reader.root / pair.mask)] for pair in pairs],
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _load(path: Path, num_images: int, num_classes: int) -> NDArray[np.int32] | None:
+    """What the cache file holds; None if it is not there or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            centroids = file["centroids"]
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return None
+    sound = centroids.dtype == np.int32 and centroids.ndim == 2 and centroids.shape[1] == 4
+    if sound and len(centroids):
+        sound = centroids.min() >= 0 and (centroids[:, :2].max(axis=0) < (num_images, num_classes)).all()
+    return centroids if sound else None

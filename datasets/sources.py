@@ -1,0 +1,157 @@
+"""The seven datasets that members are trained on: where to get them, how they lie on disk, what their ids mean.
+
+The facts stand in ``sources/<name>.yaml``, each with where it comes from; nothing is read before it is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..errors import DatasetError, nearest
+from .taxonomy import IGNORE, NUM_CLASSES
+from .walk import Layout
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+NAMES: tuple[str, ...] = ("cityscapes", "bdd100k", "idd", "mapillary", "wilddash", "gta5", "shift")
+"""How manifests and recipes name them."""
+
+UNKNOWN = 254
+"""What a lookup table gives for ids that are not in the dataset's table."""
+
+SEE = "see: hmsa-pipeline datasets list"
+"""How an error ends that is about a folder which does not look as it must."""
+
+ENCODINGS: tuple[str, ...] = ("train_ids", "ids", "red", "panoptic", "polygons")
+"""How a mask says what a pixel shows: a grey value or palette index that is a train id, or a raw id; a raw id in
+the red channel; COCO's panoptic colours with a JSON file beside; polygons with names in a JSON file."""
+
+_FILES = Path(__file__).with_name("sources")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRule:
+    """Where the mask of an image may lie."""
+
+    encoding: str
+    """One of `ENCODINGS`."""
+    path: str
+    """Relative to the root, with the fields ``{split}`` (what the dataset calls the split that the image lies in),
+    ``{below}`` (folders between the split's and the image, each with a slash) and ``{stem}`` (the image's name
+    without its suffix and without the layout's ending)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One dataset as its authors distribute it."""
+
+    name: str
+    """One of `NAMES`."""
+    title: str
+    """Its own name."""
+    folder: str
+    """Name of its folder below the data root."""
+    homepage: str
+    paper: str
+    download: str
+    """Where to get it and what to unpack, in a sentence or two."""
+    image_archive: str
+    """What brings the images."""
+    mask_archive: str
+    """What brings the masks."""
+    tree: str
+    """How the folder must look, in a few lines."""
+    layout: Layout
+    """Where its images lie."""
+    split_folders: Mapping[str, str]
+    """Split -> what the dataset itself calls it, for the paths of masks; all splits that have folders."""
+    unlabelled: tuple[str, ...]
+    """Splits whose masks the authors keep to themselves."""
+    masks: tuple[MaskRule, ...]
+    """Where masks may lie, in the order of preference."""
+    labels: Mapping[int, tuple[int, str]] | None
+    """Raw id -> train id and name; None where there are no raw ids."""
+    resize_masks: bool
+    """Whether some masks have another size than their images, and are to be resized."""
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """The splits that can have masks."""
+        return tuple(split for split in self.layout.split_names if split not in self.unlabelled)
+
+    def lookup(self, encoding: str) -> NDArray[np.uint8]:
+        """What the ids in masks of one encoding mean.
+
+        Args:
+            encoding: one of `ENCODINGS`.
+
+        Returns:
+            (256,) uint8: the train id of each raw id, `taxonomy.IGNORE` among them; `UNKNOWN` for ids outside the
+            table. For ``train_ids`` that is what they are.
+
+        Raises:
+            ValueError: raw ids are asked for where there are none.
+        """
+        import numpy as np  # not above: whoever lists images or checks a manifest need not wait for it
+
+        table = np.full(256, UNKNOWN, np.uint8)
+        if encoding == "train_ids":
+            ids = [*range(NUM_CLASSES), IGNORE]
+            table[ids] = ids
+            return table
+        if self.labels is None:
+            raise ValueError(f"{self.name} has no raw ids")
+        for raw, (train, _) in self.labels.items():
+            table[raw % 256] = train  # -1 is 255 in a mask of 8 bits
+        return table
+
+
+@functools.cache
+def source(name: str) -> Source:
+    """The facts about one dataset.
+
+    Args:
+        name: one of `NAMES`.
+
+    Raises:
+        DatasetError: there is none of this name.
+    """
+    if name not in NAMES:
+        raise DatasetError(f"unknown dataset '{name}'; {nearest(name, NAMES)}")
+    facts: dict[str, Any] = yaml.safe_load((_FILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    splits: dict[str | None, tuple[str, ...]] = {split: tuple(folders) for split, folders in facts["splits"].items()}
+    archives = facts["archives"]
+    labels = facts["labels"]
+    return Source(
+        name=name,
+        title=facts["title"],
+        folder=facts["folder"],
+        homepage=facts["homepage"],
+        paper=facts["paper"],
+        download=facts["download"],
+        image_archive=archives["images"],
+        mask_archive=archives["masks"],
+        tree=facts["tree"],
+        layout=Layout(
+            splits=splits,
+            default=facts["default"],
+            stem_ending=facts.get("stem_ending", ""),
+            joined={split: tuple(parts) for split, parts in facts.get("joined", {}).items()},
+            members=facts.get("members", "all"),
+            left_out_stems=frozenset(facts.get("left_out", ())),
+            mend=f"unpack {archives['images']}; {SEE}",
+        ),
+        split_folders={split: split for split in facts["splits"]} | facts.get("split_folders", {}),
+        unlabelled=tuple(facts.get("unlabelled", ())),
+        masks=tuple(MaskRule(**rule) for rule in facts["masks"]),
+        labels=labels and {raw: (train, meaning) for raw, (train, meaning) in labels.items()},
+        resize_masks=facts.get("resize_masks", False),
+    )

@@ -1,0 +1,295 @@
+"""From decoded frames to what is trained on: a window at a random scale, mirrored or not, in other light.
+
+Geometry comes first and is shared by image and labels; photometry is for the image alone. Everything random comes
+from torch's global generator of the CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2.functional import InterpolationMode
+
+from .images import MEAN
+from .taxonomy import IGNORE
+
+_FILL = torch.tensor([round(255 * level) for level in MEAN], dtype=torch.uint8)[:, None, None]
+
+_BLUR_KERNEL = 11
+_BLUR_SIGMA = (0.15, 1.3)  # pixels
+
+_LARGEST_MAGNITUDE = 30
+# Rows whose intermediate results, ten float32 for each pixel, stay in a core's cache.
+_STRIP = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A part of a frame, and where it goes; (top, bottom, left, right) in pixels, bottom and right exclusive."""
+
+    source: tuple[int, int, int, int]
+    """In the frame."""
+    target: tuple[int, int, int, int]
+    """In the crop."""
+
+
+class TrainTransform:
+    """A crop of a randomly scaled frame, with random mirroring and photometry.
+
+    Args:
+        crop: (height, width) of what comes out.
+        scale: the frame is scaled by a factor drawn uniformly from this range.
+        long_edge: before that, the frame is scaled so that its longer side has this many pixels; None for as it is.
+        flip: probability that the crop is mirrored, left to right.
+        color_jitter: strength of brightness, contrast, saturation and hue alike, 0 to 0.5; 0 for none.
+        gaussian_blur: whether the image is blurred, by a random width.
+        rand_augment: (operations, magnitude 0 to 30) of `rand_augment`; None for none.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    def __init__(
+        self,
+        crop: tuple[int, int],
+        *,
+        scale: tuple[float, float] = (0.5, 2.0),
+        long_edge: int | None = None,
+        flip: float = 0.5,
+        color_jitter: float = 0.25,
+        gaussian_blur: bool = False,
+        rand_augment: tuple[int, int] | None = None,
+    ):
+        if min(crop) < 1:
+            raise ValueError(f"a crop of {crop[0]} x {crop[1]} pixels; each side must be at least 1")
+        if not 0 < scale[0] <= scale[1] < math.inf:
+            raise ValueError(f"scales from {scale[0]} to {scale[1]}; they must be positive, the smaller one first")
+        if long_edge is not None and long_edge < 1:
+            raise ValueError(f"a long edge of {long_edge} pixels; it must be at least 1")
+        if not 0 <= flip <= 1:
+            raise ValueError(f"a flip probability of {flip}; it must be within 0..1")
+        if not 0 <= color_jitter <= 0.5:
+            raise ValueError(f"a colour jitter of {color_jitter}; it must be within 0..0.5")
+        if rand_augment is not None:
+            _check_rand_augment(*rand_augment)
+        self.crop = crop
+        self.scale = scale
+        self.long_edge = long_edge
+        self.flip = flip
+        self.color_jitter = color_jitter
+        self.gaussian_blur = gaussian_blur
+        self.rand_augment = rand_augment
+
+    def __call__(
+        self, image: Tensor, labels: Tensor, centroid: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One crop.
+
+        Args:
+            image: (3, H, W) uint8, RGB.
+            labels: (H, W) uint8 train ids.
+            centroid: (x, y) in the frame, which the crop is to show; None for a crop from anywhere.
+
+        Returns:
+            The crop's image (3, h, w) and labels (h, w), uint8. Where the frame does not reach, labels are 255
+            and the image is ImageNet's mean colour, which normalisation makes 0.
+
+        Raises:
+            ValueError: the shapes or dtypes do not fit, or the centroid is outside of the frame.
+        """
+        frame = _frame_size(image, labels)
+        if centroid is not None and not (0 <= centroid[0] < frame[1] and 0 <= centroid[1] < frame[0]):
+            raise ValueError(f"centroid {centroid} (x, y) is outside of a frame of {frame[0]} x {frame[1]} pixels")
+        scale = _uniform(*self.scale)
+        if self.long_edge:
+            scale *= self.long_edge / min(frame)
+        window = _draw_window(frame, self.crop, scale, centroid)
+        top, bottom, left, right = window.source
+        size = (window.target[1] - window.target[0], window.target[3] - window.target[2])
+        image = _resize_image(image[:, top:bottom, left:right], size)
+        labels = _resize_labels(labels[top:bottom, left:right], size)
+        # Photometry sees the part that is picture: padding costs no time and moves no histogram.
+        image = self._photometry(image)
+        if window.target != (0, self.crop[0], 0, self.crop[1]):
+            image, labels = self._paste(image, labels, window)
+        if torch.rand(()) < self.flip:
+            image, labels = F.horizontal_flip(image), F.horizontal_flip(labels)
+        return image.contiguous(), labels.contiguous()
+
+    def _photometry(self, image: Tensor) -> Tensor:
+        image = jitter_colours(image, self.color_jitter)
+        if self.gaussian_blur:
+            image = _blur(image, _uniform(*_BLUR_SIGMA))
+        if self.rand_augment:
+            image = rand_augment(image, *self.rand_augment)
+        return image
+
+    def _paste(self, image: Tensor, labels: Tensor, window: _Window) -> tuple[Tensor, Tensor]:
+        top, bottom, left, right = window.target
+        crop = _FILL.repeat(1, *self.crop)
+        crop[:, top:bottom, left:right] = image
+        crop_labels = torch.full(self.crop, IGNORE, dtype=torch.uint8)
+        crop_labels[top:bottom, left:right] = labels
+        return crop, crop_labels
+
+
+class EvalTransform:
+    """The whole frame, at its own size or at a given one.
+
+    Args:
+        long_edge: the frame is scaled so that its longer side has this many pixels; None for as it is.
+
+    Raises:
+        ValueError: a long edge below 1.
+    """
+
+    def __init__(self, long_edge: int | None = None):
+        if long_edge is not None and long_edge < 1:
+            raise ValueError(f"a long edge of {long_edge} pixels; it must be at least 1")
+        self.long_edge = long_edge
+
+    def __call__(
+        self, image: Tensor, labels: Tensor, centroid: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `TrainTransform`, without chance; the centroid is ignored."""
+        height, width = _frame_size(image, labels)
+        if self.long_edge is None or self.long_edge == max(height, width):
+            return image, labels
+        scale = self.long_edge / max(height, width)
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        return _resize_image(image, size), _resize_labels(labels, size)
+
+
+def jitter_colours(image: Tensor, strength: float) -> Tensor:
+    """What ``v2.ColorJitter(strength, strength, strength, strength)`` makes of an image, to the bit.
+
+    Hue takes most of the time, and two thirds of it if it goes over the image in strips.
+
+    Args:
+        image: (3, H, W) uint8.
+        strength: 0 to 0.5; with 0 the image is left as it is, and nothing is drawn.
+    """
+    if not strength:
+        return image
+    drawn = v2.ColorJitter(strength, strength, strength, strength).make_params([image])
+    for which in drawn["fn_idx"].tolist():
+        match which:
+            case 0:
+                image = F.adjust_brightness(image, drawn["brightness_factor"])
+            case 1:
+                image = F.adjust_contrast(image, drawn["contrast_factor"])
+            case 2:
+                image = F.adjust_saturation(image, drawn["saturation_factor"])
+            case _:
+                strips = image.split(_STRIP, dim=1)
+                image = torch.cat([F.adjust_hue(strip, drawn["hue_factor"]) for strip in strips], dim=1)
+    return image
+
+
+def rand_augment(image: Tensor, operations: int, magnitude: int) -> Tensor:
+    """RandAugment (arXiv 1909.13719) with those of its operations that leave every pixel where it is.
+
+    Args:
+        image: (3, H, W) uint8.
+        operations: how many are drawn, each uniformly from `_OPERATIONS`, and applied one after the other.
+        magnitude: of all of them, 0 (hardly any change) to 30.
+
+    Raises:
+        ValueError: a negative number of operations, or another magnitude.
+    """
+    _check_rand_augment(operations, magnitude)
+    share = magnitude / _LARGEST_MAGNITUDE
+    for which in torch.randint(len(_OPERATIONS), (operations,)).tolist():
+        # The sign is drawn whether it is needed or not, so that the same seed draws the same operations.
+        signed = share if torch.rand(()) < 0.5 else -share
+        image = _OPERATIONS[which](image, signed)
+    return image
+
+
+# Of an image and a signed magnitude in -1..1, with the ranges of torchvision's own RandAugment.
+_OPERATIONS: tuple[Callable[[Tensor, float], Tensor], ...] = (
+    lambda image, _: image,
+    lambda image, _: F.autocontrast(image),
+    lambda image, _: F.equalize(image),
+    lambda image, signed: F.adjust_brightness(image, 1 + 0.9 * signed),
+    lambda image, signed: F.adjust_contrast(image, 1 + 0.9 * signed),
+    lambda image, signed: F.adjust_saturation(image, 1 + 0.9 * signed),
+    lambda image, signed: F.adjust_sharpness(image, 1 + 0.9 * signed),
+    lambda image, signed: F.posterize(image, 8 - round(4 * abs(signed))),
+    # At magnitude 0 no level is beyond the threshold, which then is none that is allowed.
+    lambda image, signed: F.solarize(image, 256 * (1 - abs(signed))) if signed else image,
+)
+
+
+def _check_rand_augment(operations: int, magnitude: int) -> None:
+    if operations < 0 or not 0 <= magnitude <= _LARGEST_MAGNITUDE:
+        raise ValueError(
+            f"RandAugment with {operations} operations of magnitude {magnitude}; "
+            f"the number must not be negative, the magnitude within 0..{_LARGEST_MAGNITUDE}"
+        )
+
+
+def _frame_size(image: Tensor, labels: Tensor) -> tuple[int, int]:
+    if image.dtype != torch.uint8 or labels.dtype != torch.uint8 or image.ndim != 3 or not image.numel():
+        raise ValueError(
+            f"expected image (3, H, W) and labels (H, W), uint8, got {tuple(image.shape)} {image.dtype} "
+            f"and {tuple(labels.shape)} {labels.dtype}"
+        )
+    if image.shape != (3, *labels.shape):
+        raise ValueError(f"image {tuple(image.shape)} and labels {tuple(labels.shape)} are of different sizes")
+    return image.shape[1], image.shape[2]
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand((), dtype=torch.float64).item()
+
+
+def _draw_window(
+    frame: tuple[int, int], crop: tuple[int, int], scale: float, centroid: tuple[int, int] | None
+) -> _Window:
+    """Where a crop of the frame scaled by ``scale`` comes from, in pixels of the frame as it is."""
+    x_y = centroid or (None, None)
+    top, bottom, to_top, to_bottom = _draw_side(frame[0], crop[0], scale, x_y[1])
+    left, right, to_left, to_right = _draw_side(frame[1], crop[1], scale, x_y[0])
+    return _Window((top, bottom, left, right), (to_top, to_bottom, to_left, to_right))
+
+
+def _draw_side(frame: int, crop: int, scale: float, inside: int | None) -> tuple[int, int, int, int]:
+    """Begin and end in the frame, begin and end in the crop, along one axis."""
+    window = max(1, round(crop / scale))
+    # Within the frame where that is the larger one, else around it.
+    first, last = min(0, frame - window), max(0, frame - window)
+    if inside is not None:
+        first, last = max(first, inside - window + 1), min(last, inside)
+    begin = int(torch.randint(first, last + 1, ()).item())
+    source = max(0, begin), min(frame, begin + window)
+    target = [round((place - begin) * crop / window) for place in source]
+    # A frame that shrinks to less than half a pixel still is one.
+    if target[0] == target[1]:
+        target[0] = min(target[0], crop - 1)
+        target[1] = target[0] + 1
+    return *source, *target
+
+
+def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if size[1] == 1:  # torch 2.14 makes a wrong column of uint8, or raises
+        image = image.float()
+    resized = F.resize(image, list(size), InterpolationMode.BILINEAR, antialias=True)
+    return resized.round().to(torch.uint8) if resized.is_floating_point() else resized
+
+
+def _resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    # Plain NEAREST takes each pixel's upper left corner for its middle, half a pixel off the image.
+    return F.resize(labels[None], list(size), InterpolationMode.NEAREST_EXACT)[0]
+
+
+def _blur(image: Tensor, sigma: float) -> Tensor:
+    # Reflection at the borders needs an image larger than half the kernel.
+    kernel = [min(_BLUR_KERNEL, 2 * side - 1) for side in (image.shape[2], image.shape[1])]
+    return F.gaussian_blur(image, kernel, [sigma, sigma])

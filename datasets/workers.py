@@ -1,0 +1,65 @@
+"""The same work on many files, in several processes where that pays."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from ..errors import DatasetError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Fewer files than these are done sooner than processes start.
+_FEW = 32
+_TOGETHER = 8
+
+
+def map_files(
+    work: Callable[[Item], Result], items: Sequence[Item], processes: int | None = None
+) -> Iterator[Result]:
+    """``work`` of each item, in their order; here if they are few or there is one process, else in several.
+
+    Args:
+        work: a function of a module, or a `functools.partial` of one: it is sent to the processes.
+        items: what it is called with, such as paths.
+        processes: how many at a time; None for one a usable core.
+
+    Raises:
+        DatasetError: a process was ended from outside; and whatever ``work`` raises.
+    """
+    processes = min(processes or len(os.sched_getaffinity(0)), -(-len(items) // _TOGETHER))
+    if processes < 2 or len(items) < _FEW:
+        yield from map(work, items)
+        return
+    # Never a plain fork: the caller may hold threads, whose locks nobody would open in the copy, or a CUDA context.
+    context = multiprocessing.get_context("forkserver")
+    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start)
+    try:
+        yield from executor.map(work, items, chunksize=_TOGETHER)
+    except BrokenProcessPool as error:
+        raise DatasetError(
+            "a process that read masks was ended from outside, as it happens where memory runs out; "
+            f"run the same command again with fewer than {processes} processes"
+        ) from error
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    """Leave Ctrl-C to the parent, and end with it: a worker whose parent was killed waits for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,44 @@
+"""Being told to stop, by Ctrl-C or by a cluster that takes its machine back, without stopping at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopping:
+    """While the block runs, the first signal is only noted; the second Ctrl-C stops at once.
+
+    Attributes:
+        requested: whether somebody asked to stop.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: list[Any] = []
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = [signal.signal(number, self._note) for number in _SIGNALS]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in zip(_SIGNALS, self._before, strict=bool(self._before)):
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+def ignore_signals() -> None:
+    """For helper processes: whoever started them tells them when to end."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

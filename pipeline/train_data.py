@@ -1,0 +1,137 @@
+"""Which images a step of training sees, and how they get there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from ..datasets.class_uniform import CentroidIndex, plan_epoch
+from ..datasets.segmentation import Draw, Sample, SegmentationDataset
+from ..errors import DatasetError, HmsaError
+from .recipe import Recipe
+
+
+class Batch(NamedTuple):
+    """Images that pass through the network together."""
+
+    images: Tensor
+    """(N, 3, H, W) uint8, RGB."""
+    labels: Tensor
+    """(N, H, W) uint8 train ids."""
+    paths: list[str]
+    """Of the images, relative to the dataset's root."""
+
+
+def epoch_draws(recipe: Recipe, num_images: int, index: CentroidIndex | None, epoch: int) -> list[Draw]:
+    """What is seen in an epoch, in order: whole steps of ``global_batch`` images, one step at least.
+
+    It depends on the recipe's seed and the epoch alone, so that every process and every resumed run sees the same.
+    """
+    # RandomState and not Generator: NumPy has promised never to change the numbers it gives.
+    rng = np.random.RandomState([recipe.seed, epoch])
+    planned = plan_epoch(num_images, index, recipe.sampling.class_uniform, rng)
+    planned = planned[rng.permutation(len(planned))]
+    size = recipe.global_batch
+    planned = np.resize(planned, (max(1, len(planned) // size) * size, 4))
+    seeds = rng.randint(2**31, size=len(planned))
+    return [
+        Draw(int(image), int(seed), (int(x), int(y)) if label >= 0 else None)
+        for (image, label, x, y), seed in zip(planned, seeds, strict=True)
+    ]
+
+
+class Shares:
+    """This process' share of an epoch's steps, batch by batch; a sampler that can begin in the middle.
+
+    A step is the same ``global_batch`` images however many processes share it and in however many batches.
+    """
+
+    def __init__(self, global_batch: int, batch_size: int, rank: int, world: int) -> None:
+        self._global, self._size = global_batch, batch_size
+        self._start, self._share = rank * (global_batch // world), global_batch // world
+        self._draws: Sequence[Draw] = ()
+        self._first = 0
+
+    @property
+    def per_step(self) -> int:
+        """Batches of a step."""
+        return self._share // self._size
+
+    def begin(self, draws: Sequence[Draw], step: int) -> None:
+        """The next epoch is ``draws``, from step ``step`` on."""
+        self._draws, self._first = draws, step
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in range(self._first, len(self._draws) // self._global):
+            start = step * self._global + self._start
+            for place in range(start, start + self._share, self._size):
+                yield list(self._draws[place : place + self._size])
+
+
+class _Careful(Dataset[Any]):
+    """Gives errors back where a worker would wrap them into its traceback."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, draw: Draw | int) -> Sample | HmsaError:
+        try:
+            return self._dataset[draw]
+        except HmsaError as error:
+            return error
+        except MemoryError:
+            return DatasetError("a crop does not fit into memory; lower --crop-size or --workers")
+
+
+def _collate(samples: list[Sample | HmsaError]) -> Batch | HmsaError:
+    for sample in samples:
+        if isinstance(sample, HmsaError):
+            return sample
+    return Batch(*default_collate(samples))
+
+
+def train_loader(dataset: SegmentationDataset, shares: Shares, workers: int, device: torch.device) -> DataLoader[Any]:
+    """Batches as ``shares`` lists them, read ahead by worker processes that live as long as the loader."""
+    return _loader(dataset, workers, device, batch_sampler=shares)
+
+
+def validation_loader(
+    dataset: SegmentationDataset, rank: int, world: int, workers: int, device: torch.device
+) -> DataLoader[Any]:
+    """Every image that is this process' to score, one at a time; together the processes score each once."""
+    return _loader(dataset, workers, device, batch_size=1, sampler=range(rank, len(dataset), world))
+
+
+def _loader(dataset: SegmentationDataset, workers: int, device: torch.device, **how: Any) -> DataLoader[Any]:
+    workers = min(workers, os.cpu_count() or 1)
+    return DataLoader(
+        _Careful(dataset),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        # One of its own: else every epoch would take a number from those that dropout is drawn from.
+        generator=torch.Generator(),
+        **how,
+    )
+
+
+def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """The loader's batches.
+
+    Raises:
+        DatasetError: an image or its mask cannot be read.
+    """
+    for batch in loader:
+        if isinstance(batch, HmsaError):
+            raise batch
+        yield batch
