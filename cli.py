@@ -29,11 +29,13 @@ app = typer.Typer(
 )
 manifest_app = typer.Typer(help="Show or check a manifest.", rich_markup_mode=None)
 app.add_typer(manifest_app, name="manifest")
+datasets_app = typer.Typer(help="List, check or draw datasets to train on.", rich_markup_mode=None)
+app.add_typer(datasets_app, name="datasets")
 
 
-def _folder(text: str) -> Path:
+def _folder(text: str | Path) -> Path:
     # A variable of the shell that is not set would else mean the current folder.
-    if not text.strip():
+    if not str(text).strip():
         raise HmsaError("--output, --data-root or --assets: an empty name is no folder; name one, or leave it out")
     return Path(text)
 
@@ -644,7 +646,7 @@ def train(
     if ranks.first and (gpus == 1 or started or dry_run):
         for note in plan.notes:
             print(note, file=sys.stderr)
-        for line in plan.summary():
+        for line in () if plan.finished else plan.summary():
             _say(json_file, line)
     if dry_run or plan.finished:
         if plan.finished:
@@ -677,6 +679,102 @@ def train(
 def _be_quiet() -> None:
     """Of several processes that do the same, one speaks; what goes wrong in the others is still heard."""
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  until the process ends
+
+
+@datasets_app.command("list")
+def datasets_list(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all if none is named.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Say where to get each dataset and how its folder must look.
+
+    Example: hmsa-pipeline datasets list gta5
+    """
+    from .pipeline.dataset_guide import guide, guide_figures, known_sources
+
+    found = known_sources(names or [])
+    for facts in found:
+        _say(json_file, "\n".join([*guide(facts), ""]))
+    _figures(json_file, [guide_figures(facts) for facts in found])
+
+
+@datasets_app.command("check")
+def datasets_check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Which dataset; 'datasets list' knows them.")],
+    data_root: DataRootOption = None,
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="DIR", parser=_folder, help="The dataset's own folder, over --data-root."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Only this split; else all that have masks.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each split.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", parser=_folder, help="Where figures and pictures go."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Processes that read; one per core if not given."),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Read a dataset once and say what is wrong with it.
+
+    Counts images, masks, sizes and classes. Writes check.json, classes.png and contact_sheet.png into the output
+    (runs/datasets/NAME). The exit code is 1 if there are problems.
+
+    Example: hmsa-pipeline datasets check gta5 --data-root /data
+    """
+    from .pipeline.dataset_check import plan_check, run_check
+
+    plan = plan_check(name, data_root=data_root, root=root, split=split, limit=limit, output=output, workers=workers)
+    report = run_check(plan)
+    for line in report.summary():
+        _say(json_file, line)
+    for problem in report.problems:
+        print(_one_line(f"problem: {problem}"), file=sys.stderr)
+    _say(json_file, f"written: {plan.output}")
+    _figures(json_file, report.figures())
+    _finish(False, len(report.problems))
+
+
+@datasets_app.command("draw")
+def datasets_draw(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all seven if none is named.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", parser=_folder, help="The data root to draw into, else drawn."),
+    ] = None,
+    train: Annotated[int, typer.Option("--train", min=1, metavar="N", help="Frames to learn from, of each.")] = 8,
+    val: Annotated[int, typer.Option("--val", min=1, metavar="N", help="Frames to score on, of each.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the streets.")] = 0,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Of the frames, in pixels; else small ones.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Draw small datasets in the layouts of the real ones.
+
+    To see training run before anything is fetched.
+
+    Example: hmsa-pipeline datasets draw gta5 --output drawn
+    """
+    from .pipeline.dataset_guide import draw_sources, frame_size
+
+    drawn = []
+    for one in draw_sources(names or [], output, train=train, val=val, seed=seed, size=frame_size(size)):
+        _say(json_file, f"drawn: {one.folder}")
+        drawn.append(one)
+    _say(json_file, "\n".join(["", "to train on them, some seconds each on a CPU:", *(one.command for one in drawn)]))
+    _figures(json_file, [{"dataset": d.name, "folder": str(d.folder), "command": d.command} for d in drawn])
 
 
 @app.command()

@@ -30,7 +30,7 @@ Mask = NDArray[np.uint8]
 
 def masks(count: int) -> Iterator[Mask]:
     """``count`` different masks of (1024, 2048)."""
-    scenes = [draw_scene(seed, *(side // ENLARGED for side in SIZE)).mask for seed in range(min(SCENES, count))]
+    scenes = [draw_scene(seed, SIZE[0] // ENLARGED, SIZE[1] // ENLARGED).mask for seed in range(min(SCENES, count))]
     large = [scene.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1) for scene in scenes]
     for number in range(count):
         yield np.roll(large[number % len(large)], 7 * number, axis=1)

@@ -87,12 +87,18 @@ def steps(dataset: SegmentationDataset, todo: Sequence[Draw], repeats: int) -> d
     torch.set_num_threads(1)
     pair = dataset.pairs[0]
     image, labels = decode_image(dataset.root / pair.image), torch.from_numpy(dataset.reader.read(pair))
-    pending = iter(list(todo) * repeats)
+    once, again = iter(list(todo) * repeats), iter(list(todo) * repeats)
+
+    def transform() -> None:
+        draw = next(once)
+        torch.manual_seed(draw.seed)
+        dataset.transform(image, labels, draw.centroid)
+
     return {
         "image": milliseconds(lambda: decode_image(dataset.root / pair.image), repeats),
         "labels": milliseconds(lambda: dataset.reader.read(pair, FRAME), repeats),
-        "transform": milliseconds(lambda: dataset.transform(image, labels, None), repeats),
-        "all": milliseconds(lambda: dataset[next(pending)], repeats),
+        "transform": milliseconds(transform, repeats),
+        "all": milliseconds(lambda: dataset[next(again)], repeats),
     }
 
 

@@ -108,7 +108,7 @@ class TrainTransform:
             raise ValueError(f"centroid {centroid} (x, y) is outside of a frame of {frame[0]} x {frame[1]} pixels")
         scale = _uniform(*self.scale)
         if self.long_edge:
-            scale *= self.long_edge / min(frame)
+            scale *= self.long_edge / max(frame)
         window = _draw_window(frame, self.crop, scale, centroid)
         top, bottom, left, right = window.source
         size = (window.target[1] - window.target[0], window.target[3] - window.target[2])
@@ -250,31 +250,32 @@ def _uniform(low: float, high: float) -> float:
     return low + (high - low) * torch.rand((), dtype=torch.float64).item()
 
 
+def _integer(low: int, high: int) -> int:
+    return int(torch.randint(low, high + 1, ()).item())
+
+
 def _draw_window(
     frame: tuple[int, int], crop: tuple[int, int], scale: float, centroid: tuple[int, int] | None
 ) -> _Window:
     """Where a crop of the frame scaled by ``scale`` comes from, in pixels of the frame as it is."""
-    x_y = centroid or (None, None)
-    top, bottom, to_top, to_bottom = _draw_side(frame[0], crop[0], scale, x_y[1])
-    left, right, to_left, to_right = _draw_side(frame[1], crop[1], scale, x_y[0])
-    return _Window((top, bottom, left, right), (to_top, to_bottom, to_left, to_right))
+    x, y = centroid or (None, None)
+    rows, to_rows = _draw_side(frame[0], crop[0], scale, y)
+    columns, to_columns = _draw_side(frame[1], crop[1], scale, x)
+    return _Window((*rows, *columns), (*to_rows, *to_columns))
 
 
-def _draw_side(frame: int, crop: int, scale: float, inside: int | None) -> tuple[int, int, int, int]:
-    """Begin and end in the frame, begin and end in the crop, along one axis."""
+def _draw_side(frame: int, crop: int, scale: float, inside: int | None) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Along one axis: begin and end in the frame, and in the crop."""
     window = max(1, round(crop / scale))
-    # Within the frame where that is the larger one, else around it.
-    first, last = min(0, frame - window), max(0, frame - window)
+    if frame < window:  # all of it, anywhere in the crop
+        size = min(crop, max(1, round(frame * scale)))
+        begin = _integer(0, crop - size)
+        return (0, frame), (begin, begin + size)
+    first, last = 0, frame - window
     if inside is not None:
         first, last = max(first, inside - window + 1), min(last, inside)
-    begin = int(torch.randint(first, last + 1, ()).item())
-    source = max(0, begin), min(frame, begin + window)
-    target = [round((place - begin) * crop / window) for place in source]
-    # A frame that shrinks to less than half a pixel still is one.
-    if target[0] == target[1]:
-        target[0] = min(target[0], crop - 1)
-        target[1] = target[0] + 1
-    return *source, *target
+    begin = _integer(first, last)
+    return (begin, begin + window), (0, crop)
 
 
 def _resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -170,8 +170,10 @@ class _Trainer:
         """All epochs that are left."""
         result = TrainingResult(self.recipe.output, self.position)
         left = self.recipe.epochs - self.position.epoch
-        share = len(self.plan.train) + len(self.plan.validation)
-        with Progress(left * share if self.ranks.first else 0) as self.progress:
+        learnt = self._steps_per_epoch() * self.recipe.global_batch
+        scored = sum(map(self._is_scored, range(self.position.epoch, self.recipe.epochs)))
+        total = left * learnt - self.position.step * self.recipe.global_batch + scored * len(self.plan.validation)
+        with Progress(total if self.ranks.first else 0) as self.progress:
             while self.position.epoch < self.recipe.epochs:
                 if not self._epoch():
                     result.interrupted = True
@@ -216,7 +218,7 @@ class _Trainer:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)
         if recipe.activation_checkpointing:
             recompute_activations(network)
-        network.to(self.device)
+        network.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if recipe.compile:
             network.compile()
         return network
@@ -252,9 +254,15 @@ class _Trainer:
             scored, self.ranks.rank, self.ranks.world, min(workers, 2), self.device
         )
 
+    def _steps_per_epoch(self) -> int:
+        return max(1, len(self.plan.train) // self.recipe.global_batch)
+
+    def _is_scored(self, epoch: int) -> bool:
+        """Whether epoch ``epoch``, from 0, ends with a validation."""
+        return epoch + 1 == self.recipe.epochs or (epoch + 1) % self.recipe.validation.every == 0
+
     def _steps_done(self) -> int:
-        steps = max(1, len(self.plan.train) // self.recipe.global_batch)
-        return self.position.epoch * steps + self.position.step
+        return self.position.epoch * self._steps_per_epoch() + self.position.step
 
     def _epoch(self) -> bool:
         """Train, score and save one epoch, or what is left of it; False if somebody asked to stop."""
@@ -277,8 +285,7 @@ class _Trainer:
             "peak_memory": self._peak_memory(),
             "mean_iou": None,
         }
-        last = position.epoch + 1 == recipe.epochs
-        if last or (position.epoch + 1) % recipe.validation.every == 0:
+        if self._is_scored(position.epoch):
             if todo:
                 self._save(LAST)
             self.progress.job(f"{name}, scoring", len(self.plan.validation))
@@ -350,12 +357,16 @@ class _Trainer:
         self._doubtful = total, [path for part in parts for path in part.paths]
 
     def _loss(self, part: Batch, whole: Whole) -> LossTerms:
-        images = normalise(part.images.to(self.device, non_blocking=True))
+        images = self._pixels(part)
         labels = part.labels.to(self.device, non_blocking=True).long()
         with self._autocast():
             output = self.model(images)
         loss = self.recipe.loss
         return training_loss(output, labels, loss.criterion, loss.auxiliary, loss.scales, whole)
+
+    def _pixels(self, batch: Batch) -> Tensor:
+        images = normalise(batch.images.to(self.device, non_blocking=True))
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _autocast(self) -> torch.autocast:
         dtype = AUTOCAST.get(self.plan.precision)
@@ -399,9 +410,7 @@ class _Trainer:
             if self.stopping.requested:
                 break
             with self._autocast():
-                logits = self.network.predict(
-                    normalise(batch.images.to(self.device)), settings.scales, flip=settings.flip
-                )
+                logits = self.network.predict(self._pixels(batch), settings.scales, flip=settings.flip)
             predicted = logits.argmax(1)
             matrix += confusion(predicted, batch.labels.to(self.device), NUM_CLASSES)
             if self.journal and len(pictures) < _GALLERY:

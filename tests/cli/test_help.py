@@ -23,7 +23,25 @@ SURFACE = {
     "verify": COMMON | {"--repair"},
     "import-logits": (COMMON - {"--models", "--datasets"})
     | {"FOLDER", "--model", "--dataset", "--limit", "--channels", "--overwrite"},
+    "train": (COMMON - {"--models", "--datasets"})
+    | {"--dataset", "--root", "--cache", "--limit", "--device", "--gpus", "--resume", "--overwrite", "--dry-run"}
+    | {"--init", "--arch", "--epochs", "--global-batch", "--batch-size", "--lr", "--optimizer", "--crop-size"}
+    | {"--loss", "--seed", "--precision", "--batch-norm", "--activation-checkpointing", "--compile", "--workers"}
+    | {"--set"},
     "demo": {"--output", "-o", "--seed"},
+    "datasets list": {"NAME", "--json"},
+    "datasets check": {
+        "NAME",
+        "--data-root",
+        "--root",
+        "--split",
+        "--limit",
+        "--output",
+        "-o",
+        "--workers",
+        "--json",
+    },
+    "datasets draw": {"NAME", "--output", "-o", "--train", "--val", "--seed", "--size", "--json"},
     "manifest show": COMMON,
     "manifest check": COMMON,
 }

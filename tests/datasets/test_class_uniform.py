@@ -216,7 +216,7 @@ def test_a_damaged_cache_is_built_anew(dataset, tmp_path, damage):
         case "other shape":
             np.savez(file, centroids=REFERENCE["centroids"][:, :3])
         case _:
-            np.savez(file, centroids=REFERENCE["centroids"] + np.int32([3, 0, 0, 0]))
+            np.savez(file, centroids=REFERENCE["centroids"] + np.array([3, 0, 0, 0], np.int32))
     index = build_index(reader_of(root), pairs, 64, cache=cache)
     np.testing.assert_array_equal(index.centroids, REFERENCE["centroids"])
     with np.load(file) as mended:

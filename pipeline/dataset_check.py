@@ -1,0 +1,256 @@
+"""Whether a dataset is fit to be trained on: every image and mask read once, counted, compared and shown.
+
+Nothing here imports torch, so that the processes which read the files start fast.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..datasets.labels import LabelReader
+from ..datasets.pairs import Pair, find_pairs, list_pairs, panoptic_json
+from ..datasets.pixels import decode_rgb
+from ..datasets.sources import SEE, UNKNOWN, Source
+from ..datasets.walk import output_stem, walk
+from ..datasets.workers import map_files
+from ..errors import DatasetError, ManifestError, StoreError, disk_error
+from ..files import write_json
+from .contact_sheet import draw_classes, draw_sheet, require_matplotlib
+from .dataset_guide import known_source
+from .dataset_report import FIGURES, SLOTS, DatasetReport, Look, SplitReport, count
+from .progress import Progress
+
+CLASSES, SHEET = "classes.png", "contact_sheet.png"
+OUTPUT = Path("runs") / "datasets"
+"""Below the current folder; each dataset has a folder of its own in it."""
+
+_PICTURES = 12
+
+
+@dataclass(frozen=True)
+class CheckPlan:
+    """A dataset that can be looked at, and what will be read of it.
+
+    Attributes:
+        facts: which dataset it is.
+        root: its folder.
+        output: where the figures and pictures go.
+        splits: split -> its images with masks, and its images without.
+        limit: how many images of each split are read; all if None.
+        workers: processes that read; one per core if None.
+    """
+
+    facts: Source
+    root: Path
+    output: Path
+    splits: Mapping[str, tuple[list[Pair], list[str]]]
+    limit: int | None
+    workers: int | None
+
+
+def plan_check(
+    name: str,
+    *,
+    data_root: Path | None = None,
+    root: Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    output: Path | None = None,
+    workers: int | None = None,
+) -> CheckPlan:
+    """List what is there to be read; whatever makes a check impossible is found here.
+
+    Args:
+        name: which dataset.
+        data_root: wins over the environment variable HMSA_DATA_ROOT.
+        root: the dataset's own folder; wins over both.
+        split: which split; None for all that have masks and a folder.
+        limit: only the first images of each split.
+        output: folder for what is found; None for one of the dataset's name below `OUTPUT`.
+        workers: processes that read; None for one per core.
+
+    Raises:
+        DatasetError: unknown dataset or split; the folder is missing or only half unpacked.
+        ManifestError: matplotlib is not installed; HMSA_DATA_ROOT is needed and not set.
+        StoreError: the output cannot be written.
+    """
+    facts = known_source(name)
+    require_matplotlib()
+    folder = _root_of(facts, data_root, root)
+    # Joined splits hold the images of others once more.
+    wanted = [split] if split else [each for each in facts.labelled if each in facts.layout.splits]
+    splits = {each: _listed(folder, facts, each) for each in wanted}
+    output = output or OUTPUT / name
+    _require_writable(output)
+    return CheckPlan(facts, folder, output, splits, limit, workers)
+
+
+def run_check(plan: CheckPlan) -> DatasetReport:
+    """Read everything, and write `FIGURES` and, where anything can be trained on, `CLASSES` and `SHEET`.
+
+    Raises:
+        DatasetError: a folder cannot be read; a process that reads was ended from outside.
+        DiskError: the output cannot be written.
+    """
+    reader = LabelReader(plan.root, plan.facts)
+    wanted = {split: pairs[: plan.limit] for split, (pairs, _) in plan.splits.items()}
+    splits: list[SplitReport] = []
+    with Progress(sum(map(len, wanted.values()))) as progress:
+        for split, pairs in wanted.items():
+            found, alone = plan.splits[split]
+            splits.append(SplitReport(split, plan.facts, len(found), alone))
+            progress.job(f"{plan.facts.name} {split}", len(pairs))
+            for pair, look in zip(pairs, map_files(partial(look_at, reader), pairs, plan.workers), strict=True):
+                splits[-1].add(pair, look)
+                progress.advance()
+    strays = find_strays(plan.root, plan.facts, [*wanted])
+    report = DatasetReport(plan.facts, plan.root, plan.limit, tuple(splits), tuple(strays))
+    try:
+        write_json(plan.output / FIGURES, report.figures())
+        _draw(plan.output, reader, report)
+    except OSError as error:
+        raise disk_error(plan.output, error) from error
+    return report
+
+
+def look_at(reader: LabelReader, pair: Pair) -> Look:
+    """Read an image and its mask; whatever is wrong with them is told and not raised."""
+    unreadable: list[str] = []
+    size = raw = None
+    try:
+        height, width, _ = decode_rgb(reader.root / pair.image).shape
+        size = height, width
+    except DatasetError as error:
+        unreadable.append(str(error))
+    try:
+        raw = reader.raw(pair)
+    except DatasetError as error:
+        unreadable.append(str(error))
+    if raw is None:
+        return Look(size, None, tuple(unreadable))
+    table = reader.source.lookup(pair.encoding)
+    found = np.bincount(raw.ravel(), minlength=256)
+    unknown = tuple(np.flatnonzero((table == UNKNOWN) & (found > 0)).tolist())
+    mask_size = raw.shape[0], raw.shape[1]
+    pixels = None
+    if size is not None and not unknown and (mask_size == size or reader.source.resize_masks):
+        if mask_size != size:
+            table, found = np.arange(256), np.bincount(reader.read(pair, size).ravel(), minlength=256)
+        pixels = np.bincount(table, weights=found, minlength=256)[[*SLOTS]].astype(np.int64)
+    return Look(size, mask_size, tuple(unreadable), unknown, pixels)
+
+
+def find_strays(root: Path, facts: Source, splits: Sequence[str]) -> list[str]:
+    """Masks that belong to no image, wherever masks of these splits may lie.
+
+    Linked folders are not followed. Images count that lie in the folder of the split, whether they belong to
+    it or not.
+
+    Returns:
+        Paths relative to the root, sorted.
+
+    Raises:
+        DatasetError: a folder of images cannot be read.
+    """
+    strays: set[str] = set()
+    layout = facts.layout
+    for part in {part: None for split in splits for part in layout.joined.get(split, (split,))}:
+        folder = next(folder for folder in layout.splits[part] if (root / folder).is_dir())
+        names = (output_stem(image.path)[len(folder) + 1 :] for image in walk(root, folder, layout, ()))
+        stems = {name.removesuffix(layout.stem_ending) for name in names}
+        for rule in facts.masks:
+            base, _, ending = rule.path.format(split=facts.split_folders[part], below="", stem="\0").partition("\0")
+            strays |= {base + stem + ending for stem in _stems_below(root / base, ending)} - {
+                base + stem + ending for stem in stems
+            }
+    return sorted(strays)
+
+
+def _stems_below(folder: Path, ending: str) -> Iterator[str]:
+    """Paths below ``folder``, with forward slashes, of the files whose name ends so, without that ending."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "."]
+        below = Path(place).relative_to(folder).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        yield from (prefix + name.removesuffix(ending) for name in names if name[0] != "." and name.endswith(ending))
+
+
+def spread(counts: Sequence[int], total: int) -> list[list[int]]:
+    """Places in several lists, equally many in each and far apart, up to ``total`` in all.
+
+    Args:
+        counts: how long each list is.
+        total: how many places are wanted.
+
+    Returns:
+        For each list ascending places in it; short lists leave their part to the others.
+    """
+    shares = [0] * len(counts)
+    while sum(shares) < min(total, sum(counts)):
+        shares[min((taken, place) for place, taken in enumerate(shares) if taken < counts[place])[1]] += 1
+    return [
+        [place * (length - 1) // max(1, share - 1) for place in range(share)]
+        for length, share in zip(counts, shares, strict=True)
+    ]
+
+
+def _draw(output: Path, reader: LabelReader, report: DatasetReport) -> None:
+    if not report.sound:
+        # Pictures of an earlier check would be taken for those of this one.
+        for name in (CLASSES, SHEET):
+            (output / name).unlink(missing_ok=True)
+        return
+    title = f"{report.facts.title}: {', '.join(split.name for split in report.splits)}"
+    draw_classes(output / CLASSES, title, report.pixels, report.images, report.sound)
+    places = spread([len(split.sound) for split in report.splits], _PICTURES)
+    shown = [
+        (split.name, split.sound[place])
+        for split, chosen in zip(report.splits, places, strict=True)
+        for place in chosen
+    ]
+    draw_sheet(output / SHEET, f"{title}; labels over {len(shown)} of {count(report.sound, 'image')}", reader, shown)
+
+
+def _root_of(facts: Source, data_root: Path | None, root: Path | None) -> Path:
+    from .paths import Surroundings, at_home, located, resolved_path  # not above: see the module's first lines
+
+    if root is not None:
+        return Path.cwd() / at_home(str(root))
+    variables = Surroundings.of(Path.cwd(), data_root).variables
+    try:
+        place = located(f"${{HMSA_DATA_ROOT}}/{facts.folder}", Path.cwd(), variables)
+    except ValueError as error:
+        raise ManifestError(f"--data-root: {error}") from error
+    return resolved_path(place, f"{facts.name}: ")
+
+
+def _listed(root: Path, facts: Source, split: str) -> tuple[list[Pair], list[str]]:
+    """Images with and without masks; an error if it is no use to look at any of them."""
+    if split in facts.unlabelled:
+        return list_pairs(root, facts.name, split), []  # which says that they are not published
+    pairs, alone = find_pairs(root, facts.name, split)
+    if not pairs:
+        return list_pairs(root, facts.name, split), []  # which says where the masks would lie
+    for beside in sorted({panoptic_json(pair.mask) for pair in pairs if pair.encoding == "panoptic"}):
+        if not (root / beside).is_file():
+            raise DatasetError(
+                f"{root / beside}: there is no such file, which says what the colours of masks mean; "
+                f"unpack {facts.mask_archive}; {SEE}"
+            )
+    return pairs, alone
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from error
