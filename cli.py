@@ -759,6 +759,9 @@ def datasets_draw(
     size: Annotated[
         str | None, typer.Option("--size", metavar="HxW", help="Of the frames, in pixels; else small ones.")
     ] = None,
+    style: Annotated[
+        str | None, typer.Option("--style", metavar="NAME", help="One look for all, such as fog, night or tinted.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Draw small datasets in the layouts of the real ones.
@@ -770,7 +773,7 @@ def datasets_draw(
     from .pipeline.dataset_guide import draw_sources, frame_size
 
     drawn = []
-    for one in draw_sources(names or [], output, train=train, val=val, seed=seed, size=frame_size(size)):
+    for one in draw_sources(names or [], output, train=train, val=val, seed=seed, size=frame_size(size), style=style):
         _say(json_file, f"drawn: {one.folder}")
         drawn.append(one)
     _say(json_file, "\n".join(["", "to train on them, some seconds each on a CPU:", *(one.command for one in drawn)]))
@@ -814,6 +817,8 @@ def main() -> None:
         sys.exit(code or 0)
     except (KeyboardInterrupt, typer.Abort):
         again = "again without --overwrite" if "--overwrite" in sys.argv else "again"
+        if "train" in sys.argv[1:2]:
+            again = again.replace("again", "with --resume", 1).replace("resume without", "resume and without")
         print(f"interrupted: what is complete is kept; run the same command {again} to go on", file=sys.stderr)
         sys.stderr.flush()
         # Threads that still hold the disk or the device would delay the end; every file is atomic.

@@ -137,7 +137,14 @@ def frame_size(text: str | None) -> tuple[int, int] | None:
 
 
 def draw_sources(
-    names: Sequence[str], folder: Path | None, *, train: int, val: int, seed: int, size: tuple[int, int] | None
+    names: Sequence[str],
+    folder: Path | None,
+    *,
+    train: int,
+    val: int,
+    seed: int,
+    size: tuple[int, int] | None,
+    style: str | None,
 ) -> Iterator[Drawn]:
     """Draw small datasets, one after the other, each yielded when it lies there.
 
@@ -148,6 +155,7 @@ def draw_sources(
         val: how many are for validation, at least 1.
         seed: of the streets, not negative.
         size: (height, width) of the frames; None for small ones with the aspect of the real ones.
+        style: the look of all frames; None for those that go with the dataset.
 
     Raises:
         DatasetError: an unknown name; the folder of one holds what was not drawn, or drawn otherwise; scipy is
@@ -160,7 +168,7 @@ def draw_sources(
     folder = folder or DRAWN
     for facts in known_sources(names):
         try:
-            written = write_source(folder, facts.name, train=train, val=val, seed=seed, size=size)
+            written = write_source(folder, facts.name, train=train, val=val, seed=seed, size=size, style=style)
         except ValueError as error:
             raise ManifestError(f"{facts.name}: {error}") from error
         except OSError as error:

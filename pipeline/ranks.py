@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ..errors import ManifestError
+from ..errors import ManifestError, TrainingError
 
 T = TypeVar("T")
 
@@ -42,17 +43,22 @@ class Ranks:
         """What torchrun says in the environment variables; None without them.
 
         Raises:
-            ManifestError: they contradict one another.
+            ManifestError: one is missing, or they contradict one another.
         """
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         if not os.environ.get("WORLD_SIZE"):
             return None
         try:
-            rank, local, world = (int(os.environ[name]) for name in names)
+            values = [os.environ[name] for name in names]
+            rank, local, world = map(int, values[:3])
+            agree = 0 <= local <= rank < world
         except (KeyError, ValueError):
+            agree, rank, local, world = False, 0, 0, 0
+        if not agree:
             raise ManifestError(
-                f"the environment variables {', '.join(names)} do not agree; start by torchrun or --gpus"
-            ) from None
+                f"the environment variables {', '.join(names)}: one is missing, or they do not agree; start by "
+                "torchrun or --gpus, or unset WORLD_SIZE to train in one process"
+            )
         return cls(rank, local, world)
 
     @property
@@ -106,7 +112,10 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     """Run the command line ``arguments`` in several processes by torch's own launcher; the exit code of the first
     that ends badly, else 0.
 
-    When one process ends, the others are ended too. An interrupt is passed on to all of them.
+    When one process ends badly, the others are ended too. An interrupt is passed on to all of them.
+
+    Raises:
+        TrainingError: a process was killed, so that it could not say why.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -121,6 +130,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        run_id=uuid.uuid4().hex,  # else it warns that it made one up
         monitor_interval=0.2,
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
@@ -129,8 +139,15 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     try:
         elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        return next((code for code in codes if code > 0), 1)
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        said = next((code for code in codes.values() if code > 0), None)
+        if said is None:
+            rank, code = next(iter(codes.items()))
+            raise TrainingError(
+                f"process {rank} of {processes} was killed by signal {-code}, as it happens where memory runs out; "
+                "--resume goes on with what is saved"
+            ) from error
+        return said
     except SignalException:
         return 130
     return 0

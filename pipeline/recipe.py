@@ -12,22 +12,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Strict, model_validator
 
 from ..datasets.sources import NAMES
 from ..errors import ManifestError, nearest
 from ..models.registry import ARCHITECTURES
-from .documents import MisplacedError, as_yaml, describe, one_line, read_document, validate
+from .documents import Document, MisplacedError, as_yaml, one_line, read_document, validate
 from .fields import Count, InputPath, Natural, NotNegative, OutputPath, Positive, Share, Text, one_of
 from .manifest import SHIPPED, Precision, Scales, Settings, Version, find_manifest, shipped_manifests
+from .overrides import Setting, changed
 from .paths import Surroundings, at_home, resolved_path
 
 RECIPES = SHIPPED / "train"
 RANDOM = "random"
 """What ``--init`` says where no checkpoint is to be read."""
 
-_BY_FLAG = {"output": "--output", "data.root": "--root", "data.cache": "--cache", "init.checkpoint": "--init"}
+_NO_INIT: Mapping[str, Any] = {"checkpoint": [], "fresh": [], "unused": [], "prefix": ""}
+_MOST_AT_ONCE = 65_536  # images; beyond, the list of an epoch's images is larger than the images
+_LARGEST_FACTOR = 100
+_LARGEST_NUMBER = 3e38  # what float32 holds
 
 
 def _some(value: object) -> object:
@@ -35,10 +38,29 @@ def _some(value: object) -> object:
     return [value] if isinstance(value, (str, Path)) else value
 
 
-def _check_range(limits: tuple[float, float]) -> tuple[float, float]:
+def _check_two(value: object) -> object:
+    if isinstance(value, (list, tuple)) and len(value) != 2:
+        raise ValueError(f"a list of two is needed, not of {len(value)}")
+    return value
+
+
+def _check_factors(limits: tuple[float, float]) -> tuple[float, float]:
     if limits[0] > limits[1]:
         raise ValueError(f"the smaller one comes first, not {limits[0]:g} before {limits[1]:g}")
+    if limits[0] < 1 / _LARGEST_FACTOR or limits[1] > _LARGEST_FACTOR:
+        raise ValueError(
+            f"both must lie within {1 / _LARGEST_FACTOR:g} to {_LARGEST_FACTOR}, not {limits[0]:g} and {limits[1]:g}"
+        )
     return limits
+
+
+def _check_single(number: float) -> float:
+    if number > _LARGEST_NUMBER:
+        raise ValueError(f"{_LARGEST_NUMBER:g} at most, with which networks can compute, not {number:g}")
+    return number
+
+
+_single = AfterValidator(_check_single)
 
 
 class Data(Settings):
@@ -110,8 +132,10 @@ class RandAugment(Settings):
 class Augmentation(Settings):
     """How an image is changed before the network sees it."""
 
-    crop: tuple[Count, Count] = Field(description="Height and width of what the network sees, in pixels.")
-    scale: Annotated[tuple[Positive, Positive], AfterValidator(_check_range)] = Field(
+    crop: Annotated[tuple[Count, Count], BeforeValidator(_check_two)] = Field(
+        description="Height and width of what the network sees, in pixels."
+    )
+    scale: Annotated[tuple[Positive, Positive], BeforeValidator(_check_two), AfterValidator(_check_factors)] = Field(
         default=(0.5, 2.0), description="Least and largest factor of the random resizing."
     )
     long_edge: Count | None = Field(
@@ -150,17 +174,29 @@ class Loss(Settings):
     criterion: Literal["rmi", "cross_entropy", "image_weighted"] = Field(
         default="rmi", description="Region mutual information (arXiv 1910.12037), or a cross entropy."
     )
-    auxiliary: NotNegative = Field(default=0.4, description="Weight of the scores that define OCR's regions.")
-    scales: NotNegative = Field(default=0.05, description="Weight of what each scale says alone.")
+    auxiliary: Annotated[NotNegative, _single] = Field(
+        default=0.4, description="Weight of the scores that define OCR's regions."
+    )
+    scales: Annotated[NotNegative, _single] = Field(default=0.05, description="Weight of what each scale says alone.")
 
 
 class Optimizer(Settings):
     """How a gradient becomes a step."""
 
     name: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (with momentum) or adamw.")
-    lr: Positive = Field(description="Learning rate of the first epoch; never scaled with the batch.")
+    lr: Annotated[Positive, _single] = Field(
+        description="Learning rate of the first epoch; never scaled with the batch."
+    )
     momentum: Share = Field(default=0.9, description="Of SGD; for AdamW the decay of the first moment.")
-    weight_decay: NotNegative = Field(default=1e-4, description="Of all parameters, norms and biases too.")
+    weight_decay: Annotated[NotNegative, _single] = Field(
+        default=1e-4, description="Of all parameters, norms and biases too."
+    )
+
+    @model_validator(mode="after")
+    def _forgets(self) -> Optimizer:
+        if self.momentum == 1:
+            raise MisplacedError("must be below 1, or no gradient is ever forgotten", "momentum")
+        return self
 
 
 class Schedule(Settings):
@@ -236,6 +272,8 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:
+        if self.global_batch > _MOST_AT_ONCE:
+            raise MisplacedError(f"{_MOST_AT_ONCE} at most, not {self.global_batch}", "global_batch")
         if self.global_batch % self.batch_size:
             message = (
                 f"{self.global_batch} images per step cannot be had {self.batch_size} at a time; "
@@ -278,9 +316,10 @@ def recipe_of(dataset: str) -> str:
         ManifestError: there is none.
     """
     if dataset not in NAMES:
-        raise ManifestError(
-            one_line(f"--dataset {dataset}: is not known ({nearest(dataset, NAMES)}); known: {', '.join(NAMES)}")
-        )
+        known = f"known: {', '.join(NAMES)}"
+        meant = nearest(dataset, NAMES)
+        hint = known if meant == known else f"{meant} {known}"
+        raise ManifestError(one_line(f"--dataset {dataset}: is not known; {hint}"))
     return str(RECIPES / f"{dataset}.yaml")
 
 
@@ -305,9 +344,10 @@ def load_recipe(
         assets: wins over HMSA_ASSETS.
         root: wins over the recipe's ``data.root``.
         cache: wins over the recipe's ``data.cache``.
-        init: a checkpoint that wins over the recipe's, or `RANDOM`.
+        init: a checkpoint that wins over the recipe's, or `RANDOM`. The recipe's fresh layers hold for it too, unless
+            the architecture is another one than the recipe's, whose ``init`` is then passed over.
         overrides: settings that win over the recipe's, as a tree like it; a None in it changes nothing.
-        settings: more of them, each ``section.key=value`` with a value in YAML.
+        settings: more of them, each ``section.key=value`` with a value in YAML; null too.
 
     Raises:
         ManifestError: anything wrong with any of these, in one line.
@@ -315,21 +355,9 @@ def load_recipe(
     path = find_manifest(source, RECIPES)
     name = f"train/{path.name}" if path.parent == RECIPES else str(source)
     document = read_document(path, name)
-    notes: list[str] = []
-    arch = (overrides or {}).get("arch")
-    if init is None and arch is not None and arch != document.tree.get("arch", arch):
-        notes.append(
-            f"init: random weights, since the recipe's checkpoint is one of {document.tree['arch']}; "
-            "name another by --init FILE"
-        )
-        init = RANDOM
-    if init == RANDOM:
-        document = document.override({"init": {"checkpoint": [], "fresh": [], "unused": [], "prefix": ""}})
-    elif init is not None:
-        document = document.override({"init": {"checkpoint": str(_from_here(init))}})
-    document = document.override(overrides or {})
-    for setting in settings:
-        document = document.override(_parsed(setting))
+    given = [Setting.parse(setting) for setting in settings]
+    document, notes = _started(document, changed(document, overrides or {}, given).tree, init)
+    document = changed(document, overrides or {}, given)
     for place, folder in ((("output",), output), (("data", "root"), root), (("data", "cache"), cache)):
         if folder is not None:
             tree: Any = str(_from_here(folder))
@@ -337,7 +365,7 @@ def load_recipe(
                 tree = {key: tree}
             document = document.override(tree)
     recipe = validate(Recipe, document, Surroundings.of(path, data_root, assets))
-    recipe._notes = tuple(notes)
+    recipe._notes = notes
     return recipe
 
 
@@ -358,20 +386,28 @@ def _from_here(path: str | Path) -> Path:
     return Path.cwd() / at_home(str(path))
 
 
-def _parsed(setting: str) -> dict[str, Any]:
-    """``a.b=value`` as ``{"a": {"b": value}}``."""
-    place, equals, text = setting.partition("=")
-    steps = place.strip().split(".")
-    if not equals or not all(steps):
-        raise ManifestError(one_line(f"--set {setting}: write KEY=VALUE, such as augmentation.flip=0.0"))
-    if place in _BY_FLAG:
-        raise ManifestError(one_line(f"--set {setting}: use {_BY_FLAG[place]}, whose paths start where you are"))
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ManifestError(one_line(f"--set {setting}: {describe(text)} is no value in YAML")) from None
-    if value is None or isinstance(value, dict):
-        raise ManifestError(one_line(f"--set {setting}: a value is needed, not {describe(value)}"))
-    for step in reversed(steps):
-        value = {step: value}
-    return value
+def _started(document: Document, wanted: Mapping[str, Any], init: str | None) -> tuple[Document, tuple[str, ...]]:
+    """The recipe with what ``init`` says of the initial weights, and what the user should know of it.
+
+    Args:
+        document: the recipe as it was written.
+        wanted: its tree with all that the command line says.
+        init: see `load_recipe`.
+    """
+    default = Recipe.model_fields["arch"].default
+    of_recipe = document.tree.get("arch", default)
+    other = wanted.get("arch", default) != of_recipe
+    notes: tuple[str, ...] = ()
+    if init is None:
+        section = document.tree.get("init")
+        if not (other and isinstance(section, dict) and section.get("checkpoint")):
+            return document, notes
+        init = RANDOM
+        notes = (
+            f"init: random weights, since the recipe's checkpoint is one of {of_recipe}; name another by --init FILE",
+        )
+    if not init.strip():
+        raise ManifestError(f"--init: an empty name is no file; name one, or {RANDOM}")
+    if init == RANDOM:
+        return document.override({"init": _NO_INIT}), notes
+    return document.override({"init": {**(_NO_INIT if other else {}), "checkpoint": str(_from_here(init))}}), notes

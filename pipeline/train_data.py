@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ..datasets.class_uniform import CentroidIndex, plan_epoch
 from ..datasets.segmentation import Draw, Sample, SegmentationDataset
 from ..errors import DatasetError, HmsaError
+from .device import is_out_of_memory
 from .recipe import Recipe
 
 
@@ -88,8 +92,21 @@ class _Careful(Dataset[Any]):
             return self._dataset[draw]
         except HmsaError as error:
             return error
-        except MemoryError:
-            return DatasetError("a crop does not fit into memory; lower --crop-size or --workers")
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return DatasetError(
+                f"{self._path(draw)}: does not fit into memory with what is made of it; lower --crop-size, "
+                "augmentation.long_edge or --workers"
+            )
+        except ValueError as error:
+            return DatasetError(
+                f"{self._path(draw)}: {error}; if it was changed since its mask was first read, remove the cache"
+            )
+
+    def _path(self, draw: Draw | int) -> Path:
+        place = draw if isinstance(draw, int) else draw.image
+        return self._dataset.root / self._dataset.pairs[place].image
 
 
 def _collate(samples: list[Sample | HmsaError]) -> Batch | HmsaError:
@@ -119,10 +136,29 @@ def _loader(dataset: SegmentationDataset, workers: int, device: torch.device, **
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
+        worker_init_fn=_heed_the_parent if workers else None,
         # One of its own: else every epoch would take a number from those that dropout is drawn from.
         generator=torch.Generator(),
         **how,
     )
+
+
+def _heed_the_parent(worker: int) -> None:
+    """In a worker: only its parent ends it.
+
+    Ctrl-C and a cluster's SIGTERM reach the workers too, whose images are needed until the run is saved. The parent's
+    own SIGTERM must not be ignored: it would wait for ever for the worker's end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def batches(loader: DataLoader[Any]) -> Iterator[Batch]:

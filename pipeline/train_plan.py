@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ..datasets.pairs import Pair, list_pairs
-from ..datasets.taxonomy import CLASS_NAMES
-from ..errors import DatasetError, ManifestError
+from ..datasets.taxonomy import CLASS_NAMES, NUM_CLASSES
+from ..errors import CheckpointError, DatasetError, ManifestError, first_few
+from ..models.checkpoint import demand_match, expected_shapes
 from ..models.initial import check_initial
 from .device import resolve_device, resolve_precision
 from .journal import require_extra
@@ -22,6 +25,8 @@ CHECKPOINTS = "checkpoints"
 LAST, BEST = "last.pth", "best.pth"
 WEIGHTS = "best_weights.pth"
 """The best network alone, in the published layout."""
+
+_STRIDE = 32  # of the trunk's coarsest branch
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,6 @@ class TrainingPlan:
     def summary(self) -> list[str]:
         """What will be done, a line each."""
         r = self.recipe
-        crop = "x".join(map(str, r.augmentation.crop))
         if self.saved is not None:
             at = self.saved.position
             start = f"epoch {at.epoch + 1}, step {at.step}, of the run that lies there"
@@ -80,7 +84,7 @@ class TrainingPlan:
             lines.append(f"fresh:   {', '.join(r.init.fresh)} (from random weights)")
         lines += [
             f"steps:   {r.epochs} epochs, {r.global_batch} images a step = {self.world} x {r.batch_size} x "
-            f"{self.accumulation} (processes x batch x accumulation), crop {crop}",
+            f"{self.accumulation} (processes x batch x accumulation), crop {_crop(r)}",
             f"machine: {self.device.type}, {self.precision}",
             f"output:  {r.output}",
         ]
@@ -112,54 +116,104 @@ def plan_training(
     require_extra()
     if resume and overwrite:
         raise ManifestError("--resume goes on with the run that --overwrite removes; give one of them")
-    target, notes = _device(recipe, device, processes, ranks or Ranks(world=processes))
+    target = _device(recipe, device, processes, ranks)
     precision, note = resolve_precision(recipe.precision, target)
-    notes = [*recipe.notes, *notes, *([note] if note else [])]
-    _check_batches(recipe, target, processes)
+    _check_batches(recipe, processes)
+    _check_memory(recipe, target)
+    if ranks is None or ranks.first:
+        _check_writable(recipe.output)
+        require_free(recipe.output / CHECKPOINTS)
     train, validation = (_pairs(recipe, split) for split in (recipe.data.train, recipe.data.validation))
+    notes = [note] if note else []
     both = {pair.image for pair in train} & {pair.image for pair in validation}
     if both:
         notes.append(f"data: {len(both)} images are both learnt from and scored on")
-    saved = _saved(recipe, resume, overwrite)
+    saved = _saved(recipe, len(train), resume, overwrite)
     init = None
     if saved is None:
+        notes = [*recipe.notes, *notes]
         init = recipe.init.path()
         if init is not None:
             settings = recipe.init
             check_initial(init, recipe.arch, fresh=settings.fresh, unused=settings.unused, prefix=settings.prefix)
         if resume:
             notes.append("resume: no run lies in the output yet, a new one begins")
-    if ranks is None or ranks.first:
-        require_free(recipe.output / CHECKPOINTS)
     return TrainingPlan(recipe, target, precision, processes, train, validation, init, saved, tuple(notes), overwrite)
 
 
-def _device(recipe: Recipe, name: str, processes: int, ranks: Ranks) -> tuple[torch.device, list[str]]:
+def _device(recipe: Recipe, name: str, processes: int, ranks: Ranks | None) -> torch.device:
     target = resolve_device(name)
+    if processes == 1:
+        return target
     if target.type == "cpu":
-        if processes > 1 and recipe.batch_norm == "sync":
+        if name == "auto":
+            raise ManifestError(
+                f"--gpus {processes}: no CUDA device is there; with --device cpu they are processes on the CPU"
+            )
+        if recipe.batch_norm == "sync":
             raise ManifestError(
                 "batch_norm sync: works between GPUs only; for several processes on a CPU give --batch-norm local "
                 "or --batch-norm frozen"
             )
-        return target, []
-    if processes == 1:
-        return target, []
+        return target
     if target.index is not None:
         raise ManifestError(f"--device {name}: is one GPU, for {processes} processes; use --device cuda")
     there = torch.cuda.device_count()
-    if ranks.local >= there or (ranks.rank == ranks.local == 0 and ranks.world == processes > there):
+    if ranks is None and processes > there:
         raise ManifestError(f"--gpus {processes}: {there} CUDA devices are there; lower --gpus")
-    return torch.device("cuda", ranks.local), []
+    local = 0 if ranks is None else ranks.local
+    if local >= there:
+        raise ManifestError(
+            f"process {local} of this machine (counted from 0): {there} CUDA devices are there; "
+            "start as many processes as devices"
+        )
+    return torch.device("cuda", local)
 
 
-def _check_batches(recipe: Recipe, device: torch.device, processes: int) -> None:
+def _check_batches(recipe: Recipe, processes: int) -> None:
     together = processes * recipe.batch_size
     if recipe.global_batch % together:
         raise ManifestError(
             f"global_batch {recipe.global_batch}: cannot be had from {processes} processes with {recipe.batch_size} "
             "images each; let the number of processes times --batch-size divide it"
         )
+    # What a norm counts over: in the smaller version of the image, where there is one.
+    halved = 2 if recipe.arch.endswith("_mscale") else 1
+    counted = recipe.batch_size * math.prod(-(-(side // halved) // _STRIDE) or 1 for side in recipe.augmentation.crop)
+    if recipe.batch_norm != "frozen" and counted * (processes if recipe.batch_norm == "sync" else 1) == 1:
+        least = halved * (_STRIDE + 1)
+        raise ManifestError(
+            f"augmentation.crop {_crop(recipe)}: one image of it is one pixel to the coarsest layers, of which "
+            f"BatchNorm can tell no variance; give --crop-size {least}x{least} or --batch-size 2 at least, or "
+            "--batch-norm frozen"
+        )
+
+
+def _check_memory(recipe: Recipe, device: torch.device) -> None:
+    """Refuse what certainly does not fit: where memory is promised to all who ask, one is killed for using it."""
+    pixels = recipe.batch_size * math.prod(recipe.augmentation.crop)
+    # Bytes of images and labels as they are loaded; on a CPU also of float32 images and of one map of scores.
+    needed = pixels * (4 + (4 * (3 + NUM_CLASSES) if device.type == "cpu" else 0))
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ManifestError(
+            f"augmentation.crop {_crop(recipe)}: {recipe.batch_size} images of it take more than {needed >> 30} GiB, "
+            f"and this machine has {there >> 30}; lower --crop-size or --batch-size"
+        )
+
+
+def _crop(recipe: Recipe) -> str:
+    return "x".join(map(str, recipe.augmentation.crop))
+
+
+def _check_writable(output: Path) -> None:
+    """Refuse an output that cannot be written; nothing is written to find out."""
+    for folder in (output, output / CHECKPOINTS):
+        place = next(p for p in (folder, *folder.parents) if p.is_symlink() or p.exists())
+        if not place.is_dir():
+            raise ManifestError(f"{place}: cannot be written (it is no folder); free it or choose another --output")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise ManifestError(f"{place}: cannot be written (no right to); free it or choose another --output")
 
 
 def _pairs(recipe: Recipe, split: str) -> list[Pair]:
@@ -171,7 +225,7 @@ def _pairs(recipe: Recipe, split: str) -> list[Pair]:
     return pairs
 
 
-def _saved(recipe: Recipe, resume: bool, overwrite: bool) -> SavedRun | None:
+def _saved(recipe: Recipe, images: int, resume: bool, overwrite: bool) -> SavedRun | None:
     path = recipe.output / CHECKPOINTS / LAST
     if overwrite or not path.exists():
         return None
@@ -180,8 +234,20 @@ def _saved(recipe: Recipe, resume: bool, overwrite: bool) -> SavedRun | None:
             f"{recipe.output}: holds a training run; --resume goes on with it, --overwrite removes it, or choose "
             "another --output"
         )
-    saved = read_run(path)
+    try:
+        saved = read_run(path)
+        demand_match(path, saved.weights, expected_shapes(saved.recipe["arch"]), saved.recipe["arch"])
+    except CheckpointError as error:
+        others = sorted(p.name for p in path.parent.glob("*.pth") if p != path)
+        mend = f"put a copy of {first_few(others)} in its place to go on from there, or " if others else ""
+        raise CheckpointError(f"{error}; {mend}begin anew by --overwrite or in another --output") from error
     demand_same(path, saved.recipe, recipe)
+    steps = max(1, images // recipe.global_batch)
+    if saved.position.step > steps:
+        raise ManifestError(
+            f"{path}: was saved after {saved.position.step} steps of an epoch, which has {steps} now; put back the "
+            "images that are gone from the dataset, or begin another run in another --output"
+        )
     return saved
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,9 +96,12 @@ def read_run(path: Path) -> SavedRun:
     """
     weights = {key: tensor.clone() for key, tensor in read_state_dict(path).items()}
     content = read_checkpoint(path)
+    _demand_intact(path)
     try:
         training = content["training"]
-        return SavedRun(
+        if not isinstance(training["recipe"], dict):
+            raise TypeError("a recipe is a mapping")
+        run = SavedRun(
             weights,
             content["optimizer"],
             training["scheduler"],
@@ -107,8 +112,38 @@ def read_run(path: Path) -> SavedRun:
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: holds weights but no training run to go on with; start from it by --init, with another --output"
+            f"{path}: holds weights but no training run to go on with; --init starts from it"
         ) from error
+    if not _is_whole(run):
+        raise CheckpointError(f"{path}: what it says of the training run is damaged")
+    return run
+
+
+def _demand_intact(path: Path) -> None:
+    """Raise CheckpointError if a part is not as it was written, which torch does not look at."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error})") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: is damaged ({damaged} is not as it was written)")
+
+
+def _is_whole(run: SavedRun) -> bool:
+    """Whether every part is of the kind that `save_run` was given."""
+    position: Any = run.position
+    trees: tuple[Any, ...] = (run.optimizer, run.scheduler, run.scaler, run.recipe, position.sums)
+    states: Any = run.rng
+    return (
+        all(isinstance(tree, dict) for tree in trees)
+        and "param_groups" in run.optimizer
+        and all(isinstance(count, int) and count >= 0 for count in (position.epoch, position.step))
+        and (position.best is None or isinstance(position.best, float))
+        and isinstance(position.history, list)
+        and isinstance(states, list)
+        and all(isinstance(state, dict) and "cpu" in state for state in states)
+    )
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

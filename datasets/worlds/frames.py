@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import nearest
 from ..sources import NAMES, Source, source
 from ..taxonomy import CLASS_NAMES, IGNORE
 from .canvas import LABEL, Colour
@@ -165,7 +166,22 @@ LOOKS: Mapping[str, Looks] = {
 """Source dataset -> its looks."""
 
 
-def draw_frame(name: str, split: str, number: int, *, seed: int = 0, size: tuple[int, int] | None = None) -> Frame:
+def style_of(name: str) -> Style:
+    """The style of that name; ValueError if there is none."""
+    if name not in STYLES:
+        raise ValueError(f"there is no style '{name}'; {nearest(name, STYLES)}")
+    return STYLES[name]
+
+
+def draw_frame(
+    name: str,
+    split: str,
+    number: int,
+    *,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    style: str | None = None,
+) -> Frame:
     """One photograph in the manner of the dataset ``name``, the same for the same arguments.
 
     Args:
@@ -175,10 +191,11 @@ def draw_frame(name: str, split: str, number: int, *, seed: int = 0, size: tuple
         seed: of the streets, not negative.
         size: (height, width); None for that of the dataset's looks. Where those have several, this is the first, and
             the others follow in proportion.
+        style: the look of every frame, of `STYLES`; None for those of the dataset, by turns.
 
     Raises:
         DatasetError: unknown dataset.
-        ValueError: a negative number or seed, or a size below 16 x 16.
+        ValueError: a negative number or seed, a size below 16 x 16, or an unknown style.
     """
     table, looks = source(name), LOOKS[name]
     place = SPLITS.index(split)
@@ -187,15 +204,16 @@ def draw_frame(name: str, split: str, number: int, *, seed: int = 0, size: tuple
         (first_height, first_width), (tall, wide) = looks.sizes[0], size
         height, width = height * tall // first_height, width * wide // first_width
     # Splits begin at other points of the round, so that few frames show many kinds of weather.
-    style = looks.styles[(number + place * len(looks.styles) // 2) % len(looks.styles)]
+    styles = looks.styles if style is None else (style_of(style),)
+    look = styles[(number + place * len(styles) // 2) % len(styles)]
     street = np.random.SeedSequence((seed, NAMES.index(name), place, number)).generate_state(1, np.uint64)
-    scene = draw_scene(int(street[0]), height, width, style)
+    scene = draw_scene(int(street[0]), height, width, look)
     image, parts = scene.image.copy(), scene.mask.copy()
-    if style.stranger != "none":
-        parts[scene.mask == IGNORE] = _PART[style.stranger]
+    if look.stranger != "none":
+        parts[scene.mask == IGNORE] = _PART[look.stranger]
     if "marking" in looks.names:
         # Where paint lies is plain to see under a grey sky; what shines at night or in the rain may be anything.
-        plain = draw_scene(int(street[0]), height, width, replace(STYLES["overcast"], stranger=style.stranger))
+        plain = draw_scene(int(street[0]), height, width, replace(STYLES["overcast"], stranger=look.stranger))
         parts[_markings(plain.image, plain.mask) & (parts == _PART["road"])] = _PART["marking"]
     if "motorcyclist" in looks.names:
         parts[_on_motorcycles(parts)] = _PART["motorcyclist"]

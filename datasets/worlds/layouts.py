@@ -19,7 +19,7 @@ from ...errors import DatasetError
 from ...files import is_partial, write_bytes
 from ..sources import Source, source
 from ..taxonomy import IGNORE, PALETTE
-from .frames import Frame, draw_frame
+from .frames import Frame, draw_frame, style_of
 from .polygons import describe_polygons
 from .regions import find_regions
 
@@ -40,9 +40,10 @@ class _Task:
     counts: dict[str, int]
     seed: int
     size: tuple[int, int] | None
+    style: str | None
 
     def frame(self, split: str, number: int) -> Frame:
-        return draw_frame(self.source.name, split, number, seed=self.seed, size=self.size)
+        return draw_frame(self.source.name, split, number, seed=self.seed, size=self.size, style=self.style)
 
     def frames(self, *splits: str) -> Iterator[tuple[str, int, Frame]]:
         """Split, number within the split, and frame; of all splits that have masks if none is named."""
@@ -74,7 +75,14 @@ class _Task:
 
 
 def write_source(
-    root: Path, name: str, *, train: int = 8, val: int = 4, seed: int = 0, size: tuple[int, int] | None = None
+    root: Path,
+    name: str,
+    *,
+    train: int = 8,
+    val: int = 4,
+    seed: int = 0,
+    size: tuple[int, int] | None = None,
+    style: str | None = None,
 ) -> Path:
     """Draw a small dataset as the authors of ``name`` distribute theirs; the same seed gives the same bytes.
 
@@ -91,6 +99,7 @@ def write_source(
         seed: of the streets, not negative.
         size: (height, width) of the frames, at least (32, 32), for Mapillary of every other one (the rest are lower
             and wider); None for small ones with the aspect of the real ones.
+        style: the look of all frames, of `STYLES`; None for those that go with the dataset, by turns.
 
     Returns:
         The dataset's folder.
@@ -99,7 +108,7 @@ def write_source(
         DatasetError: unknown dataset; its folder holds other files, such as a real dataset or one drawn with other
             arguments; scipy is missing, which GTA5's split.mat needs.
         OSError: the folder cannot be written.
-        ValueError: a number that is too small.
+        ValueError: a number that is too small, or an unknown style.
     """
     facts = source(name)
     if train < 1 or val < 1:
@@ -110,10 +119,13 @@ def write_source(
         raise ValueError(
             f"frames of {size[0]} x {size[1]} pixels are too small; {_SMALLEST} x {_SMALLEST} is the least"
         )
+    if style is not None:
+        style_of(style)
     savemat = _import_savemat() if name == "gta5" else None
     folder = root / facts.folder
-    _claim(folder, {"dataset": name, "train": train, "val": val, "seed": seed, "size": size and list(size)})
-    task = _Task(folder, facts, {"train": train, "val": val, "test": _UNLABELLED}, seed, size)
+    settings = {"dataset": name, "train": train, "val": val, "seed": seed, "size": size and list(size)}
+    _claim(folder, settings | {"style": style})
+    task = _Task(folder, facts, {"train": train, "val": val, "test": _UNLABELLED}, seed, size, style)
     if savemat:
         _write_gta5(task, savemat)
     else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..taxonomy import IGNORE, PALETTE
 from . import houses, placing
 from .canvas import Canvas
 from .ground import Ground, paint_sky
@@ -63,4 +64,14 @@ def draw_scene(seed: int, height: int, width: int, style: Style = STYLES["clear"
     mask = np.asarray(canvas.ids)[scale // 2 :: scale, scale // 2 :: scale].copy()
     depth = np.asarray(canvas.depth)[scale // 2 :: scale, scale // 2 :: scale]
     rgb, glow = (np.asarray(layer.reduce(scale), dtype=np.float32) for layer in (canvas.rgb, canvas.glow))
-    return Scene(take(Exposure(rgb, mask, depth, glow), canvas.camera, stage.lamps, style, texture), mask)
+    image = take(Exposure(rgb, mask, depth, glow), canvas.camera, stage.lamps, style, texture)
+    return Scene(_tinted(image, mask, style.tint) if style.tint else image, mask)
+
+
+def _tinted(image: NDArray[np.uint8], mask: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """The image with a share of every class' colour in it; what belongs to no class stays as it is."""
+    known = mask != IGNORE
+    colours = np.array(PALETTE, dtype=np.float32)
+    tinted = image.copy()
+    tinted[known] = np.rint(image[known] * (1 - share) + colours[mask[known]] * share).astype(np.uint8)
+    return tinted

@@ -40,6 +40,8 @@ class Style:
     """What stands in the way, of no class (void in the mask)."""
     odd_road: bool = False
     """Whether the road is made of what no road is made of; in the mask it stays a road."""
+    tint: float = 0.0
+    """How far everything takes on the colour of its class, 0 to 1: easier to learn from than any street."""
 
 
 STYLES: dict[str, Style] = {
@@ -93,5 +95,6 @@ STYLES: dict[str, Style] = {
         stranger="obstacle",
     ),
     "out of context": Style(odd_road=True),
+    "tinted": Style(tint=0.7),
 }
 """Looks by name; they follow the six subsets of the BRAVO challenge (Vu et al., 2024, arXiv 2409.15107)."""

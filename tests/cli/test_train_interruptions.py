@@ -1,0 +1,152 @@
+"""A training run that is killed, stopped or shared between processes ends with the same network."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hmsa_pipeline.datasets.worlds import write_source
+from hmsa_pipeline.errors import CheckpointError
+
+from .bench import ended, start, start_python
+from .training import farthest, history, last, options, same_bits, weights
+
+EPOCHS = ("--epochs", "3")
+EVERY_STEP = ("--set", "checkpoints.minutes=0.000001")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    write_source(root, "gta5", train=10, val=2, size=(48, 80))
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    result = ended(start(*options(world, output, *EPOCHS)))
+    assert result.code == 0, result
+    return output
+
+
+def in_the_middle(output: Path, process: subprocess.Popen[str], epoch: int) -> None:
+    """Wait until the run is saved in the middle of an epoch, counted from 0."""
+    until = time.monotonic() + 100
+    while time.monotonic() < until:
+        assert process.poll() is None, process.communicate()
+        try:
+            saved = last(output)
+        except CheckpointError:  # not there yet
+            saved = {"epoch": -1, "training": {"step": 0}}
+        if saved["epoch"] == epoch and 0 < saved["training"]["step"] < 5:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the run was never in the middle of an epoch")
+
+
+def equal_runs(a: Path, b: Path) -> bool:
+    """Whether two runs ended alike to the bit, but for their times."""
+    one, other = last(a), last(b)
+    keys = ("state_dict", "optimizer", "epoch", "mean_iu")
+    own = (a / "best_weights.pth").read_bytes() == (b / "best_weights.pth").read_bytes()
+    losses = [[row["loss"] for row in history(output)] for output in (a, b)]
+    return own and losses[0] == losses[1] and all(same_bits(one[key], other[key]) for key in keys)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+def test_a_run_goes_on_to_the_same_bits(world: Path, whole: Path, tmp_path: Path, number: signal.Signals) -> None:
+    output = tmp_path / "run"
+    words = options(world, output, *EPOCHS, *EVERY_STEP)
+    process = start(*words)
+    in_the_middle(output, process, epoch=1)
+    process.send_signal(number)
+    _out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    if number != signal.SIGKILL:
+        assert process.returncode == 130
+        assert err.endswith("interrupted: what is complete is kept; run the same command with --resume to go on\n")
+    assert len(history(output)) == 1
+
+    result = ended(start(*words, "--resume"))
+    assert result.code == 0, result
+    assert "from epoch 2, step " in result.out
+    assert equal_runs(output, whole)
+
+
+def test_killed_before_anything_was_saved_it_begins_again(world: Path, whole: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = start(*options(world, output, *EPOCHS))
+    while not (output / "recipe.yaml").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    result = ended(start(*options(world, output, *EPOCHS, "--resume")))
+    assert result.code == 0, result
+    assert "resume: no run lies in the output yet, a new one begins" in result.err
+    assert equal_runs(output, whole)
+
+
+def test_two_processes_give_the_network_of_one(world: Path, tmp_path: Path) -> None:
+    """BatchNorm is frozen: synchronised norms need GPUs."""
+    same = (*EPOCHS, "--global-batch", "4", "--batch-norm", "frozen", "--set", "dropout=0.0", "--device", "cpu")
+    one, two, torchrun = (tmp_path / name for name in ("one", "two", "torchrun"))
+    results = [
+        ended(start(*options(world, one, *same, "--batch-size", "4"))),
+        ended(start(*options(world, two, *same, "--batch-size", "2", "--gpus", "2"))),
+        ended(
+            start_python(
+                *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hmsa_pipeline.cli"),
+                *options(world, torchrun, *same, "--batch-size", "1"),
+            )
+        ),
+    ]
+    assert [result.code for result in results] == [0, 0, 0], results
+    assert results[1].out.count("epoch 3/3:") == results[2].out.count("epoch 3/3:") == 1
+    for output in (two, torchrun):
+        assert farthest(weights(one), weights(output)) < 1e-5
+        assert [row["iou"] for row in history(output)] == [pytest.approx(row["iou"]) for row in history(one)]
+    assert len(last(two)["training"]["rng"]) == 2
+
+
+def test_stopped_with_two_processes_it_goes_on_with_one(world: Path, tmp_path: Path) -> None:
+    same = (*EPOCHS, "--batch-norm", "frozen", "--set", "dropout=0.0", "--device", "cpu", *EVERY_STEP)
+    output, whole = tmp_path / "run", tmp_path / "whole"
+    process = start(*options(world, output, *same, "--batch-size", "1", "--gpus", "2"))
+    in_the_middle(output, process, epoch=1)
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err) == (130, False), err
+    assert err.count("interrupted:") == 1
+    for where, more in ((output, ("--resume",)), (whole, ())):
+        result = ended(start(*options(world, where, *same, *more)))
+        assert result.code == 0, result
+    assert farthest(weights(output), weights(whole)) < 1e-5
+
+
+def test_a_process_that_dies_takes_the_others_with_it(world: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    words = options(world, output, "--epochs", "60", "--batch-size", "1", "--batch-norm", "local", "--device", "cpu")
+    process = start(*words, "--gpus", "2")
+    while not (output / "history.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    children = subprocess.run(
+        ["pgrep", "-f", f"hmsa_pipeline.cli.*{output}"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    workers = [int(pid) for pid in children if int(pid) != process.pid]
+    assert len(workers) == 2, children
+    subprocess.run([sys.executable, "-c", f"import os; os.kill({workers[1]}, 9)"], check=True)
+    _out, err = process.communicate(timeout=90)
+    assert process.returncode not in (0, 130)
+    assert "Traceback" not in err, err
+    left = subprocess.run(
+        ["pgrep", "-f", f"hmsa_pipeline.cli.*{output}"], capture_output=True, text=True, check=False
+    )
+    assert left.stdout == ""
