@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, nearest
+from ..errors import CheckpointError, first_few, nearest
 from .checkpoint import demand_match, expected_shapes, read_state_dict, shapes
 
 
@@ -70,14 +70,16 @@ def _fitting(
 def _demand_layers(layers: Sequence[str], keys: Iterable[str], where: str) -> None:
     for layer in layers:
         if not any(_is_in(key, (layer,)) for key in keys):
-            raise CheckpointError(f"{where}: has no layer '{layer}'; {nearest(layer, _layers(keys))}")
+            hint = nearest(layer, _layers(keys, 3))
+            if hint.startswith("known:"):  # nothing is near, and there are hundreds
+                hint = f"it has {first_few(_layers(keys, 2), 12)}"
+            raise CheckpointError(f"{where}: has no layer '{layer}'; {hint}")
 
 
 def _is_in(key: str, layers: Iterable[str]) -> bool:
     return any(key == layer or key.startswith(f"{layer}.") for layer in layers)
 
 
-def _layers(keys: Iterable[str]) -> list[str]:
-    """The names of layers down to the third level: enough to find a slip of the pen."""
-    found = {".".join(key.split(".")[:depth]): None for key in keys for depth in (1, 2, 3)}
-    return list(found)
+def _layers(keys: Iterable[str], depth: int) -> list[str]:
+    """The names of layers down to that depth."""
+    return list({".".join(key.split(".")[: n + 1]): None for key in keys for n in range(depth)})

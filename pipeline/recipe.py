@@ -100,6 +100,13 @@ class Init(Settings):
         default="", description="Put before every key of the file, as 'backbone.' for a trunk saved alone."
     )
 
+    @model_validator(mode="after")
+    def _has_a_file(self) -> Init:
+        for key in ("fresh", "unused", "prefix"):
+            if getattr(self, key) and not self.checkpoint:
+                raise MisplacedError("says nothing without a checkpoint: all layers are fresh then; remove it", key)
+        return self
+
     def path(self) -> Path | None:
         """The first of the files that is there; None if the weights are to be random.
 

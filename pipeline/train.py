@@ -7,6 +7,7 @@ import math
 import resource
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -46,7 +47,7 @@ from .ranks import Ranks
 from .stopping import Stopping
 from .train_data import Batch, Shares, batches, epoch_draws, train_loader, validation_loader
 from .train_plan import BEST, CHECKPOINTS, LAST, WEIGHTS, TrainingPlan, absent_classes
-from .train_state import Position, SavedRun, rng_state, save_run, set_rng_state
+from .train_state import Position, SavedRun, fingerprint, rng_state, save_run, set_rng_state
 
 RECIPE = "recipe.yaml"
 _LOG_EVERY = 20  # steps; to read a loss makes the CPU wait for the GPU
@@ -85,8 +86,6 @@ def run_training(plan: TrainingPlan, ranks: Ranks, ended: Callable[[dict[str, An
     lock = writer_lock(output / CHECKPOINTS) if ranks.first else contextlib.nullcontext()
     with lock, ranks.joined(plan.device), Stopping() as stopping:
         try:
-            if ranks.first:
-                _prepare_folder(plan)
             trainer = _Trainer(plan, ranks, stopping, ended)
             with contextlib.closing(trainer):
                 return trainer.run()
@@ -114,7 +113,8 @@ def _explained(error: RuntimeError | MemoryError, plan: TrainingPlan) -> BaseExc
         crop = "x".join(map(str, recipe.augmentation.crop))
         return TrainingError(
             f"{recipe.batch_size} crops of {crop} do not fit into the memory of {plan.device}; lower --batch-size "
-            "(the global batch is made up by accumulation) or --crop-size, or give --activation-checkpointing; "
+            "(the global batch is made up by accumulation) or --crop-size, or give --activation-checkpointing; if it "
+            "was while scoring, lower --set validation.scales=[1.0] or --set augmentation.long_edge=N; "
             "--resume goes on with what is saved"
         )
     if "DataLoader worker" in str(error):
@@ -140,12 +140,7 @@ class _Trainer:
         self.network = self._build_network()
         self.model: nn.Module = self.network
         if ranks.world > 1:
-            # Only what each process counts for itself has to be made equal; the rest already is.
-            self.model = DistributedDataParallel(
-                self.network,
-                device_ids=[self.device.index] if self.device.type == "cuda" else None,
-                broadcast_buffers=self.recipe.batch_norm == "local",
-            )
+            self.model = self._shared(self.network)
         self.optimizer = build_optimizer(self.network.parameters(), self.recipe.optimizer)
         self.schedule = build_schedule(self.optimizer, self.recipe.schedule, self.recipe.epochs)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
@@ -154,6 +149,9 @@ class _Trainer:
         if plan.saved:
             self._take_up(plan.saved)
         self._make_loaders()
+        # Only now: whatever is wrong with masks or weights must not cost an older run.
+        if ranks.first:
+            _prepare_folder(plan)
         self.journal = Journal(self.recipe.output, self._steps_done()) if ranks.first else None
         # Since the last look at them: what the steps' losses add up to on the device, and how many steps.
         self._sums: dict[str, Tensor] = {}
@@ -222,6 +220,17 @@ class _Trainer:
         if recipe.compile:
             network.compile()
         return network
+
+    def _shared(self, network: OCRNet) -> DistributedDataParallel:
+        with warnings.catch_warnings():
+            # The name that shall replace broadcast_buffers is not known to all releases that we run with.
+            warnings.simplefilter("ignore", FutureWarning)
+            return DistributedDataParallel(
+                network,
+                device_ids=[self.device.index] if self.device.type == "cuda" else None,
+                # Only what each process counts for itself has to be made equal; the rest already is.
+                broadcast_buffers=self.recipe.batch_norm == "local",
+            )
 
     def _take_up(self, saved: SavedRun) -> None:
         self.optimizer.load_state_dict(saved.optimizer)
@@ -469,6 +478,13 @@ class _Trainer:
         states = self.ranks.gather(rng_state(self.device))
         if not self.ranks.first:
             return
+        # A loss can be a number and its gradient none.
+        if not all(bool(value.isfinite().all()) for value in self.network.parameters()):
+            raise TrainingError(
+                f"epoch {self.position.epoch + 1}, step {self.position.step}: the weights are no numbers any more "
+                "and are not saved; lower --lr or give --precision bf16, and go on with --resume from what was saved "
+                "before"
+            )
         folder = self.recipe.output / CHECKPOINTS
         run = SavedRun(
             self.network.state_dict(),
@@ -478,6 +494,7 @@ class _Trainer:
             self.position,
             states,
             self.recipe.resolved(),
+            fingerprint(self.plan.train),
         )
         save_run(folder / names[0], run, arch=self.recipe.arch)
         for name in names[1:]:

@@ -19,7 +19,7 @@ from .journal import require_extra
 from .lock import require_free
 from .ranks import Ranks
 from .recipe import Recipe
-from .train_state import SavedRun, demand_same, read_run
+from .train_state import SavedRun, demand_same, fingerprint, read_run
 
 CHECKPOINTS = "checkpoints"
 LAST, BEST = "last.pth", "best.pth"
@@ -128,7 +128,7 @@ def plan_training(
     both = {pair.image for pair in train} & {pair.image for pair in validation}
     if both:
         notes.append(f"data: {len(both)} images are both learnt from and scored on")
-    saved = _saved(recipe, len(train), resume, overwrite)
+    saved = _saved(recipe, train, resume, overwrite)
     init = None
     if saved is None:
         notes = [*recipe.notes, *notes]
@@ -225,7 +225,7 @@ def _pairs(recipe: Recipe, split: str) -> list[Pair]:
     return pairs
 
 
-def _saved(recipe: Recipe, images: int, resume: bool, overwrite: bool) -> SavedRun | None:
+def _saved(recipe: Recipe, train: list[Pair], resume: bool, overwrite: bool) -> SavedRun | None:
     path = recipe.output / CHECKPOINTS / LAST
     if overwrite or not path.exists():
         return None
@@ -242,11 +242,10 @@ def _saved(recipe: Recipe, images: int, resume: bool, overwrite: bool) -> SavedR
         mend = f"put a copy of {first_few(others)} in its place to go on from there, or " if others else ""
         raise CheckpointError(f"{error}; {mend}begin anew by --overwrite or in another --output") from error
     demand_same(path, saved.recipe, recipe)
-    steps = max(1, images // recipe.global_batch)
-    if saved.position.step > steps:
+    if saved.images != fingerprint(train):
         raise ManifestError(
-            f"{path}: was saved after {saved.position.step} steps of an epoch, which has {steps} now; put back the "
-            "images that are gone from the dataset, or begin another run in another --output"
+            f"{path}: learnt from other images than the {len(train)} of {recipe.data.root_path()}; put back what was "
+            "there when the run began, or begin another run in another --output"
         )
     return saved
 

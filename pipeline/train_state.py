@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..datasets.pairs import Pair
 from ..errors import CheckpointError, ManifestError, first_few
 from ..models.checkpoint import read_checkpoint, read_state_dict, save_checkpoint
 from .recipe import Recipe
@@ -50,6 +52,7 @@ class SavedRun:
         optimizer, scheduler, scaler: their state dicts.
         rng: states of the random numbers, one of each process.
         recipe: resolved.
+        images: `fingerprint` of what it learns from.
     """
 
     weights: dict[str, Tensor]
@@ -59,6 +62,12 @@ class SavedRun:
     position: Position
     rng: list[dict[str, Tensor]]
     recipe: dict[str, Any]
+    images: str
+
+
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """What tells one list of images from another: a number in an epoch means an image of just this list."""
+    return hashlib.sha256("\n".join(pair.image for pair in pairs).encode()).hexdigest()
 
 
 def save_run(path: Path, run: SavedRun, *, arch: str) -> None:
@@ -76,6 +85,7 @@ def save_run(path: Path, run: SavedRun, *, arch: str) -> None:
         "history": run.position.history,
         "rng": run.rng,
         "recipe": run.recipe,
+        "images": run.images,
         "version": __version__,
     }
     save_checkpoint(
@@ -109,6 +119,7 @@ def read_run(path: Path) -> SavedRun:
             Position(content["epoch"], training["step"], training["best"], training["sums"], training["history"]),
             training["rng"],
             training["recipe"],
+            training["images"],
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(

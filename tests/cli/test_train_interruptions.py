@@ -51,11 +51,12 @@ def in_the_middle(output: Path, process: subprocess.Popen[str], epoch: int) -> N
 
 
 def equal_runs(a: Path, b: Path) -> bool:
-    """Whether two runs ended alike to the bit, but for their times."""
+    """Whether two runs ended alike: the network to the bit, and in what was written down of the losses."""
     one, other = last(a), last(b)
     keys = ("state_dict", "optimizer", "epoch", "mean_iu")
     own = (a / "best_weights.pth").read_bytes() == (b / "best_weights.pth").read_bytes()
-    losses = [[row["loss"] for row in history(output)] for output in (a, b)]
+    # Added up in other portions, sums of float32 differ in their last digits.
+    losses = [[pytest.approx(row["loss"], rel=1e-5) for row in history(a)], [row["loss"] for row in history(b)]]
     return own and losses[0] == losses[1] and all(same_bits(one[key], other[key]) for key in keys)
 
 
@@ -117,8 +118,9 @@ def test_two_processes_give_the_network_of_one(world: Path, tmp_path: Path) -> N
 
 def test_stopped_with_two_processes_it_goes_on_with_one(world: Path, tmp_path: Path) -> None:
     same = (*EPOCHS, "--batch-norm", "frozen", "--set", "dropout=0.0", "--device", "cpu", *EVERY_STEP)
+    same = (*same, "--batch-size", "1")
     output, whole = tmp_path / "run", tmp_path / "whole"
-    process = start(*options(world, output, *same, "--batch-size", "1", "--gpus", "2"))
+    process = start(*options(world, output, *same, "--gpus", "2"))
     in_the_middle(output, process, epoch=1)
     process.send_signal(signal.SIGINT)
     _out, err = process.communicate(timeout=60)
