@@ -113,7 +113,8 @@ def _collate(samples: list[Sample | HmsaError]) -> Batch | HmsaError:
     for sample in samples:
         if isinstance(sample, HmsaError):
             return sample
-    return Batch(*default_collate(samples))
+    images, labels, paths = default_collate(samples)
+    return Batch(images, labels, list(paths))
 
 
 def train_loader(dataset: SegmentationDataset, shares: Shares, workers: int, device: torch.device) -> DataLoader[Any]:

@@ -134,7 +134,7 @@ def test_stopped_with_two_processes_it_goes_on_with_one(world: Path, tmp_path: P
 
 def test_a_process_that_dies_takes_the_others_with_it(world: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    words = options(world, output, "--epochs", "60", "--batch-size", "1", "--batch-norm", "local", "--device", "cpu")
+    words = options(world, output, "--epochs", "60", "--batch-size", "1", "--batch-norm", "frozen", "--device", "cpu")
     process = start(*words, "--gpus", "2")
     while not (output / "history.json").exists():
         assert process.poll() is None, process.communicate()

@@ -16,7 +16,7 @@ from hmsa_pipeline.datasets.labels import LabelReader
 from hmsa_pipeline.datasets.layouts import list_images
 from hmsa_pipeline.datasets.pairs import Pair, list_pairs
 from hmsa_pipeline.datasets.sources import NAMES, source
-from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES, IGNORE
+from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
 from hmsa_pipeline.datasets.worlds import LOOKS, SPLITS, STYLES, Frame, draw_frame, draw_scene, write_source
 from hmsa_pipeline.datasets.worlds.regions import find_regions, number_regions, paint_polygons, to_polygons, trace
 from hmsa_pipeline.errors import DatasetError
@@ -300,7 +300,7 @@ def test_shift_counts_all_vehicles_and_all_people_as_one():
 def test_all_images_are_found_and_our_mark_is_not_one_of_them(drawn, name):
     root = drawn(name)
     mark = json.loads((root / ".drawn.json").read_text())
-    assert mark == {"dataset": name, "train": 8, "val": 4, "seed": 0, "size": None}
+    assert mark == {"dataset": name, "train": 8, "val": 4, "seed": 0, "size": None, "style": None}
     images = {image.path for split in ("train", "val") for image in list_images(root, name, split)}
     assert len(images) == 12
 
@@ -409,3 +409,18 @@ def test_an_outline_goes_round_clockwise_and_holes_are_left_out():
     assert trace(ring) == [(1, 0), (3, 0), (3, 2), (0, 2), (1, 1)]
     assert trace(np.ones((1, 1), dtype=bool)) == [(0, 0)] * 3
     assert set(trace(np.ones((1, 5), dtype=bool))) == {(0, 0), (4, 0)}
+
+
+def test_a_style_is_the_look_of_all_frames(tmp_path):
+    """In the tinted one a class is told by its colour; the streets are those of any other."""
+    for number in range(3):
+        tinted, foggy = (draw_frame("shift", "train", number, style=style) for style in ("tinted", "fog"))
+        np.testing.assert_array_equal(tinted.raw, foggy.raw)
+        for label in np.unique(tinted.mask[tinted.mask < 19]):
+            seen = tinted.image[tinted.mask == label].mean(axis=0)
+            nearest = np.abs(np.array(PALETTE) - seen).sum(axis=1).argmin()
+            # Some colours of the palette lie close together.
+            assert np.abs(np.array(PALETTE[label]) - np.array(PALETTE[nearest])).max() < 90
+    with pytest.raises(ValueError, match="there is no style 'tintet'; did you mean 'tinted'"):
+        write_source(tmp_path, "shift", style="tintet")
+    assert list(tmp_path.iterdir()) == []

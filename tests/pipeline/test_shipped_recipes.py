@@ -187,7 +187,7 @@ def test_wilddash_starts_from_the_file_under_either_of_its_names(place: int, tmp
 
 def test_the_demo_trains_the_tiny_network_from_nothing() -> None:
     recipe = load_recipe("demo")
-    assert (recipe.arch, recipe.init.checkpoint, recipe.data.type) == ("hrnet_tiny_ocr_mscale", (), "cityscapes")
+    assert (recipe.arch, recipe.init.checkpoint, recipe.data.type) == ("hrnet_tiny_ocr_mscale", (), "shift")
     # SyncBatchNorm and fp16 are for GPUs.
     assert (recipe.batch_norm, recipe.precision) == ("local", "fp32")
 
