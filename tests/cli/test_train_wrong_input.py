@@ -19,6 +19,7 @@ from hmsa_pipeline.models.losses.composite import LossTerms, training_loss
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.lock import writer_lock
 from PIL import Image
+from scipy.io import loadmat, savemat  # pyright: ignore[reportMissingImports]
 
 from .bench import TINY, Result, changed, run
 from .training import last, options
@@ -119,6 +120,11 @@ def unlink(name: str) -> Callable[[Path], object]:
     return lambda gta5: (gta5 / name).unlink()
 
 
+def without_validation(gta5: Path) -> None:
+    arrays = loadmat(gta5 / "split.mat")
+    savemat(gta5 / "split.mat", {"trainIds": arrays["trainIds"], "valIds": np.zeros((0, 1))})
+
+
 HALF: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no masks": (
         lambda gta5: shutil.rmtree(gta5 / "labels"),
@@ -129,6 +135,7 @@ HALF: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no MATLAB file": (lambda gta5: (gta5 / "split.mat").write_bytes(b"split"), ["split.mat", "fetch it again"]),
     "one mask less": (unlink("labels/00002.png"), ["1 of the 3 images", "(images/00002.png)", "labels/00002.png"]),
     "one image less": (unlink("images/00002.png"), ["1 of the 3 images", "00002"]),
+    "nothing to score on": (without_validation, ["split.mat: holds no numbers under 'valIds'"]),
     "one mask to score with less": (unlink("labels/00005.png"), ["1 of the 2 images of split 'val'"]),
 }
 
@@ -302,6 +309,8 @@ FLAGS: dict[str, str] = {
     "--crop-size -3x4": "--crop-size -3x4: write HEIGHTxWIDTH",
     "--crop-size axb": "--crop-size axb: write HEIGHTxWIDTH",
     "--crop-size 9999999x1": "--crop-size 9999999x1: write HEIGHTxWIDTH",
+    "--crop-size 65x65 --batch-size 1": "augmentation.crop 65x65: one image of it is one pixel to the coarsest",
+    "--init ": "--init: an empty name is no file; name one, or random",
     "--crop-size 0x64": "augmentation.crop[0]: must be 1 or more, not 0",
     "--crop-size 4x64": "augmentation.crop: 8 pixels at least on each side for the loss rmi",
     "--resume --overwrite": "--resume goes on with the run that --overwrite removes",
@@ -317,7 +326,56 @@ FLAGS: dict[str, str] = {
 
 @pytest.mark.parametrize("flags", FLAGS)
 def test_flags_that_cannot_be(drawn: Path, tmp_path: Path, flags: str) -> None:
-    assert FLAGS[flags] in refused(tmp_path, *options(drawn, tmp_path / "run", *flags.split()))
+    assert FLAGS[flags] in refused(tmp_path, *options(drawn, tmp_path / "run", *flags.split(" ")))
+
+
+@pytest.mark.parametrize("more", [("--crop-size", "66x8"), ("--crop-size", "32x64", "--batch-norm", "frozen")])
+def test_one_image_at_a_time_is_enough_where_a_norm_finds_two_pixels(
+    drawn: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    assert run(*options(drawn, tmp_path / "run", *ONE_EPOCH, "--batch-size", "1", *more)).code == 0
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch says where there are two; nothing may be computed on them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_more_processes_than_gpus(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = options(drawn, tmp_path / "run", "--dry-run", "--global-batch", "8", "--batch-size", "1")
+    assert refused(tmp_path, *words, "--gpus", "4") == "--gpus 4: 2 CUDA devices are there; lower --gpus"
+    message = refused(tmp_path, *words, "--gpus", "2", "--device", "cuda:1")
+    assert message == "--device cuda:1: is one GPU, for 2 processes; use --device cuda"
+    assert run(*words, "--gpus", "2").code == 0
+    # Of four processes on two machines each needs a GPU of its own machine only.
+    torchrun(monkeypatch, rank=2, local=0, world=4)
+    assert run(*words).code == 0
+    torchrun(monkeypatch, rank=2, local=2, world=4)
+    assert "process 2 of this machine (counted from 0): 2 CUDA devices are there" in stopped(run(*words))
+
+
+def torchrun(monkeypatch: pytest.MonkeyPatch, rank: int, local: int, world: int) -> None:
+    values = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": world, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize("wrong", ["RANK=2", "RANK=-1", "RANK=", "LOCAL_RANK=1", "WORLD_SIZE=two", "-MASTER_ADDR"])
+def test_variables_of_torchrun_that_do_not_agree(
+    drawn: Path, tmp_path: Path, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torchrun(monkeypatch, rank=0, local=0, world=2)
+    name, equals, value = wrong.strip("-").partition("=")
+    if equals:
+        monkeypatch.setenv(name, value)
+    else:
+        monkeypatch.delenv(name)
+    message = refused(tmp_path, *options(drawn, tmp_path / "run"))
+    assert message.startswith("the environment variables RANK, ")
+    assert message.endswith("start by torchrun or --gpus, or unset WORLD_SIZE to train in one process")
 
 
 @pytest.mark.parametrize("crop", ["900000x900000", "200000x200000"])
@@ -357,6 +415,14 @@ def test_a_run_that_was_begun_with_another_recipe(drawn: Path, output: Path) -> 
         "--overwrite",
     ):
         assert part in message
+
+
+def test_a_run_that_learnt_from_other_images(world: Path, output: Path) -> None:
+    arrays = loadmat(world / "GTA5/split.mat")
+    ids = {"trainIds": arrays["valIds"], "valIds": arrays["trainIds"]}
+    savemat(world / "GTA5/split.mat", ids)
+    message = refused(output, *options(world, output, *ONE_EPOCH, "--resume"))
+    assert message.startswith(f"{output / 'checkpoints/last.pth'}: learnt from other images than the 2 of ")
 
 
 def test_what_may_differ_when_a_run_goes_on(drawn: Path, output: Path) -> None:
@@ -500,6 +566,23 @@ def test_a_loss_that_turns_into_no_number(
     assert all(value.isfinite().all() for value in read_state_dict(output / "checkpoints/last.pth").values())
     assert run(*words, "--resume").code == 0
     assert last(output)["epoch"] == 2
+
+
+def test_a_gradient_that_is_no_number_where_the_loss_is_one(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next step, whose loss would tell, the weights might have been saved."""
+
+    def without_gradient(*arguments: Any) -> LossTerms:
+        terms = training_loss(*arguments)
+        # The square root's slope at 0 is infinite, and nothing times infinity is no number.
+        return terms._replace(total=terms.total + (terms.total * 0).sqrt() * 0)
+
+    monkeypatch.setattr("hmsa_pipeline.pipeline.train.training_loss", without_gradient)
+    output = tmp_path / "run"
+    message = stopped(run(*options(drawn, output, *ONE_EPOCH)))
+    assert message.startswith("epoch 1, step 1: the weights are no numbers any more and are not saved; ")
+    assert list(output.glob("**/*.pth")) == []
 
 
 @pytest.mark.parametrize("every", ["15", "0.0000001"], ids=["an epoch", "every step"])
