@@ -184,7 +184,8 @@ def _training(name: str, folder: Path, size: tuple[int, int] | None) -> str:
 
     crop = "x".join(str(min(pair)) for pair in zip(_CROP, size or _CROP, strict=True))
     words = ["hmsa-pipeline", "train", "--dataset", name, "--data-root", str(folder), "--arch", TINY]
-    words += ["--crop-size", crop, "--epochs", "2"]
+    # Of one small image BatchNorm can tell no variance.
+    words += ["--crop-size", crop, "--batch-size", "2", "--epochs", "2"]
     if load_recipe(recipe_of(name)).augmentation.long_edge is not None:
         words += ["--set", f"augmentation.long_edge={max(size or (_LONG_EDGE,))}"]
     return shlex.join(words)

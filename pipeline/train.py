@@ -341,8 +341,8 @@ class _Trainer:
             raise TrainingError(
                 f"epoch {self.position.epoch + 1}, step {self.position.step}: the loss is no number any more; "
                 f"the batch was {first_few([path for paths in found for path in paths])}; "
-                "look at these images and masks, or lower --lr or give --precision bf16, and go on with --resume "
-                "from what was saved before"
+                "look at these images and masks and go on with --resume from what was saved before, or begin another "
+                "run (--overwrite, or another --output) with a lower --lr or --precision bf16"
             )
         if save and not stop:
             self._save(LAST)
@@ -482,8 +482,8 @@ class _Trainer:
         if not all(bool(value.isfinite().all()) for value in self.network.parameters()):
             raise TrainingError(
                 f"epoch {self.position.epoch + 1}, step {self.position.step}: the weights are no numbers any more "
-                "and are not saved; lower --lr or give --precision bf16, and go on with --resume from what was saved "
-                "before"
+                "and are not saved; go on with --resume from what was saved before, or begin another run "
+                "(--overwrite, or another --output) with a lower --lr or --precision bf16"
             )
         folder = self.recipe.output / CHECKPOINTS
         run = SavedRun(

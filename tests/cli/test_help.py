@@ -41,7 +41,7 @@ SURFACE = {
         "--workers",
         "--json",
     },
-    "datasets draw": {"NAME", "--output", "-o", "--train", "--val", "--seed", "--size", "--json"},
+    "datasets draw": {"NAME", "--output", "-o", "--train", "--val", "--seed", "--size", "--style", "--json"},
     "manifest show": COMMON,
     "manifest check": COMMON,
 }
