@@ -36,7 +36,9 @@ app.add_typer(datasets_app, name="datasets")
 def _folder(text: str | Path) -> Path:
     # A variable of the shell that is not set would else mean the current folder.
     if not str(text).strip():
-        raise HmsaError("an option that names a folder: an empty name is none; name one, or leave it out")
+        raise HmsaError(
+            "--output, --data-root, --root, --assets or --cache: an empty name is no folder; name one, or leave it out"
+        )
     return Path(text)
 
 
