@@ -37,7 +37,7 @@ def _folder(text: str | Path) -> Path:
     # A variable of the shell that is not set would else mean the current folder.
     if not str(text).strip():
         raise HmsaError(
-            "--output, --data-root, --root, --assets or --cache: an empty name is no folder; name one, or leave it out"
+            "--output, --data-root, --root, --assets, --cache: an empty name is no folder; name one, or leave it out"
         )
     return Path(text)
 
