@@ -63,7 +63,10 @@ def _fitting(
     _demand_layers(fresh, expected, f"'{arch}'")
     _demand_layers(unused, weights, str(path))
     weights = {key: value for key, value in weights.items() if not _is_in(key, (*fresh, *unused))}
-    demand_match(path, weights, {k: shape for k, shape in expected.items() if not _is_in(k, fresh)}, arch)
+    try:
+        demand_match(path, weights, {k: shape for k, shape in expected.items() if not _is_in(k, fresh)}, arch)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} If some layers are to start afresh, name them in init.fresh") from error
     return weights
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,13 +34,12 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (90, 90, 90)
 def require_matplotlib() -> None:
     """Raise ManifestError where what the chart is drawn with is not installed."""
     try:
-        import matplotlib
+        importlib.import_module("matplotlib")
     except ImportError as error:
         raise ManifestError(
             f"{error.name} is not installed: the chart of a check needs the extra 'train'; "
             "pip install 'hmsa-pipeline[train]'"
         ) from error
-    assert matplotlib
 
 
 def draw_classes(path: Path, title: str, pixels: NDArray[np.int64], images: NDArray[np.int64], total: int) -> None:

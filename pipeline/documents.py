@@ -67,7 +67,10 @@ class Document:
         return ManifestError(one_line("; ".join(said[:PROBLEMS_SHOWN]) + rest))
 
     def _line(self, place: Place) -> int | None:
-        if any(place[:n] in self.overridden for n in range(len(place) + 1)):
+        said = any(place[:n] in self.overridden for n in range(len(place) + 1))
+        # A section that is not in the file was made for what the command line says of something in it.
+        made = place not in self.lines and any(given[: len(place)] == place for given in self.overridden)
+        if said or made:
             return None
         # A key that is missing stands where its mapping stands.
         return next((self.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.lines), 1)

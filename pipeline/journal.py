@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,12 +25,11 @@ _COLUMNS = 3
 
 def require_extra() -> None:
     """Raise ManifestError where what a run is told with is not installed."""
-    try:
-        import matplotlib
-        import tensorboard
-    except ImportError as error:
-        raise ManifestError(f"{error.name} is not installed: {EXTRA}") from error
-    assert matplotlib and tensorboard
+    for name in ("matplotlib", "tensorboard"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ManifestError(f"{error.name} is not installed: {EXTRA}") from error
 
 
 class Journal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-IGNORE = 255
+from ..datasets.taxonomy import IGNORE
 
 
 def confusion(predicted: Tensor, labels: Tensor, num_classes: int = 19) -> Tensor:

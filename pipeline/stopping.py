@@ -36,9 +36,3 @@ class Stopping:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
-
-
-def ignore_signals() -> None:
-    """For helper processes: whoever started them tells them when to end."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

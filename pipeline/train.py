@@ -20,33 +20,24 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import __version__
-from ..datasets.class_uniform import CentroidIndex, build_index
 from ..datasets.images import normalise
-from ..datasets.labels import LabelReader
-from ..datasets.segmentation import SegmentationDataset
-from ..datasets.sources import source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
-from ..datasets.transforms import EvalTransform, TrainTransform
-from ..errors import TrainingError, disk_error, first_few
-from ..files import atomic_path, write_text
+from ..errors import TrainingError, first_few
+from ..files import atomic_path
 from ..models.checkpoint import save_checkpoint
-from ..models.hmsa import OCRNet
-from ..models.initial import load_initial
 from ..models.losses.composite import LossTerms, training_loss
 from ..models.losses.labels import Whole
-from ..models.recompute import recompute_activations
-from ..models.registry import build
 from .device import AUTOCAST, is_out_of_memory
-from .journal import CHART, HISTORY, Journal, gallery_picture
+from .journal import Journal, gallery_picture
 from .lock import writer_lock
 from .metrics import class_iou, confusion, mean_iou
 from .optim import build_optimizer, build_schedule
 from .progress import Progress
 from .ranks import Ranks
 from .stopping import Stopping
-from .train_data import Batch, Shares, batches, epoch_draws, train_loader, validation_loader
-from .train_plan import BEST, CHECKPOINTS, LAST, WEIGHTS, TrainingPlan, absent_classes
+from .train_data import Batch, Shares, batches, epoch_draws
+from .train_plan import BEST, CHECKPOINTS, LAST, WEIGHTS, TrainingPlan
+from .train_setup import build_loaders, build_network, prepare_output, read_masks, shared
 from .train_state import Position, SavedRun, fingerprint, rng_state, save_run, set_rng_state
 
 RECIPE = "recipe.yaml"
@@ -84,26 +75,17 @@ def run_training(plan: TrainingPlan, ranks: Ranks, ended: Callable[[dict[str, An
     """
     output = plan.recipe.output
     lock = writer_lock(output / CHECKPOINTS) if ranks.first else contextlib.nullcontext()
-    with lock, ranks.joined(plan.device), Stopping() as stopping:
+    with lock, ranks.joined(plan.device):
         try:
-            trainer = _Trainer(plan, ranks, stopping, ended)
-            with contextlib.closing(trainer):
+            with contextlib.closing(_Trainer(plan, ranks, ended)) as trainer:
                 return trainer.run()
         except OSError as error:
-            raise disk_error(output, error) from error
+            raise TrainingError(
+                f"{output}: cannot be written ({error.strerror or error}); free some space or mend that, and go on "
+                "with --resume from what was saved before"
+            ) from error
         except (RuntimeError, MemoryError) as error:
             raise _explained(error, plan) from error
-
-
-def _prepare_folder(plan: TrainingPlan) -> None:
-    output = plan.recipe.output
-    if plan.overwrite:
-        for name in (CHECKPOINTS, "tensorboard"):
-            shutil.rmtree(output / name, ignore_errors=True)
-        for name in (WEIGHTS, HISTORY, CHART):
-            (output / name).unlink(missing_ok=True)
-    text = f"# hmsa-pipeline {__version__}\n{plan.recipe.to_yaml()}"
-    write_text(output / RECIPE, text)
 
 
 def _explained(error: RuntimeError | MemoryError, plan: TrainingPlan) -> BaseException:
@@ -130,17 +112,13 @@ def _explained(error: RuntimeError | MemoryError, plan: TrainingPlan) -> BaseExc
 class _Trainer:
     """One process of a run: the network, what improves it, and how far it is."""
 
-    def __init__(
-        self, plan: TrainingPlan, ranks: Ranks, stopping: Stopping, ended: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self.plan, self.ranks, self.stopping, self.ended = plan, ranks, stopping, ended
+    def __init__(self, plan: TrainingPlan, ranks: Ranks, ended: Callable[[dict[str, Any]], None]) -> None:
+        self.plan, self.ranks, self.ended = plan, ranks, ended
         self.recipe, self.device = plan.recipe, plan.device
         self.position = plan.saved.position if plan.saved else Position()
-        self.index = self._read_masks()
-        self.network = self._build_network()
-        self.model: nn.Module = self.network
-        if ranks.world > 1:
-            self.model = self._shared(self.network)
+        self.reader, self.index = read_masks(plan, ranks)
+        self.network = build_network(plan, ranks)
+        self.model: nn.Module = shared(self.network, plan) if ranks.world > 1 else self.network
         self.optimizer = build_optimizer(self.network.parameters(), self.recipe.optimizer)
         self.schedule = build_schedule(self.optimizer, self.recipe.schedule, self.recipe.epochs)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
@@ -148,10 +126,11 @@ class _Trainer:
         torch.manual_seed(self.recipe.seed + ranks.rank)
         if plan.saved:
             self._take_up(plan.saved)
-        self._make_loaders()
+        self.shares = Shares(self.recipe.global_batch, self.recipe.batch_size, ranks.rank, ranks.world)
+        self.train_batches, self.validation_batches = build_loaders(plan, ranks, self.reader, self.shares)
         # Only now: whatever is wrong with masks or weights must not cost an older run.
         if ranks.first:
-            _prepare_folder(plan)
+            prepare_output(plan)
         self.journal = Journal(self.recipe.output, self._steps_done()) if ranks.first else None
         # Since the last look at them: what the steps' losses add up to on the device, and how many steps.
         self._sums: dict[str, Tensor] = {}
@@ -171,66 +150,13 @@ class _Trainer:
         learnt = self._steps_per_epoch() * self.recipe.global_batch
         scored = sum(map(self._is_scored, range(self.position.epoch, self.recipe.epochs)))
         total = left * learnt - self.position.step * self.recipe.global_batch + scored * len(self.plan.validation)
-        with Progress(total if self.ranks.first else 0) as self.progress:
+        # Until here there is nothing to save, and a signal ends the run at once.
+        with Progress(total if self.ranks.first else 0) as self.progress, Stopping() as self.stopping:
             while self.position.epoch < self.recipe.epochs:
                 if not self._epoch():
                     result.interrupted = True
                     break
         return result
-
-    def _read_masks(self) -> CentroidIndex:
-        """Where the classes are in the masks of the training split; every mask of both splits is looked at once."""
-        recipe = self.recipe
-        cache = recipe.cache_path()
-        self.reader = LabelReader(self.plan.root, source(recipe.data.type), cache)
-        pairs = [*self.plan.train, *self.plan.validation]
-        with self.ranks.in_turn(), Progress(2 * len(pairs) if self.ranks.first else 0, "mask") as progress:
-            progress.job("masks", len(pairs))
-            self.reader.prepare(pairs, progress.advance)
-            index, seen = (
-                build_index(self.reader, some, recipe.sampling.tile, cache=cache, advance=progress.advance)
-                for some in (self.plan.train, self.plan.validation)
-            )
-        if self.ranks.first:
-            for where, found in (("learn", index), ("score", seen)):
-                absent = absent_classes([int((found.centroids[:, 1] == c).sum()) for c in range(NUM_CLASSES)])
-                if absent:
-                    progress.note(f"classes: there is nothing to {where} of {absent}")
-        return index
-
-    def _build_network(self) -> OCRNet:
-        recipe = self.recipe
-        torch.manual_seed(recipe.seed)
-        network = build(recipe.arch)
-        if self.plan.init is not None:
-            init = recipe.init
-            load_initial(
-                network, self.plan.init, recipe.arch, fresh=init.fresh, unused=init.unused, prefix=init.prefix
-            )
-        if self.plan.saved is not None:
-            network.load_state_dict(self.plan.saved.weights)
-        for module in network.modules():
-            if isinstance(module, nn.Dropout2d):
-                module.p = recipe.dropout
-        if self.ranks.world > 1 and recipe.batch_norm == "sync":
-            nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        if recipe.activation_checkpointing:
-            recompute_activations(network)
-        network.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if recipe.compile:
-            network.compile()
-        return network
-
-    def _shared(self, network: OCRNet) -> DistributedDataParallel:
-        with warnings.catch_warnings():
-            # The name that shall replace broadcast_buffers is not known to all releases that we run with.
-            warnings.simplefilter("ignore", FutureWarning)
-            return DistributedDataParallel(
-                network,
-                device_ids=[self.device.index] if self.device.type == "cuda" else None,
-                # Only what each process counts for itself has to be made equal; the rest already is.
-                broadcast_buffers=self.recipe.batch_norm == "local",
-            )
 
     def _take_up(self, saved: SavedRun) -> None:
         self.optimizer.load_state_dict(saved.optimizer)
@@ -239,29 +165,6 @@ class _Trainer:
         # With another number of processes no state is anybody's; the same images are drawn all the same.
         if len(saved.rng) == self.ranks.world:
             set_rng_state(saved.rng[self.ranks.rank], self.device)
-
-    def _make_loaders(self) -> None:
-        recipe, given = self.recipe, self.recipe.augmentation
-        augment = given.rand_augment
-        transform = TrainTransform(
-            given.crop,
-            scale=given.scale,
-            long_edge=given.long_edge,
-            flip=given.flip,
-            color_jitter=given.color_jitter,
-            gaussian_blur=given.gaussian_blur,
-            rand_augment=(augment.operations, augment.magnitude) if augment else None,
-        )
-        self.shares = Shares(recipe.global_batch, recipe.batch_size, self.ranks.rank, self.ranks.world)
-        learnt = SegmentationDataset(self.plan.root, self.plan.train, self.reader, transform)
-        scored = SegmentationDataset(
-            self.plan.root, self.plan.validation, self.reader, EvalTransform(given.long_edge)
-        )
-        workers = recipe.workers
-        self.train_batches = train_loader(learnt, self.shares, workers, self.device)
-        self.validation_batches = validation_loader(
-            scored, self.ranks.rank, self.ranks.world, min(workers, 2), self.device
-        )
 
     def _steps_per_epoch(self) -> int:
         return max(1, len(self.plan.train) // self.recipe.global_batch)
@@ -420,6 +323,11 @@ class _Trainer:
                 break
             with self._autocast():
                 logits = self.network.predict(self._pixels(batch), settings.scales, flip=settings.flip)
+            if not bool(logits.isfinite().all()):
+                raise TrainingError(
+                    f"epoch {self.position.epoch + 1}: the scores of {batch.paths[0]} are no numbers; begin another "
+                    "run (--overwrite, or another --output) with a lower --lr or --precision bf16"
+                )
             predicted = logits.argmax(1)
             matrix += confusion(predicted, batch.labels.to(self.device), NUM_CLASSES)
             if self.journal and len(pictures) < _GALLERY:
@@ -449,27 +357,35 @@ class _Trainer:
             position.best = score
         position.history.append(row)
         position.epoch, position.step, position.sums = position.epoch + 1, 0, {}
-        self.schedule.step()
+        with warnings.catch_warnings():
+            # A run that goes on with a validation has made its steps before it was interrupted, as torch cannot know.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            self.schedule.step()
         every = self.recipe.checkpoints.every
-        names = [LAST, *([BEST] if row["best"] else [])]
+        names = [BEST] if row["best"] else []
         if every and position.epoch % every == 0:
             names.append(f"epoch_{position.epoch:04d}.pth")
-        self._save(*names)
-        if not (self.ranks.first and self.journal):
-            return
-        if row["best"]:
+        if row["best"] and self.ranks.first:
             weights = self.recipe.output / WEIGHTS
             save_checkpoint(weights, self.network, arch=self.recipe.arch, epoch=position.epoch, mean_iu=score or 0.0)
+        if self.journal:
+            self._tell(self.journal, row, steps)
+        # Last of all: whoever is killed before it finds the epoch not over, and makes the rest again.
+        self._save(*names, LAST)
+        if self.ranks.first:
+            with self.progress.aside():
+                self.ended(row)
+
+    def _tell(self, journal: Journal, row: dict[str, Any], steps: int) -> None:
+        score = row["mean_iou"]
         named = {"lr": row["lr"], "memory/peak_bytes": row["peak_memory"]}
         if row["images_per_second"]:
             named["speed/images_per_second"] = row["images_per_second"]
         if score is not None:
             named["iou/mean"] = score
             named |= {f"iou/{name}": value for name, value in row["iou"].items() if value is not None}
-        self.journal.scalars(steps, named)
-        self.journal.epoch(position.history)
-        with self.progress.aside():
-            self.ended(row)
+        journal.scalars(steps, named)
+        journal.epoch(self.position.history)
 
     def _save(self, *names: str) -> None:
         """Save the run under all of ``names``; every process must come here at the same time."""

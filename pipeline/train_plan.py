@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..datasets.pairs import Pair, list_pairs
-from ..datasets.taxonomy import CLASS_NAMES, NUM_CLASSES
+from ..datasets.taxonomy import NUM_CLASSES
 from ..errors import CheckpointError, DatasetError, ManifestError, first_few
 from ..models.checkpoint import demand_match, expected_shapes
 from ..models.initial import check_initial
@@ -248,8 +248,3 @@ def _saved(recipe: Recipe, train: list[Pair], resume: bool, overwrite: bool) -> 
             "there when the run began, or begin another run in another --output"
         )
     return saved
-
-
-def absent_classes(counts: list[int]) -> str:
-    """The names of classes that occur nowhere, comma separated; empty if all occur."""
-    return ", ".join(name for name, count in zip(CLASS_NAMES, counts, strict=True) if not count)

@@ -35,8 +35,6 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
     @cache
     def draw(name: str) -> Path:
-        if name == "gta5":
-            pytest.importorskip("scipy")
         root = tmp_path_factory.mktemp(name)
         write_source(root, name, train=4, val=2, size=(48, 96))
         return root
@@ -57,7 +55,6 @@ def copied(originals: Callable[[str], Path], name: str, root: Path) -> Path:
 
 def check(name: str, root: Path, *options: str) -> Result:
     """``datasets check`` with figures on standard output, whose pictures go to ``<root>/out``."""
-    pytest.importorskip("matplotlib")
     return run(
         "datasets", "check", name, "--data-root", str(root), "--output", str(root / "out"), "--json", "-", *options
     )
@@ -152,7 +149,6 @@ def without_share(classes: dict[str, dict[str, Any]]) -> dict[str, dict[str, int
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_whole_dataset_passes(name: str, originals: Callable[[str], Path], tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     root = originals(name)
     said: list[Result] = []
     options = ("--data-root", str(root), "--output", str(tmp_path / "out"))
@@ -201,7 +197,6 @@ def test_a_split_and_a_limit(city: Path, tmp_path: Path) -> None:
 def test_the_output_lies_below_runs_if_none_is_named(
     city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HMSA_DATA_ROOT", str(tmp_path))
     assert run("datasets", "check", "cityscapes").out.endswith("written: runs/datasets/cityscapes\n")
@@ -319,7 +314,6 @@ def test_a_name_that_is_no_label(originals: Callable[[str], Path], tmp_path: Pat
 
 def refused(root: Path, name: str, *options: str) -> str:
     """What a check says that cannot be done, having written nothing."""
-    pytest.importorskip("matplotlib")
     said: list[str] = []
     arguments = ("--data-root", str(root), "--output", str(root / "out"), *options)
     assert changed(root, lambda: said.append(run("datasets", "check", name, *arguments).refusal())) == set()
@@ -334,7 +328,6 @@ def test_no_folder(tmp_path: Path) -> None:
 
 
 def test_no_data_root() -> None:
-    pytest.importorskip("matplotlib")
     message = run("datasets", "check", "gta5").refusal()
     assert message == "gta5: the environment variable HMSA_DATA_ROOT is not set; set it or give --data-root FOLDER"
 
@@ -384,7 +377,6 @@ def test_without_matplotlib_nothing_is_begun(city: Path, tmp_path: Path, monkeyp
 
 
 def test_all_seven_are_drawn_as_their_checks_want_them(tmp_path: Path) -> None:
-    pytest.importorskip("scipy")
     folder = tmp_path / "a folder"
     result = run("datasets", "draw", "--output", str(folder), "--train", "2", "--val", "1", "--size", "40x72")
     assert (result.code, result.err) == (0, "")
@@ -427,9 +419,6 @@ def test_drawing_is_told_in_figures_and_repeatable(tmp_path: Path) -> None:
 def test_the_command_that_it_names_is_ready_to_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorboard")
-    if name == "gta5":
-        pytest.importorskip("scipy")
     monkeypatch.chdir(tmp_path)
     drawn = run("datasets", "draw", name, "--train", "2", "--val", "1", "--size", "32x64", "--json", "-").figures
     program, *words = shlex.split(drawn[0]["command"])

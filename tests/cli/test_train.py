@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,8 @@ from hmsa_pipeline.datasets.worlds import write_source
 from hmsa_pipeline.models.checkpoint import read_state_dict, save_checkpoint
 from hmsa_pipeline.models.registry import build
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from .bench import TINY, changed, run
 from .training import farthest, history, last, options, same_bits, weights
@@ -47,7 +53,12 @@ def test_every_dataset_is_learnt_from_its_own_files(worlds: Path, tmp_path: Path
     assert set(read_state_dict(output / "best_weights.pth")) == set(build(TINY).state_dict())
     with Image.open(output / "progress.png") as chart:
         assert chart.size == (880, 990)
-    assert list((output / "tensorboard").glob("events.*"))
+    board = EventAccumulator(str(output / "tensorboard")).Reload()
+    assert {"loss/total", "loss/main", "loss/auxiliary", "loss/scale 0.5", "lr", "iou/mean", "iou/road"} <= (
+        tags := set(board.Tags()["scalars"])
+    )
+    assert {"speed/images_per_second", "memory/peak_bytes"} <= tags
+    assert board.Tags()["images"][0] == "gallery/0"
     recipe = yaml.safe_load((output / "recipe.yaml").read_text())
     assert recipe["data"]["type"] == dataset
     assert recipe["arch"] == TINY
@@ -107,6 +118,22 @@ def test_checkpointed_activations_change_nothing(worlds: Path, tmp_path: Path) -
     plain = trained(worlds, tmp_path / "plain", "--epochs", "1")
     thrifty = trained(worlds, tmp_path / "thrifty", "--epochs", "1", "--activation-checkpointing")
     assert same_bits(weights(plain), weights(thrifty))
+
+
+def test_a_compiled_network_learns_the_same(worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graph is captured but not turned into machine code, which takes minutes."""
+    compiled = []
+    compile_network = nn.Module.compile
+
+    def compile_plainly(network: nn.Module) -> None:
+        compiled.append(type(network).__name__)
+        compile_network(network, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", compile_plainly)
+    same = ("--epochs", "1", "--limit", "2")
+    plain, other = trained(worlds, tmp_path / "plain", *same), trained(worlds, tmp_path / "other", *same, "--compile")
+    assert compiled == ["HMSA"]
+    assert farthest(weights(plain), weights(other)) < 1e-5
 
 
 def test_the_same_seed_gives_the_same_network_and_another_one_another(worlds: Path, tmp_path: Path) -> None:
@@ -196,6 +223,77 @@ def test_a_finished_run_has_nothing_left_to_do(worlds: Path, tmp_path: Path) -> 
     assert changed(output, again) == set()
 
 
+class Killed(BaseException):
+    """Takes the place of a kill: nothing that we wrote may handle it."""
+
+
+def test_killed_before_any_file_takes_its_place_nothing_is_missing_in_the_end(
+    worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ("--epochs", "2", "--set", "checkpoints.every=1")
+    whole = trained(worlds, tmp_path / "whole", *more)
+    replace = Path.replace
+    cache = tmp_path / "whole" / "cache"  # which has its own test
+    for turn in itertools.count(1):
+        output, left = tmp_path / f"run{turn}", turn
+
+        def or_die(path: Path, target: Path) -> Path:
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Killed
+            return replace(path, target)
+
+        with monkeypatch.context() as patch, contextlib.suppress(Killed):
+            patch.setattr(Path, "replace", or_die)
+            run(*options(worlds, output, *more, "--cache", str(cache)))
+            break
+        trained(worlds, output, *more, "--cache", str(cache), "--resume")
+        for name in ("best_weights.pth", "progress.png", "recipe.yaml"):
+            assert (output / name).exists(), (turn, name)
+        assert (output / "best_weights.pth").read_bytes() == (whole / "best_weights.pth").read_bytes(), turn
+        for name in ("best.pth", "last.pth", "epoch_0001.pth", "epoch_0002.pth"):
+            found, expected = (weights_of(where / "checkpoints" / name) for where in (output, whole))
+            assert same_bits(found, expected), (turn, name)
+        assert [row["iou"] for row in history(output)] == [row["iou"] for row in history(whole)], turn
+    assert turn > 10
+
+
+def test_a_full_disk_stops_the_run_and_says_how_to_go_on(
+    worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = trained(worlds, tmp_path / "run", "--epochs", "2")
+    before = weights(output)
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    words = options(worlds, tmp_path / "other", "--epochs", "2", "--cache", str(output / "cache"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        result = run(*words)
+    (line,) = (line for line in result.err.splitlines() if line.startswith("error: "))
+    assert result.code == 2
+    assert line.startswith(
+        f"error: {tmp_path / 'other'}: cannot be written (No space left on device); free some space"
+    )
+    assert "--resume" in line
+    assert run(*words, "--resume").code == 0
+    assert same_bits(weights(tmp_path / "other"), before)
+
+
+def test_scores_that_are_no_numbers_are_nobodys_best(
+    worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = trained(worlds, tmp_path / "run", "--epochs", "1")
+    kept = (output / "best_weights.pth").read_bytes()
+    result = run(*options(worlds, tmp_path / "huge", "--epochs", "1", "--lr", "1e30", "--limit", "2"))
+    assert result.code == 2
+    assert "no number" in result.err
+    assert not (tmp_path / "huge" / "best_weights.pth").exists()
+    assert (output / "best_weights.pth").read_bytes() == kept
+
+
 def test_overwrite_begins_afresh(worlds: Path, tmp_path: Path) -> None:
     output = trained(worlds, tmp_path / "run", "--epochs", "2", "--set", "checkpoints.every=2")
     trained(worlds, output, "--epochs", "1", "--overwrite")
@@ -214,5 +312,4 @@ def test_a_minute_of_training_would_tell_streets_from_skies(tmp_path: Path) -> N
     result = run("train", "--manifest", "demo", *words, "--epochs", "8")
     assert result.code == 0, result
     (row,) = (row for row in history(tmp_path / "run") if row["mean_iou"] is not None)
-    print(row["mean_iou"])
     assert row["mean_iou"] > 0.25

@@ -14,6 +14,7 @@ from hmsa_pipeline.datasets.sources import NAMES, source
 from hmsa_pipeline.errors import DatasetError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.io import savemat  # pyright: ignore[reportMissingImports]
 
 
 def tree(root: Path, *paths: str) -> Path:
@@ -365,11 +366,10 @@ def test_gta5_goes_by_its_numbers(tmp_path):
 
 
 def test_gta5_reads_the_split_as_its_authors_give_it(tmp_path, monkeypatch):
-    io = pytest.importorskip("scipy.io")
     gta5(tmp_path, range(1, 9), train=[1], val=[2])
     ids = {"trainIds": [1, 2, 3], "valIds": [4, 6], "testIds": [5, 8]}
     arrays = {name: np.array(numbers, np.uint16)[:, None] for name, numbers in ids.items()}
-    io.savemat(tmp_path / "split.mat", arrays, do_compression=True)
+    savemat(tmp_path / "split.mat", arrays, do_compression=True)
     assert paths(tmp_path, "gta5") == ["images/00004.png", "images/00006.png"]
     without_scipy(monkeypatch)
     assert paths(tmp_path, "gta5") == ["images/00002.png"]
@@ -404,7 +404,6 @@ def test_gta5_without_a_split_says_where_it_comes_from(tmp_path):
 @pytest.mark.parametrize("name", ["split.npz", "split.mat"])
 @pytest.mark.parametrize("data", [b"", b"garbage" * 99, b"PK\x03\x04"])
 def test_a_damaged_split_is_named(tmp_path, name, data):
-    pytest.importorskip("scipy.io")
     tree(tmp_path, "images/00001.png")
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DatasetError, match=rf"{name}: cannot be read") as caught:

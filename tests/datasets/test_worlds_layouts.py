@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageDraw
+from scipy.io import loadmat  # pyright: ignore[reportMissingImports]
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 
@@ -47,8 +48,6 @@ def drawn(tmp_path_factory) -> Callable[[str], Path]:
 
     @cache
     def draw(name: str) -> Path:
-        if name == "gta5":
-            pytest.importorskip("scipy")
         return write_source(tmp_path_factory.mktemp("worlds"), name)
 
     return draw
@@ -134,8 +133,6 @@ def test_any_size_and_seed(name, size, seed):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_same_seed_gives_the_same_bytes(tmp_path, name):
-    if name == "gta5":
-        pytest.importorskip("scipy")
 
     def draw(folder: str, seed: int) -> dict[str, str]:
         return digests(write_source(tmp_path / folder, name, train=2, val=1, seed=seed, size=SMALL))
@@ -150,8 +147,6 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_drawing_again_touches_nothing(tmp_path, name):
-    if name == "gta5":
-        pytest.importorskip("scipy")
     root = write_source(tmp_path, name, train=1, val=1, size=SMALL)
     before, files = digests(root), [path for path in root.rglob("*") if path.is_file()]
     times = [path.stat().st_mtime_ns for path in files]
@@ -258,7 +253,6 @@ def test_wilddash_segments_are_as_its_json_says(drawn):
 
 def test_gta5_has_a_broken_frame_and_a_mask_of_another_size(drawn):
     root = drawn("gta5")
-    loadmat = pytest.importorskip("scipy.io").loadmat
     split = loadmat(root / "split.mat")
     ids = {name: split[name] for name in ("trainIds", "valIds", "testIds")}
     assert [values.shape for values in ids.values()] == [(9, 1), (4, 1), (2, 1)]

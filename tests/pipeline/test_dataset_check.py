@@ -33,8 +33,6 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     @cache
     def draw(name: str) -> Path:
-        if name == "gta5":
-            pytest.importorskip("scipy")
         return write_source(tmp_path_factory.mktemp(name), name, train=TRAIN, val=VAL, size=SIZE)
 
     return draw
@@ -63,7 +61,6 @@ def bdd100k(root: Path, image: np.ndarray, mask: np.ndarray) -> tuple[LabelReade
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_pixel_that_was_drawn_is_counted_once(drawn, tmp_path, name):
-    pytest.importorskip("matplotlib")
     report = run_check(plan_check(name, root=drawn(name), output=tmp_path))
     expected = masks(name)
     assert report.problems == []
@@ -77,7 +74,6 @@ def test_every_pixel_that_was_drawn_is_counted_once(drawn, tmp_path, name):
 
 
 def test_several_processes_find_what_one_does(tmp_path):
-    pytest.importorskip("matplotlib")
     root = write_source(tmp_path, "cityscapes", train=40, val=1, size=(32, 64))
     (root / list_pairs(root, "cityscapes", "train")[35].mask).write_bytes(b"")
     one, two = (
@@ -135,8 +131,6 @@ STRAYS = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mask_without_an_image_is_found(tmp_path, name):
-    if name == "gta5":
-        pytest.importorskip("scipy")
     root = write_source(tmp_path, name, train=1, val=1, size=(32, 64))
     splits = [split for split in source(name).labelled if split in source(name).layout.splits]
     assert find_strays(root, source(name), splits) == []
@@ -223,7 +217,6 @@ def test_a_picture_of_any_shape_has_its_place(tmp_path: Path) -> None:
 
 
 def test_the_chart_shows_every_class_in_its_colour(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     pixels = (10 ** np.linspace(1, 7, 20)).astype(np.int64)
     images = np.arange(1, 21)
     for name, counts in (

@@ -33,8 +33,9 @@ PUBLISHED = {
     "shift": ((800, 1280), 2, 3, 175, 0.01, 2.0, (MAPILLARY_65,), CLASS_LAYERS),
 }
 # What has no source because it says where things lie, how often something is written, or what is trained at all.
-WITHOUT_SOURCE = re.compile(r"version|output|arch|data\..*|optimizer\.name|validation\.every|checkpoints\..*")
+WITHOUT_SOURCE = re.compile(r"version|output|data\..*|checkpoints\..*")
 COMMAND_OF_GTA5 = {
+    "optimizer.name",
     "epochs",
     "global_batch",
     "batch_size",
