@@ -282,18 +282,6 @@ def test_a_full_disk_stops_the_run_and_says_how_to_go_on(
     assert same_bits(weights(tmp_path / "other"), before)
 
 
-def test_scores_that_are_no_numbers_are_nobodys_best(
-    worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = trained(worlds, tmp_path / "run", "--epochs", "1")
-    kept = (output / "best_weights.pth").read_bytes()
-    result = run(*options(worlds, tmp_path / "huge", "--epochs", "1", "--lr", "1e30", "--limit", "2"))
-    assert result.code == 2
-    assert "no number" in result.err
-    assert not (tmp_path / "huge" / "best_weights.pth").exists()
-    assert (output / "best_weights.pth").read_bytes() == kept
-
-
 def test_overwrite_begins_afresh(worlds: Path, tmp_path: Path) -> None:
     output = trained(worlds, tmp_path / "run", "--epochs", "2", "--set", "checkpoints.every=2")
     trained(worlds, output, "--epochs", "1", "--overwrite")

@@ -587,12 +587,15 @@ def test_a_gradient_that_is_no_number_where_the_loss_is_one(
 
 @pytest.mark.parametrize("every", ["15", "0.0000001"], ids=["an epoch", "every step"])
 def test_a_learning_rate_that_is_far_too_high(drawn: Path, tmp_path: Path, every: str) -> None:
-    """What was saved before is no worse than numbers, however large."""
+    """One step an epoch: the weights after it are numbers, however large, but what they say of an image is none."""
     output = tmp_path / "run"
     words = options(drawn, output, "--epochs", "4", "--lr", "1e30", "--set", f"checkpoints.minutes={every}")
     message = stopped(run(*words))
-    assert "the loss is no number any more; the batch was images/0000" in message
+    assert message.startswith(
+        "epoch 1: the scores of images/00004.png are no numbers; begin another run (--overwrite"
+    )
     assert "--lr" in message
+    assert not (output / "best_weights.pth").exists()
     if (output / "checkpoints/last.pth").exists():
         assert all(value.isfinite().all() for value in read_state_dict(output / "checkpoints/last.pth").values())
 
