@@ -100,10 +100,9 @@ def draw_classes(path: Path, title: str, pixels: NDArray[np.int64], images: NDAr
         axes.set_axisbelow(True)
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    ignored = percent(int(pixels[NUM_CLASSES]) / max(1, int(pixels.sum()))) if pixels[NUM_CLASSES] else "none"
-    figure.suptitle(
-        f"{title}\n{count(total, 'image')}; {labelled:,} labelled pixels, and {ignored} of all are ignored"
-    )
+    share = int(pixels[NUM_CLASSES]) / max(1, int(pixels.sum()))
+    ignored = f"{percent(share)} of all pixels are ignored" if share else "no pixel is ignored"
+    figure.suptitle(f"{title}\n{count(total, 'image')}; {labelled:,} labelled pixels, {ignored}")
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
