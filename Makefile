@@ -3,10 +3,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test test-slow lint format clean
 
 help:  ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(VENV)/.core: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
@@ -23,6 +23,9 @@ demo: $(VENV)/.core  ## set up, then run the main job on drawn street scenes
 
 test: $(VENV)/.test  ## set up, then run the test suite
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.test  ## set up, then run the tests that take minutes: faults, kills, clusters
+	$(BIN)/python -m pytest -m slow --timeout=1800
 
 lint: $(VENV)/.test  ## style, formatting and types
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -42,13 +43,25 @@ def _folder(text: str | Path) -> Path:
     return Path(text)
 
 
+def _place(text: str | Path) -> str:
+    """A folder or the URL of one, which as a path would lose a slash."""
+    _folder(text)
+    return str(text)
+
+
 ManifestOption = Annotated[
     str,
     typer.Option("--manifest", "-m", metavar="FILE", help="A manifest, or the bare name of a shipped one."),
 ]
 OutputOption = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="DIR", parser=_folder, help="Where results go; wins over the manifest."),
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        parser=_place,
+        help="Where results go, a folder or a URL; wins over the manifest.",
+    ),
 ]
 ModelsOption = Annotated[
     str | None, typer.Option("--models", metavar="A,B", help="Only these models, by name, comma separated.")
@@ -61,6 +74,32 @@ LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each dataset.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+DevicesOption = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda (all GPUs), or some of them: cuda:0,2."),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        max=512,
+        metavar="N",
+        help="Worker processes on a CPU; 0: in this process. GPUs have one each.",
+    ),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler", metavar="WHERE", help="Use a running Dask cluster: tcp://host:port, or its scheduler file."
+    ),
+]
+PatienceOption = Annotated[
+    float,
+    typer.Option(
+        "--image-timeout", min=1.0, metavar="SECONDS", help="An image in work for longer is given up and listed."
+    ),
+]
 DataRootOption = Annotated[
     Path | None,
     typer.Option("--data-root", metavar="DIR", parser=_folder, help="Wins over the variable HMSA_DATA_ROOT."),
@@ -191,7 +230,7 @@ def manifest_check(
 
 def _load(
     manifest: str,
-    output: Path | None,
+    output: str | None,
     models: str | None,
     datasets: str | None,
     data_root: Path | None = None,
@@ -218,13 +257,16 @@ def dump(
     models: ModelsOption = None,
     datasets: DatasetsOption = None,
     limit: LimitOption = None,
-    device: DeviceOption = "auto",
+    device: DevicesOption = "auto",
     precision: Annotated[
         str | None,
         typer.Option("--precision", metavar="NAME", help="fp16, bf16 or fp32; wins over the manifest."),
     ] = None,
     data_root: DataRootOption = None,
     assets: AssetsOption = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    image_timeout: PatienceOption = 1800.0,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json_file: JsonOption = None,
@@ -236,53 +278,32 @@ def dump(
     Example: hmsa-pipeline dump --manifest bravo.yaml --data-root /data --assets /data/assets
     """
     found = _load(manifest, output, models, datasets, data_root, assets, inference={"precision": precision})
-    from .pipeline.schedule import plan_dump, run_dump
+    from .pipeline.dump import run_dump, table
+    from .pipeline.plan import plan_dump
+    from .pipeline.schedule import hire
 
-    plan = plan_dump(found, device=device, limit=limit, overwrite=overwrite)
-    for note in plan.notes:
-        print(note, file=sys.stderr)
-    if dry_run:
-        for job, complete in zip(plan.jobs, plan.complete, strict=True):
-            _say(json_file, f"{job.name}: {len(job.wanted) - complete} to do, {complete} complete")
-        _say(
-            json_file,
-            f"{plan.todo} images to do on {plan.device} in {plan.precision}, at most {_size(plan.bytes)} to write "
-            f"below {found.output}",
+    crew, target, threads = hire(device, workers=workers, scheduler=scheduler)
+    try:
+        plan = plan_dump(found, device=target, limit=limit, overwrite=overwrite)
+        for note in plan.notes:
+            print(note, file=sys.stderr)
+        if dry_run:
+            for line in plan.lines(crew.describe()):
+                _say(json_file, line)
+            _figures(json_file, plan.as_json())
+            return
+        results = run_dump(
+            plan, crew, lambda result: _dumped(result, json_file), patience=image_timeout, threads=threads
         )
-        rows = zip(plan.jobs, plan.complete, strict=True)
-        _figures(json_file, [{"job": job.name, "images": len(job.wanted), "complete": done} for job, done in rows])
-        return
-
-    def ended(result: JobResult) -> None:
-        name = result.job.name
-        _failed(name, result.failed)
-        if result.problem:
-            print(_one_line(f"failed: {name}: {result.problem}"), file=sys.stderr)
-        if result.done or result.failed:
-            _say(
-                json_file,
-                f"{name}: {result.done} done, {result.skipped} complete before, {len(result.failed)} failed, "
-                f"{result.seconds:.1f} s",
-            )
-
-    results = run_dump(plan, ended)
+    finally:
+        crew.close()
     done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
     skipped = sum(r.skipped for r in results)
-    _figures(
-        json_file,
-        [
-            {
-                "job": r.job.name,
-                "done": r.done,
-                "skipped": r.skipped,
-                "failed": r.failed,
-                "problem": r.problem,
-                "seconds": r.seconds,
-            }
-            for r in results
-        ],
-    )
+    _figures(json_file, [r.as_json() for r in results])
     problems = sum(r.problem is not None for r in results)
+    if sum(bool(r.done or r.failed) for r in results) > 1:
+        for line in table(results):
+            _say(json_file, line)
     if not done and not failed and not problems and not plan.todo:
         _say(json_file, f"nothing to do: all {skipped} images are complete")
     else:
@@ -292,15 +313,34 @@ def dump(
         )
     if problems:
         _say(json_file, f"{problems} of {len(plan.jobs)} jobs could not be done")
+    if failed + problems:
+        _say_again(json_file)
     _finish(any(r.interrupted for r in results), failed + problems)
 
 
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
+def _dumped(result: JobResult, json_file: str | None) -> None:
+    name = result.job.name
+    _failed(name, result.failed)
+    if result.problem:
+        print(_one_line(f"failed: {name}: {result.problem}"), file=sys.stderr)
+    if result.fallbacks:
+        print(
+            f"{name}: {len(result.fallbacks)} images did not fit into the device's memory at once and were made "
+            "in parts; run.json lists them",
+            file=sys.stderr,
+        )
+    if result.done or result.failed:
+        _say(
+            json_file,
+            f"{name}: {result.done} done, {result.skipped} complete before, {len(result.failed)} failed, "
+            f"{result.seconds:.1f} s",
+        )
+
+
+def _say_again(json_file: str | None) -> None:
+    """The command that tries again what failed, and skips what is complete."""
+    words = [word for word in sys.argv[1:] if word != "--overwrite"]
+    _say(json_file, f"to try again what failed: {shlex.join(['hmsa-pipeline', *words])}")
 
 
 def _finish(interrupted: bool, failed: int) -> None:
@@ -334,6 +374,9 @@ def ensemble(
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Fuse images that some members lack from the others.")
     ] = False,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    image_timeout: PatienceOption = 1800.0,
     overwrite: OverwriteOption = False,
     dry_run: DryRunOption = False,
     json_file: JsonOption = None,
@@ -346,6 +389,7 @@ def ensemble(
         manifest, output, models, datasets, data_root, assets, ensemble={"label": label, "confidence": confidence}
     )
     from .pipeline.ensemble import plan_ensemble, run_ensemble
+    from .pipeline.schedule import hire
 
     plans = plan_ensemble(found, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
     if dry_run:
@@ -372,7 +416,11 @@ def ensemble(
                 f"{len(result.failed)} failed, {result.seconds:.1f} s",
             )
 
-    results = run_ensemble(found, plans, ended, overwrite=overwrite)
+    crew, _, _ = hire("cpu", workers=workers, scheduler=scheduler, needs_gpu=False)
+    try:
+        results = run_ensemble(found, plans, crew, ended, overwrite=overwrite, patience=image_timeout)
+    finally:
+        crew.close()
     done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
     skipped = sum(r.skipped for r in results)
     _figures(
@@ -415,13 +463,14 @@ def status(
 
     Example: hmsa-pipeline status --output runs/bravo
     """
+    from .pipeline.figures import as_size
     from .pipeline.verify import status as states
 
     found = states(_load(manifest, output, models, datasets, data_root, assets))
     wide = max(len(f"{s.dataset}/{s.model}") for s in found)
     for s in found:
         what = s.problem or (
-            f"{s.complete:6} / {s.total:<6} {_size(s.bytes):>9}  {s.written or 'never'}"
+            f"{s.complete:6} / {s.total:<6} {as_size(s.bytes):>9}  {s.written or 'never'}"
             if s.total
             else "no store yet"
         )

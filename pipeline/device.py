@@ -31,6 +31,30 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda", int(found[2])) if found[2] else torch.device("cuda")
 
 
+def resolve_devices(name: str) -> list[torch.device]:
+    """``auto``, ``cpu``, ``cuda`` (all there are), ``cuda:N`` or ``cuda:N,M`` as devices that are there.
+
+    Raises:
+        ManifestError: no such device.
+    """
+    if found := re.fullmatch(r"cuda:(\d{1,3}(?:,\d{1,3})+)", name):
+        numbers = [int(number) for number in found[1].split(",")]
+        if len(set(numbers)) < len(numbers):
+            raise ManifestError(f"--device {name}: names a device twice; name each once")
+        return [resolve_device(f"cuda:{number}") for number in numbers]
+    device = resolve_device(name)
+    if device.type == "cuda" and device.index is None:
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [device]
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is, for people: the GPU's model, or how many threads the CPU computes with."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
 def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:
     """The precision that is really used, and a line for the user where it is not the one wanted."""
     if wanted == "fp16" and device.type == "cpu":

@@ -5,9 +5,10 @@ What went in stands in ``ensemble.json`` beside the predictions of a dataset (se
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,13 @@ import torch
 from PIL import Image
 
 from ..datasets.layouts import output_stem
-from ..errors import ManifestError, StoreError, disk_error
+from ..errors import DiskError, ManifestError, StoreError, disk_error
 from ..files import atomic_path, is_partial, write_json
+from .block import Outcome, Report
+from .crew import Crew
+from .foreman import Item, Tally, run_works
 from .fusion_record import RECORD, changes, describe, read_record, same_work
-from .lock import require_free, writer_lock
+from .lock import require_free, require_held, writer_lock
 from .manifest import Manifest, Member
 from .progress import Progress
 from .record import failures, gone, record_run
@@ -220,18 +224,26 @@ def _older(label: Path, stores: list[LogitStore | None], image: str) -> bool:
 
 
 def run_ensemble(
-    manifest: Manifest, plans: list[Fusion], ended: Callable[[FusionResult], None], *, overwrite: bool = False
+    manifest: Manifest,
+    plans: list[Fusion],
+    crew: Crew,
+    ended: Callable[[FusionResult], None],
+    *,
+    overwrite: bool = False,
+    patience: float = 1800.0,
 ) -> list[FusionResult]:
-    """Fuse what the plans list, dataset by dataset.
+    """Fuse what the plans list with the crew.
 
-    A member's damaged image is reported and the rest goes on. After an interrupt the last result says
+    A member's damaged image is reported and the rest goes on. After an interrupt a result says
     ``interrupted``.
 
     Args:
         manifest: what the plans were made of.
         plans: see `plan_ensemble`.
+        crew: who does the work.
         ended: called with each dataset's result when it ends.
         overwrite: whether the predictions that are there are removed before the first is fused.
+        patience: seconds after which an image that is still in work is given up.
 
     Raises:
         StoreError: the output cannot be written, or another run works on the same predictions.
@@ -241,38 +253,47 @@ def run_ensemble(
         # All of them now: else the same command without the flag could not go on after an interruption.
         for plan in plans:
             _remove(plan.folder)
+    works = [_FolderWork(plan) for plan in plans]
+
+    def ended_work(position: int, tally: Tally) -> None:
+        if (refused := works[position].refused) is not None:
+            raise refused
+        plan = plans[position]
+        result = FusionResult(
+            plan.dataset,
+            done=tally.done,
+            skipped=plan.skipped,
+            failed=plan.absent | tally.failed,
+            partial=len(plan.partial),
+            seconds=tally.seconds,
+            interrupted=tally.interrupted,
+        )
+        results.append(result)
+        _record(manifest, result)
+        with progress.aside():
+            ended(result)
+
     with Progress(sum(len(plan.tasks) for plan in plans)) as progress:
-        for plan in plans:
-            begun = time.monotonic()
-            result = FusionResult(
-                plan.dataset, skipped=plan.skipped, failed=dict(plan.absent), partial=len(plan.partial)
-            )
-            progress.job(plan.dataset, len(plan.tasks))
-            try:
-                with writer_lock(plan.folder):
-                    _run(plan, result, progress)
-            except OSError as error:
-                raise disk_error(plan.folder, error) from error
-            result.seconds = time.monotonic() - begun
-            results.append(result)
-            record_run(
-                manifest.output,
-                "ensemble",
-                plan.dataset,
-                manifest.resolved(),
-                done=result.done,
-                skipped=result.skipped,
-                partial=result.partial,
-                failed=result.failed,
-                idle=not result.done and not result.failed,
-                interrupted=result.interrupted,
-                seconds=round(result.seconds, 3),
-            )
-            with progress.aside():
-                ended(result)
-            if result.interrupted:
-                break
+        interrupted = run_works(works, crew, progress, ended_work, places=(manifest.output,), patience=patience)
+    if interrupted and not any(result.interrupted for result in results):
+        results.append(FusionResult(plans[-1].dataset, interrupted=True))
     return results
+
+
+def _record(manifest: Manifest, result: FusionResult) -> None:
+    record_run(
+        manifest.output,
+        "ensemble",
+        result.dataset,
+        manifest.resolved(),
+        done=result.done,
+        skipped=result.skipped,
+        partial=result.partial,
+        failed=result.failed,
+        idle=not result.done and not result.failed,
+        interrupted=result.interrupted,
+        seconds=round(result.seconds, 3),
+    )
 
 
 def _remove(folder: Path) -> None:
@@ -290,66 +311,168 @@ def _sweep(folder: Path, unwanted: Callable[[str], bool]) -> None:
             Path(base, name).unlink()
 
 
-def _run(plan: Fusion, result: FusionResult, progress: Progress) -> None:
-    before = read_record(plan.folder)
-    if before and not same_work(before, plan.record):
-        raise StoreError(
-            f"{plan.folder}: another run has just begun predictions made in another way "
-            f"({changes(before, plan.record)}); choose another --output"
-        )
-    _sweep(plan.folder, is_partial)
-    # Before the record, which will no longer say that they lack a member or are older than their logits.
-    for task in plan.tasks:
-        prediction_paths(plan.folder, task.entry.path)[0].unlink(missing_ok=True)
-    # Before the first prediction: one that lies there without its line in the record would later pass
-    # for one of all members.
-    record = {**plan.record, "partial": plan.partial}
-    if before != record:
-        write_json(plan.folder / RECORD, record)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(THREADS, "fuse") as pool:
-            waiting: dict[Future[None], str] = {}
-            tasks: Iterator[Task] = iter(plan.tasks)
-            try:
-                for task in tasks:
-                    waiting[pool.submit(_fuse_image, plan, task)] = task.entry.path
-                    if len(waiting) >= 2 * THREADS:
-                        _collect(wait(waiting, return_when=FIRST_COMPLETED).done, waiting, result, progress)
-                while waiting:
-                    _collect(wait(waiting, return_when=FIRST_COMPLETED).done, waiting, result, progress)
-            except KeyboardInterrupt:
-                result.interrupted = True
-                for future in [f for f in waiting if f.cancel()]:
-                    del waiting[future]
-                while waiting:
-                    _collect(wait(waiting, return_when=FIRST_COMPLETED).done, waiting, result, progress)
-    finally:
-        torch.set_num_threads(threads)
+class _FolderWork:
+    """The predictions of one dataset as the foreman sees them."""
 
+    def __init__(self, plan: Fusion) -> None:
+        self._plan = plan
+        self._held = contextlib.ExitStack()
+        self._tasks = {task.entry.path: task for task in plan.tasks}
+        self.refused: StoreError | None = None
 
-def _collect(
-    finished: set[Future[None]], waiting: dict[Future[None], str], result: FusionResult, progress: Progress
-) -> None:
-    for future in finished:
-        path = waiting.pop(future)
+    @property
+    def name(self) -> str:
+        return self._plan.dataset
+
+    @property
+    def key(self) -> str:
+        return self._plan.dataset
+
+    def open(self) -> list[Item]:
         try:
-            future.result()
+            self._token = self._held.enter_context(writer_lock(self._plan.folder))
+            self._prepare()
         except StoreError as error:
-            result.failed[path] = str(error)
-        except MemoryError:
-            result.failed[path] = "does not fit into memory"
-        else:
-            result.done += 1
-        progress.advance()
+            # Unlike a dump's jobs, which are many, one that is refused ends the run.
+            self.refused = error
+            raise
+        except OSError as error:
+            raise disk_error(self._plan.folder, error) from error
+        return [Item(t.entry.path, max(1, (t.entry.height or 0) * (t.entry.width or 0))) for t in self._plan.tasks]
+
+    def _prepare(self) -> None:
+        plan = self._plan
+        before = read_record(plan.folder)
+        if before and not same_work(before, plan.record):
+            raise StoreError(
+                f"{plan.folder}: another run has just begun predictions made in another way "
+                f"({changes(before, plan.record)}); choose another --output"
+            )
+        _sweep(plan.folder, is_partial)
+        # Before the record, which will no longer say that they lack a member or are older than their logits.
+        for task in plan.tasks:
+            prediction_paths(plan.folder, task.entry.path)[0].unlink(missing_ok=True)
+        # Before the first prediction: one that lies there without its line in the record would later pass
+        # for one of all members.
+        record = {**plan.record, "partial": plan.partial}
+        if before != record:
+            write_json(plan.folder / RECORD, record)
+
+    def block(self, paths: Sequence[str]) -> FusionBlock:
+        plan = self._plan
+        members = tuple((member, store.path if store else None) for member, store in plan.members)
+        tasks = tuple(self._tasks[path] for path in paths)
+        functions = plan.record["label"], plan.record["confidence"]
+        return FusionBlock(plan.folder, members, functions, tasks, self._token)
+
+    def incomplete(self, paths: Iterable[str]) -> list[str]:
+        return [path for path in paths if not prediction_paths(self._plan.folder, path)[0].exists()]
+
+    def close(self) -> None:
+        self._held.close()
 
 
-def _fuse_image(plan: Fusion, task: Task) -> None:
+@dataclass(frozen=True)
+class FusionBlock:
+    """Some images of one dataset.
+
+    Attributes:
+        folder: where the predictions go.
+        members: with the paths of their stores, None where one has none.
+        functions: of the label and of the confidence.
+        tasks: the images.
+        token: of the run's lock on the folder.
+    """
+
+    folder: Path
+    members: tuple[tuple[Member, Path | None], ...]
+    functions: tuple[str, str]
+    tasks: tuple[Task, ...]
+    token: str
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(task.entry.path for task in self.tasks)
+
+    def run(self, report: Report) -> Outcome:
+        """Fuse the images, several at a time; one that fails is tried once more, then listed."""
+        begun = time.monotonic()
+        outcome = Outcome()
+        done: set[str] = set()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            stores = [None if path is None else _opened(path) for _, path in self.members]
+            self._fuse_all(stores, report, outcome, done)
+        except DiskError as error:
+            outcome.disk = str(error)
+        except StoreError as error:
+            outcome.problem = str(error)
+        finally:
+            torch.set_num_threads(threads)
+        outcome.left = tuple(path for path in self.paths if path not in done and path not in outcome.failed)
+        outcome.seconds = time.monotonic() - begun
+        return outcome
+
+    def _fuse_all(self, stores: list[LogitStore | None], report: Report, outcome: Outcome, done: set[str]) -> None:
+        waiting: dict[Future[None], str] = {}
+
+        def collect() -> None:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                path = waiting.pop(future)
+                try:
+                    future.result()
+                except DiskError:
+                    raise
+                except StoreError as error:
+                    outcome.failed[path] = str(error)
+                except MemoryError:
+                    outcome.failed[path] = "does not fit into memory"
+                except OSError as error:
+                    raise disk_error(self.folder, error) from error
+                else:
+                    done.add(path)
+                report.settle()
+
+        with ThreadPoolExecutor(THREADS, "fuse") as pool:
+            try:
+                for task in self.tasks:
+                    if report.stopping:
+                        break
+                    require_held(self.folder, self.token)
+                    waiting[pool.submit(self._twice, stores, task, report)] = task.entry.path
+                    if len(waiting) >= 2 * THREADS:
+                        collect()
+            finally:
+                while waiting:
+                    collect()
+
+    def _twice(self, stores: list[LogitStore | None], task: Task, report: Report) -> None:
+        with report.at_work(task.entry.path):
+            try:
+                _fuse_image(self, stores, task)
+            except DiskError:
+                raise
+            except StoreError:
+                _fuse_image(self, stores, task)
+
+
+_known: dict[str, LogitStore] = {}
+
+
+def _opened(path: Path) -> LogitStore:
+    """The store, opened once for as many blocks as find it unchanged."""
+    store = _known.get(str(path))
+    if store is None or not store.is_current():
+        store = _known[str(path)] = LogitStore.open(path)
+    return store
+
+
+def _fuse_image(block: FusionBlock, all_stores: list[LogitStore | None], task: Task) -> None:
     """Fuse one image and write its two files, the class map last: it says that both are there."""
     entry = task.entry
-    members = [plan.members[i] for i in task.members]
-    stores = [store for _, store in members if store is not None]
+    members = [block.members[i][0] for i in task.members]
+    stores = [store for store in (all_stores[i] for i in task.members) if store is not None]
     rows = [(store, store.index[entry.path]) for store in stores]
     if entry.height is None or entry.width is None:
         raise StoreError(f"{entry.path}: has logits but no size in the table of images")
@@ -358,10 +481,10 @@ def _fuse_image(plan: Fusion, task: Task) -> None:
     for start, stop in stores[0].strips(rows[0][1]):
         fused = fuse(
             (torch.from_numpy(store.read(row, start, stop)) for store, row in rows),
-            [member.weight for member, _ in members],
-            [member.temperature for member, _ in members],
-            label=plan.record["label"],
-            confidence=plan.record["confidence"],
+            [member.weight for member in members],
+            [member.temperature for member in members],
+            label=block.functions[0],
+            confidence=block.functions[1],
         )
         if not bool(fused.confidence.isfinite().all()):
             raise DamagedShardError(
@@ -369,7 +492,7 @@ def _fuse_image(plan: Fusion, task: Task) -> None:
             )
         label[start:stop] = fused.label.numpy()
         confidence[start:stop] = quantise(fused.confidence).numpy()
-    label_path, confidence_path = prediction_paths(plan.folder, entry.path)
+    label_path, confidence_path = prediction_paths(block.folder, entry.path)
     for path, pixels in ((confidence_path, confidence), (label_path, label)):
         with atomic_path(path) as temporary:
             Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)

@@ -60,3 +60,12 @@ def _is_special(path: Path) -> bool:
 
 def _unwritable(target: str, error: OSError) -> HmsaError:
     return HmsaError(f"--json {target}: cannot be written ({error.strerror}); name another file")
+
+
+def as_size(count: float) -> str:
+    """Bytes for people, such as ``1.54 GB``."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

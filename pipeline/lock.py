@@ -23,13 +23,16 @@ _HIDDEN = "hidden"
 
 
 @contextlib.contextmanager
-def writer_lock(target: Path) -> Iterator[None]:
+def writer_lock(target: Path) -> Iterator[str]:
     """Hold the lock of the folder ``target`` while the block runs.
 
     The lock is the file ``<target>.lock`` beside it, so that the folder may be removed and holds
     nothing but results. The lock of a process of this host that is gone is free at once; that of another
     host, or from before a restart, after five minutes without heartbeat (its file's modification time,
     renewed every 30 s).
+
+    Yields:
+        a token, by which others may ask whether the lock is still this holder's (`require_held`).
 
     Raises:
         StoreError: somebody else holds it, or the folder cannot be written.
@@ -47,7 +50,7 @@ def writer_lock(target: Path) -> Iterator[None]:
     beat = threading.Thread(target=_heartbeat, args=(path, token, stop), name="lock-heartbeat", daemon=True)
     beat.start()
     try:
-        yield
+        yield token
     finally:
         stop.set()
         beat.join()
@@ -59,6 +62,22 @@ def writer_lock(target: Path) -> Iterator[None]:
 def require_free(target: Path) -> None:
     """Raise StoreError if somebody holds the lock of ``target`` now; nothing is written."""
     _require_dead(_lock_file(target))
+
+
+def require_held(target: Path, token: str) -> None:
+    """Raise StoreError unless the lock of ``target`` is still held by who got ``token``, and beats.
+
+    A worker on another machine asks before it writes: the run that sent it may be dead, and replaced.
+    """
+    path = _lock_file(target)
+    try:
+        held = _token(path) == token and time.time() - path.stat().st_mtime < STALE_SECONDS
+    except FileNotFoundError:
+        held = False
+    if not held:
+        raise StoreError(
+            f"{path}: is no longer held by the run that this work belongs to; run the same command again"
+        )
 
 
 def _lock_file(target: Path) -> Path:

@@ -64,6 +64,10 @@ Scales = Annotated[tuple[Positive, ...], AfterValidator(_check_scales)]
 Version = Annotated[Literal[1], BeforeValidator(_check_version)]
 
 
+class Tile(Settings):
+    """Pieces of an image that does not fit into the device's memory as a whole."""
+
+
 class Inference(Settings):
     """How every model looks at an image."""
 
@@ -78,6 +82,7 @@ class Inference(Settings):
         default="fp16",
         description="Arithmetic of the forward pass on a GPU; on a CPU fp16 means fp32.",
     )
+    tile: Tile | None = None
 
 
 class StoreSettings(Settings):
@@ -292,7 +297,7 @@ def find_manifest(source: str | Path, shipped: Path = SHIPPED) -> Path:
 def load_manifest(
     source: str | Path,
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     data_root: Path | None = None,
     assets: Path | None = None,
     models: Sequence[str] | None = None,

@@ -1,10 +1,11 @@
-"""Progress of long work: two bars on a terminal, a plain line every 30 s elsewhere."""
+"""Progress of long work: a bar per worker and one for all on a terminal, a plain line every 30 s elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn, Self
 
@@ -13,8 +14,23 @@ from tqdm import tqdm
 LOG_SECONDS = 30.0
 
 
+def say(line: str) -> None:
+    """Print a line on standard error without tearing the bars."""
+    tqdm.write(line, file=sys.stderr)
+
+
+@dataclass
+class _Part:
+    """What one worker is at."""
+
+    name: str
+    total: int
+    done: int = 0
+    bar: tqdm[NoReturn] | None = None
+
+
 class Progress:
-    """Counts images of one job after another.
+    """Counts images of jobs, which one worker does one after another, or several side by side.
 
     Args:
         total: images of all jobs together, without those that were complete before.
@@ -23,15 +39,12 @@ class Progress:
 
     def __init__(self, total: int, unit: str = "image") -> None:
         self._total, self._done, self._unit = total, 0, unit
-        self._job, self._job_total, self._job_done = "", 0, 0
+        self._parts: dict[str, _Part] = {}
         self._start = self._logged = time.monotonic()
         self._terminal = sys.stderr.isatty()
-        self._bars: list[tqdm[NoReturn]] = []
+        self._bar: tqdm[NoReturn] | None = None
         if self._terminal and total:
-            self._bars = [
-                tqdm(total=total, desc="total", unit=f" {unit}", position=0, smoothing=0.05),
-                tqdm(total=0, unit=f" {unit}", position=1, leave=False),
-            ]
+            self._bar = tqdm(total=total, desc="total", unit=f" {unit}", position=0, smoothing=0.05)
 
     def __enter__(self) -> Self:
         return self
@@ -39,29 +52,40 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for bar in reversed(self._bars):
-            bar.close()
+        for part in reversed(self._parts.values()):
+            if part.bar is not None:
+                part.bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
-    def job(self, name: str, total: int) -> None:
-        """Begin the job ``name`` of ``total`` images."""
-        self._job, self._job_total, self._job_done = name, total, 0
-        if self._bars:
-            self._bars[1].set_description(name)
-            self._bars[1].reset(total=total)
+    def job(self, name: str, total: int, worker: str = "") -> None:
+        """The worker begins with ``total`` images of the job ``name``."""
+        before = self._parts.get(worker)
+        bar = before.bar if before else None
+        if self._bar is not None:
+            if bar is None:
+                bar = tqdm(total=0, unit=f" {self._unit}", position=1 + len(self._parts), leave=False)
+            bar.set_description(f"{worker} {name}".strip())
+            bar.reset(total=total)
+        self._parts[worker] = _Part(name, total, bar=bar)
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: int = 1, worker: str = "") -> None:
         """One image, or ``count`` of them, is done, well or badly."""
         self._done += count
-        self._job_done += count
-        for bar in self._bars:
-            bar.update(count)
-        if not self._bars and time.monotonic() - self._logged >= LOG_SECONDS:
+        part = self._parts.get(worker)
+        if part is not None:
+            part.done += count
+            if part.bar is not None:
+                part.bar.update(count)
+        if self._bar is not None:
+            self._bar.update(count)
+        elif time.monotonic() - self._logged >= LOG_SECONDS:
             self._logged = time.monotonic()
             self.note(self._line())
 
     def note(self, line: str) -> None:
         """Print a line without tearing the bars."""
-        tqdm.write(line, file=sys.stderr)
+        say(line)
 
     def aside(self) -> AbstractContextManager[None]:
         """While the block prints, the bars step aside."""
@@ -70,7 +94,7 @@ class Progress:
     def _line(self) -> str:
         rate = self._done / max(1e-9, time.monotonic() - self._start)
         left = tqdm.format_interval(int((self._total - self._done) / rate))
-        return (
-            f"{self._job} {self._job_done}/{self._job_total}, total {self._done}/{self._total} {self._unit}s, "
-            f"{rate:.2f} {self._unit}s/s, {left} left"
+        at = ", ".join(
+            f"{worker} {part.name} {part.done}/{part.total}".strip() for worker, part in sorted(self._parts.items())
         )
+        return f"{at}, total {self._done}/{self._total} {self._unit}s, {rate:.2f} {self._unit}s/s, {left} left"

@@ -333,7 +333,7 @@ def recipe_of(dataset: str) -> str:
 def load_recipe(
     source: str | Path,
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     data_root: Path | None = None,
     assets: Path | None = None,
     root: Path | None = None,

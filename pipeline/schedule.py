@@ -1,215 +1,505 @@
-"""From a manifest to jobs, and the jobs to a device: everything is checked before anything starts."""
+"""Workers in processes of their own, here or on other machines: the only file that knows Dask.
+
+A `DaskCrew` gives each worker one block at a time (resource ``GPU: 1``) and turns what Dask says of futures,
+workers and events into the events of `crew`. Dask never holds more than one task a worker, so its scheduler
+stays small, and one task that kills workers takes no others down with it. Every wait has a timeout.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import queue
+import socket
+import tempfile
+import threading
+import time
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from dask import config as dask_config
+from distributed import Client, Future, Nanny, Scheduler, SpecCluster, get_worker
+from distributed.scheduler import KilledWorker
 
-from ..datasets.images import MEAN, STD
-from ..datasets.taxonomy import CLASS_NAMES
-from ..errors import CheckpointError, DiskError, ManifestError, StoreError, disk_error
-from ..files import PARTIAL, sha256
-from ..models.checkpoint import check_weights
-from .device import resolve_device, resolve_precision
-from .dump import Job, JobResult, Predictor, run_job
-from .lock import require_free, writer_lock
-from .manifest import Manifest, Member
-from .progress import Progress
-from .record import record_gone, record_run
-from .store import Identity, LogitStore
-from .survey import photographs, store_path
+from .. import __version__
+from ..errors import HmsaError, ManifestError, StoreError, first_few
+from .block import Block, News, Outcome, Report
+from .crew import Alone, Crew, Died, Ended, Event, Hand, Heard, Raised
+from .device import device_name, resolve_devices
+from .progress import say
 
-PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": list(STD)}
+RESOURCE = "GPU"
+NEWS_SECONDS = 0.5
+HEARTBEAT_SECONDS = 5.0
+START_SECONDS = 120.0
+GONE_SECONDS = 60.0
+THREADS_EACH = 4
+_QUIET = logging.CRITICAL
 
-
-@dataclass(frozen=True)
-class Plan:
-    """Jobs in the order in which they run, the number of images complete in each, and on what.
-
-    With ``overwrite`` the stores that are there are removed before the first job runs.
-    """
-
-    manifest: Manifest
-    jobs: tuple[Job, ...]
-    complete: tuple[int, ...]
-    device: torch.device
-    precision: str
-    notes: tuple[str, ...]
-    overwrite: bool = False
-
-    @property
-    def todo(self) -> int:
-        """Images still to be made, over all jobs."""
-        return sum(len(job.wanted) for job in self.jobs) - sum(self.complete)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of raw logits still to be made, an upper bound of what will be written."""
-        share = (1 - done / max(1, len(job.wanted)) for job, done in zip(self.jobs, self.complete, strict=True))
-        return int(sum(s * _raw_bytes(job) for s, job in zip(share, self.jobs, strict=True)))
+# Ctrl-C reaches all processes of a terminal, and a cluster's SIGTERM all of a job: the run tells its workers.
+_DEAF = "import signal\nfor s in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(s, signal.SIG_IGN)\n"
 
 
-def _raw_bytes(job: Job) -> int:
-    return sum(2 * len(CLASS_NAMES) * p.size[0] * p.size[1] for p in job.wanted if p.size)
-
-
-def plan_dump(manifest: Manifest, *, device: str = "auto", limit: int | None = None, overwrite: bool = False) -> Plan:
-    """Check everything that a dump needs, and list its jobs, member by member.
+def hire(
+    device: str = "auto", *, workers: int | None = None, scheduler: str | None = None, needs_gpu: bool = True
+) -> tuple[Crew, torch.device, int | None]:
+    """The crew that the command line asks for, not started yet unless it is a running cluster's.
 
     Args:
-        manifest: what is to be dumped.
-        device: see `resolve_device`.
-        limit: images per dataset, from the first; None for all.
-        overwrite: whether stores that are there are started afresh.
+        device: see `resolve_devices`; for a running cluster ``auto``, ``cpu`` or ``cuda``.
+        workers: processes on the CPU; 0 to work in this process; None for one per GPU, or one.
+        scheduler: address (``tcp://host:port``) or scheduler file of a running cluster; None for one of our own.
+        needs_gpu: whether the work gains by a GPU; without one workers are counted by CPU threads.
+
+    Returns:
+        the crew, the device as its workers see it, and the CPU threads of each (None to leave them alone).
 
     Raises:
-        HmsaError: a device, checkpoint, dataset or store is not as it must be.
+        ManifestError: the options contradict one another, or what they name is not there.
+        StoreError: the scheduler cannot be reached, has no workers, or they are of another version.
     """
-    target = resolve_device(device)
-    precision, note = resolve_precision(manifest.inference.precision, target)
-    notes = [note] if note else []
-    members = [m for m in manifest.models if not m.external]
-    notes += [
-        f"model {m.name}: is external, filled by 'hmsa-pipeline import-logits'" for m in manifest.models if m.external
-    ]
-    if not members:
-        raise ManifestError("no model to dump: all are external; fill them with 'hmsa-pipeline import-logits'")
-    roots = [d.root_path() for d in manifest.datasets]
-    for member in members:
-        member.checkpoint_path()
-    surveys = [tuple(photographs(manifest, dataset, afresh=overwrite)) for dataset in manifest.datasets]
-    identities = [_identity(manifest, member, precision) for member in members]
-    jobs = tuple(
-        Job(
-            member=member,
-            dataset=dataset.name,
-            root=root,
-            store=store_path(manifest.output, dataset.name, member.name),
-            identity=identity,
-            photographs=survey,
-            limit=limit,
-        )
-        for member, identity in zip(members, identities, strict=True)
-        for dataset, root, survey in zip(manifest.datasets, roots, surveys, strict=True)
-    )
-    for job in jobs:
-        require_free(job.store)
-    complete = tuple(0 if overwrite else _complete(job) for job in jobs)
-    return Plan(manifest, jobs, complete, target, precision, tuple(notes), overwrite)
-
-
-def _identity(manifest: Manifest, member: Member, precision: str) -> Identity:
-    path = member.checkpoint_path()
-    check_weights(path, member.arch)
-    digest = sha256(path)
-    if member.sha256 and member.sha256 != digest:
-        raise CheckpointError(
-            f"{path}: its sha256 is {digest[:12]}..., the manifest says {member.sha256[:12]}... for model "
-            f"'{member.name}'; fetch the file again, or correct the manifest"
-        )
-    return Identity(
-        model=member.name,
-        architecture=member.arch,
-        checkpoint=path.name,
-        sha256=digest,
-        scales=tuple(sorted(manifest.inference.scales)),
-        flip=manifest.inference.flip,
-        precision=precision,
-        classes=CLASS_NAMES,
-        preprocessing=PREPROCESSING,
-        encoding=manifest.store.encoding,
-    )
-
-
-def _complete(job: Job) -> int:
-    """Wanted images that need no work; StoreError if the store is another work, or of other photographs."""
-    if not LogitStore.exists(job.store):
-        return 0
-    store = LogitStore.open(job.store)
-    store.require(job.identity)
-    store.require_same(job.photographs)
-    known = dict(zip((e.path for e in store.images), store.complete(), strict=True))
-    return sum(known.get(photo.path, False) for photo in job.wanted)
-
-
-def require_writable(output: Path) -> None:
-    """Raise StoreError unless files can be made in ``output``, which is made where it is missing."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / f".{uuid.uuid4().hex}{PARTIAL}"
-        try:
-            probe.write_bytes(b"x")
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(
-            f"{output}: cannot be written ({error.strerror}); choose another --output, or free it"
-        ) from error
-
-
-def run_dump(plan: Plan, ended: Callable[[JobResult], None]) -> list[JobResult]:
-    """Run the plan's jobs one after another, and keep what became of each in ``run.json``.
-
-    A job whose store cannot be used has a ``problem``, and the others go on. After an interrupt the
-    remaining jobs are left out and the last result says ``interrupted``.
-
-    Args:
-        plan: the jobs.
-        ended: called with each job's result when it ends.
-
-    Raises:
-        DiskError: the disk cannot be written; what is complete is kept.
-    """
-    manifest = plan.manifest
-    require_writable(manifest.output)
-    if plan.overwrite:
-        # All of them now: else the same command without the flag could not go on after an interruption.
-        for job in plan.jobs:
-            _set_aside(job.store)
-    predictor = Predictor(plan.device, plan.precision, manifest.inference.scales, manifest.inference.flip)
-    results: list[JobResult] = []
-    with Progress(plan.todo) as progress:
-        for job in plan.jobs:
-            try:
-                result = run_job(job, predictor, progress)
-            except DiskError:
-                raise
-            except StoreError as error:
-                result = JobResult(job, problem=str(error))
-            results.append(result)
-            present = {photo.path for photo in job.photographs}
-            record_gone(manifest.output, job.dataset, result.gone, present)
-            record_run(
-                manifest.output,
-                "dump",
-                job.name,
-                manifest.resolved(),
-                failed=result.failed,
-                looked_at=result.settled | result.gone | result.failed.keys(),
-                idle=not result.done and not result.failed and not result.problem,
-                images=len(job.wanted),
-                done=result.done,
-                skipped=result.skipped,
-                problem=result.problem,
-                interrupted=result.interrupted,
-                seconds=round(result.seconds, 3),
-                device=str(plan.device),
-                precision=plan.precision,
+    if scheduler is not None:
+        if workers is not None:
+            raise ManifestError("--workers: a running cluster has its own; leave it out, or leave --scheduler out")
+        crew = _Running(scheduler, device)
+        return crew, torch.device(crew.device), None
+    devices = resolve_devices(device)
+    if devices[0].type == "cuda" and needs_gpu:
+        if workers not in (None, 0, len(devices)):
+            raise ManifestError(
+                f"--workers {workers}: there is one worker per GPU; name them, as in --device cuda:0,2, or use "
+                "--device cpu"
             )
-            with progress.aside():
-                ended(result)
-            if result.interrupted:
-                break
-    return results
+        if workers == 0:
+            return Alone(str(devices[0])), devices[0], None
+        return _Local([_visible(one) for one in devices], None), torch.device("cuda"), None
+    cpu = torch.device("cpu")
+    if workers == 0:
+        return Alone(device_name(cpu)), cpu, None
+    count = workers or (1 if needs_gpu else max(1, torch.get_num_threads() // THREADS_EACH))
+    threads = max(1, torch.get_num_threads() // count)
+    return _Local([("cpu" if count == 1 else f"cpu{n}", "") for n in range(count)], threads), cpu, threads
 
 
-def _set_aside(store: Path) -> None:
+def _visible(device: torch.device) -> tuple[str, str]:
+    """A GPU's name here, and what CUDA_VISIBLE_DEVICES has to be for a process that is to see only it."""
+    index = device.index or 0
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return f"gpu{index}", named[index] if index < len(named) else str(index)
+
+
+# ------------------------------------------------------------------ the worker's side
+
+_stopped: set[str] = set()
+
+
+def _stop_here(run: str) -> None:
+    _stopped.add(run)
+
+
+def _do(block: Block, run: str, number: int) -> Outcome:
+    """The task: a block, with a thread beside it that says how far it is."""
+    worker = get_worker()
+    ended = threading.Event()
+    report = Report(lambda: run in _stopped)
+
+    def tell() -> None:
+        said, at = News(-1), 0.0
+        while not ended.wait(NEWS_SECONDS):
+            news, now = report.news(), time.monotonic()
+            if (news.settled, news.image) != (said.settled, said.image) or now - at >= HEARTBEAT_SECONDS:
+                said, at = news, now
+                worker.log_event(run, [number, worker.name, news.settled, news.image, news.age])
+
+    thread = threading.Thread(target=tell, name="news", daemon=True)
+    thread.start()
     try:
-        with writer_lock(store):
-            LogitStore.set_aside(store)
-    except OSError as error:
-        raise disk_error(store, error) from error
+        return block.run(report)
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _who(places: Sequence[str], marker: str | None) -> dict[str, Any]:
+    """What a worker is, and which of the places that the run needs it does not reach."""
+    cuda = torch.cuda.is_available()
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "device": "cuda" if cuda else "cpu",
+        "model": device_name(torch.device("cuda" if cuda else "cpu")),
+        "bf16": cuda and torch.cuda.is_bf16_supported(),
+        "host": socket.gethostname(),
+        "missing": [place for place in places if not Path(place).exists()],
+        "sees": marker is None or Path(marker).exists(),
+    }
+
+
+# ------------------------------------------------------------------ the run's side
+
+
+class DaskCrew:
+    """What a cluster of our own and a running one have in common."""
+
+    dashboard: str | None = None
+
+    def __init__(self) -> None:
+        self._run = f"hmsa-{uuid.uuid4().hex[:12]}"
+        self._client: Client | None = None
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._futures: dict[int, Future] = {}
+        self._addresses: dict[str, str] = {}
+        self._hands: list[Hand] = []
+        self._looked = self._alive = 0.0
+        self._said = 0.0
+
+    # what differs
+
+    def describe(self) -> list[str]:
+        """The workers there are or will be, a line each, for people."""
+        raise NotImplementedError
+
+    def _connect(self) -> Client:
+        raise NotImplementedError
+
+    def _kill(self, name: str, address: str | None) -> None:
+        raise NotImplementedError
+
+    def _gone(self, seconds: float) -> None:
+        """Nobody has been there for so long."""
+        raise NotImplementedError
+
+    # the crew
+
+    def start(self, places: tuple[Path, ...]) -> None:
+        """Connect, see who is there, and hold every worker against this process.
+
+        Raises:
+            StoreError: a worker does not reach ``places``, or is of another version.
+        """
+        client = self._open()
+        workers = self._ask(places)
+        for name, found in workers.items():
+            where = f"worker {name} on {found['host']}"
+            for what, mine in (("version", __version__), ("torch", torch.__version__)):
+                if found[what] != mine:
+                    label = "hmsa-pipeline" if what == "version" else "torch"
+                    raise StoreError(f"{where}: has {label} {found[what]}, this process {mine}; install the same")
+            if found["missing"]:
+                raise StoreError(
+                    f"{where}: does not see {first_few(found['missing'], 2)}; share it with all machines"
+                )
+            if not found["sees"]:
+                raise StoreError(f"{where}: its {places[0]} is another folder; share one with all machines")
+        client.subscribe_topic(self._run, self._heard)
+        if self.dashboard:
+            say(f"dashboard: {self.dashboard}")
+        self._alive = time.monotonic()
+
+    def _open(self) -> Client:
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
+    def _ask(self, places: Sequence[Path], wait_seconds: float = START_SECONDS) -> dict[str, dict[str, Any]]:
+        client, end = self._open(), time.monotonic() + wait_seconds
+        while not (known := self._scheduler_workers()):
+            if time.monotonic() > end:
+                self._gone(wait_seconds)
+            time.sleep(0.05)
+        local = [str(place) for place in places[1:] if isinstance(place, Path)]
+        with _marker(places[0] if places else None) as marker:
+            answers: Any = client.run(_who, local, marker, workers=list(known), on_error="return")
+        found = {}
+        for address, answer in answers.items():
+            if not isinstance(answer, dict):
+                raise StoreError(
+                    f"worker {address}: cannot run hmsa-pipeline {__version__} ({answer}); install it where that "
+                    "worker runs"
+                )
+            found[str(known[address]["name"])] = answer
+        return found
+
+    def _scheduler_workers(self) -> dict[str, dict[str, Any]]:
+        """Address -> what the scheduler knows of each worker that may do our work."""
+        if self._client is None or self._client.status != "running":
+            return {}
+        known = self._client.scheduler_info(n_workers=-1)["workers"]
+        return {a: w for a, w in known.items() if w.get("status", "running") == "running" and _fits(w)}
+
+    def hands(self) -> list[Hand]:
+        """The workers that live now, looked up once a second."""
+        now = time.monotonic()
+        if now - self._looked > 1.0 or not self._hands:
+            self._looked = now
+            known = self._scheduler_workers()
+            self._addresses = {str(w["name"]): address for address, w in known.items()}
+            self._hands = [Hand(str(w["name"]), host=str(w.get("host", ""))) for w in known.values()]
+            self._hands.sort(key=lambda hand: (len(hand.name), hand.name))
+        return self._hands
+
+    def submit(self, number: int, block: Block, hand: Hand) -> None:
+        """Give the block to a worker, or, should it die first, to another."""
+        future = self._open().submit(
+            _do,
+            block,
+            self._run,
+            number,
+            key=f"{self._run}-{number}",
+            workers=[self._addresses[hand.name]],
+            allow_other_workers=True,
+            resources={RESOURCE: 1},
+            pure=False,
+        )
+        self._futures[number] = future
+        future.add_done_callback(lambda ended: self._done(number, ended))
+
+    def _done(self, number: int, future: Future) -> None:
+        if future.status == "finished":
+            try:
+                self._events.put(Ended(number, future.result(timeout=GONE_SECONDS)))
+            except Exception:  # the worker that held the result died in this moment
+                self._events.put(Died(number, 1))
+        elif future.status == "error":
+            error: Any = future.exception(timeout=GONE_SECONDS)
+            if isinstance(error, KilledWorker):
+                self._events.put(Died(number, error.allowed_failures + 1))
+            else:
+                self._events.put(Raised(number, error or RuntimeError(f"block {number} failed without a reason")))
+        elif number in self._futures:  # lost, or cancelled by somebody else
+            self._events.put(Died(number, 1))
+
+    def _heard(self, event: tuple[float, Any]) -> None:
+        number, hand, settled, image, age = event[1]
+        self._events.put(Heard(number, hand, News(settled, image, age)))
+
+    def wait(self, timeout: float, stop: Callable[[], bool], sink: Callable[[Event], None]) -> None:
+        """See `Crew.wait`."""
+        self._look_around()
+        try:
+            event = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return
+        while True:
+            if isinstance(event, Ended | Raised | Died):
+                self._futures.pop(event.number, None)
+                self._looked = 0.0 if isinstance(event, Died) else self._looked
+            sink(event)
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
+                return
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        if self.hands():
+            self._alive = now
+        elif now - self._alive > GONE_SECONDS:
+            self._gone(now - self._alive)
+
+    def stop(self) -> None:
+        """Ask all workers to end their blocks after the images in flight."""
+        with contextlib.suppress(Exception):  # a worker that cannot be told is found by those who wait for it
+            self._open().run(_stop_here, self._run, on_error="ignore", wait=False)
+
+    def kill(self, number: int) -> None:
+        """End the worker's process; the block is said to have died."""
+        future = self._futures.pop(number, None)
+        if future is None:
+            return
+        owner = self._owner(future)
+        with contextlib.suppress(Exception):
+            future.cancel(force=True)
+        if owner is not None:
+            self._kill(*owner)
+        self._looked = 0.0
+        self._events.put(Died(number, 1))
+
+    def _owner(self, future: Future) -> tuple[str, str] | None:
+        with contextlib.suppress(Exception):
+            at_work: Any = self._open().processing()
+            for name, address in self._addresses.items():
+                if future.key in at_work.get(address, ()):
+                    return name, address
+        return None
+
+    def close(self) -> None:
+        """Let the workers go."""
+        if self._client is not None:
+            with contextlib.suppress(Exception):
+                self._client.close(timeout=5)
+            self._client = None
+
+
+def _fits(worker: dict[str, Any]) -> bool:
+    return worker.get("resources", {}).get(RESOURCE, 0) >= 1
+
+
+@contextlib.contextmanager
+def _marker(folder: Path | None) -> Iterator[str | None]:
+    """A file in the output that every worker has to see: two machines may have a folder of one name each."""
+    if folder is None or not isinstance(folder, Path):
+        yield None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f".{uuid.uuid4().hex}.partial"
+    path.touch()
+    try:
+        yield str(path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+class _Local(DaskCrew):
+    """A cluster of our own on this machine: one process per device, gone with this process."""
+
+    def __init__(self, devices: Sequence[tuple[str, str]], threads: int | None) -> None:
+        super().__init__()
+        self._devices, self._threads = devices, threads
+        self._cluster: SpecCluster | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    def describe(self) -> list[str]:
+        """Name, device and threads of each, although none is started."""
+        if self._threads is not None:
+            return [f"{name}: CPU, {self._threads} threads" for name, _ in self._devices]
+        return [
+            f"{name}: {device_name(torch.device('cuda', int(name.removeprefix('gpu'))))}" for name, _ in self._devices
+        ]
+
+    def _connect(self) -> Client:
+        self._scratch = tempfile.TemporaryDirectory(prefix="hmsa-", ignore_cleanup_errors=True)
+        logging.getLogger("distributed").setLevel(_QUIET)
+        has_dashboard = importlib.util.find_spec("bokeh") is not None
+        number = self._threads or max(1, torch.get_num_threads() // len(self._devices))
+        plain = {name: str(number) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+        workers = {
+            name: {
+                "cls": Nanny,
+                "options": {
+                    "nthreads": 1,
+                    "resources": {RESOURCE: 1},
+                    # What Dask would kill a worker for is not what Dask holds.
+                    "memory_limit": 0,
+                    "local_directory": self._scratch.name,
+                    "silence_logs": _QUIET,
+                    "preload": [_DEAF],
+                    "env": plain | {"CUDA_VISIBLE_DEVICES": visible, "PYTHONSAFEPATH": "1"},
+                },
+            }
+            for name, visible in self._devices
+        }
+        options = {
+            "host": "127.0.0.1",
+            "dashboard": has_dashboard,
+            "dashboard_address": "127.0.0.1:0",
+            # We know better than Dask which image to try again.
+            "allowed_failures": 0,
+        }
+        with dask_config.set({"distributed.admin.low-level-log-length": 100}):
+            self._cluster = SpecCluster(scheduler={"cls": Scheduler, "options": options}, workers=workers)
+            self.dashboard = self._cluster.dashboard_link if has_dashboard else None
+            return Client(self._cluster, timeout=START_SECONDS, set_as_default=False)
+
+    def _kill(self, name: str, address: str | None) -> None:
+        # The process may not answer; its nanny starts another one.
+        nanny: Any = self._cluster.workers.get(name) if self._cluster else None
+        if nanny is not None and nanny.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(nanny.pid, 9)
+
+    def _gone(self, seconds: float) -> None:
+        raise HmsaError(
+            f"no worker process is left or could be started for {seconds:.0f} s; look for a lack of memory, or see "
+            "what happens with --workers 0"
+        )
+
+    def close(self) -> None:
+        """Let the workers go."""
+        super().close()
+        if self._cluster is not None:
+            with contextlib.suppress(Exception):
+                self._cluster.close(timeout=5)
+            self._cluster = None
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
+
+class _Running(DaskCrew):
+    """A cluster that somebody else started: a batch system, Kubernetes, or ``dask worker`` by hand."""
+
+    def __init__(self, scheduler: str, device: str) -> None:
+        super().__init__()
+        self._address = scheduler
+        self._client = self._connect()
+        found = self._ask(())
+        kinds = {name: answer["device"] for name, answer in found.items()}
+        if device not in ("auto", "cpu", "cuda"):
+            raise ManifestError(
+                f"--device {device}: on a running cluster each worker has its own; use auto, cpu or cuda"
+            )
+        self.device = device if device != "auto" else ("cuda" if set(kinds.values()) == {"cuda"} else "cpu")
+        without = [name for name, kind in kinds.items() if kind != "cuda"]
+        if device == "auto" and "cuda" in kinds.values() and without:
+            raise ManifestError(
+                f"--device auto: some workers have a GPU and some have none ({first_few(without, 3)}), and their "
+                "logits would differ; stop those, or use --device cpu"
+            )
+        if self.device == "cuda" and without:
+            raise ManifestError(f"--device cuda: workers {first_few(without, 3)} have none; use --device cpu")
+        self.found = found
+
+    def describe(self) -> list[str]:
+        """Name, host and device of each that is there."""
+        return [f"{name} on {answer['host']}: {answer['model']}" for name, answer in sorted(self.found.items())]
+
+    def _connect(self) -> Client:
+        logging.getLogger("distributed").setLevel(_QUIET)
+        address, path = self._address, Path(self._address)
+        if "://" not in address:
+            try:
+                address = json.loads(path.read_text())["address"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ManifestError(
+                    f"--scheduler {self._address}: is neither an address (tcp://host:8786) nor a readable scheduler "
+                    f"file ({getattr(error, 'strerror', None) or 'it holds no address'})"
+                ) from error
+        try:
+            client = Client(address, timeout=30, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise StoreError(
+                f"--scheduler {self._address}: nobody answers there ({' '.join(str(error).split())}); start it with "
+                "'dask scheduler'"
+            ) from error
+        self.dashboard = client.dashboard_link
+        return client
+
+    def _kill(self, name: str, address: str | None) -> None:
+        if self._client is not None and address is not None:
+            with contextlib.suppress(Exception):
+                self._client.restart_workers([address], timeout=GONE_SECONDS, raise_for_error=False)
+
+    def _gone(self, seconds: float) -> None:
+        raise StoreError(
+            f"--scheduler {self._address}: no worker with the resource {RESOURCE}=1 was there for {seconds:.0f} s; "
+            "start one with 'dask worker ... --nthreads 1 --resources GPU=1', and run the same command again"
+        )
+
+    def _look_around(self) -> None:
+        if self._client is None or self._client.status not in ("running", "connecting"):
+            raise StoreError(
+                f"--scheduler {self._address}: is gone; start it again, and run the same command again: what is "
+                "complete is kept"
+            )
+        now = time.monotonic()
+        if not self.hands() and now - self._said > 30:
+            self._said = now
+            say(f"{self._address}: no worker is there; waiting for one")
+        super()._look_around()

@@ -81,6 +81,7 @@ class LogitStore:
         self._group = group
         self._seen = seen
         self._arrays: dict[str, zarr.Array] = {}
+        self._writer: ShardWriter | None = None
         self.identity: Identity
         self.images: list[ImageEntry]
         self._load()
@@ -301,8 +302,7 @@ class LogitStore:
 
     def shard_path(self, index: int) -> Path | None:
         """The shard file of image ``index``; None for an image that has no place in an array."""
-        entry = self.images[index]
-        return None if entry.array is None else self.path / entry.array / f"c.{entry.row}.0.0.0"
+        return _shard(self.path, self.images[index])
 
     def shard_sizes(self) -> list[int | None]:
         """Size in bytes of every image's shard, None where there is none. One scan per array."""
@@ -330,56 +330,22 @@ class LogitStore:
     def _array(self, name: str) -> zarr.Array:
         array = self._arrays.get(name)
         if array is None:
-            try:
-                node = self._group[name]
-                if not isinstance(node, zarr.Array) or not self._fits(node, name):
-                    raise ValueError("is not the array that the table of images calls for")
-            except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-                raise StoreError(
-                    f"{self.path / name / 'zarr.json'}: cannot be understood ({_one_line(error)}); remove this one "
-                    "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it anew"
-                ) from error
-            # Zarr would else hold every strip against the fill value; the setting is not kept with the array.
-            array = self._arrays[name] = node.with_config({"write_empty_chunks": True})
+            array = self._arrays[name] = _open_array(self._group.store, self.path, name, self.classes)
         return array
 
-    def _fits(self, array: zarr.Array, name: str) -> bool:
-        """Whether an array's metadata, which have no checksum, say what decides where values come from."""
-        height, width = _size(name)
-        strip = strip_rows(self.classes, height, width)
-        return (
-            array.shape[1:] == (self.classes, height, width)
-            and array.dtype == np.float16
-            and array.chunks == (1, self.classes, strip, width)
-            and array.shards == (1, self.classes, _whole(height, strip), width)
-            and array.metadata.encode_chunk_key((3, 2, 1, 0)) == "c.3.2.1.0"
-            and bool(np.isnan(array.fill_value))
-        )
+    def writer(self) -> ShardWriter:
+        """What writes this store's shards, in this process or in others; the caller holds the lock."""
+        return ShardWriter(self.path, self.identity, self._seen)
 
     def write(self, index: int, logits: np.ndarray) -> None:
-        """Store one image: all of it or, after any failure, nothing.
+        """Store one image; see `ShardWriter.write`."""
+        if self._writer is None:
+            self._writer = self.writer()
+        self._writer.write(self.images[index], logits)
 
-        Args:
-            index: row in the table of images.
-            logits: (C, H, W) float16, finite.
-
-        Raises:
-            ValueError: another shape or dtype.
-            StoreError: the logits are not finite in float16, or another writer started the store afresh.
-            OSError: the disk is full or cannot be written.
-        """
-        entry = self.images[index]
-        if entry.array is None or entry.row is None or logits.shape != (self.classes, entry.height, entry.width):
-            raise ValueError(f"{entry.path}: logits of shape {logits.shape} do not fit {entry.array}")
-        if logits.dtype != np.float16:
-            raise ValueError(f"{entry.path}: logits are {logits.dtype}, not float16")
-        if not _finite(logits):
-            raise StoreError(
-                f"{entry.path}: the logits of '{self.identity.model}' are not finite in float16; "
-                "try --precision bf16 or fp32"
-            )
-        self._require_unchanged(index)
-        self._array(entry.array)[entry.row : entry.row + 1] = logits[None]
+    def is_current(self) -> bool:
+        """Whether the table and the settings on the disk are still those that were read."""
+        return _version(self.path) == self._seen
 
     def read(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows ``start`` to ``stop`` of one image's logits, (C, rows, W) float16.
@@ -432,6 +398,101 @@ class LogitStore:
                 raise DamagedShardError(
                     f"{self.shard_path(index)}: the logits of {self.images[index].path} are not all finite"
                 )
+
+
+class ShardWriter:
+    """Writes single images of a store whose template stands, and knows of no other image.
+
+    It can be sent to another process, and costs the same whether a table has ten images or a million.
+    Whoever writes holds the store's lock, or works for who does (`lock.require_held`).
+    """
+
+    def __init__(self, path: Path, identity: Identity, seen: tuple[int, int] | None) -> None:
+        self.path = path
+        self._identity, self._seen = identity, seen
+        self._arrays: dict[str, zarr.Array] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_identity": self._identity, "_seen": self._seen, "_arrays": {}}
+
+    def is_complete(self, entry: ImageEntry) -> bool:
+        """Whether the image's shard exists and is not empty."""
+        shard = _shard(self.path, entry)
+        return shard is not None and _has_content(shard)
+
+    def write(self, entry: ImageEntry, logits: np.ndarray) -> None:
+        """Store one image: all of it or, after any failure, nothing.
+
+        Args:
+            entry: its row in the table of images.
+            logits: (C, H, W) float16, finite.
+
+        Raises:
+            ValueError: another shape or dtype.
+            StoreError: the logits are not finite in float16, or another writer started the store afresh.
+            OSError: the disk is full or cannot be written.
+        """
+        classes = len(self._identity.classes)
+        if entry.array is None or entry.row is None or logits.shape != (classes, entry.height, entry.width):
+            raise ValueError(f"{entry.path}: logits of shape {logits.shape} do not fit {entry.array}")
+        if logits.dtype != np.float16:
+            raise ValueError(f"{entry.path}: logits are {logits.dtype}, not float16")
+        if not _finite(logits):
+            raise StoreError(
+                f"{entry.path}: the logits of '{self._identity.model}' are not finite in float16; "
+                "try --precision bf16 or fp32"
+            )
+        self._require_unchanged(entry)
+        array = self._arrays.get(entry.array)
+        if array is None or array.shape[0] <= entry.row:  # zarr writes nothing, and says nothing, past the end
+            array = self._arrays[entry.array] = _open_array(_DurableStore(self.path), self.path, entry.array, classes)
+            if array.shape[0] <= entry.row:
+                raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run the same command again")
+        array[entry.row : entry.row + 1] = logits[None]
+
+    def _require_unchanged(self, entry: ImageEntry) -> None:
+        """Raise StoreError if another work took the store's place since it was opened."""
+        seen = _version(self.path)
+        if seen == self._seen:
+            return
+        now = LogitStore.open(self.path)
+        index = now.index.get(entry.path, len(now.images))
+        if now.identity.differences(self._identity) or now.images[index : index + 1] != [entry]:
+            raise StoreError(f"{self.path}: was started afresh meanwhile; run the same command again")
+        self._seen = seen
+
+
+def _open_array(store: Any, path: Path, name: str, classes: int) -> zarr.Array:
+    """The array of images of one size; StoreError if its metadata are not what the table calls for."""
+    try:
+        node = zarr.open_array(store, path=name, mode="r" if store.read_only else "r+", zarr_format=3)
+        if not _fits(node, name, classes):
+            raise ValueError("is not the array that the table of images calls for")
+    except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError, FileNotFoundError) as error:
+        raise StoreError(
+            f"{path / name / 'zarr.json'}: cannot be understood ({_one_line(error)}); remove this one "
+            "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it anew"
+        ) from error
+    # Zarr would else hold every strip against the fill value; the setting is not kept with the array.
+    return node.with_config({"write_empty_chunks": True})
+
+
+def _fits(array: zarr.Array, name: str, classes: int) -> bool:
+    """Whether an array's metadata, which have no checksum, say what decides where values come from."""
+    height, width = _size(name)
+    strip = strip_rows(classes, height, width)
+    return (
+        array.shape[1:] == (classes, height, width)
+        and array.dtype == np.float16
+        and array.chunks == (1, classes, strip, width)
+        and array.shards == (1, classes, _whole(height, strip), width)
+        and array.metadata.encode_chunk_key((3, 2, 1, 0)) == "c.3.2.1.0"
+        and bool(np.isnan(array.fill_value))
+    )
+
+
+def _shard(path: Path, entry: ImageEntry) -> Path | None:
+    return None if entry.array is None else path / entry.array / f"c.{entry.row}.0.0.0"
 
 
 def _aside(path: Path) -> Path:

@@ -15,10 +15,11 @@ from typer.core import TyperGroup
 from .bench import run
 
 COMMON = {"--manifest", "-m", "--output", "-o", "--models", "--datasets", "--data-root", "--assets", "--json"}
+CREW = {"--workers", "--scheduler", "--image-timeout"}
 
 SURFACE = {
-    "dump": COMMON | {"--limit", "--device", "--precision", "--overwrite", "--dry-run"},
-    "ensemble": COMMON | {"--limit", "--label", "--confidence", "--allow-missing", "--overwrite", "--dry-run"},
+    "dump": COMMON | CREW | {"--limit", "--device", "--precision", "--overwrite", "--dry-run"},
+    "ensemble": COMMON | CREW | {"--limit", "--label", "--confidence", "--allow-missing", "--overwrite", "--dry-run"},
     "status": COMMON,
     "verify": COMMON | {"--repair"},
     "import-logits": (COMMON - {"--models", "--datasets"})

@@ -1,0 +1,100 @@
+"""From a manifest to the jobs of a dump: everything is checked before anything starts."""
+
+from __future__ import annotations
+
+import torch
+
+from ..datasets.images import MEAN, STD
+from ..datasets.taxonomy import CLASS_NAMES
+from ..errors import CheckpointError, ManifestError
+from ..files import sha256
+from ..models.checkpoint import check_weights
+from .device import resolve_device, resolve_precision
+from .dump import Job, Plan
+from .lock import require_free
+from .manifest import Manifest, Member
+from .store import Identity, LogitStore
+from .survey import photographs, store_path
+
+PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": list(STD)}
+
+
+def plan_dump(
+    manifest: Manifest, *, device: str | torch.device = "auto", limit: int | None = None, overwrite: bool = False
+) -> Plan:
+    """Check everything that a dump needs, and list its jobs, member by member.
+
+    Args:
+        manifest: what is to be dumped.
+        device: see `resolve_device`; or one that is known to be there, such as a worker's.
+        limit: images per dataset, from the first; None for all.
+        overwrite: whether stores that are there are started afresh.
+
+    Raises:
+        HmsaError: a device, checkpoint, dataset or store is not as it must be.
+    """
+    target = resolve_device(device) if isinstance(device, str) else device
+    precision, note = resolve_precision(manifest.inference.precision, target)
+    notes = [note] if note else []
+    members = [m for m in manifest.models if not m.external]
+    notes += [
+        f"model {m.name}: is external, filled by 'hmsa-pipeline import-logits'" for m in manifest.models if m.external
+    ]
+    if not members:
+        raise ManifestError("no model to dump: all are external; fill them with 'hmsa-pipeline import-logits'")
+    roots = [d.root_path() for d in manifest.datasets]
+    for member in members:
+        member.checkpoint_path()
+    surveys = [tuple(photographs(manifest, dataset, afresh=overwrite)) for dataset in manifest.datasets]
+    identities = [_identity(manifest, member, precision) for member in members]
+    jobs = tuple(
+        Job(
+            member=member,
+            dataset=dataset.name,
+            root=root,
+            store=store_path(manifest.output, dataset.name, member.name),
+            identity=identity,
+            photographs=survey,
+            limit=limit,
+        )
+        for member, identity in zip(members, identities, strict=True)
+        for dataset, root, survey in zip(manifest.datasets, roots, surveys, strict=True)
+    )
+    for job in jobs:
+        require_free(job.store)
+    complete = tuple(0 if overwrite else _complete(job) for job in jobs)
+    return Plan(manifest, jobs, complete, target, precision, tuple(notes), overwrite)
+
+
+def _identity(manifest: Manifest, member: Member, precision: str) -> Identity:
+    path = member.checkpoint_path()
+    check_weights(path, member.arch)
+    digest = sha256(path)
+    if member.sha256 and member.sha256 != digest:
+        raise CheckpointError(
+            f"{path}: its sha256 is {digest[:12]}..., the manifest says {member.sha256[:12]}... for model "
+            f"'{member.name}'; fetch the file again, or correct the manifest"
+        )
+    return Identity(
+        model=member.name,
+        architecture=member.arch,
+        checkpoint=path.name,
+        sha256=digest,
+        scales=tuple(sorted(manifest.inference.scales)),
+        flip=manifest.inference.flip,
+        precision=precision,
+        classes=CLASS_NAMES,
+        preprocessing=PREPROCESSING,
+        encoding=manifest.store.encoding,
+    )
+
+
+def _complete(job: Job) -> int:
+    """Wanted images that need no work; StoreError if the store is another work, or of other photographs."""
+    if not LogitStore.exists(job.store):
+        return 0
+    store = LogitStore.open(job.store)
+    store.require(job.identity)
+    store.require_same(job.photographs)
+    known = dict(zip((e.path for e in store.images), store.complete(), strict=True))
+    return sum(known.get(photo.path, False) for photo in job.wanted)
