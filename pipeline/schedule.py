@@ -402,7 +402,9 @@ class _Local(DaskCrew):
             # We know better than Dask which image to try again.
             "allowed_failures": 0,
         }
-        with dask_config.set({"distributed.admin.low-level-log-length": 100}):
+        # Dask's own MALLOC_TRIM_THRESHOLD_ gives memory back after every layer: 2.6 times slower on a CPU.
+        quick = {"distributed.admin.low-level-log-length": 100, "distributed.nanny.pre-spawn-environ": plain}
+        with dask_config.set(quick):
             self._cluster = SpecCluster(scheduler={"cls": Scheduler, "options": options}, workers=workers)
             self.dashboard = self._cluster.dashboard_link if has_dashboard else None
             return Client(self._cluster, timeout=START_SECONDS, set_as_default=False)
