@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +357,21 @@ def _marker(folder: Path | None) -> Iterator[str | None]:
         path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Python's helper process, begun in here, says nothing of what killed workers left behind."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    try:
+        resource_tracker.ensure_running()
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
+
+
 class _Local(DaskCrew):
     """A cluster of our own on this machine: one process per device, gone with this process."""
 
@@ -404,7 +420,7 @@ class _Local(DaskCrew):
         }
         # Dask's own MALLOC_TRIM_THRESHOLD_ gives memory back after every layer: 2.6 times slower on a CPU.
         quick = {"distributed.admin.low-level-log-length": 100, "distributed.nanny.pre-spawn-environ": plain}
-        with dask_config.set(quick):
+        with dask_config.set(quick), _without_warnings():
             self._cluster = SpecCluster(scheduler={"cls": Scheduler, "options": options}, workers=workers)
             self.dashboard = self._cluster.dashboard_link if has_dashboard else None
             return Client(self._cluster, timeout=START_SECONDS, set_as_default=False)

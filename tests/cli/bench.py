@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,9 @@ class Bench:
         """A command on the manifest, in this process."""
         return run(command, "--manifest", str(self.manifest), *options)
 
-    def start(self, command: str, *options: str) -> subprocess.Popen[str]:
+    def start(self, command: str, *options: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """A command on the manifest, begun in a process of its own."""
-        return start(command, "--manifest", str(self.manifest), *options)
+        return start(command, "--manifest", str(self.manifest), *options, env=env)
 
 
 def run(*argv: str) -> Result:
@@ -140,12 +140,12 @@ def run(*argv: str) -> Result:
     return Result(code or 0, out.getvalue(), err.getvalue())
 
 
-def start(*argv: str) -> subprocess.Popen[str]:
+def start(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """A command line begun in a process of its own."""
-    return start_python("-m", "hmsa_pipeline.cli", *argv)
+    return start_python("-m", "hmsa_pipeline.cli", *argv, env=env)
 
 
-def start_python(*argv: str) -> subprocess.Popen[str]:
+def start_python(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
     """Python begun in a process of its own, with one thread and no GPU."""
     plain = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
@@ -153,7 +153,7 @@ def start_python(*argv: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | plain,
+        env=os.environ | plain | dict(env or {}),
     )
 
 
