@@ -39,9 +39,11 @@ RESOURCE = "GPU"
 NEWS_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
 START_SECONDS = 120.0
+CONNECT_SECONDS = 30.0
+LOST_SECONDS = 10.0
 GONE_SECONDS = 60.0
 THREADS_EACH = 4
-_QUIET = logging.CRITICAL
+_QUIET = logging.CRITICAL + 1
 
 # Ctrl-C reaches all processes of a terminal, and a cluster's SIGTERM all of a job: the run tells its workers.
 _DEAF = "import signal\nfor s in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(s, signal.SIG_IGN)\n"
@@ -208,11 +210,12 @@ class DaskCrew:
             self._client = self._connect()
         return self._client
 
-    def _ask(self, places: Sequence[Path], wait_seconds: float = START_SECONDS) -> dict[str, dict[str, Any]]:
-        client, end = self._open(), time.monotonic() + wait_seconds
+    def _ask(self, places: Sequence[Path]) -> dict[str, dict[str, Any]]:
+        seconds = START_SECONDS
+        client, end = self._open(), time.monotonic() + seconds
         while not (known := self._scheduler_workers()):
             if time.monotonic() > end:
-                self._gone(wait_seconds)
+                self._gone(seconds)
             time.sleep(0.05)
         local = [str(place) for place in places[1:] if isinstance(place, Path)]
         with _marker(places[0] if places else None) as marker:
@@ -357,6 +360,13 @@ def _marker(folder: Path | None) -> Iterator[str | None]:
         path.unlink(missing_ok=True)
 
 
+def _silence() -> None:
+    """Dask tells of every lost connection in many lines; what matters of it the run says in one."""
+    for name in ("distributed", "tornado", "asyncio", *logging.root.manager.loggerDict):
+        if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(_QUIET)
+
+
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
     """Python's helper process, begun in here, says nothing of what killed workers left behind."""
@@ -391,7 +401,7 @@ class _Local(DaskCrew):
 
     def _connect(self) -> Client:
         self._scratch = tempfile.TemporaryDirectory(prefix="hmsa-", ignore_cleanup_errors=True)
-        logging.getLogger("distributed").setLevel(_QUIET)
+        _silence()
         has_dashboard = importlib.util.find_spec("bokeh") is not None
         number = self._threads or max(1, torch.get_num_threads() // len(self._devices))
         plain = {name: str(number) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -456,6 +466,7 @@ class _Running(DaskCrew):
     def __init__(self, scheduler: str, device: str) -> None:
         super().__init__()
         self._address = scheduler
+        self._answered = time.monotonic()
         self._client = self._connect()
         found = self._ask(())
         kinds = {name: answer["device"] for name, answer in found.items()}
@@ -479,7 +490,7 @@ class _Running(DaskCrew):
         return [f"{name} on {answer['host']}: {answer['model']}" for name, answer in sorted(self.found.items())]
 
     def _connect(self) -> Client:
-        logging.getLogger("distributed").setLevel(_QUIET)
+        _silence()
         address, path = self._address, Path(self._address)
         if "://" not in address:
             try:
@@ -490,7 +501,7 @@ class _Running(DaskCrew):
                     f"file ({getattr(error, 'strerror', None) or 'it holds no address'})"
                 ) from error
         try:
-            client = Client(address, timeout=30, set_as_default=False)
+            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise StoreError(
                 f"--scheduler {self._address}: nobody answers there ({' '.join(str(error).split())}); start it with "
@@ -511,12 +522,15 @@ class _Running(DaskCrew):
         )
 
     def _look_around(self) -> None:
-        if self._client is None or self._client.status not in ("running", "connecting"):
-            raise StoreError(
-                f"--scheduler {self._address}: is gone; start it again, and run the same command again: what is "
-                "complete is kept"
-            )
         now = time.monotonic()
+        if self._client is None or self._client.status != "running":
+            if now - self._answered > LOST_SECONDS:
+                raise StoreError(
+                    f"--scheduler {self._address}: is gone; start it again, and run the same command again: what is "
+                    "complete is kept"
+                )
+            return
+        self._answered = now
         if not self.hands() and now - self._said > 30:
             self._said = now
             say(f"{self._address}: no worker is there; waiting for one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,7 @@ def wait_for(when: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.01)
 
 
-def kill(process: psutil.Process) -> None:
+def kill(process: psutil.Process | subprocess.Popen[bytes]) -> None:
     """``kill -9``."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGKILL)

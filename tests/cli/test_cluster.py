@@ -1,0 +1,126 @@
+"""A Dask cluster that runs already, its scheduler and workers in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .bench import Bench, ended, files, quiet
+from .faults import kill, wait_for
+from .test_workers import IMAGES, bench, record, reference, shards, street
+
+__all__ = ["bench", "reference", "street"]
+
+
+class Cluster:
+    """``dask scheduler`` and ``dask worker``, begun as `docs/cluster.md` says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "scheduler.json"
+        self._folder = folder
+        self.scheduler = self._begin("scheduler", "--scheduler-file", str(self.file), "--port", "0", "--no-dashboard")
+        wait_for(lambda: self.file.exists() and self.file.stat().st_size > 0)
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def _begin(self, *words: str) -> subprocess.Popen[bytes]:
+        plain = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1"}
+        log = (self._folder / f"{words[0]}-{time.monotonic_ns()}.log").open("wb")
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "dask", *words], stdout=log, stderr=log, env=os.environ | plain
+        )
+
+    def worker(self, name: str, *options: str) -> subprocess.Popen[bytes]:
+        words = ("--scheduler-file", str(self.file), "--name", name, "--nthreads", "1", "--local-directory")
+        one = self._begin(
+            "worker", *words, str(self._folder), "--no-dashboard", *(options or ("--resources", "GPU=1"))
+        )
+        self.workers.append(one)
+        return one
+
+    def close(self) -> None:
+        for process in (*self.workers, self.scheduler):
+            process.send_signal(signal.SIGTERM)
+        for process in (*self.workers, self.scheduler):
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    with contextlib.closing(Cluster(folder)) as made:
+        yield made
+
+
+def test_a_running_cluster_makes_what_one_process_makes(bench: Bench, reference: Bench, cluster: Cluster) -> None:
+    for name in ("here", "there"):
+        cluster.worker(name)
+    where = ("--scheduler", str(cluster.file))
+    planned = ended(bench.start("dump", *where, "--dry-run"))
+    assert planned.code == 0, planned
+    assert "worker here on " in planned.out
+
+    result = ended(bench.start("dump", *where))
+    assert (result.code, quiet(result.err)) == (0, []), result
+    assert files(bench.logits) == files(reference.logits)
+    hands = {name for model in ("ant", "bee") for name in record(bench)[f"street/{model}"]["workers"]}
+    assert hands <= {"here", "there"}
+    result = ended(bench.start("ensemble", *where))
+    assert (result.code, quiet(result.err)) == (0, [])
+    assert files(bench.predictions) == files(reference.predictions)
+
+
+def test_a_scheduler_that_vanishes_ends_the_run_and_it_goes_on(
+    bench: Bench, reference: Bench, cluster: Cluster
+) -> None:
+    cluster.worker("here")
+    process = bench.start("dump", "--scheduler", str(cluster.file))
+    wait_for(lambda: shards(bench) >= 3)
+    cluster.scheduler.kill()
+    result = ended(process)
+    assert result.code == 2
+    assert len(quiet(result.err)) == 1, result.err
+    (line,) = quiet(result.err)
+    assert line.startswith(f"error: --scheduler {cluster.file}: is gone; start it again")
+    assert 3 <= shards(bench) <= 2 * IMAGES
+    assert [path.name for path in bench.logits.rglob("*") if path.name.endswith(".lock")] == []
+    assert bench.run("dump").code == 0
+    assert files(bench.logits) == files(reference.logits)
+
+
+def test_a_lost_worker_of_a_running_cluster_costs_nothing(bench: Bench, reference: Bench, cluster: Cluster) -> None:
+    lost = cluster.worker("lost", "--resources", "GPU=1", "--no-nanny")
+    cluster.worker("kept")
+    process = bench.start("dump", "--scheduler", str(cluster.file))
+    wait_for(lambda: shards(bench) >= 3)
+    kill(lost)
+    result = ended(process)
+    assert (result.code, quiet(result.err)) == (0, [])
+    assert files(bench.logits) == files(reference.logits)
+
+
+def test_a_scheduler_without_workers_for_us_is_said_so(
+    bench: Bench, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.START_SECONDS", 3.0)
+    cluster.worker("plain", "--resources", "CPU=1")
+    message = bench.run("dump", "--scheduler", str(cluster.file)).refusal()
+    assert message.startswith(f"--scheduler {cluster.file}: no worker with the resource GPU=1 was there for 3 s")
+    assert not bench.output.exists()
+
+
+def test_nobody_at_the_address_is_said_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.CONNECT_SECONDS", 1.0)
+    message = bench.run("dump", "--scheduler", "tcp://127.0.0.1:1").refusal()
+    assert message.startswith("--scheduler tcp://127.0.0.1:1: nobody answers there")
