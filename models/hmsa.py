@@ -63,13 +63,18 @@ class OCRNet(nn.Module):
         return TrainingOutput(resize(out.scores.float(), size), resize(out.auxiliary.float(), size), {})
 
     @torch.no_grad()
-    def predict(self, images: Tensor, scales: Sequence[float], flip: bool = False) -> Tensor:
+    def predict(
+        self, images: Tensor, scales: Sequence[float], flip: bool = False, gather: torch.device | None = None
+    ) -> Tensor:
         """Class scores at the images' own size; the network must be in evaluation mode.
 
         Args:
             images: (N, 3, H, W), normalised; N images of one size, any size from 1x1 on.
             scales: the sizes to look at, as factors of the images' size, in any order; 1.0 among them.
             flip: average the raw scores with those of the mirrored images.
+            gather: where each scale's scores are taken before they are enlarged and blended; None to leave
+                them where the network is. On a GPU, the CPU needs the least of the GPU's memory, and gives
+                the same up to rounding.
 
         Returns:
             (N, classes, H, W) float32 logits; under autocast too.
@@ -79,16 +84,17 @@ class OCRNet(nn.Module):
         """
         assert not self.training, "predict() on a network in training mode: call eval() first"
         scales = check_scales(scales)
-        logits = self._multi_scale(images, scales)
+        logits = self._multi_scale(images, scales, gather)
         if flip:
-            logits = (logits + self._multi_scale(images.flip(-1), scales).flip(-1)) / 2
+            logits = (logits + self._multi_scale(images.flip(-1), scales, gather).flip(-1)) / 2
         return logits
 
-    def _multi_scale(self, images: Tensor, scales: Sequence[float]) -> Tensor:
-        logits = torch.zeros((), device=images.device)
+    def _multi_scale(self, images: Tensor, scales: Sequence[float], gather: torch.device | None) -> Tensor:
+        place = gather or images.device
+        logits = torch.zeros((), device=place)
         for scale in scales:
             scores = self.ocr(self.backbone(scale_images(images, scale))).scores
-            logits = logits + resize(scores.float(), images.shape[-2:])
+            logits = logits + resize(scores.float().to(place), images.shape[-2:])
         return logits / len(scales)
 
 
@@ -155,10 +161,10 @@ class HMSA(OCRNet):
         outputs = tuple(self._one_scale(images, scale) for scale in check_scales(scales))
         return blend(outputs), outputs
 
-    def _multi_scale(self, images: Tensor, scales: Sequence[float]) -> Tensor:
+    def _multi_scale(self, images: Tensor, scales: Sequence[float], gather: torch.device | None) -> Tensor:
         def outputs() -> Iterator[ScaleOutput]:
             for i, scale in enumerate(scales):
-                yield self._one_scale(images, scale, attend=i > 0)
+                yield self._one_scale(images, scale, attend=i > 0, gather=gather)
 
         return blend(outputs())
 
@@ -177,13 +183,16 @@ class HMSA(OCRNet):
         scores, auxiliary = (resize(x.float(), size) for x in (out.scores, out.auxiliary))
         return ScaleOutput(scale, scores, attention), ScaleOutput(scale, auxiliary, attention)
 
-    def _one_scale(self, images: Tensor, scale: float, attend: bool = True) -> ScaleOutput:
+    def _one_scale(
+        self, images: Tensor, scale: float, attend: bool = True, gather: torch.device | None = None
+    ) -> ScaleOutput:
+        place = gather or images.device
         scaled = scale_images(images, scale)
         size = scaled.shape[-2:]
         out = self.ocr(self.backbone(scaled))
         # In float32 from here on: under autocast, what follows would lose bits for no gain in speed.
-        attention = resize(self.scale_attn(out.features).float().sigmoid(), size) if attend else None
-        return ScaleOutput(scale, resize(out.scores.float(), size), attention)
+        attention = resize(self.scale_attn(out.features).float().sigmoid().to(place), size) if attend else None
+        return ScaleOutput(scale, resize(out.scores.float().to(place), size), attention)
 
 
 def blend(outputs: Iterable[ScaleOutput]) -> Tensor:

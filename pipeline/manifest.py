@@ -25,7 +25,19 @@ from ..datasets.layouts import LAYOUTS
 from ..errors import ManifestError, nearest
 from ..models.registry import ARCHITECTURES
 from .documents import MisplacedError, as_yaml, describe, one_line, read_document, validate
-from .fields import InputPath, Name, NotNegative, OutputPath, Positive, Sha256, Text, at_least_one, one_of
+from .fields import (
+    Count,
+    InputPath,
+    Name,
+    Natural,
+    NotNegative,
+    OutputPath,
+    Positive,
+    Sha256,
+    Text,
+    at_least_one,
+    one_of,
+)
 from .paths import Surroundings, at_home, resolved_path
 
 Precision = Literal["fp16", "bf16", "fp32"]
@@ -65,7 +77,18 @@ Version = Annotated[Literal[1], BeforeValidator(_check_version)]
 
 
 class Tile(Settings):
-    """Pieces of an image that does not fit into the device's memory as a whole."""
+    """Overlapping pieces of an image that does not fit into the device's memory as a whole."""
+
+    size: tuple[Count, Count] = Field(description="Height and width of a tile in pixels.")
+    overlap: Natural = Field(
+        default=128, description="Pixels that neighbours share, in which one fades into the other."
+    )
+
+    @model_validator(mode="after")
+    def _overlaps_less(self) -> Tile:
+        if self.overlap >= min(self.size):
+            raise MisplacedError(f"must be below both sides of the tile, not {self.overlap}", "overlap")
+        return self
 
 
 class Inference(Settings):
@@ -82,7 +105,10 @@ class Inference(Settings):
         default="fp16",
         description="Arithmetic of the forward pass on a GPU; on a CPU fp16 means fp32.",
     )
-    tile: Tile | None = None
+    tile: Tile | None = Field(
+        default=None,
+        description="Tiles for images that fit into the GPU's memory in no other way; without, such an image fails.",
+    )
 
 
 class StoreSettings(Settings):

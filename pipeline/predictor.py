@@ -1,6 +1,9 @@
-"""A device with a network on it."""
+"""A device with a network on it, which makes an image's logits even where its memory is short."""
 
 from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -8,18 +11,29 @@ from torch import Tensor, nn
 from ..datasets.images import normalise
 from ..models.checkpoint import load_weights
 from ..models.registry import build
-from .device import AUTOCAST
+from .device import AUTOCAST, is_out_of_memory
 from .manifest import Member, Tile
+
+SCALE_BY_SCALE = "scale by scale"
+IN_TILES = "in tiles"
 
 
 class Predictor:
-    """A device with at most one network on it, kept from job to job."""
+    """A device with at most one network on it, kept from job to job.
+
+    Args:
+        device: where the network runs.
+        precision: fp16, bf16 or fp32.
+        scales: inference scales.
+        flip: whether the mirrored image is averaged in.
+        tile: tiles for an image that does not fit into the device's memory otherwise; None to give it up.
+    """
 
     def __init__(
         self, device: torch.device, precision: str, scales: tuple[float, ...], flip: bool, tile: Tile | None = None
     ) -> None:
         self._device, self._precision = device, precision
-        self._scales, self._flip = scales, flip
+        self._scales, self._flip, self._tile = scales, flip, tile
         self._member: Member | None = None
         self._model: nn.Module | None = None
         # On a GPU "fp32" would else be computed in TF32, with the mantissa of fp16; and of several equal
@@ -42,9 +56,78 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> tuple[Tensor, str | None]:
-        """Logits (19, H, W) float16, on the device, of an image (3, H, W) uint8."""
+        """Logits (19, H, W) float16 of an image (3, H, W) uint8.
+
+        An image for which the memory is too small is tried again with every scale and mirror image taken off
+        the device before the next, then, if there are tiles, in tiles.
+
+        Returns:
+            the logits, on the device or on the CPU; and how they were made, None for all at once.
+
+        Raises:
+            MemoryError, torch.OutOfMemoryError: it does not fit in any of these ways.
+        """
+        if (logits := self._try(image, None)) is not None:
+            return logits.to(torch.float16), None
+        cpu = torch.device("cpu")
+        if self._tile is None:
+            return self._whole(image, cpu).to(torch.float16), SCALE_BY_SCALE
+        if (logits := self._try(image, cpu)) is not None:
+            return logits.to(torch.float16), SCALE_BY_SCALE
+        return self._in_tiles(image, self._tile).to(torch.float16), IN_TILES
+
+    def _try(self, image: Tensor, gather: torch.device | None) -> Tensor | None:
+        try:
+            return self._whole(image, gather)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Only here is the traceback gone, which holds the tensors of the failure.
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
+
+    def _whole(self, image: Tensor, gather: torch.device | None) -> Tensor:
         dtype = AUTOCAST.get(self._precision)
         pixels = normalise(image[None].to(self._device))
         with torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None):
-            logits = self._model.predict(pixels, self._scales, flip=self._flip)  # type: ignore[union-attr, operator]
-        return logits[0].to(torch.float16), None
+            return self._model.predict(  # type: ignore[union-attr, operator]
+                pixels, self._scales, flip=self._flip, gather=gather
+            )[0]
+
+    def _in_tiles(self, image: Tensor, tile: Tile) -> Tensor:
+        height, width = image.shape[1:]
+        total = weights = torch.zeros(())
+        for y, x in places(height, width, tile):
+            part = image[:, y : y + tile.size[0], x : x + tile.size[1]]
+            logits = self._whole(part, torch.device("cpu")).float()
+            weight = fading(part.shape[1], part.shape[2], tile.overlap)
+            if not total.ndim:
+                total, weights = torch.zeros(len(logits), height, width), torch.zeros(height, width)
+            total[:, y : y + part.shape[1], x : x + part.shape[2]] += weight * logits
+            weights[y : y + part.shape[1], x : x + part.shape[2]] += weight
+        return total / weights
+
+
+def places(height: int, width: int, tile: Tile) -> Iterator[tuple[int, int]]:
+    """Upper left corners of the tiles that cover an image, neighbours sharing the overlap at least."""
+    for y in _starts(height, tile.size[0], tile.overlap):
+        for x in _starts(width, tile.size[1], tile.overlap):
+            yield y, x
+
+
+def _starts(side: int, tile: int, overlap: int) -> list[int]:
+    if side <= tile:
+        return [0]
+    count = -(-(side - overlap) // (tile - overlap))
+    return [round(i * (side - tile) / (count - 1)) for i in range(count)]
+
+
+def fading(height: int, width: int, overlap: int) -> Tensor:
+    """How much a tile counts at each of its pixels: (height, width) float32, rising over the overlap to 1."""
+    sides = []
+    for side in (height, width):
+        near = torch.minimum(torch.arange(side), torch.arange(side).flip(0)) + 1
+        sides.append((near / (overlap + 1)).clamp(max=1.0))
+    return sides[0][:, None] * sides[1]
