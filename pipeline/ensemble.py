@@ -332,6 +332,8 @@ class _FolderWork:
         try:
             self._token = self._held.enter_context(writer_lock(self._plan.folder))
             self._prepare()
+        except DiskError:
+            raise
         except StoreError as error:
             # Unlike a dump's jobs, which are many, one that is refused ends the run.
             self.refused = error

@@ -273,6 +273,8 @@ class _Foreman:
             job.items.extend(job.work.open())
         except DiskError as error:
             self.disk = str(error)
+            job.ended = True  # and nothing is recorded of it, which would need the disk too
+            job.work.close()
         except StoreError as error:
             job.give_up(str(error))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .bench import Bench, attributes, ended, files
+from .bench import Bench, attributes, ended, files, quiet
 
 
 def with_wrong_crc(kind: bytes) -> Callable[[bytes], bytes]:
@@ -84,7 +84,7 @@ def test_a_damaged_png_does_not_take_the_process_down(empty: Bench) -> None:
     photo.write_bytes(with_broken_stream(photo.read_bytes()))
     result = ended(empty.start("dump", "--models", "ant"))
     assert result.code == 1
-    (line,) = result.err.splitlines()
+    (line,) = quiet(result.err)
     assert line.startswith(f"failed: street/ant: {PNG}: ")
     assert "5 images dumped, 0 complete before, 1 failed" in result.out
 

@@ -106,7 +106,7 @@ def test_every_field_is_read() -> None:
     assert manifest.resolved() == {
         "version": 1,
         "output": str(here / "out"),
-        "inference": {"scales": [0.5, 1.0, 2.0], "flip": False, "precision": "fp16"},
+        "inference": {"scales": [0.5, 1.0, 2.0], "flip": False, "precision": "fp16", "tile": None},
         "store": {"encoding": "lossless"},
         "ensemble": {"label": "mean-softmax", "confidence": "mean-softmax"},
         "models": [
