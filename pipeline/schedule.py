@@ -211,23 +211,28 @@ class DaskCrew:
         return self._client
 
     def _ask(self, places: Sequence[Path]) -> dict[str, dict[str, Any]]:
-        seconds = START_SECONDS
-        client, end = self._open(), time.monotonic() + seconds
-        while not (known := self._scheduler_workers()):
-            if time.monotonic() > end:
-                self._gone(seconds)
-            time.sleep(0.05)
+        """What each worker that is there says of itself, by name."""
+        client, end = self._open(), time.monotonic() + START_SECONDS
         local = [str(place) for place in places[1:] if isinstance(place, Path)]
+        found: dict[str, dict[str, Any]] = {}
         with _marker(places[0] if places else None) as marker:
-            answers: Any = client.run(_who, local, marker, workers=list(known), on_error="return")
-        found = {}
-        for address, answer in answers.items():
-            if not isinstance(answer, dict):
-                raise StoreError(
-                    f"worker {address}: cannot run hmsa-pipeline {__version__} ({answer}); install it where that "
-                    "worker runs"
-                )
-            found[str(known[address]["name"])] = answer
+            while not found:
+                known = self._scheduler_workers()
+                if not known and time.monotonic() > end:
+                    self._gone(START_SECONDS)
+                if not known:
+                    time.sleep(0.05)
+                    continue
+                answers: Any = client.run(_who, local, marker, workers=list(known), on_error="return")
+                for address, answer in answers.items():
+                    if isinstance(answer, dict):
+                        found[str(known[address]["name"])] = answer
+                    # One that died in this moment is Dask's to start again, or the run's to miss.
+                    elif not isinstance(answer, OSError) or time.monotonic() > end:
+                        raise StoreError(
+                            f"worker {address}: cannot run hmsa-pipeline {__version__} ({answer}); install it where "
+                            "that worker runs"
+                        )
         return found
 
     def _scheduler_workers(self) -> dict[str, dict[str, Any]]:
@@ -360,6 +365,18 @@ def _marker(folder: Path | None) -> Iterator[str | None]:
         path.unlink(missing_ok=True)
 
 
+def _begun(scheduler: dict[str, Any], workers: dict[str, Any]) -> SpecCluster:
+    """The cluster with all its workers; one that was killed while it started is started again."""
+    for last in (False, False, True):
+        try:
+            return SpecCluster(scheduler=scheduler, workers=workers)
+        except (RuntimeError, OSError, TimeoutError) as error:
+            if last:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise HmsaError(f"worker processes cannot be started ({reason}); --workers 0 needs none") from error
+    raise AssertionError
+
+
 def _silence() -> None:
     """Dask tells of every lost connection in many lines; what matters of it the run says in one."""
     for name in ("distributed", "tornado", "asyncio", *logging.root.manager.loggerDict):
@@ -431,7 +448,7 @@ class _Local(DaskCrew):
         # Dask's own MALLOC_TRIM_THRESHOLD_ gives memory back after every layer: 2.6 times slower on a CPU.
         quick = {"distributed.admin.low-level-log-length": 100, "distributed.nanny.pre-spawn-environ": plain}
         with dask_config.set(quick), _without_warnings():
-            self._cluster = SpecCluster(scheduler={"cls": Scheduler, "options": options}, workers=workers)
+            self._cluster = _begun({"cls": Scheduler, "options": options}, workers)
             self.dashboard = self._cluster.dashboard_link if has_dashboard else None
             return Client(self._cluster, timeout=START_SECONDS, set_as_default=False)
 
