@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -185,6 +185,11 @@ def table(results: Sequence[JobResult]) -> list[str]:
             f"{r.job.name:{wide}}  {r.done:7} {r.skipped:7} {len(r.failed):7} {r.seconds:9.1f} {rate}"
             + (f"  {r.problem}" if r.problem else "")
         )
+    hands: Counter[str] = Counter()
+    for r in results:
+        hands.update(r.hands)
+    if len(hands) > 1:
+        lines.append("images by worker: " + ", ".join(f"{name} {count}" for name, count in sorted(hands.items())))
     return lines
 
 

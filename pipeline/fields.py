@@ -26,6 +26,8 @@ def _input_path(value: object, info: ValidationInfo) -> str:
 
 def _output_path(value: object, info: ValidationInfo) -> Path:
     around = info.context or Surroundings.here()
+    if isinstance(value, str) and "://" in value:
+        raise ValueError(f"a folder on a disk is needed, not {describe(value)}; mount it, or copy the results there")
     return resolved_path(located(value, Path.cwd(), around.variables))
 
 

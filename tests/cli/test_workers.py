@@ -58,6 +58,7 @@ def test_two_workers_make_what_one_process_makes(bench: Bench, reference: Bench)
     assert files(bench.logits) == files(reference.logits)
     hands = [record(bench)[f"street/{model}"]["workers"] for model in ("ant", "bee")]
     assert {name for hand in hands for name in hand} == {"cpu0", "cpu1"}
+    assert "images by worker: cpu0 " in result.out
     assert [sum(hand.values()) for hand in hands] == [IMAGES, IMAGES]
 
     result = ended(bench.start("ensemble", "--workers", "2"))

@@ -122,6 +122,7 @@ WRONG = {
     "scale true": (4, "scales: [0.5, true]", "inference.scales[1]", "a number is needed, not true"),
     "scale as text": (4, "scales: [1.0, 5e-1]", "inference.scales[1]", "not the text '5e-1'; write 0.5"),
     "scale twice": (4, "scales: [1, 2, 1.0]", "inference.scales[2]", "1 stands twice"),
+    "output url": (2, "output: s3://bucket/run", "output", "a folder on a disk is needed, not the text 's3://"),
     "flip number": (5, "flip: 1", "inference.flip", "true or false is needed, not the number 1"),
     "flip text": (5, "flip: 'no'", "inference.flip", "true or false is needed, not the text 'no'"),
     "precision": (6, "precision: fp61", "inference.precision", "'fp61' is not known; did you mean 'fp16'?"),
