@@ -256,8 +256,8 @@ def run_ensemble(
     works = [_FolderWork(plan) for plan in plans]
 
     def ended_work(position: int, tally: Tally) -> None:
-        if (refused := works[position].refused) is not None:
-            raise refused
+        if tally.problem:  # unlike a dump's jobs, which are many, one that cannot be done ends the run
+            raise StoreError(tally.problem)
         plan = plans[position]
         result = FusionResult(
             plan.dataset,
@@ -318,7 +318,6 @@ class _FolderWork:
         self._plan = plan
         self._held = contextlib.ExitStack()
         self._tasks = {task.entry.path: task for task in plan.tasks}
-        self.refused: StoreError | None = None
 
     @property
     def name(self) -> str:
@@ -332,12 +331,6 @@ class _FolderWork:
         try:
             self._token = self._held.enter_context(writer_lock(self._plan.folder))
             self._prepare()
-        except DiskError:
-            raise
-        except StoreError as error:
-            # Unlike a dump's jobs, which are many, one that is refused ends the run.
-            self.refused = error
-            raise
         except OSError as error:
             raise disk_error(self._plan.folder, error) from error
         return [Item(t.entry.path, max(1, (t.entry.height or 0) * (t.entry.width or 0))) for t in self._plan.tasks]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+from hmsa_pipeline.errors import StoreError
 
 from .bench import Bench, ended, files, quiet
 from .conftest import plain_cpu
@@ -166,3 +169,30 @@ def test_the_plan_says_who_would_do_it_and_how_much_room_there_is(empty: Bench) 
     assert lines[-3:-1] == ["worker cpu0: CPU, 1 threads", "worker cpu1: CPU, 1 threads"]
     assert lines[-1].endswith(" free there")
     assert not empty.output.exists()
+
+
+@pytest.mark.gpu
+def test_a_worker_on_a_gpu_makes_what_this_process_makes_there(bench: Bench) -> None:
+    visible = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")}
+    alone = ("--device", "cuda:0", "--workers", "0", "--output", str(bench.root / "alone"))
+    assert ended(bench.start("dump", *alone, env=visible)).code == 0
+    result = ended(bench.start("dump", "--device", "cuda", env=visible))
+    assert result.code == 0, result
+    assert files(bench.logits) == files(bench.root / "alone/logits")
+    assert set(record(bench)["street/ant"]["workers"]) <= {f"gpu{n}" for n in range(16)}
+
+
+def test_predictions_that_are_another_runs_end_the_run(bench: Bench, reference: Bench) -> None:
+    """Its lock was taken over while its workers were at work: they stop, and it says so."""
+    shutil.copytree(reference.logits, bench.logits)
+    lock = bench.predictions / "street.lock"
+    with mock.patch("hmsa_pipeline.pipeline.ensemble.require_held", side_effect=StoreError(f"{lock}: is gone")):
+        assert bench.run("ensemble").refusal() == f"{lock}: is gone"
+
+
+def test_a_store_that_is_another_runs_is_left_alone(bench: Bench) -> None:
+    with mock.patch("hmsa_pipeline.pipeline.dump.require_held", side_effect=StoreError("the lock is gone")):
+        result = bench.run("dump", "--models", "ant")
+    assert result.code == 1
+    assert result.err == "failed: street/ant: the lock is gone\n"
+    assert shards(bench) == 0

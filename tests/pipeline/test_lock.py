@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline import lock as lock_module
-from hmsa_pipeline.pipeline.lock import STALE_SECONDS, writer_lock
+from hmsa_pipeline.pipeline.lock import STALE_SECONDS, require_held, writer_lock
 
 from .stores import edit_json
 
@@ -314,3 +314,15 @@ def test_of_many_that_race_for_a_dead_lock_one_at_a_time_gets_it(target: Path, p
     errors = [racer.communicate(timeout=120)[1].decode() for racer in racers]
     assert errors == [""] * 5
     assert others(path) == set()
+
+
+def test_whoever_works_for_the_holder_can_ask_whether_it_still_holds(target: Path, path: Path) -> None:
+    with writer_lock(target) as token:
+        require_held(target, token)
+        with pytest.raises(StoreError, match=r"ant\.zarr\.lock: is no longer held by the run"):
+            require_held(target, "another's")
+        os.utime(path, (time.time() - 2 * STALE_SECONDS,) * 2)  # a run that does not beat any more is dead
+        with pytest.raises(StoreError, match="is no longer held"):
+            require_held(target, token)
+    with pytest.raises(StoreError, match="is no longer held"):
+        require_held(target, token)
