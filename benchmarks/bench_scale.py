@@ -1,21 +1,28 @@
-"""Planning, resume scan and image table for many images and seven models, without a network.
+"""Planning, resume scan, image table and scheduler for many images and seven models, without a network.
 
-    python benchmarks/bench_scale.py --images 4000
-    python benchmarks/bench_scale.py --images 100000 --table
+    python benchmarks/bench_scale.py                              # 4,000 images x 7 models
+    python benchmarks/bench_scale.py --images 1000000 --models 1
+    python benchmarks/bench_scale.py --table 1000 10000 100000 1000000
+    python benchmarks/bench_scale.py --tasks 100000
 
-Photographs are hard links to one small PNG, shards are files of one byte: what is measured is what a run does
-before its first image. ``--table`` makes no files and measures one store's table alone.
+What is measured is what a run does before its first image. Photographs and shards are hard links to one small
+file, so that a million of them take no inodes; a table is one store's alone, with no photographs behind it.
+Every figure comes from a process of its own, because memory that one step frees would hide the next one's.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import itertools
+import multiprocessing
 import os
-import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,32 +31,80 @@ from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.manifest import load_manifest
 from hmsa_pipeline.pipeline.plan import plan_dump
-from hmsa_pipeline.pipeline.store import LogitStore, Photograph
+from hmsa_pipeline.pipeline.store import Identity, LogitStore, Photograph
 from PIL import Image
 
 TINY = "hrnet_tiny_ocr_mscale"
 SIZE = (48, 80)
+TARGET_SECONDS = 2.0
+# ext4 takes 65,000 links to one file.
+LINKS = 50_000
+IDENTITY = Identity(
+    model="m0",
+    architecture=TINY,
+    checkpoint="w.pth",
+    sha256="0" * 64,
+    scales=(0.5, 1.0, 2.0),
+    flip=False,
+    precision="fp16",
+    classes=tuple(f"class {number}" for number in range(19)),
+    preprocessing=None,
+)
+
+# ------------------------------------------------------------------ measuring
 
 
-def timed(name: str, work: Callable[[], object]) -> object:
-    begun = time.perf_counter()
-    result = work()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{name:44} {time.perf_counter() - begun:8.2f} s   {peak:7.0f} MiB at peak so far")
-    return result
+def memory(name: str) -> float:
+    """MiB of this process: ``VmRSS`` now, ``VmHWM`` at its peak.
+
+    Not ``ru_maxrss``, in which a child process begins with what its parent had.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def row(name: str, seconds: float | None, mebibytes: float | None, note: str = "") -> None:
+    """One line of the table on the terminal."""
+    took = "" if seconds is None else f"{seconds:.2f} s"
+    more = "" if mebibytes is None else f"{mebibytes:.0f} MiB"
+    print(f"{name:44} {took:>10} {more:>10}  {note}".rstrip(), flush=True)
+
+
+def alone(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """``step`` in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(step, arguments)
+
+
+@contextmanager
+def measured(found: dict[str, Any]) -> Iterator[None]:
+    """Puts ``seconds`` and the growth to the peak, ``mebibytes``, into ``found``."""
+    before, begun = memory("VmRSS"), time.perf_counter()
+    yield
+    found["seconds"] = time.perf_counter() - begun
+    found["mebibytes"] = memory("VmHWM") - before
+
+
+# ------------------------------------------------------------------ planning
+
+
+def link(source: Path, targets: Iterator[Path]) -> None:
+    """Make ``targets`` hard links to ``source``, or to copies of it where it has too many."""
+    content = source.read_bytes()
+    for number, target in enumerate(targets):
+        if number % LINKS == 0:
+            source = source.with_name(f"{number}-{source.name}")
+            source.write_bytes(content)
+        os.link(source, target)
 
 
 def world(folder: Path, images: int, models: int) -> Path:
+    """Photographs, a checkpoint and a manifest below ``folder``; the manifest's path."""
     photos = folder / "photos"
     photos.mkdir()
     first = folder / "first.png"
     Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(first)
-    for number in range(images):
-        # A file takes no more than 65,000 links.
-        if number % 50_000 == 0:
-            source = folder / f"source{number}.png"
-            source.write_bytes(first.read_bytes())
-        os.link(source, photos / f"{number:07}.png")
+    link(first, (photos / f"{number:07}.png" for number in range(images)))
     torch.manual_seed(0)
     save_checkpoint(folder / "w.pth", build(TINY), arch=TINY)
     members = [{"name": f"m{n}", "arch": TINY, "checkpoint": "w.pth"} for n in range(models)]
@@ -60,33 +115,237 @@ def world(folder: Path, images: int, models: int) -> Path:
     return manifest
 
 
+def fill(store: LogitStore, images: int, share: float) -> None:
+    """Fake shards of the first ``share`` of the images in every ten, so that rows are missing everywhere."""
+    source = store.path.parent / f"{store.path.name}.shard"
+    source.write_bytes(b"x")
+    shards = (store.shard_path(index) for index in range(images) if index % 10 < 10 * share)
+    link(source, (shard for shard in shards if shard is not None))
+
+
+def plan(manifest: Path) -> dict[str, Any]:
+    """`plan_dump`, with what it found to do."""
+    found: dict[str, Any] = {}
+    with measured(found):
+        found["todo"] = plan_dump(load_manifest(manifest), device="cpu").todo
+    return found
+
+
+def register(manifest: Path, share: float) -> dict[str, Any]:
+    """Every job's store made, as ``dump`` makes it; then shards are put into it, which is not measured."""
+    jobs = plan_dump(load_manifest(manifest), device="cpu").jobs
+    found: dict[str, Any] = {}
+    with measured(found):
+        for job in jobs:
+            LogitStore.create(job.store, job.identity, {}).register(job.photographs)
+    for job in jobs:
+        fill(LogitStore.open(job.store), len(job.photographs), share)
+    return found
+
+
+def begin(manifest: Path) -> dict[str, Any]:
+    """Every job's store taken up by a run that goes on, and kept in memory, as the run keeps it."""
+    jobs = plan_dump(load_manifest(manifest), device="cpu").jobs
+    found: dict[str, Any] = {}
+    with measured(found):
+        stores = []
+        for job in jobs:
+            store = LogitStore.for_writing(job.store, job.identity, {})
+            store.register(job.photographs)
+            stores.append((store, store.complete()))
+    return found
+
+
+def bench_plan(folder: Path, images: int, models: int, share: float) -> None:
+    """Measure all that happens before the first image."""
+    manifest = world(folder, images, models)
+    print(f"{images:,} images x {models} models, {share:.0%} of them complete; memory is growth to the peak")
+    fresh = alone(plan, manifest)
+    row("plan, no stores", fresh["seconds"], fresh["mebibytes"], verdict(fresh["seconds"], images, models))
+    made = alone(register, manifest, share)
+    row("make and register all stores", made["seconds"], made["mebibytes"])
+    resumed = alone(plan, manifest)
+    row("plan, resume scan", resumed["seconds"], resumed["mebibytes"], verdict(resumed["seconds"], images, models))
+    done = sum(index % 10 < 10 * share for index in range(images))
+    if (fresh["todo"], resumed["todo"]) != (models * images, models * (images - done)):
+        raise SystemExit(f"the scan found {resumed['todo']} of {models * (images - done)} images to do")
+    begun = alone(begin, manifest)
+    row("take up all stores", begun["seconds"], begun["mebibytes"])
+    row("a process with the package imported", None, alone(nothing)["mebibytes"])
+
+
+def nothing() -> dict[str, Any]:
+    """What a process takes that has done nothing."""
+    return {"mebibytes": memory("VmHWM")}
+
+
+def verdict(seconds: float, images: int, models: int) -> str:
+    """Whether the target is met, which is for 4,000 images and seven models."""
+    if images * models > 28_000:
+        return ""
+    return "ok" if seconds <= TARGET_SECONDS else f"SLOWER than {TARGET_SECONDS} s"
+
+
+# ------------------------------------------------------------------ one store's table
+
+
+def photographs(images: int) -> list[Photograph]:
+    """Of a street data set: names as long as there, two sizes."""
+    sizes = ((1024, 2048), (720, 1280))
+    name = "day/{:04}/{:07}_leftImg8bit.png"
+    return [Photograph(name.format(n // 1000, n), 2_000_000 + n, sizes[n % 2]) for n in range(images)]
+
+
+def table_register(path: Path, images: int) -> dict[str, Any]:
+    """The table set in a new store."""
+    photos = photographs(images)
+    store = LogitStore.create(path, IDENTITY, {})
+    found: dict[str, Any] = {}
+    with measured(found):
+        store.register(photos)
+    return found
+
+
+def table_grow(path: Path, images: int) -> dict[str, Any]:
+    """One photograph more: the whole table is written again."""
+    store = LogitStore.open(path, writable=True)
+    photos = [*photographs(images), Photograph("night/one.png", 1, SIZE)]
+    found: dict[str, Any] = {}
+    with measured(found):
+        store.register(photos)
+    return found
+
+
+def table_open(path: Path) -> dict[str, Any]:
+    """The store opened."""
+    found: dict[str, Any] = {}
+    with measured(found):
+        store = LogitStore.open(path)
+    found["images"] = len(store.images)
+    return found
+
+
+def table_scan(path: Path, images: int) -> dict[str, Any]:
+    """Every shard there, and found."""
+    store = LogitStore.open(path)
+    fill(store, images, 1.0)
+    found: dict[str, Any] = {}
+    with measured(found):
+        found["complete"] = sum(store.complete())
+    return found
+
+
+def bench_table(folder: Path, counts: list[int]) -> None:
+    """Measure tables of several sizes."""
+    print("memory is growth to the peak")
+    for images in counts:
+        path = folder / str(images) / "m0.zarr"
+        path.parent.mkdir()
+        made = alone(table_register, path, images)
+        size = (path / "zarr.json").stat().st_size
+        name = f"{images:,} images: "
+        row(f"{name}register", made["seconds"], made["mebibytes"], f"zarr.json {size / 1e6:.1f} MB")
+        opened = alone(table_open, path)
+        row(f"{name}open", opened["seconds"], opened["mebibytes"])
+        scanned = alone(table_scan, path, images)
+        row(f"{name}scan for complete ones", scanned["seconds"], scanned["mebibytes"])
+        grown = alone(table_grow, path, images)
+        row(f"{name}append one", grown["seconds"], grown["mebibytes"])
+        if (opened["images"], scanned["complete"]) != (images, images):
+            raise SystemExit(f"{opened['images']} of {images} images are listed, {scanned['complete']} complete")
+
+
+# ------------------------------------------------------------------ Dask's scheduler
+
+
+def _work(number: int) -> int:
+    return number
+
+
+async def queued(count: int, scratch: str) -> dict[str, Any]:
+    """All tasks submitted at once; nobody is there to do them, so that what is measured is what waiting takes."""
+    from distributed import Client, Scheduler
+
+    found: dict[str, Any] = {}
+    async with (
+        Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as scheduler,
+        Client(scheduler.address, asynchronous=True) as client,
+    ):
+        with measured(found):
+            futures = client.map(_work, range(count), pure=False)
+            while len(scheduler.tasks) < count:
+                await asyncio.sleep(0.05)
+        found["held"] = len(scheduler.tasks)
+        del futures
+    return found
+
+
+async def few_at_once(count: int, scratch: str) -> dict[str, Any]:
+    """Tasks done one after another by one worker, eight of them in flight."""
+    from distributed import Client, Scheduler, Worker, as_completed
+
+    found: dict[str, Any] = {"held": 0}
+    async with (
+        Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as scheduler,
+        Worker(scheduler.address, nthreads=1, dashboard_address="127.0.0.1:0", local_directory=scratch),
+        Client(scheduler.address, asynchronous=True) as client,
+    ):
+
+        async def some(number: int) -> None:
+            numbers = iter(range(number))
+            pending: Any = as_completed([client.submit(_work, n, pure=False) for n in itertools.islice(numbers, 8)])
+            async for _ in pending:
+                found["held"] = max(found["held"], len(scheduler.tasks))
+                for n in itertools.islice(numbers, 1):
+                    pending.add(client.submit(_work, n, pure=False))
+
+        await some(200)  # what a worker's start takes is not a task's
+        with measured(found):
+            await some(count)
+    return found
+
+
+def tasks(kind: Callable[..., Any], count: int) -> dict[str, Any]:
+    """Scheduler, worker and client in this process, which holds nothing else that grows."""
+    from dask import config
+
+    config.set({"logging.distributed": "error"})  # read when distributed is imported
+    # As a run sets it: what the scheduler remembers of old tasks, for those who mend it.
+    with config.set({"distributed.admin.low-level-log-length": 100}), tempfile.TemporaryDirectory() as scratch:
+        return asyncio.run(kind(count, scratch))
+
+
+def bench_tasks(count: int) -> None:
+    """Measure what Dask keeps of tasks that wait, and of tasks that are handed to it a few at a time."""
+    print("scheduler, client and worker in one process; memory is growth to the peak")
+    for what, kind, number in (
+        ("queued at once", queued, count),
+        ("with 8 in flight", few_at_once, count // 10),
+    ):
+        found = alone(tasks, kind, number)
+        note = (
+            f"{1024 * found['mebibytes'] / number:.2f} KiB a task, {found['held']} at most in the scheduler, "
+            f"{number / found['seconds']:.0f} tasks/s"
+        )
+        row(f"{number:,} tasks {what}", found["seconds"], found["mebibytes"], note)
+
+
 def main() -> None:
+    """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--models", type=int, default=7)
-    parser.add_argument("--table", action="store_true", help="only one store's table, without files")
+    parser.add_argument("--complete", type=float, default=0.5, help="share of shards that are there")
+    parser.add_argument("--table", type=int, nargs="+", metavar="IMAGES", help="only one store's table, of each size")
+    parser.add_argument("--tasks", type=int, help="only Dask's scheduler, with so many tasks")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
         if options.table:
-            photos = [Photograph(f"day/{number:07}.png", 100, (1024, 2048)) for number in range(options.images)]
-            plan = plan_dump(load_manifest(world(folder, 1, 1)), device="cpu")
-            store = LogitStore.create(folder / "one.zarr", plan.jobs[0].identity, {})
-            timed("register the table", lambda: store.register(photos))
-            print(f"{'zarr.json':44} {(folder / 'one.zarr/zarr.json').stat().st_size / 1e6:8.1f} MB")
-            timed("open the store", lambda: LogitStore.open(folder / "one.zarr"))
-            timed("scan for complete images (none)", store.complete)
-            return
-        source = world(folder, options.images, options.models)
-        print(f"{options.images} images x {options.models} models")
-        plan = timed("plan, nothing done yet", lambda: plan_dump(load_manifest(source), device="cpu"))
-        for job in plan.jobs:  # type: ignore[attr-defined]
-            store = LogitStore.create(job.store, job.identity, {})
-            store.register(job.photographs)
-            for index in range(0, options.images, 2):
-                store.shard_path(index).write_bytes(b"x")  # type: ignore[union-attr]
-        plan = timed("plan with half of every store complete", lambda: plan_dump(load_manifest(source), device="cpu"))
-        assert plan.todo == options.models * (options.images // 2)  # type: ignore[attr-defined]
+            bench_table(Path(scratch), options.table)
+        elif options.tasks:
+            bench_tasks(options.tasks)
+        else:
+            bench_plan(Path(scratch), options.images, options.models, options.complete)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,8 @@ class OCRNet(nn.Module):
         for scale in scales:
             scores = self.ocr(self.backbone(scale_images(images, scale))).scores
             logits = logits + resize(scores.float().to(place), images.shape[-2:])
+            # Else these would still take memory while the next scale runs.
+            del scores
         return logits / len(scales)
 
 

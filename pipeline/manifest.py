@@ -87,7 +87,8 @@ class Tile(Settings):
     @model_validator(mode="after")
     def _overlaps_less(self) -> Tile:
         if self.overlap >= min(self.size):
-            raise MisplacedError(f"must be below both sides of the tile, not {self.overlap}", "overlap")
+            message = f"must be below both sides of the tile, not {self.overlap}; give a smaller one"
+            raise MisplacedError(message, "overlap")
         return self
 
 

@@ -68,17 +68,19 @@ class Predictor:
             MemoryError, torch.OutOfMemoryError: it does not fit in any of these ways.
         """
         if (logits := self._try(image, None)) is not None:
-            return logits.to(torch.float16), None
+            return logits, None
         cpu = torch.device("cpu")
         if self._tile is None:
             return self._whole(image, cpu).to(torch.float16), SCALE_BY_SCALE
         if (logits := self._try(image, cpu)) is not None:
-            return logits.to(torch.float16), SCALE_BY_SCALE
+            return logits, SCALE_BY_SCALE
         return self._in_tiles(image, self._tile).to(torch.float16), IN_TILES
 
     def _try(self, image: Tensor, gather: torch.device | None) -> Tensor | None:
+        """Logits (19, H, W) float16; None if the memory is too small for them."""
         try:
-            return self._whole(image, gather)
+            # Rounded in here, because that takes memory too.
+            return self._whole(image, gather).to(torch.float16)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -29,6 +30,14 @@ def plain_cpu() -> Iterator[None]:
 def _plain_cpu() -> Iterator[None]:
     with plain_cpu():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """A shell starts what it puts into the background with Ctrl-C ignored; tests that send it need it heard."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

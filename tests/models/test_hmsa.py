@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hmsa_pipeline.models.hmsa import HMSA, OCRNet, ScaleOutput, blend, scale_images
+from hmsa_pipeline.models.ocr import OCROutput
 from hmsa_pipeline.models.registry import build
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +39,42 @@ def test_any_size_and_scales_give_logits_of_the_image(
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
     assert logits.isfinite().all()
+
+
+@given(height=sides, width=sides, scales=scale_lists, flip=st.booleans())
+@by_hypothesis
+def test_scales_gathered_elsewhere_give_the_same(
+    tiny: HMSA, single: OCRNet, height: int, width: int, scales: list[float], flip: bool
+) -> None:
+    images = noise(2, 3, height, width)
+    for model in (tiny, single):
+        gathered = model.predict(images, scales, flip, gather=torch.device("cpu"))
+        torch.testing.assert_close(gathered, model.predict(images, scales, flip), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("attentive", [True, False])
+def test_nothing_of_a_scale_is_kept_while_the_next_one_runs(
+    tiny: HMSA, single: OCRNet, attentive: bool, flip: bool
+) -> None:
+    model = tiny if attentive else single
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def remember(_module: object, _inputs: object, output: OCROutput) -> None:
+        made.extend(weakref.ref(tensor) for tensor in output)
+
+    hooks = [
+        model.ocr.register_forward_hook(remember),
+        model.backbone.register_forward_pre_hook(lambda *_: alive.append(sum(ref() is not None for ref in made))),
+    ]
+    try:
+        model.predict(noise(1, 3, 32, 48), [0.5, 1.0, 2.0], flip, gather=torch.device("cpu"))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert made
+    assert alive == [0] * (6 if flip else 3)
 
 
 @given(scales=scale_lists, data=st.data())

@@ -22,6 +22,7 @@ from hmsa_pipeline.pipeline.manifest import (
     Manifest,
     Member,
     StoreSettings,
+    Tile,
     find_manifest,
     load_manifest,
     shipped_manifests,
@@ -146,6 +147,20 @@ def test_a_minimal_manifest_takes_the_defaults() -> None:
     assert manifest.store == StoreSettings(encoding="lossless")
     assert manifest.ensemble == Fusion(label="mean-softmax", confidence="mean-softmax")
     assert (manifest.models[0].weight, manifest.models[0].temperature) == (1.0, 1.0)
+
+
+def test_tiles_are_read_and_shown() -> None:
+    manifest = load_manifest(write(GOOD.replace("precision: fp16", "tile: {size: [512, 1024]}")))
+    assert manifest.inference.tile == Tile(size=(512, 1024), overlap=128)
+    assert yaml.safe_load(manifest.to_yaml())["inference"]["tile"] == {"size": [512, 1024], "overlap": 128}
+    assert load_manifest(write(manifest.to_yaml(), "again.yaml")) == manifest
+    narrow = load_manifest(write(GOOD.replace("precision: fp16", "tile: {size: [65, 64], overlap: 63}")))
+    assert narrow.inference.tile == Tile(size=(65, 64), overlap=63)
+
+
+@pytest.mark.parametrize("name", shipped_manifests())
+def test_shipped_manifests_have_no_tiles(name: str) -> None:
+    assert load_manifest(name).inference.tile is None
 
 
 def test_whole_numbers_become_floats() -> None:
