@@ -31,7 +31,7 @@ from .figures import as_size
 from .foreman import Item, Tally, run_works
 from .lock import require_held, writer_lock
 from .manifest import Manifest, Member, Tile
-from .places import free_bytes
+from .places import free_bytes, make_folder, remove, write_bytes
 from .predictor import Predictor
 from .progress import Progress, say
 from .record import record_gone, record_run
@@ -252,15 +252,15 @@ def run_dump(
 def require_writable(output: Path) -> None:
     """Raise StoreError unless files can be made in ``output``, which is made where it is missing."""
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         probe = output / f".{uuid.uuid4().hex}{PARTIAL}"
         try:
-            probe.write_bytes(b"x")
+            write_bytes(probe, b"x")
         finally:
-            probe.unlink(missing_ok=True)
+            remove(probe)
     except OSError as error:
         raise StoreError(
-            f"{output}: cannot be written ({error.strerror}); choose another --output, or free it"
+            f"{output}: cannot be written ({error.strerror or error}); choose another --output, or free it"
         ) from error
 
 
@@ -363,7 +363,8 @@ class _StoreWork:
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
         assert self._store is not None
-        return [p for p in paths if not self._writer.is_complete(self._store.images[self._store.index[p]])]
+        entries = [self._store.images[self._store.index[path]] for path in paths]
+        return [entry.path for entry in self._writer.incomplete(entries)]
 
     def close(self) -> None:
         self._held.close()
@@ -490,7 +491,7 @@ class DumpBlock:
         begun = time.monotonic()
         if self.setting.threads is not None:
             torch.set_num_threads(self.setting.threads)
-        todo = [entry for entry in self.entries if not self.writer.is_complete(entry)]
+        todo = self.writer.incomplete(self.entries)
         for _ in range(len(self.entries) - len(todo)):
             report.settle()
         outcome = Outcome()
@@ -511,9 +512,7 @@ class DumpBlock:
         except DiskError as error:
             outcome.disk = str(error)
         outcome.left = tuple(
-            entry.path
-            for entry in self.entries
-            if entry.path not in outcome.failed and not self.writer.is_complete(entry)
+            entry.path for entry in self.writer.incomplete([e for e in self.entries if e.path not in outcome.failed])
         )
         outcome.seconds = time.monotonic() - begun
         return outcome

@@ -6,6 +6,7 @@ What went in stands in ``ensemble.json`` beside the predictions of a dataset (se
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,13 +21,14 @@ from PIL import Image
 
 from ..datasets.layouts import output_stem
 from ..errors import DiskError, ManifestError, StoreError, disk_error
-from ..files import atomic_path, is_partial, write_json
+from ..files import is_partial
 from .block import Outcome, Report
 from .crew import Crew
 from .foreman import Item, Tally, run_works
 from .fusion_record import RECORD, changes, describe, read_record, same_work
 from .lock import require_free, require_held, writer_lock
 from .manifest import Manifest, Member
+from .places import is_remote, listing, remove, remove_all, size, write_bytes, write_json
 from .progress import Progress
 from .record import failures, gone, record_run
 from .scores import fuse, quantise
@@ -82,10 +84,10 @@ class FusionResult:
     interrupted: bool = False
 
 
-def prediction_paths(folder: Path, image: str) -> tuple[Path, Path]:
-    """The class map and the confidence of ``image`` (its path in the store) under ``folder``."""
+def prediction_names(image: str) -> tuple[str, str]:
+    """Class map and confidence of ``image`` (its path in the store), below the folder of its dataset."""
     stem = output_stem(image)
-    return folder / f"{stem}_pred.png", folder / f"{stem}_conf.png"
+    return f"{stem}_pred.png", f"{stem}_conf.png"
 
 
 def plan_ensemble(
@@ -125,8 +127,10 @@ def _plan(manifest: Manifest, dataset: str, limit: int | None, overwrite: bool, 
     if limit is not None:
         entries = dict(list(entries.items())[:limit])
 
+    # Of every member's complete images when their logits were written.
     complete = [
-        {e.path for e, ok in zip(s.images, s.complete(), strict=True) if ok} if s else set[str]() for _, s in members
+        {e.path: f.modified for e, f in zip(s.images, s.shards(), strict=True) if f and f.bytes} if s else {}
+        for _, s in members
     ]
     has = {path: tuple(i for i, there in enumerate(complete) if path in there) for path in entries}
     lacking = {
@@ -152,16 +156,18 @@ def _plan(manifest: Manifest, dataset: str, limit: int | None, overwrite: bool, 
     known_partial = before.get("partial", {})
     plan = Fusion(dataset, folder, members, record)
     reasons = failures(manifest.output, dataset)
-    existing = _existing(folder) if before else set()
+    existing = _existing(folder) if before else {}
+    # Of times in whole seconds one that is equal may be later.
+    grain = 0 if is_remote(folder) else 1
     for path, who in has.items():
         if not who:
             plan.absent[path] = reasons.get(path, "is in no member's store yet; run 'hmsa-pipeline dump'")
             continue
         names = [members[i][0].name for i in who]
-        label, confidence = prediction_paths(folder, path)
+        label, confidence = prediction_names(path)
         there = label in existing and confidence in existing
         used = known_partial.get(path, [m.name for m, _ in members])
-        if there and set(names) <= set(used) and not _older(label, [members[i][1] for i in who], path):
+        if there and set(names) <= set(used) and all(complete[i][path] < existing[label] + grain for i in who):
             plan.skipped += 1
             names = used
         else:
@@ -209,18 +215,12 @@ def _common_table(dataset: str, stores: list[LogitStore], left_out: set[str]) ->
     return {path: entries[path] for path in sorted(entries)}
 
 
-def _existing(folder: Path) -> set[Path]:
-    return {Path(base, name) for base, _, names in os.walk(folder) for name in names if name.endswith(".png")}
-
-
-def _older(label: Path, stores: list[LogitStore | None], image: str) -> bool:
-    """Whether a member's logits were written again after the prediction was made from them."""
-    made = label.stat().st_mtime_ns
-    for store in stores:
-        shard = store.shard_path(store.index[image]) if store is not None else None
-        if shard is not None and shard.stat().st_mtime_ns > made:
-            return True
-    return False
+def _existing(folder: Path) -> dict[str, int]:
+    """Below ``folder`` the name of every PNG -> when it was written, in nanoseconds."""
+    try:
+        return {found.name: found.modified for found in listing(folder) if found.name.endswith(".png")}
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
 
 
 def run_ensemble(
@@ -299,16 +299,14 @@ def _record(manifest: Manifest, result: FusionResult) -> None:
 def _remove(folder: Path) -> None:
     try:
         with writer_lock(folder):
-            (folder / RECORD).unlink(missing_ok=True)
+            remove(folder / RECORD)
             _sweep(folder, lambda name: name.endswith(("_pred.png", "_conf.png")))
     except OSError as error:
         raise disk_error(folder, error) from error
 
 
 def _sweep(folder: Path, unwanted: Callable[[str], bool]) -> None:
-    for base, _, names in os.walk(folder):
-        for name in filter(unwanted, names):
-            Path(base, name).unlink()
+    remove_all(folder, [found.name for found in listing(folder) if unwanted(found.name)])
 
 
 class _FolderWork:
@@ -343,10 +341,9 @@ class _FolderWork:
                 f"{plan.folder}: another run has just begun predictions made in another way "
                 f"({changes(before, plan.record)}); choose another --output"
             )
-        _sweep(plan.folder, is_partial)
         # Before the record, which will no longer say that they lack a member or are older than their logits.
-        for task in plan.tasks:
-            prediction_paths(plan.folder, task.entry.path)[0].unlink(missing_ok=True)
+        stale = {prediction_names(task.entry.path)[0] for task in plan.tasks}
+        _sweep(plan.folder, lambda name: is_partial(name) or name in stale)
         # Before the first prediction: one that lies there without its line in the record would later pass
         # for one of all members.
         record = {**plan.record, "partial": plan.partial}
@@ -361,7 +358,10 @@ class _FolderWork:
         return FusionBlock(plan.folder, members, functions, tasks, self._token)
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
-        return [path for path in paths if not prediction_paths(self._plan.folder, path)[0].exists()]
+        with ThreadPoolExecutor(THREADS) as pool:
+            paths = list(paths)
+            there = pool.map(lambda path: size(self._plan.folder / prediction_names(path)[0]), paths)
+            return [path for path, found in zip(paths, there, strict=True) if found is None]
 
     def close(self) -> None:
         self._held.close()
@@ -487,7 +487,8 @@ def _fuse_image(block: FusionBlock, all_stores: list[LogitStore | None], task: T
             )
         label[start:stop] = fused.label.numpy()
         confidence[start:stop] = quantise(fused.confidence).numpy()
-    label_path, confidence_path = prediction_paths(block.folder, entry.path)
-    for path, pixels in ((confidence_path, confidence), (label_path, label)):
-        with atomic_path(path) as temporary:
-            Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
+    label_name, confidence_name = prediction_names(entry.path)
+    for name, pixels in ((confidence_name, confidence), (label_name, label)):
+        png = io.BytesIO()
+        Image.fromarray(pixels).save(png, format="PNG", compress_level=1)
+        write_bytes(block.folder / name, png.getbuffer())

@@ -9,11 +9,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Strict, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, Strict, ValidationInfo
 
 from ..errors import nearest
 from .documents import describe
-from .paths import Surroundings, is_unicode, located, resolved_path
+from .paths import Surroundings, is_unicode, located, resolved
+from .places import is_remote, place
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_NAME = 100
@@ -26,9 +27,14 @@ def _input_path(value: object, info: ValidationInfo) -> str:
 
 def _output_path(value: object, info: ValidationInfo) -> Path:
     around = info.context or Surroundings.here()
-    if isinstance(value, str) and "://" in value:
-        raise ValueError(f"a folder on a disk is needed, not {describe(value)}; mount it, or copy the results there")
-    return resolved_path(located(value, Path.cwd(), around.variables))
+    return place(resolved(located(value, Path.cwd(), around.variables)))
+
+
+def _local_output_path(value: object, info: ValidationInfo) -> Path:
+    found = _output_path(value, info)
+    if is_remote(found):
+        raise ValueError(f"a folder on a disk is needed, not {describe(value)}; copy the results there afterwards")
+    return found
 
 
 def _number(value: object) -> float:
@@ -134,7 +140,9 @@ def _check_any(entries: Collection[object]) -> Collection[object]:
 at_least_one = AfterValidator(_check_any)
 Text = Annotated[str, Strict(), AfterValidator(_check_text)]
 Name = Annotated[Text, AfterValidator(_check_name)]
-OutputPath = Annotated[Path, BeforeValidator(_output_path)]
+# Not a BeforeValidator, because pydantic would make a disk's path of a remote place.
+OutputPath = Annotated[Path, PlainValidator(_output_path), PlainSerializer(str, return_type=str)]
+LocalOutputPath = Annotated[Path, BeforeValidator(_local_output_path)]
 Sha256 = Annotated[Text, AfterValidator(_check_sha256)]
 InputPath = Annotated[str, BeforeValidator(_input_path)]
 Positive = Annotated[float, BeforeValidator(_positive)]

@@ -16,6 +16,7 @@ from .. import __version__
 from ..errors import StoreError, first_few
 from .manifest import Fusion as Functions
 from .manifest import Member
+from .places import read_bytes
 from .store import LogitStore
 
 RECORD = "ensemble.json"
@@ -88,7 +89,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / RECORD
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_bytes(path))
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DiskError, StoreError
-from ..files import guarded
+from .places import create, guarded, make_folder, modified, read_bytes, refresh, remove
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0
@@ -40,7 +40,7 @@ def writer_lock(target: Path) -> Iterator[str]:
     path = _lock_file(target)
     token = uuid.uuid4().hex
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _acquire(path, token)
     except OSError as error:
         raise DiskError(
@@ -71,7 +71,7 @@ def require_held(target: Path, token: str) -> None:
     """
     path = _lock_file(target)
     try:
-        held = _token(path) == token and time.time() - path.stat().st_mtime < STALE_SECONDS
+        held = _token(path) == token and time.time() - modified(path) < STALE_SECONDS
     except FileNotFoundError:
         held = False
     if not held:
@@ -101,27 +101,21 @@ def _acquire(path: Path, token: str) -> None:
     with _guard(path):
         _clear_dead(path)
         try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            create(path, json.dumps(holder).encode())
         except FileExistsError as error:
             raise StoreError(f"{path}: another process has just taken it; wait for it, or stop it first") from error
-        try:
-            with os.fdopen(handle, "w") as file:
-                json.dump(holder, file)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
 
 
 def _release(path: Path, token: str) -> None:
     with _guard(path):
         if _token(path) == token:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def _clear_dead(path: Path) -> None:
     """Remove a dead holder's lock; StoreError if its holder lives."""
     if _require_dead(path):
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def _require_dead(path: Path) -> bool:
@@ -139,9 +133,14 @@ def _require_dead(path: Path) -> bool:
 def _holder(path: Path) -> dict[str, Any] | None:
     """The holder that the lock names; an empty one if the file does not name one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return _named(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _named(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
     except ValueError:
         return {}
     named = isinstance(value, dict) and {"host", "machine", "pid", "started", "since", "token"} <= value.keys()
@@ -162,7 +161,7 @@ def _alive(holder: dict[str, Any], path: Path) -> bool:
         started = _process_start(holder["pid"])
         return started is not None and (started == holder["started"] or _HIDDEN in (started, holder["started"]))
     try:
-        return time.time() - path.stat().st_mtime < STALE_SECONDS
+        return time.time() - modified(path) < STALE_SECONDS
     except FileNotFoundError:
         return False
 
@@ -202,5 +201,6 @@ def _heartbeat(path: Path, token: str, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
         # A missed beat only brings the lock nearer to being stale; the next one mends it.
         with contextlib.suppress(OSError):
-            if _token(path) == token:
-                os.utime(path)
+            content = read_bytes(path)
+            if _named(content).get("token") == token:
+                refresh(path, content)

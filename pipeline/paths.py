@@ -14,6 +14,7 @@ from .documents import describe, one_line
 FLAGS = {"HMSA_DATA_ROOT": "--data-root", "HMSA_ASSETS": "--assets"}
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BARE_VARIABLE = re.compile(rf"\$({'|'.join(FLAGS)})\b")
 
 
@@ -80,7 +81,7 @@ def located(value: object, folder: Path, variables: Mapping[str, str]) -> str:
         raise ValueError(f"'${{' begins no variable in {describe(text)}; write ${{NAME}}")
     unset = {name for name in _VARIABLE.findall(text) if name not in variables}
     path = _VARIABLE.sub(lambda found: variables.get(found[1], found[0]), text)
-    if not _VARIABLE.match(path):
+    if not _VARIABLE.match(path) and not is_url(path):
         path = str(folder / at_home(path))
     if "${" in _VARIABLE.sub(lambda found: "-" if found[1] in unset else found[0], path):
         raise ValueError(f"a folder in {describe(path)} has '${{' in its name; use another")
@@ -89,13 +90,25 @@ def located(value: object, folder: Path, variables: Mapping[str, str]) -> str:
     return path
 
 
-def resolved_path(path: str, where: str = "") -> Path:
-    """What `located` returned, as a path; `ManifestError`, begun with ``where``, if a variable is not set."""
+def is_url(text: str) -> bool:
+    """Whether ``text`` names a place by a URL, such as ``s3://bucket/run``."""
+    return bool(_URL.match(text))
+
+
+def resolved(path: str, where: str = "") -> str:
+    """What `located` returned; `ManifestError`, begun with ``where``, if a variable is not set."""
     if unset := _VARIABLE.search(path):
         name = unset[1]
         flag = f" or give {FLAGS[name]} FOLDER" if name in FLAGS else ""
         raise ManifestError(one_line(f"{where}the environment variable {name} is not set; set it{flag}"))
-    return Path(path)
+    return path
+
+
+def resolved_path(path: str, where: str = "") -> Path:
+    """As `resolved`, of something on a disk; `ManifestError` for a URL too."""
+    if is_url(path):
+        raise ManifestError(one_line(f"{where}only the output may be a URL; put this on a disk, or mount it"))
+    return Path(resolved(path, where))
 
 
 def is_unicode(text: str) -> bool:

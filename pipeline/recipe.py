@@ -18,7 +18,7 @@ from ..datasets.sources import NAMES
 from ..errors import ManifestError, nearest
 from ..models.registry import ARCHITECTURES
 from .documents import Document, MisplacedError, as_yaml, one_line, read_document, validate
-from .fields import Count, InputPath, Natural, NotNegative, OutputPath, Positive, Share, Text, one_of
+from .fields import Count, InputPath, LocalOutputPath, Natural, NotNegative, Positive, Share, Text, one_of
 from .manifest import SHIPPED, Precision, Scales, Settings, Version, find_manifest, shipped_manifests
 from .overrides import Setting, changed
 from .paths import Surroundings, at_home, resolved_path
@@ -240,7 +240,7 @@ class Recipe(Settings):
     """How a network is trained."""
 
     version: Version = Field(description="Version of this format: 1.")
-    output: OutputPath = Field(
+    output: LocalOutputPath = Field(
         description="Folder of all results. ${NAME} is expanded, relative to where the command runs."
     )
     arch: Annotated[Text, one_of(ARCHITECTURES)] = Field(default="hrnet_ocr_mscale", description="Architecture.")

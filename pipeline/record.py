@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import disk_error
-from ..files import guarded, write_json
+from .places import guarded, make_folder, read_bytes, write_json
 
 RUN_FILE = "run.json"
 
@@ -26,7 +26,7 @@ def now() -> str:
 def read_runs(output: Path) -> dict[str, dict[str, Any]]:
     """The record: command -> what it worked on -> its last run; empty where there is none yet."""
     try:
-        value = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+        value = json.loads(read_bytes(output / RUN_FILE))
     except (FileNotFoundError, ValueError):
         return {}
     return {k: v for k, v in value.items() if isinstance(v, dict)} if isinstance(value, dict) else {}
@@ -62,7 +62,7 @@ def record_run(
         StoreError: the output cannot be written.
     """
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
         with guarded(output / f".{RUN_FILE}.lock"):
             runs = read_runs(output)
             before = runs.get(command, {}).get(subject)

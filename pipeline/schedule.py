@@ -33,6 +33,7 @@ from ..errors import HmsaError, ManifestError, StoreError, first_few
 from .block import Block, News, Outcome, Report
 from .crew import Alone, Crew, Died, Ended, Event, Hand, Heard, Raised
 from .device import device_name, resolve_devices
+from .places import place, remove, size, write_bytes
 from .progress import say
 
 RESOURCE = "GPU"
@@ -140,8 +141,18 @@ def _who(places: Sequence[str], marker: str | None) -> dict[str, Any]:
         "bf16": cuda and torch.cuda.is_bf16_supported(),
         "host": socket.gethostname(),
         "missing": [place for place in places if not Path(place).exists()],
-        "sees": marker is None or Path(marker).exists(),
+        "sees": _sees(marker),
     }
+
+
+def _sees(marker: str | None) -> bool | str:
+    """Whether the run's marker is there for this worker, or why it cannot tell."""
+    if marker is None:
+        return True
+    try:
+        return size(place(marker)) is not None
+    except (OSError, ValueError) as error:
+        return " ".join(str(error).split())
 
 
 # ------------------------------------------------------------------ the run's side
@@ -198,6 +209,8 @@ class DaskCrew:
                 raise StoreError(
                     f"{where}: does not see {first_few(found['missing'], 2)}; share it with all machines"
                 )
+            if isinstance(found["sees"], str):
+                raise StoreError(f"{where}: cannot read {places[0]} ({found['sees']}); mend that there")
             if not found["sees"]:
                 raise StoreError(f"{where}: its {places[0]} is another folder; share one with all machines")
         client.subscribe_topic(self._run, self._heard)
@@ -213,7 +226,7 @@ class DaskCrew:
     def _ask(self, places: Sequence[Path]) -> dict[str, dict[str, Any]]:
         """What each worker that is there says of itself, by name."""
         client, end = self._open(), time.monotonic() + START_SECONDS
-        local = [str(place) for place in places[1:] if isinstance(place, Path)]
+        local = [str(path) for path in places[1:]]
         found: dict[str, dict[str, Any]] = {}
         with _marker(places[0] if places else None) as marker:
             while not found:
@@ -353,16 +366,15 @@ def _fits(worker: dict[str, Any]) -> bool:
 @contextlib.contextmanager
 def _marker(folder: Path | None) -> Iterator[str | None]:
     """A file in the output that every worker has to see: two machines may have a folder of one name each."""
-    if folder is None or not isinstance(folder, Path):
+    if folder is None:
         yield None
         return
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f".{uuid.uuid4().hex}.partial"
-    path.touch()
+    write_bytes(path, b"here")
     try:
         yield str(path)
     finally:
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def _begun(scheduler: dict[str, Any], workers: dict[str, Any]) -> SpecCluster:

@@ -14,29 +14,32 @@ The only file of the package that knows Zarr. What holds of every store:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import math
-import os
-import shutil
-import stat
+import threading
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
-from zarr.core.buffer import Buffer
-from zarr.storage import LocalStore
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, LocalStore
 
 from ..errors import StoreError
-from ..files import PARTIAL, is_partial, write_bytes
+from ..files import PARTIAL, is_partial
 from .attributes import Identity, ImageEntry, Photograph, brought_up, check_images, images_from_json, rows_of
+from .places import Found, address, is_remote, listing, reached, remove, remove_folder, size, state, write_bytes
 
 FORMAT_VERSION = 1
 _STRIP_BYTES = 5 * 2**20  # part of the format, as the version is
+_PIECE_BYTES = 256 * 2**20
+_ASKERS = 8
 
 
 class DamagedShardError(StoreError):
@@ -63,6 +66,38 @@ class _DurableStore(LocalStore):
             await self.set(key, value)
 
 
+class _RemoteStore(FsspecStore):
+    """A store in an object store, where an object appears whole; its library's own errors become OSError."""
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
+        with reached():
+            return await super().get(key, prototype, byte_range)
+
+    async def set(self, key: str, value: Buffer, byte_range: Any = None) -> None:
+        with reached():
+            await super().set(key, value, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        with reached():
+            return await super().exists(key)
+
+
+# Of a process one for each kind: fsspec would make one, with connections of its own, for every thread.
+_systems: dict[str, Any] = {}
+_systems_lock = threading.Lock()
+
+
+def _zarr_store(path: Path, *, read_only: bool = False) -> Store:
+    """What Zarr reads and writes the store at ``path`` through."""
+    if not is_remote(path):
+        return _DurableStore(path, read_only=read_only)
+    kind = urlsplit(str(path)).scheme
+    with _systems_lock:
+        if kind not in _systems:
+            _systems[kind] = FsspecStore.from_url(str(path), {"use_listings_cache": False}).fs
+    return _RemoteStore(_systems[kind], read_only=read_only, path=address(path).rstrip("/"))
+
+
 def strip_rows(classes: int, height: int, width: int) -> int:
     """Rows R of one chunk: a power of two of about 5 MiB for all classes, at most the height."""
     rows = 2 ** max(3, int(math.log2(max(1, _STRIP_BYTES // (classes * width * 2)))))
@@ -76,7 +111,7 @@ class LogitStore:
     ``writable=True`` holds the store's lock (`pipeline.lock`).
     """
 
-    def __init__(self, path: Path, group: zarr.Group, seen: tuple[int, int] | None) -> None:
+    def __init__(self, path: Path, group: zarr.Group, seen: str | None) -> None:
         self.path = path
         self._group = group
         self._seen = seen
@@ -90,9 +125,7 @@ class LogitStore:
     def exists(path: Path) -> bool:
         """Whether a store was begun at ``path``; StoreError if the disk does not say."""
         try:
-            return stat.S_ISREG((path / "zarr.json").stat().st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
+            return size(path / "zarr.json") is not None
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -116,7 +149,7 @@ class LogitStore:
                 **versions,
                 "images": [],
             }
-            group = zarr.create_group(_DurableStore(path), zarr_format=3, attributes=attributes)
+            group = zarr.create_group(_zarr_store(path), zarr_format=3, attributes=attributes)
         except OSError as error:
             reason = error.strerror or error
             raise StoreError(f"{path}: cannot be created ({reason}); mend that or choose another --output") from error
@@ -134,7 +167,7 @@ class LogitStore:
             StoreError: it was made with other settings, is damaged, or cannot be written.
         """
         if overwrite or not cls.exists(path):
-            if not overwrite and any(path.glob("*/c.*")):
+            if not overwrite and size(_aside(path)) is None and _holds_shards(path):
                 raise StoreError(
                     f"{path}: holds logits but no zarr.json that says what they are; put it back, or start afresh "
                     "with --overwrite"
@@ -142,9 +175,10 @@ class LogitStore:
             return cls.create(path, identity, versions)
         store = cls.open(path, writable=True)
         store.require(identity)
-        for folder, _, names in os.walk(path):
-            for name in filter(is_partial, names):
-                Path(folder, name).unlink(missing_ok=True)
+        if not is_remote(path):
+            for found in list(listing(path)):
+                if is_partial(found.name):
+                    remove(path / found.name)
         return store
 
     def require(self, identity: Identity) -> None:
@@ -160,12 +194,22 @@ class LogitStore:
     def remove(cls, path: Path) -> None:
         """Remove a whole store, out of sight first, so that half of one is never taken for a store."""
         cls.set_aside(path)
-        _clear(_aside(path))
+        remove_folder(_aside(path))
 
     @staticmethod
     def set_aside(path: Path) -> None:
-        """Put a store out of sight, at once however large it is; the next writer clears it away."""
-        _clear(_aside(path))
+        """Put a store out of sight, at once however large it is; the next writer clears it away.
+
+        An object store cannot rename: there all objects are removed now, and until the last one is gone a mark
+        beside them says that they are no store that somebody lost the table of.
+        """
+        if is_remote(path):
+            write_bytes(_aside(path), b"being removed")
+            remove(path / "zarr.json")
+            remove_folder(path)
+            remove(_aside(path))
+            return
+        remove_folder(_aside(path))
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise NotADirectoryError(errno.ENOTDIR, "is no folder but a link or a file; remove it by hand")
         if path.exists():
@@ -183,7 +227,7 @@ class LogitStore:
         seen = _version(path)
         try:
             group = zarr.open_group(
-                _DurableStore(path, read_only=not writable),
+                _zarr_store(path, read_only=not writable),
                 mode="r+" if writable else "r",
                 use_consolidated=False,
             )
@@ -268,8 +312,8 @@ class LogitStore:
     def _require_vacant(self, images: Sequence[ImageEntry]) -> None:
         """Raise StoreError if a place that no image had holds logits: they would pass for another image's."""
         taken = {(entry.array, entry.row) for entry in self.images}
-        for entry, size in zip(images, self._sizes(images), strict=True):
-            if size and (entry.array, entry.row) not in taken:
+        for entry, found in zip(images, self._shards(images), strict=True):
+            if found and found.bytes and (entry.array, entry.row) not in taken:
                 raise StoreError(
                     f"{self.path}: row {entry.row} of {entry.array} holds logits that the table of images does not "
                     "list, as if zarr.json were an older one; put the last one back, or start afresh with --overwrite"
@@ -280,7 +324,7 @@ class LogitStore:
         for name, count in rows_of(self.images).items():
             height, width = _size(name)
             shape = (count, self.classes, height, width)
-            if not (self.path / name / "zarr.json").exists():
+            if size(self.path / name / "zarr.json") is None:
                 strip = strip_rows(self.classes, height, width)
                 self._group.create_array(
                     name,
@@ -304,24 +348,22 @@ class LogitStore:
         """The shard file of image ``index``; None for an image that has no place in an array."""
         return _shard(self.path, self.images[index])
 
-    def shard_sizes(self) -> list[int | None]:
-        """Size in bytes of every image's shard, None where there is none. One scan per array."""
-        return self._sizes(self.images)
+    def shards(self) -> list[Found | None]:
+        """Every image's shard, None where there is none. One scan per array."""
+        return self._shards(self.images)
 
-    def _sizes(self, images: Sequence[ImageEntry]) -> list[int | None]:
-        found: dict[tuple[str, str], int] = {}
+    def shard_sizes(self) -> list[int | None]:
+        """Size in bytes of every image's shard, None where there is none."""
+        return [None if found is None else found.bytes for found in self.shards()]
+
+    def _shards(self, images: Sequence[ImageEntry]) -> list[Found | None]:
+        there: dict[tuple[str, str], Found] = {}
         for array in {e.array for e in images if e.array}:
             try:
-                with os.scandir(self.path / array) as scan:
-                    for file in scan:
-                        if file.name.startswith("c."):
-                            with contextlib.suppress(FileNotFoundError):
-                                found[array, file.name] = file.stat().st_size
-            except FileNotFoundError:
-                continue
+                there |= {(array, f.name): f for f in listing(self.path / array) if f.name.startswith("c.")}
             except OSError as error:
                 raise StoreError(f"{self.path / array}: cannot be read ({error.strerror or error})") from error
-        return [found.get((e.array or "", f"c.{e.row}.0.0.0")) for e in images]
+        return [there.get((e.array or "", f"c.{e.row}.0.0.0")) for e in images]
 
     def complete(self) -> list[bool]:
         """For every image whether its shard exists and is not empty."""
@@ -379,11 +421,16 @@ class LogitStore:
         return block
 
     def strips(self, index: int) -> list[tuple[int, int]]:
-        """(start, stop) rows of an image's chunks, the cheapest pieces to `read`."""
+        """(start, stop) rows of an image's chunks, the cheapest pieces to `read`.
+
+        Of a remote store as many chunks together as 256 MiB hold: there every question costs more than a chunk.
+        """
         entry = self.images[index]
         if entry.height is None or entry.width is None:
             return []
         rows = strip_rows(self.classes, entry.height, entry.width)
+        if is_remote(self.path):
+            rows *= max(1, _PIECE_BYTES // (2 * self.classes * rows * entry.width))
         return [(y, min(y + rows, entry.height)) for y in range(0, entry.height, rows)]
 
     def check(self, index: int) -> None:
@@ -407,7 +454,7 @@ class ShardWriter:
     Whoever writes holds the store's lock, or works for who does (`lock.require_held`).
     """
 
-    def __init__(self, path: Path, identity: Identity, seen: tuple[int, int] | None) -> None:
+    def __init__(self, path: Path, identity: Identity, seen: str | None) -> None:
         self.path = path
         self._identity, self._seen = identity, seen
         self._arrays: dict[str, zarr.Array] = {}
@@ -415,10 +462,12 @@ class ShardWriter:
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_identity": self._identity, "_seen": self._seen, "_arrays": {}}
 
-    def is_complete(self, entry: ImageEntry) -> bool:
-        """Whether the image's shard exists and is not empty."""
-        shard = _shard(self.path, entry)
-        return shard is not None and _has_content(shard)
+    def incomplete(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
+        """Those of the images whose shard does not exist, or is empty."""
+        shards = [_shard(self.path, entry) for entry in entries]
+        with ThreadPoolExecutor(_ASKERS) as pool:  # an object store answers in its own time
+            there = list(pool.map(lambda shard: shard is not None and _has_content(shard), shards))
+        return [entry for entry, known in zip(entries, there, strict=True) if not known]
 
     def write(self, entry: ImageEntry, logits: np.ndarray) -> None:
         """Store one image: all of it or, after any failure, nothing.
@@ -445,7 +494,7 @@ class ShardWriter:
         self._require_unchanged(entry)
         array = self._arrays.get(entry.array)
         if array is None or array.shape[0] <= entry.row:  # zarr writes nothing, and says nothing, past the end
-            array = self._arrays[entry.array] = _open_array(_DurableStore(self.path), self.path, entry.array, classes)
+            array = self._arrays[entry.array] = _open_array(_zarr_store(self.path), self.path, entry.array, classes)
             if array.shape[0] <= entry.row:
                 raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run the same command again")
         array[entry.row : entry.row + 1] = logits[None]
@@ -499,9 +548,8 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}{PARTIAL}")
 
 
-def _clear(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+def _holds_shards(path: Path) -> bool:
+    return any(found.name.count("/") == 1 and "/c." in found.name for found in listing(path))
 
 
 def _size(array: str) -> tuple[int, int]:
@@ -514,20 +562,13 @@ def _whole(height: int, strip: int) -> int:
     return strip * -(-height // strip)
 
 
-def _version(path: Path) -> tuple[int, int] | None:
+def _version(path: Path) -> str | None:
     """What changes when the store's table or its settings do; None while there is none."""
-    try:
-        status = (path / "zarr.json").stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status.st_mtime_ns, status.st_size
+    return state(path / "zarr.json")
 
 
 def _has_content(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    return bool(size(path))
 
 
 def _is_damage(error: Exception) -> bool:

@@ -11,6 +11,7 @@ from ..datasets.headers import read_size
 from ..datasets.layouts import list_images
 from ..errors import DatasetError, StoreError
 from .manifest import DatasetEntry, Manifest
+from .places import is_remote
 from .store import LogitStore, Photograph
 
 LOGITS = "logits"
@@ -26,9 +27,9 @@ def store_path(output: Path, dataset: str, model: str) -> Path:
 def own_folders(output: Path) -> list[Path]:
     """The folders that hold our own outputs and no photographs, wherever a dataset's root lies.
 
-    Not ``output`` itself: somebody may keep photographs there.
+    Not ``output`` itself: somebody may keep photographs there. None of a remote output: photographs lie on disks.
     """
-    return [output / name for name in (LOGITS, PREDICTIONS, DAMAGED)]
+    return [] if is_remote(output) else [output / name for name in (LOGITS, PREDICTIONS, DAMAGED)]
 
 
 def photographs(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> list[Photograph]:

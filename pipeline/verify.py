@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any
 from ..errors import HmsaError, StoreError
 from .lock import writer_lock
 from .manifest import Manifest
+from .places import move, size
 from .progress import Progress
 from .store import DamagedShardError, LogitStore
 from .survey import DAMAGED, store_path
@@ -64,30 +64,17 @@ def _status(dataset: str, model: str, path: Path) -> StoreStatus:
     if not LogitStore.exists(path):
         return StoreStatus(dataset, model)
     store = LogitStore.open(path)
-    sizes = store.shard_sizes()
-    times = list(_times(path))
+    shards = [found for found in store.shards() if found is not None]
+    times = [found.modified // 10**9 for found in shards]
     written = datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None
     return StoreStatus(
         dataset,
         model,
-        complete=sum(bool(size) for size in sizes),
+        complete=sum(bool(found.bytes) for found in shards),
         total=len(store.images),
-        bytes=sum(size or 0 for size in sizes),
+        bytes=sum(found.bytes for found in shards),
         written=written,
     )
-
-
-def _times(path: Path) -> Iterator[float]:
-    """When each shard was written."""
-    with os.scandir(path) as arrays:
-        folders = [entry.path for entry in arrays if entry.is_dir()]
-    for folder in folders:
-        with os.scandir(folder) as files:
-            for file in files:
-                if file.name.startswith("c."):
-                    # A writer may take it away under our hands.
-                    with contextlib.suppress(FileNotFoundError):
-                        yield file.stat().st_mtime
 
 
 @dataclass
@@ -169,7 +156,7 @@ def verify(manifest: Manifest, *, repair: bool = False) -> list[Verified]:
 def _check(store: LogitStore, index: int) -> HmsaError | None:
     shard = store.shard_path(index)
     try:
-        if shard is not None and not shard.stat().st_size:
+        if shard is not None and size(shard) == 0:
             return DamagedShardError(f"{shard}: is empty, the logits of {store.images[index].path} are lost")
         store.check(index)
     except StoreError as error:
@@ -185,11 +172,11 @@ def _move(output: Path, result: Verified, store: LogitStore, index: int) -> bool
         return False
     folder = output / DAMAGED / result.dataset / result.model / shard.parent.name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         target, number = folder / shard.name, 1
-        while target.exists():
+        while size(target) is not None:
             target, number = folder / f"{shard.name}~{number}", number + 1
-        shard.rename(target)
+        move(shard, target)
     except OSError as error:
-        raise StoreError(f"{shard}: cannot be moved to {folder} ({error.strerror}); mend that first") from error
+        reason = error.strerror or error
+        raise StoreError(f"{shard}: cannot be moved to {folder} ({reason}); mend that first") from error
     return True

@@ -258,7 +258,7 @@ def test_a_full_disk_leaves_no_lock_behind(target: Path, path: Path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(lock_module.json, "dump", full)
+        patch.setattr(os, "fdopen", full)
         with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\)"), writer_lock(target):
             pass
     with writer_lock(target):

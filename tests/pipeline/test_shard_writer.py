@@ -24,10 +24,10 @@ def test_a_writer_that_travelled_writes_what_the_store_would(where: Path, tmp_pa
     store, other = begun(where, photos), begun(tmp_path / "other.zarr", photos)
     writer = pickle.loads(pickle.dumps(store.writer()))
     for index, entry in enumerate(store.images):
-        assert not writer.is_complete(entry)
+        assert writer.incomplete([entry]) == [entry]
         writer.write(entry, logits(index, *SIZE))
         other.write(index, logits(index, *SIZE))
-        assert writer.is_complete(entry)
+        assert writer.incomplete([entry]) == []
         assert same_bits(LogitStore.open(where).read(index), logits(index, *SIZE))
         shards = [one.shard_path(index) for one in (store, other)]
         assert shards[0] is not None and shards[1] is not None
@@ -57,4 +57,4 @@ def test_a_writer_stops_when_the_store_is_started_afresh(where: Path) -> None:
     LogitStore.create(where, identity(scales=(1.0,)), {}).register([photo("0.png", SIZE)])
     with pytest.raises(StoreError, match="was started afresh meanwhile"):
         writer.write(entry, logits(0, *SIZE))
-    assert not writer.is_complete(entry)
+    assert writer.incomplete([entry]) == [entry]
