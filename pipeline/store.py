@@ -401,16 +401,18 @@ class LogitStore:
         if entry.array is None or entry.row is None or shard is None:
             raise StoreError(missing)
         try:
-            if not _has_content(shard):
-                raise StoreError(missing)
             block = np.asarray(self._array(entry.array)[entry.row, :, start:stop, :])
             self._require_unchanged(index)
             if np.isnan(block[0, :, 0]).any():
                 # What Zarr gives for a strip, or a shard, that it does not find.
-                raise ValueError("a strip is missing") if _has_content(shard) else StoreError(missing)
-        except StoreError:
+                raise ValueError("a strip is missing")
+        except StoreError as error:
+            if not _is_there(shard):
+                raise StoreError(missing) from error
             raise
         except Exception as error:
+            if _is_damage(error) and not _is_there(shard):
+                raise StoreError(missing) from error
             if not _is_damage(error):
                 reason = getattr(error, "strerror", None) or _one_line(error)
                 raise StoreError(f"{shard}: cannot be read ({reason})") from error
@@ -569,6 +571,14 @@ def _version(path: Path) -> str | None:
 
 def _has_content(path: Path) -> bool:
     return bool(size(path))
+
+
+def _is_there(shard: Path) -> bool:
+    """Whether there is something that can be damaged; StoreError if nobody can tell."""
+    try:
+        return _has_content(shard)
+    except OSError as error:
+        raise StoreError(f"{shard}: cannot be read ({error.strerror or error})") from error
 
 
 def _is_damage(error: Exception) -> bool:
