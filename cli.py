@@ -44,7 +44,7 @@ def _folder(text: str | Path) -> Path:
 
 
 def _place(text: str | Path) -> str:
-    """A folder as it was written: as a path a URL, which is refused, would lose a slash."""
+    """A folder or a URL as it was written: as a path a URL would lose a slash."""
     _folder(text)
     return str(text)
 
@@ -60,7 +60,7 @@ OutputOption = Annotated[
         "-o",
         metavar="DIR",
         parser=_place,
-        help="Where results go; wins over the manifest.",
+        help="Where results go, a folder or (train apart) a URL such as s3://bucket/run; wins over the manifest.",
     ),
 ]
 ModelsOption = Annotated[

@@ -208,7 +208,8 @@ class Manifest(Settings):
 
     version: Version = Field(description="Version of this format: 1.")
     output: OutputPath = Field(
-        description="Folder of all results. ${NAME} is expanded, relative to where the command runs."
+        description="Folder of all results, or a URL such as s3://bucket/run. ${NAME} is expanded; a folder is "
+        "relative to where the command runs."
     )
     inference: Inference = Field(default=Inference(), description="How every model looks at an image.")
     store: StoreSettings = Field(default=StoreSettings(), description="How logits are written.")

@@ -65,12 +65,13 @@ def place(text: str) -> Path:
     try:
         from upath import UPath
     except ImportError:
-        raise ValueError(f"{text}: a URL needs packages more; install {EXTRA}") from None
+        raise ValueError(f"{text}: a URL needs some packages more; install {EXTRA}") from None
     try:
         found = cast("Path", UPath(text.rstrip("/"), use_listings_cache=False))
         _system(found)
     except ImportError as error:
-        raise ValueError(f"{text}: {_one_line(error)}; for s3:// that is in {EXTRA}") from None
+        mend = f"install {EXTRA}" if kind == "s3" else _one_line(error)
+        raise ValueError(f"{text}: {kind}:// needs a package more; {mend}") from None
     except ValueError as error:
         raise ValueError(f"{text}: {_one_line(error)}; give a folder, or a URL such as s3://bucket/run") from None
     return found
@@ -96,14 +97,16 @@ def _system(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def reached() -> Iterator[None]:
-    """Turns what a remote place's library raises of its own into OSError."""
+def reached(path: Path) -> Iterator[None]:
+    """Turns what a remote place's library raises of its own into OSError, which names ``path``."""
     try:
         yield
-    except OSError:
-        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise type(error)(error.errno or errno.EIO, error.strerror or _one_line(error), str(path)) from error
     except Exception as error:
-        raise OSError(errno.EIO, _one_line(error)) from error
+        raise OSError(errno.EIO, _one_line(error), str(path)) from error
 
 
 def _one_line(error: BaseException) -> str:
@@ -123,7 +126,7 @@ def size(path: Path) -> int | None:
         if not is_remote(path):
             status = path.stat()
             return status.st_size if stat.S_ISREG(status.st_mode) else None
-        with reached():
+        with reached(path):
             found = _system(path).info(address(path))
         return None if found["type"] == "directory" else int(found["size"])
     return None
@@ -135,7 +138,7 @@ def state(path: Path) -> str | None:
         if not is_remote(path):
             status = path.stat()
             return f"{status.st_mtime_ns} {status.st_size}"
-        with reached():
+        with reached(path):
             return _system(path).ukey(address(path))
     return None
 
@@ -144,7 +147,7 @@ def modified(path: Path) -> float:
     """When the file ``path`` was written last, in seconds since 1970; FileNotFoundError if there is none."""
     if not is_remote(path):
         return path.stat().st_mtime
-    with reached():
+    with reached(path):
         return _time(_system(path).info(address(path))) / 1e9
 
 
@@ -152,7 +155,7 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file; FileNotFoundError if there is none."""
     if not is_remote(path):
         return path.read_bytes()
-    with reached():
+    with reached(path):
         return _system(path).cat_file(address(path))
 
 
@@ -161,7 +164,7 @@ def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None:
     if not is_remote(path):
         files.write_bytes(path, data)
         return
-    with reached():
+    with reached(path):
         _system(path).pipe_file(address(path), bytes(data))
 
 
@@ -188,7 +191,7 @@ def create(path: Path, data: bytes) -> None:
         return
     failed: OSError | None = None
     try:
-        with reached():
+        with reached(path):
             _system(path).pipe_file(address(path), data, mode="create")
     except OSError as error:
         failed = error
@@ -215,7 +218,7 @@ def remove(path: Path) -> None:
     if not is_remote(path):
         path.unlink(missing_ok=True)
         return
-    with contextlib.suppress(FileNotFoundError), reached():
+    with contextlib.suppress(FileNotFoundError), reached(path):
         _system(path).rm_file(address(path))
 
 
@@ -226,7 +229,7 @@ def remove_all(folder: Path, names: Iterable[str]) -> None:
         for path in paths:
             path.unlink()
     elif paths:
-        with reached():
+        with reached(folder):
             _system(folder).rm([address(path) for path in paths])
 
 
@@ -236,7 +239,7 @@ def move(path: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
         return
-    with reached():
+    with reached(path):
         _system(path).copy(address(path), address(target))
     remove(path)
 
@@ -321,7 +324,7 @@ def _local_listing(folder: str, prefix: str) -> Iterator[Found]:
 
 def _remote_listing(folder: Path) -> Iterator[Found]:
     try:
-        with reached():
+        with reached(folder):
             found: dict[str, Any] = _system(folder).find(address(folder), detail=True)
     except FileNotFoundError:
         return
@@ -342,7 +345,7 @@ def remove_folder(folder: Path) -> None:
         if folder.exists():
             shutil.rmtree(folder)
         return
-    with contextlib.suppress(FileNotFoundError), reached():
+    with contextlib.suppress(FileNotFoundError), reached(folder):
         _system(folder).rm(address(folder), recursive=True)
 
 

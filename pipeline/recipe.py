@@ -21,7 +21,7 @@ from .documents import Document, MisplacedError, as_yaml, one_line, read_documen
 from .fields import Count, InputPath, LocalOutputPath, Natural, NotNegative, Positive, Share, Text, one_of
 from .manifest import SHIPPED, Precision, Scales, Settings, Version, find_manifest, shipped_manifests
 from .overrides import Setting, changed
-from .paths import Surroundings, at_home, resolved_path
+from .paths import Surroundings, at_home, is_url, resolved_path
 
 RECIPES = SHIPPED / "train"
 RANDOM = "random"
@@ -367,7 +367,7 @@ def load_recipe(
     document = changed(document, overrides or {}, given)
     for place, folder in ((("output",), output), (("data", "root"), root), (("data", "cache"), cache)):
         if folder is not None:
-            tree: Any = str(_from_here(folder))
+            tree: Any = _from_here(folder)
             for key in reversed(place):
                 tree = {key: tree}
             document = document.override(tree)
@@ -388,9 +388,9 @@ def parse_size(text: str) -> list[int]:
     return [int(found[1]), int(found[2])]
 
 
-def _from_here(path: str | Path) -> Path:
+def _from_here(path: str | Path) -> str:
     # Unlike the paths in a recipe, those of a flag start where the command runs.
-    return Path.cwd() / at_home(str(path))
+    return str(path) if is_url(str(path)) else str(Path.cwd() / at_home(str(path)))
 
 
 def _started(document: Document, wanted: Mapping[str, Any], init: str | None) -> tuple[Document, tuple[str, ...]]:
@@ -417,4 +417,4 @@ def _started(document: Document, wanted: Mapping[str, Any], init: str | None) ->
         raise ManifestError(f"--init: an empty name is no file; name one, or {RANDOM}")
     if init == RANDOM:
         return document.override({"init": _NO_INIT}), notes
-    return document.override({"init": {**(_NO_INIT if other else {}), "checkpoint": str(_from_here(init))}}), notes
+    return document.override({"init": {**(_NO_INIT if other else {}), "checkpoint": _from_here(init)}}), notes

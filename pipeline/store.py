@@ -69,16 +69,26 @@ class _DurableStore(LocalStore):
 class _RemoteStore(FsspecStore):
     """A store in an object store, where an object appears whole; its library's own errors become OSError."""
 
+    def __init__(self, fs: Any, place: Path, *, read_only: bool = False) -> None:
+        super().__init__(fs, read_only=read_only, path=address(place).rstrip("/"))
+        self._root = place
+
+    def _place(self, key: str) -> Path:
+        return self._root / key
+
+    def with_read_only(self, read_only: bool = False) -> _RemoteStore:
+        return _RemoteStore(self.fs, self._root, read_only=read_only)
+
     async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
-        with reached():
+        with reached(self._place(key)):
             return await super().get(key, prototype, byte_range)
 
     async def set(self, key: str, value: Buffer, byte_range: Any = None) -> None:
-        with reached():
+        with reached(self._place(key)):
             await super().set(key, value, byte_range)
 
     async def exists(self, key: str) -> bool:
-        with reached():
+        with reached(self._place(key)):
             return await super().exists(key)
 
 
@@ -95,7 +105,7 @@ def _zarr_store(path: Path, *, read_only: bool = False) -> Store:
     with _systems_lock:
         if kind not in _systems:
             _systems[kind] = FsspecStore.from_url(str(path), {"use_listings_cache": False}).fs
-    return _RemoteStore(_systems[kind], read_only=read_only, path=address(path).rstrip("/"))
+    return _RemoteStore(_systems[kind], path, read_only=read_only)
 
 
 def strip_rows(classes: int, height: int, width: int) -> int:

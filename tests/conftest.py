@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -23,3 +27,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[dict[str, str]]:
+    """An object store on this machine; what the environment must hold to reach it."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    server.stop()
+
+
+@pytest.fixture
+def bucket(_s3_server: dict[str, str]) -> Iterator[str]:
+    """The URL of a bucket with nothing in it, which this process and its children reach."""
+    import boto3
+
+    with mock.patch.dict(os.environ, _s3_server):
+        name = f"bucket-{uuid.uuid4().hex}"
+        boto3.client("s3").create_bucket(Bucket=name)
+        yield f"s3://{name}"

@@ -28,6 +28,7 @@ ONLY_IN = {
     "numcodecs": "pipeline/store.py",
     "dask": "pipeline/schedule.py",
     "distributed": "pipeline/schedule.py",
+    "upath": "pipeline/places.py",
 }
 OTHER_FOLDERS = {"tests", "benchmarks", "docs", "build", "dist", "demo", "runs"}
 
