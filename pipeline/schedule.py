@@ -198,25 +198,21 @@ class DaskCrew:
             StoreError: a worker does not reach ``places``, or is of another version.
         """
         client = self._open()
-        workers = self._ask(places)
-        for name, found in workers.items():
-            where = f"worker {name} on {found['host']}"
-            for what, mine in (("version", __version__), ("torch", torch.__version__)):
-                if found[what] != mine:
-                    label = "hmsa-pipeline" if what == "version" else "torch"
-                    raise StoreError(f"{where}: has {label} {found[what]}, this process {mine}; install the same")
-            if found["missing"]:
-                raise StoreError(
-                    f"{where}: does not see {first_few(found['missing'], 2)}; share it with all machines"
-                )
-            if isinstance(found["sees"], str):
-                raise StoreError(f"{where}: cannot read {places[0]} ({found['sees']}); mend that there")
-            if not found["sees"]:
-                raise StoreError(f"{where}: its {places[0]} is another folder; share one with all machines")
+        for address, found in self._ask(places).items():
+            if problem := _problem(found, places):
+                raise StoreError(problem)
+            self._admitted(address)
         client.subscribe_topic(self._run, self._heard)
         if self.dashboard:
             say(f"dashboard: {self.dashboard}")
         self._alive = time.monotonic()
+
+    def _admitted(self, address: str) -> None:
+        """The worker is what it has to be."""
+
+    def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
+        """Whether a worker that the scheduler knows is known to be what it has to be."""
+        return True
 
     def _open(self) -> Client:
         if self._client is None:
@@ -224,7 +220,7 @@ class DaskCrew:
         return self._client
 
     def _ask(self, places: Sequence[Path]) -> dict[str, dict[str, Any]]:
-        """What each worker that is there says of itself, by name."""
+        """What each worker that is there says of itself, by address."""
         client, end = self._open(), time.monotonic() + START_SECONDS
         local = [str(path) for path in places[1:]]
         found: dict[str, dict[str, Any]] = {}
@@ -239,7 +235,7 @@ class DaskCrew:
                 answers: Any = client.run(_who, local, marker, workers=list(known), on_error="return")
                 for address, answer in answers.items():
                     if isinstance(answer, dict):
-                        found[str(known[address]["name"])] = answer
+                        found[address] = answer | {"name": str(known[address]["name"])}
                     # One that died in this moment is Dask's to start again, or the run's to miss.
                     elif not isinstance(answer, OSError) or time.monotonic() > end:
                         raise StoreError(
@@ -260,7 +256,7 @@ class DaskCrew:
         now = time.monotonic()
         if now - self._looked > 1.0 or not self._hands:
             self._looked = now
-            known = self._scheduler_workers()
+            known = {a: w for a, w in self._scheduler_workers().items() if self._may_work(a, w)}
             self._addresses = {str(w["name"]): address for address, w in known.items()}
             self._hands = [Hand(str(w["name"]), host=str(w.get("host", ""))) for w in known.values()]
             self._hands.sort(key=lambda hand: (len(hand.name), hand.name))
@@ -357,6 +353,23 @@ class DaskCrew:
             with contextlib.suppress(Exception):
                 self._client.close(timeout=5)
             self._client = None
+
+
+def _problem(found: dict[str, Any], places: Sequence[Path], device: str | None = None) -> str | None:
+    """Why a worker, as `_who` found it, cannot do the run's work; None if it can."""
+    where = f"worker {found['name']} on {found['host']}"
+    for what, label, mine in (("version", "hmsa-pipeline", __version__), ("torch", "torch", torch.__version__)):
+        if found[what] != mine:
+            return f"{where}: has {label} {found[what]}, this process {mine}; install the same"
+    if device == "cuda" and found["device"] != "cuda":
+        return f"{where}: has no GPU, and its logits would differ; use it in a run with --device cpu"
+    if found["missing"]:
+        return f"{where}: does not see {first_few(found['missing'], 2)}; share it with all machines"
+    if isinstance(found["sees"], str):
+        return f"{where}: cannot read {places[0]} ({found['sees']}); mend that there"
+    if not found["sees"]:
+        return f"{where}: its {places[0]} is another folder; share one with all machines"
+    return None
 
 
 def _fits(worker: dict[str, Any]) -> bool:
@@ -496,8 +509,12 @@ class _Running(DaskCrew):
         super().__init__()
         self._address = scheduler
         self._answered = time.monotonic()
+        # Of workers that came later: None while they are asked what they are.
+        self._guests: dict[str, bool | None] = {}
+        self._questions: dict[str, Future] = {}
+        self._places: tuple[Path, ...] | None = None
         self._client = self._connect()
-        found = self._ask(())
+        found = {answer["name"]: answer for answer in self._ask(()).values()}
         kinds = {name: answer["device"] for name, answer in found.items()}
         if device not in ("auto", "cpu", "cuda"):
             raise ManifestError(
@@ -513,6 +530,55 @@ class _Running(DaskCrew):
         if self.device == "cuda" and without:
             raise ManifestError(f"--device cuda: workers {first_few(without, 3)} have none; use --device cpu")
         self.found = found
+
+    def start(self, places: tuple[Path, ...]) -> None:
+        """See `DaskCrew.start`; of workers that come later those that do not fit are left out, and said so."""
+        super().start(places)
+        self._places = places
+
+    def _admitted(self, address: str) -> None:
+        self._guests[address] = True
+
+    def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
+        if self._places is not None and address not in self._guests:
+            self._guests[address] = None
+            self._question(address, str(worker["name"]))
+        return bool(self._guests.get(address, self._places is None))
+
+    def _question(self, address: str, name: str) -> None:
+        """Ask a worker that has just come what it is, without waiting for it."""
+        assert self._places is not None
+        places = self._places
+        marked = contextlib.ExitStack()
+        marker = marked.enter_context(_marker(places[0] if places else None))
+
+        def answered(future: Future) -> None:
+            with contextlib.suppress(OSError):
+                marked.close()
+            self._questions.pop(address, None)
+            if future.status == "finished":
+                problem = _problem(future.result(timeout=GONE_SECONDS) | {"name": name}, places, self.device)
+            elif future.status == "error":
+                reason = " ".join(str(future.exception(timeout=GONE_SECONDS)).split())
+                problem = f"worker {name}: cannot run hmsa-pipeline {__version__} ({reason}); install it there"
+            else:  # it is gone, and will be asked again if it comes back
+                self._guests.pop(address, None)
+                return
+            self._guests[address] = problem is None
+            if problem is not None:
+                say(f"left out: {problem}")
+
+        future = self._open().submit(
+            _who,
+            [str(path) for path in places[1:]],
+            marker,
+            workers=[address],
+            resources={RESOURCE: 1},
+            key=f"{self._run}-who-{uuid.uuid4().hex[:8]}",
+            pure=False,
+        )
+        self._questions[address] = future
+        future.add_done_callback(answered)
 
     def describe(self) -> list[str]:
         """Name, host and device of each that is there."""

@@ -12,12 +12,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hmsa_pipeline import __version__
 
 from .bench import Bench, ended, files, quiet
 from .faults import kill, wait_for
 from .test_workers import IMAGES, bench, record, reference, shards, street
 
 __all__ = ["bench", "reference", "street"]
+
+SLOW = """
+import pathlib, time
+
+_whole = pathlib.Path.open
+
+def _slowly(path, *arguments, **options):
+    if path.suffix == ".png":
+        time.sleep(1)
+    return _whole(path, *arguments, **options)
+
+pathlib.Path.open = _slowly
+"""
 
 
 class Cluster:
@@ -30,17 +44,22 @@ class Cluster:
         wait_for(lambda: self.file.exists() and self.file.stat().st_size > 0)
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def _begin(self, *words: str) -> subprocess.Popen[bytes]:
-        plain = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1"}
+    def _begin(self, *words: str, **more: str) -> subprocess.Popen[bytes]:
+        plain = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1"} | more
         log = (self._folder / f"{words[0]}-{time.monotonic_ns()}.log").open("wb")
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "dask", *words], stdout=log, stderr=log, env=os.environ | plain
         )
 
-    def worker(self, name: str, *options: str) -> subprocess.Popen[bytes]:
+    def worker(self, name: str, *options: str, **environment: str) -> subprocess.Popen[bytes]:
         words = ("--scheduler-file", str(self.file), "--name", name, "--nthreads", "1", "--local-directory")
         one = self._begin(
-            "worker", *words, str(self._folder), "--no-dashboard", *(options or ("--resources", "GPU=1"))
+            "worker",
+            *words,
+            str(self._folder),
+            "--no-dashboard",
+            *(options or ("--resources", "GPU=1")),
+            **environment,
         )
         self.workers.append(one)
         return one
@@ -108,6 +127,31 @@ def test_a_lost_worker_of_a_running_cluster_costs_nothing(bench: Bench, referenc
     result = ended(process)
     assert (result.code, quiet(result.err)) == (0, [])
     assert files(bench.logits) == files(reference.logits)
+
+
+def test_workers_that_come_later_help_if_they_fit(
+    bench: Bench, reference: Bench, cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("import hmsa_pipeline\nhmsa_pipeline.__version__ = '0.0.1'\n")
+    # It takes some seconds until the others are there; the first one must not be done by then.
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "sitecustomize.py").write_text(SLOW)
+    cluster.worker("first", PYTHONPATH=str(slow))
+    process = bench.start("dump", "--scheduler", str(cluster.file))
+    wait_for(lambda: shards(bench) >= 1)
+    cluster.worker("late")
+    cluster.worker("old", PYTHONPATH=str(tmp_path / "site"))
+    result = ended(process)
+    assert result.code == 0, result
+    (line,) = quiet(result.err)
+    assert line.startswith("left out: worker old on ")
+    assert line.endswith(f": has hmsa-pipeline 0.0.1, this process {__version__}; install the same")
+    hands = {name for model in ("ant", "bee") for name in record(bench)[f"street/{model}"]["workers"]}
+    assert hands == {"first", "late"}
+    assert files(bench.logits) == files(reference.logits)
+    assert [path.name for path in bench.output.glob(".*")] == []
 
 
 def test_a_scheduler_without_workers_for_us_is_said_so(
