@@ -33,6 +33,7 @@ from ..errors import HmsaError, ManifestError, StoreError, first_few
 from .block import Block, News, Outcome, Report
 from .crew import Alone, Crew, Died, Ended, Event, Hand, Heard, Raised
 from .device import device_name, resolve_devices
+from .parcel import opened, packed
 from .places import place, remove, size, write_bytes
 from .progress import say
 
@@ -265,10 +266,8 @@ class DaskCrew:
     def submit(self, number: int, block: Block, hand: Hand) -> None:
         """Give the block to a worker, or, should it die first, to another."""
         future = self._open().submit(
-            _do,
-            block,
-            self._run,
-            number,
+            opened,
+            packed(_do, block, self._run, number),
             key=f"{self._run}-{number}",
             workers=[self._addresses[hand.name]],
             allow_other_workers=True,
@@ -569,9 +568,8 @@ class _Running(DaskCrew):
                 say(f"left out: {problem}")
 
         future = self._open().submit(
-            _who,
-            [str(path) for path in places[1:]],
-            marker,
+            opened,
+            packed(_who, [str(path) for path in places[1:]], marker),
             workers=[address],
             resources={RESOURCE: 1},
             key=f"{self._run}-who-{uuid.uuid4().hex[:8]}",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from hmsa_pipeline import __version__
 
@@ -98,6 +99,8 @@ def test_a_running_cluster_makes_what_one_process_makes(bench: Bench, reference:
     result = ended(bench.start("ensemble", *where))
     assert (result.code, quiet(result.err)) == (0, [])
     assert files(bench.predictions) == files(reference.predictions)
+    # It passes work on unopened; with torch in it, it would take more than 500 MiB.
+    assert psutil.Process(cluster.scheduler.pid).memory_info().rss < 250 * 2**20
 
 
 def test_a_scheduler_that_vanishes_ends_the_run_and_it_goes_on(
