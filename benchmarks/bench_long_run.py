@@ -23,15 +23,19 @@ from bench_scale import world
 from hmsa_pipeline.pipeline.record import read_runs
 
 PLAIN = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1"}
-# Dask's own would cost a CPU worker half its speed, see docs/cluster.md.
+# See docs/cluster.md for each.
 MALLOC = {"OMP_NUM_THREADS": 1, "MALLOC_TRIM_THRESHOLD_": 134217728, "MALLOC_MMAP_THRESHOLD_": 33554432}
+DASK = {
+    "DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON": json.dumps(MALLOC),
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+}
 
 
 def begin(log: Path, *words: str) -> subprocess.Popen[bytes]:
     """A process of Python's."""
-    environment = os.environ | PLAIN | {"DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON": json.dumps(MALLOC)}
     with log.open("wb") as said:
-        return subprocess.Popen([sys.executable, "-P", "-m", *words], stdout=said, stderr=said, env=environment)
+        command = [sys.executable, "-P", "-m", *words]
+        return subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | PLAIN | DASK)
 
 
 def mebibytes(process: psutil.Process) -> float:
