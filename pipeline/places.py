@@ -189,20 +189,23 @@ def create(path: Path, data: bytes) -> None:
             path.unlink(missing_ok=True)
             raise
         return
-    failed: OSError | None = None
-    try:
-        with reached(path):
-            _system(path).pipe_file(address(path), data, mode="create")
-    except OSError as error:
-        failed = error
-    # An answer that was lost is asked for again, and then finds what it has itself just made; and a server that
-    # does not know the condition has let two pass, of whom the last one is in.
-    try:
-        there = read_bytes(path)
-    except OSError:
-        raise failed or FileExistsError(errno.EEXIST, "was taken by another") from None
-    if there != data:
-        raise FileExistsError(errno.EEXIST, "is there already") from failed
+    for pause in (0.2, 1.0, None):
+        failed: OSError | None = None
+        try:
+            with reached(path):
+                _system(path).pipe_file(address(path), data, mode="create")
+        except OSError as error:
+            failed = error
+        # An answer that was lost is asked for again, and then finds what it has itself just made; and a server that
+        # does not know the condition has let two pass, of whom the last one is in.
+        there = _content(path)
+        if there == data:
+            return
+        if there is not None or failed is None or isinstance(failed, FileExistsError):
+            raise FileExistsError(errno.EEXIST, "is there already", str(path)) from failed
+        if pause is None or isinstance(failed, (PermissionError, FileNotFoundError)):
+            raise failed
+        time.sleep(pause)  # two that ask in one moment may both be refused
 
 
 def refresh(path: Path, data: bytes) -> None:

@@ -153,7 +153,7 @@ def _sees(marker: str | None) -> bool | str:
     try:
         return size(place(marker)) is not None
     except (OSError, ValueError) as error:
-        return " ".join(str(error).split())
+        return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
 # ------------------------------------------------------------------ the run's side

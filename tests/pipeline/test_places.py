@@ -147,6 +147,23 @@ def test_a_lost_answer_is_no_other_holder(remote: Path, monkeypatch: pytest.Monk
     assert read_bytes(remote / "x.lock") == b"mine"
 
 
+def test_who_is_refused_for_another_that_is_refused_too_asks_again(
+    remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = places._system(remote)
+    whole, asked = system.pipe_file, []
+
+    def conflict(*arguments: Any, **options: Any) -> None:
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise OSError(errno.EIO, "The conditional request cannot succeed due to a conflicting operation")
+        whole(*arguments, **options)
+
+    monkeypatch.setattr(system, "pipe_file", conflict)
+    create(remote / "x.lock", b"mine")
+    assert (len(asked), read_bytes(remote / "x.lock")) == (2, b"mine")
+
+
 def test_refreshing_renews_the_time_and_keeps_the_content(folder: Path) -> None:
     write_bytes(folder / "x.lock", b"held")
     before = places.modified(folder / "x.lock")
