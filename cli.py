@@ -100,6 +100,10 @@ PatienceOption = Annotated[
         "--image-timeout", min=1.0, metavar="SECONDS", help="An image in work for longer is given up and listed."
     ),
 ]
+SamplesOption = Annotated[
+    Path | None,
+    typer.Option("--samples", metavar="TAR", help="BRAVO's sampling file, bravo_SAMPLING.tar."),
+]
 DataRootOption = Annotated[
     Path | None,
     typer.Option("--data-root", metavar="DIR", parser=_folder, help="Wins over the variable HMSA_DATA_ROOT."),
@@ -445,6 +449,171 @@ def ensemble(
             f"{done} images fused, {skipped} done before, {failed} failed; {found.output}/predictions",
         )
     _finish(any(r.interrupted for r in results), failed)
+
+
+@app.command()
+def evaluate(
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    models: ModelsOption = None,
+    datasets: DatasetsOption = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="DIR",
+            parser=_folder,
+            help="A tree of _pred.png and _conf.png; ours if left out.",
+        ),
+    ] = None,
+    per_model: Annotated[bool, typer.Option("--per-model", help="Score each member from its store, too.")] = False,
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Score the ensemble without each member, from the stores, too.")
+    ] = False,
+    limit: LimitOption = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, max=512, metavar="N", help="Processes that read and count.")
+    ] = None,
+    json_file: JsonOption = None,
+    csv_file: Annotated[
+        str | None,
+        typer.Option("--csv", metavar="FILE", callback=_figures_file, help="Write a row for each subject there."),
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option("--ground-truth", metavar="TAR", help="BRAVO's ground truth: score BRAVO instead.")
+    ] = None,
+    samples: SamplesOption = None,
+    submission: Annotated[
+        Path | None, typer.Option("--submission", metavar="TAR", help="Score this submission to BRAVO.")
+    ] = None,
+) -> None:
+    """Score class maps and confidences against labels.
+
+    For every dataset of the manifest that has labels: IoU by class, mIoU, accuracy, ECE (15 bins), and how well the
+    confidence tells right from wrong pixels (AUROC, AUPR of both, FPR at 95 % TPR).
+
+    With BRAVO's tar files the challenge's own figures, up to the BRAVO index, of a submission or of predictions.
+
+    Example: hmsa-pipeline evaluate --manifest cityscapes --per-model --json scores.json
+
+    Example: hmsa-pipeline evaluate --submission sub.tar --ground-truth gt.tar --samples bravo_SAMPLING.tar
+    """
+    if ground_truth is not None or submission is not None:
+        others = {"--per-model": per_model, "--leave-one-out": leave_one_out, "--limit": limit, "--csv": csv_file}
+        if wrong := [name for name, value in others.items() if value]:
+            raise HmsaError(f"{wrong[0]}: does not go with BRAVO's tar files; leave it out")
+        if ground_truth is None or samples is None:
+            raise HmsaError("--ground-truth and --samples: BRAVO's figures need both tar files; name them")
+        if submission is not None and predictions is not None:
+            raise HmsaError("--submission, --predictions: name one of them")
+        folder = predictions
+        if submission is None and predictions is None:
+            folder = _predictions(_load(manifest, output, models, datasets, data_root, assets))
+        _score_bravo(ground_truth, samples, submission, folder, json_file)
+        return
+    if samples is not None:
+        raise HmsaError("--samples: belongs to --ground-truth; name both, or leave it out")
+    from .pipeline.evaluate import evaluate as score
+    from .pipeline.evaluate import plan_evaluation, rows, table
+    from .pipeline.figures import write_rows
+
+    found = _load(manifest, output, models, datasets, data_root, assets)
+    plans = plan_evaluation(
+        found, predictions=predictions, per_model=per_model, leave_one_out=leave_one_out, limit=limit
+    )
+    results = []
+    for plan in plans:
+        result = score(plan, processes)
+        results.append(result)
+        _failed(result.dataset, result.failed)
+        for line in table(result):
+            _say(json_file, line)
+    _figures(json_file, [result.as_json() for result in results])
+    if csv_file:
+        write_rows(csv_file, rows(results))
+    _finish(False, sum(len(result.failed) for result in results))
+
+
+def _predictions(manifest: Manifest) -> Path:
+    from .pipeline.survey import PREDICTIONS
+
+    return manifest.output / PREDICTIONS
+
+
+def _score_bravo(
+    ground_truth: Path, samples: Path, submission: Path | None, predictions: Path | None, json_file: str | None
+) -> None:
+    from .pipeline.bravo_scores import score_bravo, table
+    from .pipeline.metrics import defined
+
+    scores = score_bravo(ground_truth, samples, submission=submission, predictions=predictions)
+    _failed("BRAVO", scores.failed)
+    for line in table(scores):
+        _say(json_file, line)
+    _figures(json_file, defined(scores.figures))
+    _finish(False, len(scores.failed))
+
+
+@app.command()
+def submit(
+    manifest: ManifestOption = "bravo.yaml",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", parser=_folder, help="The tar file to write.")
+    ] = None,
+    samples: SamplesOption = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions", metavar="DIR", parser=_folder, help="Holds bravo_ACDC/... ; the manifest's if left out."
+        ),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option("--check", metavar="FILE", help="Decode this submission instead, and say what is wrong."),
+    ] = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Write the tar file that the BRAVO challenge takes, or check one.
+
+    Every image of the challenge's sampling file must be predicted. The same predictions give the same bytes.
+
+    Example: hmsa-pipeline submit --samples bravo_SAMPLING.tar --output submission.tar
+
+    Example: hmsa-pipeline submit --check submission.tar --samples bravo_SAMPLING.tar
+    """
+    from dataclasses import asdict
+
+    from .pipeline.figures import as_size
+    from .pipeline.submission import check_submission
+    from .pipeline.submission import submit as write
+
+    if check is not None:
+        if output is not None or predictions is not None:
+            raise HmsaError("--check: nothing is written; leave --output and --predictions out")
+        looked = check_submission(check, samples)
+        _failed(check.name, looked.wrong)
+        missing = looked.missing or []
+        _failed(check.name, dict.fromkeys(missing, "is missing"))
+        _figures(json_file, asdict(looked))
+        held = "" if samples else "; name --samples to hold it against the images that are called for"
+        _say(json_file, f"{looked.images} images are sound, {len(looked.wrong)} wrong, {len(missing)} missing{held}")
+        _finish(False, len(looked.wrong) + len(missing))
+        return
+    if output is None or samples is None:
+        raise HmsaError("--samples, --output: name the challenge's sampling file and the tar file to write")
+    folder = predictions or _predictions(_load(manifest, None, None, None, data_root, assets))
+    result = write(folder, samples, output)
+    _failed("submission", result.failed)
+    _figures(json_file, {"images": result.images, "bytes": result.bytes, "failed": result.failed})
+    if result.failed:
+        _say(json_file, f"{len(result.failed)} images cannot be used, and nothing was written")
+    else:
+        _say(json_file, f"{result.images} images, {as_size(result.bytes)}: {output}")
+    _finish(False, len(result.failed))
 
 
 @app.command()

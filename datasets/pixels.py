@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,28 @@ def decode_colours(path: Path) -> NDArray[np.uint8]:
         return _checked(_as_stored(data)[..., :3], header)
 
 
+def decode_grey(content: bytes | bytearray, path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """The grey values of a PNG whose content was read already, as they are stored.
+
+    Args:
+        content: of the file.
+        path: names it in errors.
+
+    Returns:
+        (H, W) uint8 or, of 16 bits, uint16.
+
+    Raises:
+        DatasetError: it is damaged, no PNG, holds colours, or has fewer than 8 bits.
+    """
+    with _naming(path):
+        header, data = read_header(io.BytesIO(content)), bytearray(content)
+        depth, kind = _depth_and_kind(header, data)
+        if kind != _GREY or depth < 8:
+            raise BadImage(f"is a PNG of {depth} bits and colour type {kind}, but 8 or 16 bits of grey are expected")
+        with _opened(whole_png(data), "png") as image:
+            return _checked(np.array(image, dtype=np.uint8 if depth == 8 else np.uint16), header)
+
+
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """Turns what goes wrong inside into an error that names the file."""
@@ -106,7 +129,7 @@ def _depth_and_kind(header: Header, data: bytearray) -> tuple[int, int]:
     return data[24], data[25]
 
 
-def _checked(pixels: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
+def _checked(pixels: NDArray[Any], header: Header) -> NDArray[Any]:
     if pixels.shape[:2] != (header.height, header.width):
         raise BadImage("the picture has another size than its header says; the file is damaged")
     return pixels

@@ -29,6 +29,7 @@ from .fusion_record import RECORD, changes, describe, read_record, same_work
 from .lock import require_free, require_held, writer_lock
 from .manifest import Manifest, Member
 from .places import is_remote, listing, remove, remove_all, size, write_bytes, write_json
+from .predictions import prediction_names
 from .progress import Progress
 from .record import failures, gone, record_run
 from .scores import fuse, quantise
@@ -82,12 +83,6 @@ class FusionResult:
     partial: int = 0
     seconds: float = 0.0
     interrupted: bool = False
-
-
-def prediction_names(image: str) -> tuple[str, str]:
-    """Class map and confidence of ``image`` (its path in the store), below the folder of its dataset."""
-    stem = output_stem(image)
-    return f"{stem}_pred.png", f"{stem}_conf.png"
 
 
 def plan_ensemble(

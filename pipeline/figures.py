@@ -1,16 +1,18 @@
-"""Where ``--json`` puts a command's figures: a file, standard output, or whatever else the shell names."""
+"""Where ``--json`` and ``--csv`` put figures: a file, standard output, or whatever else the shell names."""
 
 from __future__ import annotations
 
+import csv
 import errno
-import json
+import io
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import HmsaError
-from ..files import write_json
+from ..files import as_json, write_text
 
 STANDARD_OUTPUT = "-"
 
@@ -40,15 +42,31 @@ def write_figures(target: str, figures: Any) -> None:
     Raises:
         HmsaError: ``target`` cannot be written.
     """
-    text = json.dumps(figures, indent=2, ensure_ascii=False)
+    _write(target, as_json(figures))
+
+
+def write_rows(target: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``rows``, all with the names of the first, as CSV with a line of names.
+
+    Raises:
+        HmsaError: ``target`` cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _write(target, text.getvalue())
+
+
+def _write(target: str, text: str) -> None:
     if target == STANDARD_OUTPUT:
-        print(text)
+        print(text, end="")
         return
     try:
         if _is_special(Path(target)):
-            Path(target).write_text(text + "\n", encoding="utf-8")
+            Path(target).write_text(text, encoding="utf-8")
         else:
-            write_json(Path(target), figures)
+            write_text(Path(target), text)
     except OSError as error:
         raise _unwritable(target, error) from error
 

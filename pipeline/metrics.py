@@ -1,7 +1,12 @@
-"""Figures of class maps against ground truth, from counts that add up over images and machines."""
+"""Figures of class maps and confidences against ground truth, from counts that add up over images and machines."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,3 +54,135 @@ def class_iou(matrix: Tensor) -> Tensor:
 def mean_iou(matrix: Tensor) -> float:
     """Mean of `class_iou` over the classes that are labelled or predicted; NaN if there is none."""
     return class_iou(matrix).nanmean().item()
+
+
+# ------------------------------------------------------------------ confidences
+
+LEVELS = 65536
+"""Confidences are stored as uint16; level c stands for (c + 0.5) / 65536."""
+
+
+def level_counts(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """How many pixels of each confidence were wrong and right; counts of several images add up.
+
+    Args:
+        right: any shape, bool.
+        confidence: the same shape, uint16.
+
+    Returns:
+        (2, 65536) int64: row 0 the wrong ones (negatives), row 1 the right ones (positives).
+
+    Raises:
+        ValueError: the shapes or dtypes are others.
+    """
+    if right.shape != confidence.shape or right.dtype != np.bool_ or confidence.dtype != np.uint16:
+        raise ValueError(
+            f"bool and uint16 of one shape are needed, not {right.dtype} {right.shape} and {confidence.dtype} "
+            f"{confidence.shape}"
+        )
+    places = confidence.ravel().astype(np.int32)
+    places += right.ravel() * np.int32(LEVELS)
+    return np.bincount(places, minlength=2 * LEVELS).reshape(2, LEVELS)
+
+
+def _from_the_top(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Negatives and positives at or above each level, highest level first; (65536,) int64 each."""
+    above = counts[:, ::-1].cumsum(1)
+    return above[0], above[1]
+
+
+def roc(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ROC curve.
+
+    Args:
+        counts: (2, L) int64 of `level_counts`.
+
+    Returns:
+        false and true positive rates, (L + 1,) float64 each, from (0, 0) to (1, 1); NaN where there are no
+        negatives, or no positives.
+    """
+    negatives, positives = _from_the_top(counts)
+    with np.errstate(invalid="ignore"):
+        rates = [np.append(0.0, seen / seen[-1]) for seen in (negatives, positives)]
+    return rates[0], rates[1]
+
+
+def auroc(counts: np.ndarray) -> float:
+    """Area under the ROC curve, ties counted half; NaN with one kind of pixels only."""
+    false, true = roc(counts)
+    return float(np.trapezoid(true, false))
+
+
+def fpr_at_tpr(counts: np.ndarray, rate: float = 0.95) -> float:
+    """False positive rate at the highest threshold that finds ``rate`` of the positives; NaN as for `auroc`."""
+    false, true = roc(counts)
+    if np.isnan(true[-1]):
+        return math.nan
+    return float(false[int(np.searchsorted(true, rate))])
+
+
+def precision_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall at every level, highest first, (L,) float64; recall is NaN without positives."""
+    negatives, positives = _from_the_top(counts)
+    with np.errstate(invalid="ignore"):
+        precision = positives / (positives + negatives)
+        return np.nan_to_num(precision, nan=1.0), positives / positives[-1]
+
+
+def aupr(counts: np.ndarray) -> float:
+    """Average precision: precision summed over the steps of recall; NaN without positives."""
+    precision, recall = precision_recall(counts)
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def errors_first(counts: np.ndarray) -> np.ndarray:
+    """The same pixels with what is wrong as positive and low confidence as the score that finds it."""
+    return counts[::-1, ::-1]
+
+
+def reliability(counts: np.ndarray, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How sure the pixels of each confidence are, and how often they are right.
+
+    Args:
+        counts: (2, 65536) int64 of `level_counts`.
+        bins: B, cut at ``round(linspace(0, 65536, B + 1))``.
+
+    Returns:
+        pixels (int64), mean confidence and accuracy (float64, NaN in an empty bin) of each bin, (B,) each.
+    """
+    starts = np.round(np.linspace(0, LEVELS, bins + 1)).astype(np.int64)[:-1]
+    every = counts.sum(0)
+    sure = every * ((np.arange(LEVELS) + 0.5) / LEVELS)
+    pixels, right, total = (np.add.reduceat(what, starts) for what in (every, counts[1], sure))
+    with np.errstate(invalid="ignore"):
+        return pixels, total / pixels, right / pixels
+
+
+def ece(counts: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: the mean of |confidence - accuracy| of the bins, by pixels; NaN without pixels.
+
+    Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
+    """
+    pixels, confidence, accuracy = reliability(counts, bins)
+    if not pixels.any():
+        return math.nan
+    return float(np.nansum(pixels * np.abs(confidence - accuracy)) / pixels.sum())
+
+
+def harmonic_mean(values: Iterable[float]) -> float:
+    """Of figures of at least 0: 0 if one is 0, NaN if one is NaN or there is none."""
+    known = np.fromiter(values, np.float64)
+    if not known.size or np.isnan(known).any():
+        return math.nan
+    return 0.0 if (known == 0).any() else float(known.size / (1 / known).sum())
+
+
+def defined(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures with None for NaN, as JSON can hold them."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, list):
+            return [one(each) for each in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return {name: one(value) for name, value in figures.items()}

@@ -20,6 +20,10 @@ CREW = {"--workers", "--scheduler", "--image-timeout"}
 SURFACE = {
     "dump": COMMON | CREW | {"--limit", "--device", "--precision", "--overwrite", "--dry-run"},
     "ensemble": COMMON | CREW | {"--limit", "--label", "--confidence", "--allow-missing", "--overwrite", "--dry-run"},
+    "evaluate": COMMON
+    | {"--predictions", "--per-model", "--leave-one-out", "--limit", "--processes", "--csv"}
+    | {"--ground-truth", "--samples", "--submission"},
+    "submit": (COMMON - {"--models", "--datasets"}) | {"--samples", "--predictions", "--check"},
     "status": COMMON,
     "verify": COMMON | {"--repair"},
     "import-logits": (COMMON - {"--models", "--datasets"})

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+import sklearn.metrics
 import torch
-from hmsa_pipeline.pipeline.metrics import IGNORE, class_iou, confusion, mean_iou
+from hmsa_pipeline.pipeline.metrics import (
+    IGNORE,
+    aupr,
+    auroc,
+    class_iou,
+    confusion,
+    ece,
+    errors_first,
+    fpr_at_tpr,
+    harmonic_mean,
+    level_counts,
+    mean_iou,
+    reliability,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -141,3 +156,98 @@ def test_ids_that_are_no_class_are_refused(predicted: Tensor, labels: Tensor) ->
 def test_maps_of_different_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
         confusion(torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(3, 2, dtype=torch.uint8))
+
+
+# ------------------------------------------------------------------ confidences
+
+PIXELS = st.integers(1, 60).flatmap(
+    lambda count: st.tuples(
+        arrays.arrays(np.bool_, count),
+        # Few levels, so that many pixels tie; and the ends.
+        arrays.arrays(np.uint16, count, elements=st.sampled_from([0, 1, 4369, 30000, 30001, 65534, 65535])),
+    )
+)
+
+
+@given(PIXELS)
+def test_areas_agree_with_scikit_learn(pixels: tuple[np.ndarray, np.ndarray]) -> None:
+    right, confidence = pixels
+    counts = level_counts(right, confidence)
+    if right.all() or not right.any():
+        assert math.isnan(auroc(counts))
+        assert math.isnan(fpr_at_tpr(counts))
+        assert math.isnan(aupr(counts)) != right.any()
+        assert math.isnan(aupr(errors_first(counts))) == right.all()
+        return
+    doubt = 65535 - confidence.astype(np.int64)
+    assert auroc(counts) == pytest.approx(sklearn.metrics.roc_auc_score(right, confidence), abs=1e-12)
+    assert aupr(counts) == pytest.approx(sklearn.metrics.average_precision_score(right, confidence), abs=1e-12)
+    errors = sklearn.metrics.average_precision_score(~right, doubt)
+    assert aupr(errors_first(counts)) == pytest.approx(errors, abs=1e-12)
+    assert auroc(errors_first(counts)) == pytest.approx(auroc(counts), abs=1e-12)
+    false, true, _ = sklearn.metrics.roc_curve(right, confidence, drop_intermediate=False)
+    assert fpr_at_tpr(counts) == pytest.approx(false[np.flatnonzero(true >= 0.95)[0]], abs=1e-12)
+
+
+def slow_ece(right: np.ndarray, confidence: np.ndarray) -> float:
+    """Bin by bin, pixel by pixel."""
+    edges = [round(65536 * i / 15) for i in range(16)]
+    total = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = [i for i, c in enumerate(confidence.tolist()) if low <= c < high]
+        if inside:
+            sure = sum((confidence[i].item() + 0.5) / 65536 for i in inside) / len(inside)
+            good = sum(right[i].item() for i in inside) / len(inside)
+            total += len(inside) / len(right) * abs(sure - good)
+    return total
+
+
+@given(PIXELS)
+def test_ece_agrees_with_a_slow_one(pixels: tuple[np.ndarray, np.ndarray]) -> None:
+    right, confidence = pixels
+    assert ece(level_counts(right, confidence)) == pytest.approx(slow_ece(right, confidence), abs=1e-12)
+
+
+def test_counts_add_up_over_images() -> None:
+    draw = np.random.default_rng(0)
+    right, confidence = draw.random(5000) < 0.7, draw.integers(0, 65536, 5000).astype(np.uint16)
+    halves = level_counts(right[:1000], confidence[:1000]) + level_counts(right[1000:], confidence[1000:])
+    np.testing.assert_array_equal(halves, level_counts(right.reshape(50, 100), confidence.reshape(50, 100)))
+    assert halves.sum() == 5000
+    assert halves[1].sum() == right.sum()
+    pixels, sure, good = reliability(halves)
+    assert pixels.sum() == 5000
+    assert (np.abs(sure - (np.arange(15) + 0.5) / 15) < 0.01).all()
+    assert (np.abs(good - 0.7) < 0.15).all()
+
+
+def test_the_cuts_of_the_bins_are_the_challenges() -> None:
+    """Level 4369 is the first of the second bin: 65536 / 15 is 4369.07."""
+    confidence = np.array([4368, 4369], np.uint16)
+    pixels, _, good = reliability(level_counts(np.array([False, True]), confidence))
+    assert pixels[:2].tolist() == [1, 1]
+    assert good[:2].tolist() == [0.0, 1.0]
+    assert math.isnan(good[2])
+
+
+def test_nothing_counted_gives_no_figure() -> None:
+    nothing = level_counts(np.zeros(0, np.bool_), np.zeros(0, np.uint16))
+    for figure in (auroc, aupr, fpr_at_tpr, ece):
+        assert math.isnan(figure(nothing)), figure
+
+
+def test_confidences_of_another_kind_are_refused() -> None:
+    for right, confidence in (
+        (np.zeros(3, np.bool_), np.zeros(4, np.uint16)),
+        (np.zeros(3, np.bool_), np.zeros(3, np.uint8)),
+        (np.zeros(3, np.uint8), np.zeros(3, np.uint16)),
+    ):
+        with pytest.raises(ValueError, match="bool and uint16 of one shape are needed"):
+            level_counts(right, confidence)
+
+
+def test_the_harmonic_mean() -> None:
+    assert harmonic_mean([0.5, 1.0, 0.25]) == pytest.approx(3 / 7)
+    assert harmonic_mean([0.5, 0.0]) == 0.0
+    assert math.isnan(harmonic_mean([0.5, math.nan]))
+    assert math.isnan(harmonic_mean([]))

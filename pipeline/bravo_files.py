@@ -1,0 +1,163 @@
+"""The BRAVO challenge's tar files: which images there are, and what belongs to each.
+
+An image is known by its base, such as ``bravo_ACDC/fog/test_ref/GOPR0475/GOPR0475_frame_000041``.
+"""
+
+from __future__ import annotations
+
+import tarfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DatasetError, StoreError, first_few
+from .bravo_codec import decode, decode_samples
+from .places import listing
+from .predictions import CONFIDENCE, LABEL, read_confidence, read_label
+
+SAMPLES, ENCODED = "_samples.bin", "_encoded.bin"
+SPLITS = ("ACDC", "SMIYC", "outofcontext", "synflare", "synobjs", "synrain")
+_MIDDLE = {"ACDC": "_rgb_anon", "outofcontext": "_leftImg8bit", "synflare": "_leftImg8bit", "synrain": "_leftImg8bit"}
+_TRUTH = {"SMIYC": "_labels_semantic_fake.png", "synobjs": "_gt.png"}
+_INVALID = {"SMIYC": "_labels_semantic.png", "synobjs": "_mask.png"}
+
+
+def split_of(name: str) -> str | None:
+    """The split that a base or a file belongs to, by its folder ``bravo_<split>``; None if it is none."""
+    split = name.split("/", 1)[0].removeprefix("bravo_")
+    return split if name.startswith("bravo_") and split in SPLITS else None
+
+
+def prediction_files(base: str) -> tuple[str, str]:
+    """Class map and confidence of an image, below the folder of all predictions."""
+    middle = _MIDDLE.get(split_of(base) or "", "")
+    return f"{base}{middle}{LABEL}", f"{base}{middle}{CONFIDENCE}"
+
+
+def truth_endings(split: str) -> tuple[str, str]:
+    """How the files of train ids and of invalid pixels end."""
+    return _TRUTH.get(split, "_gt_labelTrainIds.png"), _INVALID.get(split, "_gt_invIds.png")
+
+
+class Archive:
+    """A tar file whose members are read by name, from several threads.
+
+    Args:
+        path: the file.
+        what: what it should be, for people.
+
+    Raises:
+        DatasetError: it is not there, or no tar file, or damaged.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            self._tar = tarfile.open(path, "r:")  # noqa: SIM115  closed by `close`
+            self._members = {member.name: member for member in self._tar.getmembers() if member.isfile()}
+        except (OSError, tarfile.TarError, EOFError) as error:
+            reason = getattr(error, "strerror", None) or "it is no plain tar file, or cut short"
+            raise DatasetError(f"{path}: cannot be read as {what} ({reason}); fetch it again") from error
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tar.close()
+
+    @property
+    def names(self) -> list[str]:
+        """Of all files, sorted."""
+        return sorted(self._members)
+
+    def bases(self, ending: str) -> list[str]:
+        """Bases of the files of a BRAVO split that end like this, sorted."""
+        return [name.removesuffix(ending) for name in self.names if name.endswith(ending) and split_of(name)]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def read(self, name: str) -> bytes:
+        """The content of a file; DatasetError if it is not there or cut short."""
+        if name not in self._members:
+            raise DatasetError(f"{self.path}: lacks {name}")
+        try:
+            with self._lock:
+                file = self._tar.extractfile(self._members[name])
+                content = b"" if file is None else file.read()
+        except (OSError, tarfile.TarError) as error:
+            raise DatasetError(f"{self.path}: {name} cannot be read ({error})") from error
+        if len(content) != self._members[name].size:
+            raise DatasetError(f"{self.path}: {name} is cut short; fetch the file again")
+        return content
+
+
+# ------------------------------------------------------------------ images
+
+
+def sampled_bases(samples: Archive) -> list[str]:
+    """The images that a submission must hold; DatasetError if the file lists none."""
+    bases = samples.bases(SAMPLES)
+    if not bases:
+        raise DatasetError(f"{samples.path}: holds no '*{SAMPLES}' of a BRAVO split; is it bravo_SAMPLING.tar?")
+    return bases
+
+
+def require_predictions(folder: Path, bases: Iterable[str]) -> None:
+    """Raise StoreError, with their number, if predictions of ``bases`` are missing below ``folder``."""
+    try:
+        there = {found.name for found in listing(folder)}
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    wanted = [name for base in bases for name in prediction_files(base)]
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise StoreError(
+            f"{folder}: lacks {len(missing)} of the {len(wanted)} files that the sampling file calls for "
+            f"({first_few(missing, 2)}); make them with 'hmsa-pipeline dump' and 'ensemble'"
+        )
+
+
+def sampled_prediction(folder: Path, base: str, samples: Archive) -> tuple[np.ndarray, np.ndarray]:
+    """Class map (H, W) uint8 of an image, and its confidences (N,) uint16 at the sampled pixels.
+
+    Raises:
+        DatasetError: a file is missing, damaged or something else, or another picture's.
+    """
+    label_path, confidence_path = (folder / name for name in prediction_files(base))
+    label, confidence = read_label(label_path), read_confidence(confidence_path)
+    if label.shape != confidence.shape:
+        raise DatasetError(f"{confidence_path}: is {confidence.shape}, its class map {label.shape}; make both again")
+    indices = read_samples(samples, base)
+    if indices[-1] >= label.size:
+        raise DatasetError(
+            f"{label_path}: is {label.shape[0]}x{label.shape[1]}, but pixel {indices[-1]} is sampled; predict the "
+            "challenge's own photographs, unscaled, or take the sampling file of their release"
+        )
+    return label, confidence.ravel()[indices]
+
+
+def read_samples(samples: Archive, base: str) -> np.ndarray:
+    """Which pixels of an image are sampled, (N,) int64; DatasetError if that is not told."""
+    name = f"{base}{SAMPLES}"
+    try:
+        return decode_samples(samples.read(name))
+    except DatasetError as error:
+        raise _named(error, samples, name) from error
+
+
+def _named(error: DatasetError, archive: Archive, name: str) -> DatasetError:
+    said = str(error)
+    return error if said.startswith(str(archive.path)) else DatasetError(f"{archive.path}: {name} {said}")
+
+
+def read_encoded(submission: Archive, base: str) -> tuple[np.ndarray, np.ndarray]:
+    """Class map and confidences of an image of a submission; DatasetError that names it if they are damaged."""
+    name = f"{base}{ENCODED}"
+    try:
+        return decode(submission.read(name))
+    except DatasetError as error:
+        raise _named(error, submission, name) from error

@@ -1,0 +1,374 @@
+"""The stage ``evaluate``: predictions and members against labels, image by image, in constant memory.
+
+What is kept of an image are counts (see `metrics`), which add up over images, processes and machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..datasets.labels import LabelReader
+from ..datasets.pairs import Pair, list_pairs
+from ..datasets.sources import NAMES, source
+from ..datasets.taxonomy import CLASS_NAMES, IGNORE
+from ..datasets.workers import map_files
+from ..errors import DatasetError, ManifestError, StoreError, first_few
+from .manifest import DatasetEntry, Manifest, Member
+from .manifest import Fusion as Functions
+from .metrics import (
+    LEVELS,
+    aupr,
+    auroc,
+    confusion,
+    defined,
+    ece,
+    errors_first,
+    fpr_at_tpr,
+    level_counts,
+)
+from .places import listing
+from .predictions import prediction_names, read_confidence, read_label
+from .progress import Progress
+from .scores import fuse, quantise
+from .store import LogitStore
+from .survey import PREDICTIONS, store_path
+
+ENSEMBLE = "ensemble"
+CLASSES = len(CLASS_NAMES)
+
+
+@dataclass
+class Counts:
+    """What is known of one subject's pixels that have a label.
+
+    Attributes:
+        confusion: (C, C) int64, rows are labels.
+        levels: (2, 65536) int64 of `metrics.level_counts`.
+        images: how many were counted.
+    """
+
+    confusion: np.ndarray = field(default_factory=lambda: np.zeros((CLASSES, CLASSES), np.int64))
+    levels: np.ndarray = field(default_factory=lambda: np.zeros((2, LEVELS), np.int64))
+    images: int = 0
+
+    def __iadd__(self, other: Counts) -> Counts:
+        self.confusion += other.confusion
+        self.levels += other.levels
+        self.images += other.images
+        return self
+
+    def figures(self) -> dict[str, Any]:
+        """All figures by name; NaN where one is not defined.
+
+        ``iou`` is NaN for a class that is neither labelled nor predicted, and not counted in ``miou``.
+        """
+        hit = self.confusion.diagonal()
+        either = self.confusion.sum(0) + self.confusion.sum(1) - hit
+        with np.errstate(invalid="ignore"):
+            iou = hit / either
+            accuracy = hit.sum() / self.confusion.sum()
+        return {
+            "images": self.images,
+            "pixels": int(self.confusion.sum()),
+            "miou": float(np.nanmean(iou)) if (either > 0).any() else float("nan"),
+            "accuracy": float(accuracy),
+            "ece": ece(self.levels),
+            "auroc": auroc(self.levels),
+            "auprc_success": aupr(self.levels),
+            "auprc_error": aupr(errors_first(self.levels)),
+            "fpr95": fpr_at_tpr(self.levels),
+            "iou": iou.tolist(),
+        }
+
+
+def count(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Counts:
+    """One image's counts.
+
+    Args:
+        label: (H, W) uint8 train ids.
+        confidence: (H, W) uint16.
+        truth: (H, W) uint8 train ids, 255 where nothing is known.
+
+    Raises:
+        ValueError: the shapes differ, or an id is no class.
+    """
+    if not label.shape == confidence.shape == truth.shape:
+        raise ValueError(f"shapes differ: {label.shape}, {confidence.shape}, {truth.shape}")
+    known = truth != IGNORE
+    label, truth = label[known], truth[known]
+    matrix = confusion(torch.from_numpy(label), torch.from_numpy(truth), CLASSES).numpy()
+    return Counts(matrix, level_counts(label == truth, confidence[known]), 1)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One dataset, ready to be scored.
+
+    Attributes:
+        dataset: its name.
+        folder: the predictions; None if only members are scored.
+        pairs: images with masks.
+        reader: of the masks.
+        members: whose stores are scored.
+        subjects: which of them together are scored under which name, with the functions of the manifest.
+        functions: of label and confidence.
+    """
+
+    dataset: str
+    folder: Path | None
+    pairs: tuple[Pair, ...]
+    reader: LabelReader
+    members: tuple[tuple[Member, Path], ...]
+    subjects: Mapping[str, tuple[int, ...]]
+    functions: Functions
+
+    @property
+    def names(self) -> list[str]:
+        """All that is scored, in the order of the table."""
+        return [*([ENSEMBLE] if self.folder is not None else []), *self.subjects]
+
+
+@dataclass
+class Evaluated:
+    """Counts of each subject over one dataset, and images that could not be scored -> reasons."""
+
+    dataset: str
+    counts: dict[str, Counts]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Figures by subject; null where one is not defined."""
+        scores = {name: defined(counts.figures()) for name, counts in self.counts.items()}
+        return {"dataset": self.dataset, "classes": list(CLASS_NAMES), "scores": scores, "failed": self.failed}
+
+
+def plan_evaluation(
+    manifest: Manifest,
+    *,
+    predictions: Path | None = None,
+    per_model: bool = False,
+    leave_one_out: bool = False,
+    limit: int | None = None,
+) -> list[Evaluation]:
+    """Check that labels, predictions and stores are there.
+
+    Args:
+        manifest: its datasets of a type that has labels are scored; there must be one.
+        predictions: a tree of ``_pred.png`` and ``_conf.png`` for the only dataset; None for ours.
+        per_model: whether each member is scored from its store too.
+        leave_one_out: whether the ensemble without each member is scored from the stores too.
+        limit: images per dataset, from the first; None for all.
+
+    Raises:
+        ManifestError: no dataset has labels.
+        DatasetError: masks or images are missing.
+        StoreError: predictions or stores are missing, or lack images.
+    """
+    labelled = [entry for entry in manifest.datasets if entry.type in NAMES]
+    if not labelled:
+        raise ManifestError(
+            f"no dataset of the manifest has labels (types: {', '.join(d.type for d in manifest.datasets)}); types "
+            f"that have: {', '.join(NAMES)}; BRAVO is scored with --ground-truth and --samples"
+        )
+    if predictions is not None and len(labelled) > 1:
+        raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {_named(labelled)}")
+    members = [member for member in manifest.models if member.weight]
+    if leave_one_out and len(members) < 2:
+        raise ManifestError("--leave-one-out: there is one member, and nothing left without it")
+    return [_plan(manifest, entry, predictions, members, per_model, leave_one_out, limit) for entry in labelled]
+
+
+def _named(entries: Sequence[DatasetEntry]) -> str:
+    return ", ".join(entry.name for entry in entries)
+
+
+def _plan(
+    manifest: Manifest,
+    entry: DatasetEntry,
+    predictions: Path | None,
+    members: Sequence[Member],
+    per_model: bool,
+    leave_one_out: bool,
+    limit: int | None,
+) -> Evaluation:
+    root = entry.root_path()
+    pairs = tuple(list_pairs(root, entry.type, entry.split)[:limit])
+    folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
+    _require_predictions(folder, pairs)
+    subjects: dict[str, tuple[int, ...]] = {}
+    numbers = range(len(members))
+    if per_model:
+        subjects |= {members[i].name: (i,) for i in numbers}
+    if leave_one_out:
+        subjects |= {f"without {members[i].name}": tuple(j for j in numbers if j != i) for i in numbers}
+    stores = []
+    if subjects:
+        stores = [(member, store_path(manifest.output, entry.name, member.name)) for member in members]
+        for _, path in stores:
+            _require_logits(path, pairs)
+    reader = LabelReader(root, source(entry.type))
+    return Evaluation(entry.name, folder, pairs, reader, tuple(stores), subjects, manifest.ensemble)
+
+
+def _require_predictions(folder: Path, pairs: Sequence[Pair]) -> None:
+    try:
+        there = {found.name for found in listing(folder)}
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    missing = [name for pair in pairs for name in prediction_names(pair.image) if name not in there]
+    if missing:
+        raise StoreError(
+            f"{folder}: lacks {len(missing)} of the {2 * len(pairs)} predictions that the labels call for "
+            f"({first_few(missing, 2)}); make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
+        )
+
+
+def _require_logits(path: Path, pairs: Sequence[Pair]) -> None:
+    store = LogitStore.open(path)
+    known = {entry.path for entry, ok in zip(store.images, store.complete(), strict=True) if ok}
+    missing = [pair.image for pair in pairs if pair.image not in known]
+    if missing:
+        raise StoreError(
+            f"{path}: lacks {len(missing)} of {len(pairs)} images ({first_few(missing, 2)}); "
+            "make them with 'hmsa-pipeline dump'"
+        )
+
+
+def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
+    """Score one dataset; an image that cannot be read is listed, the others are counted.
+
+    Args:
+        plan: of `plan_evaluation`.
+        workers: processes; None for one a usable core.
+
+    Raises:
+        DatasetError: a process was ended from outside.
+    """
+    result = Evaluated(plan.dataset, {name: Counts() for name in plan.names})
+    with Progress(len(plan.pairs)) as progress:
+        progress.job(plan.dataset, len(plan.pairs))
+        found: Iterator[dict[str, Counts] | str] = map_files(partial(_scored, plan), plan.pairs, workers)
+        for pair, counts in zip(plan.pairs, found, strict=True):
+            if isinstance(counts, str):
+                result.failed[pair.image] = counts
+            else:
+                for name, counted in counts.items():
+                    result.counts[name] += counted
+            progress.advance()
+    return result
+
+
+def _scored(plan: Evaluation, pair: Pair) -> dict[str, Counts] | str:
+    """The image's counts for each subject, or why there are none."""
+    try:
+        return _counted(plan, pair)
+    except (DatasetError, StoreError) as error:
+        return str(error)
+
+
+def _counted(plan: Evaluation, pair: Pair) -> dict[str, Counts]:
+    found: dict[str, Counts] = {}
+    size: tuple[int, int] | None = None
+    truth: np.ndarray | None = None
+    if plan.folder is not None:
+        label_path, confidence_path = (plan.folder / name for name in prediction_names(pair.image))
+        label, confidence = read_label(label_path), read_confidence(confidence_path)
+        if label.shape != confidence.shape:
+            raise DatasetError(
+                f"{confidence_path}: is {_size(confidence)}, its class map {_size(label)}; make both again"
+            )
+        size = (label.shape[0], label.shape[1])
+        truth = plan.reader.read(pair, size)
+        found[ENSEMBLE] = count(label, confidence, truth)
+    if plan.subjects:
+        found |= _from_stores(plan, pair, truth)
+    return found
+
+
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[0]}x{pixels.shape[1]}"
+
+
+_opened: dict[str, LogitStore] = {}
+
+
+def _store(path: Path) -> LogitStore:
+    """The store, opened once in each process."""
+    if str(path) not in _opened:
+        _opened[str(path)] = LogitStore.open(path)
+    return _opened[str(path)]
+
+
+def _from_stores(plan: Evaluation, pair: Pair, truth: np.ndarray | None) -> dict[str, Counts]:
+    stores = [_store(path) for _, path in plan.members]
+    rows = [store.index[pair.image] for store in stores]
+    entry = stores[0].images[rows[0]]
+    if truth is None:
+        truth = plan.reader.read(pair, (entry.height or 0, entry.width or 0))
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in plan.subjects}
+    with ThreadPoolExecutor(2) as pool:
+        for start, stop in stores[0].strips(rows[0]):
+            read = pool.map(lambda s, row, a=start, b=stop: torch.from_numpy(s.read(row, a, b)), stores, rows)
+            logits = list(read)
+            for name, numbers in plan.subjects.items():
+                fused = fuse(
+                    [logits[i] for i in numbers],
+                    [plan.members[i][0].weight for i in numbers],
+                    [plan.members[i][0].temperature for i in numbers],
+                    label=plan.functions.label,
+                    confidence=plan.functions.confidence,
+                )
+                parts[name].append((fused.label.numpy(), quantise(fused.confidence).numpy()))
+    found = {}
+    for name, strips in parts.items():
+        label, confidence = (np.concatenate(one) for one in zip(*strips, strict=True))
+        found[name] = count(label, confidence, truth)
+    return found
+
+
+# ------------------------------------------------------------------ for people
+
+_COLUMNS = ("miou", "accuracy", "ece", "auroc", "auprc_success", "auprc_error", "fpr95")
+
+
+def table(result: Evaluated) -> list[str]:
+    """A line for each subject, and one for each class with its IoU in every subject."""
+    figures = {name: counts.figures() for name, counts in result.counts.items()}
+    wide = max(map(len, [*figures, *CLASS_NAMES]))
+    pixels = max(row["pixels"] for row in figures.values())
+    images = max(row["images"] for row in figures.values())
+    lines = [f"{result.dataset}: {images} images, {pixels} labelled pixels"]
+    lines.append(f"{'':{wide}}  " + "  ".join(f"{name:>13}" for name in _COLUMNS))
+    lines += [
+        f"{name:{wide}}  " + "  ".join(f"{_shown(row[column]):>13}" for column in _COLUMNS)
+        for name, row in figures.items()
+    ]
+    across = [max(7, len(name)) for name in figures]
+    lines.append(f"{'IoU':{wide}}  " + "  ".join(f"{n:>{w}}" for n, w in zip(figures, across, strict=True)))
+    for number, name in enumerate(CLASS_NAMES):
+        values = [row["iou"][number] for row in figures.values()]
+        lines.append(f"{name:{wide}}  " + "  ".join(f"{_shown(v):>{w}}" for v, w in zip(values, across, strict=True)))
+    return lines
+
+
+def _shown(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"
+
+
+def rows(results: Sequence[Evaluated]) -> list[dict[str, Any]]:
+    """One flat row for each dataset and subject, IoU by class name; empty where a figure is not defined."""
+    found = []
+    for result in results:
+        for name, counts in result.counts.items():
+            figures = defined(counts.figures())
+            iou = dict(zip((f"iou {c}" for c in CLASS_NAMES), figures.pop("iou"), strict=True))
+            found.append({"dataset": result.dataset, "subject": name, **figures, **iou})
+    return found

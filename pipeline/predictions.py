@@ -1,0 +1,52 @@
+"""Class maps and confidences on the disk: how they are named, and how they are read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..datasets.layouts import output_stem
+from ..datasets.pixels import decode_grey
+from ..datasets.taxonomy import CLASS_NAMES
+from ..errors import DatasetError
+from .places import read_bytes
+
+LABEL, CONFIDENCE = "_pred.png", "_conf.png"
+
+
+def prediction_names(image: str) -> tuple[str, str]:
+    """Class map and confidence of ``image`` (its path in the dataset), below the folder of its dataset."""
+    stem = output_stem(image)
+    return f"{stem}{LABEL}", f"{stem}{CONFIDENCE}"
+
+
+def read_label(path: Path) -> np.ndarray:
+    """A class map, (H, W) uint8 train ids; DatasetError if it is not there, damaged, or something else."""
+    label = _decoded(path)
+    if label.dtype != np.uint8:
+        raise DatasetError(f"{path}: holds 16 bits a pixel, but a class map takes 8; is it the confidence?")
+    if (highest := int(label.max(initial=0))) >= len(CLASS_NAMES):
+        raise DatasetError(
+            f"{path}: holds class {highest}, but predictions are train ids, 0 to {len(CLASS_NAMES) - 1}; "
+            "if they are label ids, map them first"
+        )
+    return label
+
+
+def read_confidence(path: Path) -> np.ndarray:
+    """A confidence, (H, W) uint16; DatasetError as for `read_label`."""
+    confidence = _decoded(path)
+    if confidence.dtype != np.uint16:
+        raise DatasetError(f"{path}: holds 8 bits a pixel, but confidences are stored in 16; make it again")
+    return confidence
+
+
+def _decoded(path: Path) -> np.ndarray:
+    try:
+        content = read_bytes(path)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: there is no such prediction; make it with 'hmsa-pipeline ensemble'") from None
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return decode_grey(content, path)
