@@ -536,6 +536,46 @@ def evaluate(
     _finish(False, sum(len(result.failed) for result in results))
 
 
+@app.command()
+def calibrate(
+    write: Annotated[Path, typer.Option("--write", metavar="FILE", parser=_folder, help="The manifest to write.")],
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    models: ModelsOption = None,
+    datasets: DatasetsOption = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Fit the members' weights, too.")] = False,
+    pixels: Annotated[
+        int, typer.Option("--pixels", min=1, metavar="N", help="Labelled pixels to look at, over all images.")
+    ] = 400_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the pixels and of the halves.")] = 0,
+    limit: LimitOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Fit a temperature to each member, from stored logits and labels.
+
+    Half of the labelled images are fitted to, the others say what it is worth. Writes the manifest once more, with
+    the numbers in it.
+
+    Example: hmsa-pipeline calibrate --manifest cityscapes --write calibrated.yaml
+    """
+    from .errors import disk_error
+    from .files import write_text
+    from .pipeline.calibrate import calibrate as fit
+    from .pipeline.calibrate import calibrated_manifest, plan_calibration, table
+
+    found = _load(manifest, output, models, datasets, data_root, assets)
+    result = fit(found, plan_calibration(found, limit=limit), pixels=pixels, seed=seed, weights=weights)
+    try:
+        write_text(write, calibrated_manifest(found, result).to_yaml())
+    except OSError as error:
+        raise disk_error(write, error) from error
+    for line in table(result, write):
+        _say(json_file, line)
+    _figures(json_file, result.as_json())
+
+
 def _predictions(manifest: Manifest) -> Path:
     from .pipeline.survey import PREDICTIONS
 

@@ -23,6 +23,7 @@ SURFACE = {
     "evaluate": COMMON
     | {"--predictions", "--per-model", "--leave-one-out", "--limit", "--processes", "--csv"}
     | {"--ground-truth", "--samples", "--submission"},
+    "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit"},
     "submit": (COMMON - {"--models", "--datasets"}) | {"--samples", "--predictions", "--check"},
     "status": COMMON,
     "verify": COMMON | {"--repair"},
