@@ -576,6 +576,48 @@ def calibrate(
     _figures(json_file, result.as_json())
 
 
+@app.command()
+def render(
+    write: Annotated[Path, typer.Option("--write", metavar="DIR", parser=_folder, help="Where the pictures go.")],
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    datasets: DatasetsOption = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
+    kinds: Annotated[
+        str, typer.Option("--kinds", metavar="A,B", help="Of colour, overlay and confidence.")
+    ] = "colour,overlay,confidence",
+    opacity: Annotated[
+        float, typer.Option("--opacity", min=0.0, max=1.0, metavar="X", help="Of the classes over the photograph.")
+    ] = 0.5,
+    width: Annotated[
+        int | None, typer.Option("--width", min=1, metavar="PIXELS", help="Reduce pictures to this width.")
+    ] = None,
+    limit: LimitOption = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Draw predictions for people: classes in colour, over the photograph, and the confidence.
+
+    Example: hmsa-pipeline render --manifest bravo.yaml --datasets bravo_ACDC --limit 20 --write slides
+    """
+    from .errors import nearest
+    from .pipeline.render import KINDS, plan_rendering
+    from .pipeline.render import render as draw
+
+    wanted = _names("--kinds", kinds) or []
+    if unknown := [kind for kind in wanted if kind not in KINDS]:
+        raise HmsaError(f"--kinds {unknown[0]}: is no kind of picture; {nearest(unknown[0], KINDS)}")
+    found = _load(manifest, output, None, datasets, data_root, assets)
+    plans = plan_rendering(found, write, wanted, opacity=opacity, width=width, limit=limit)
+    results = [draw(plan) for plan in plans]
+    for result in results:
+        _failed(result.dataset, result.failed)
+    _figures(json_file, [result.as_json() for result in results])
+    failed = sum(len(result.failed) for result in results)
+    _say(json_file, f"{sum(result.pictures for result in results)} pictures, {failed} images failed; {write}")
+    _finish(False, failed)
+
+
 def _predictions(manifest: Manifest) -> Path:
     from .pipeline.survey import PREDICTIONS
 

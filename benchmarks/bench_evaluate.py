@@ -72,9 +72,8 @@ def main() -> None:
     ratio = float(np.median(theirs) / np.median(ours))
     mine, other = 1000 * np.median(ours), 1000 * np.median(theirs)
     print(f"counting {mine:.0f} ms an image, by sorting {other:.0f} ms: {ratio:.1f}x")
-    print(
-        f"target {TARGET}x: {'ok' if ratio >= TARGET else 'MISSED'}; all figures of all images {1000 * figures:.1f} ms"
-    )
+    verdict = "ok" if ratio >= TARGET else "MISSED"
+    print(f"target {TARGET}x: {verdict}; all figures of all images {1000 * figures:.1f} ms")
     print(f"memory {peaks[min(6, images - 1)]:.0f} MiB after the first images, {peaks[-1]:.0f} MiB at the end")
 
 

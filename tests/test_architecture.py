@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "errors": set(),
     "__init__": set(),
 }
-STAGES = {"dump", "ensemble", "evaluate", "calibrate", "submission", "report", "train", "verify", "import_logits"}
+STAGES = {"dump", "ensemble", "evaluate", "calibrate", "submission", "bravo_scores", "report"}
+STAGES |= {"render", "train", "verify", "import_logits"}
 PUT_TOGETHER = {"predict", "demo"}
 ONLY_IN = {
     "zarr": "pipeline/store.py",

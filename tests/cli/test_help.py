@@ -24,6 +24,7 @@ SURFACE = {
     | {"--predictions", "--per-model", "--leave-one-out", "--limit", "--processes", "--csv"}
     | {"--ground-truth", "--samples", "--submission"},
     "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit"},
+    "render": (COMMON - {"--models"}) | {"--write", "--kinds", "--opacity", "--width", "--limit"},
     "submit": (COMMON - {"--models", "--datasets"}) | {"--samples", "--predictions", "--check"},
     "status": COMMON,
     "verify": COMMON | {"--repair"},

@@ -1,0 +1,181 @@
+"""The stage ``render``: predictions as pictures for people.
+
+Classes in the Cityscapes palette; confidence as brightness from black to yellow (matplotlib's ``cividis`` in five
+colours, which people with any colour vision tell apart, Nuñez et al. 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..datasets.layouts import list_images
+from ..datasets.pixels import decode_rgb
+from ..datasets.taxonomy import PALETTE
+from ..errors import DatasetError, StoreError, disk_error, first_few
+from ..files import atomic_path
+from .manifest import Manifest
+from .metrics import LEVELS
+from .places import listing
+from .predictions import prediction_names, read_confidence, read_label
+from .progress import Progress
+from .survey import PREDICTIONS, own_folders
+from .threads import in_order
+
+KINDS = ("colour", "overlay", "confidence")
+_HEAT = ((0, 32, 77), (87, 93, 109), (124, 123, 120), (188, 175, 111), (255, 234, 70))
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """The pictures of one dataset, ready to be made.
+
+    Attributes:
+        dataset: its name.
+        root: the folder of the photographs.
+        images: their paths below it.
+        predictions: the folder of the predictions.
+        target: the folder of the pictures.
+        kinds: which of `KINDS`.
+        opacity: of the classes over the photograph, 0 to 1.
+        width: to which pictures are reduced; None to leave them as they are.
+    """
+
+    dataset: str
+    root: Path
+    images: tuple[str, ...]
+    predictions: Path
+    target: Path
+    kinds: tuple[str, ...]
+    opacity: float
+    width: int | None
+
+
+@dataclass
+class Rendered:
+    """Pictures that were made, and images that could not be -> reasons."""
+
+    dataset: str
+    pictures: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields by name."""
+        return vars(self)
+
+
+def plan_rendering(
+    manifest: Manifest, target: Path, kinds: Sequence[str], *, opacity: float, width: int | None, limit: int | None
+) -> list[Rendering]:
+    """List what there is to draw.
+
+    Args:
+        manifest: whose predictions.
+        target: the folder of all pictures.
+        kinds: which of `KINDS`.
+        opacity: of the classes over the photograph, 0 to 1.
+        width: to which pictures are reduced; None to leave them as they are.
+        limit: images per dataset, from the first; None for all.
+
+    Raises:
+        DatasetError: a dataset's folder is not as its layout says.
+        StoreError: predictions are missing.
+    """
+    found = []
+    for entry in manifest.datasets:
+        root = entry.root_path()
+        files = list_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
+        folder = manifest.output / PREDICTIONS / entry.name
+        try:
+            there = {one.name for one in listing(folder)}
+        except OSError as error:
+            raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
+        wanted = [name for file in files for name in prediction_names(file.path)]
+        missing = [name for name in wanted if name not in there]
+        if missing:
+            raise StoreError(
+                f"{folder}: lacks {len(missing)} of {len(wanted)} predictions ({first_few(missing, 2)}); "
+                "make them with 'hmsa-pipeline ensemble', or take --limit"
+            )
+        images = tuple(file.path for file in files)
+        place = target / entry.name
+        found.append(Rendering(entry.name, root, images, folder, place, tuple(kinds), opacity, width))
+    return found
+
+
+def render(plan: Rendering) -> Rendered:
+    """Draw one dataset's pictures; an image that cannot be read is listed, the others are drawn.
+
+    Raises:
+        DiskError: a picture cannot be written.
+    """
+    result = Rendered(plan.dataset)
+
+    def one(image: str) -> str | None:
+        try:
+            _draw(plan, image)
+        except DatasetError as error:
+            return str(error)
+        except OSError as error:
+            raise disk_error(plan.target, error) from error
+        return None
+
+    with Progress(len(plan.images)) as progress:
+        progress.job(plan.dataset, len(plan.images))
+        for image, reason in in_order(one, plan.images):
+            if reason is None:
+                result.pictures += len(plan.kinds)
+            else:
+                result.failed[image] = reason
+            progress.advance()
+    return result
+
+
+def _draw(plan: Rendering, image: str) -> None:
+    label_name, confidence_name = prediction_names(image)
+    label = read_label(plan.predictions / label_name) if set(plan.kinds) & {"colour", "overlay"} else None
+    for kind in plan.kinds:
+        if kind == "confidence" or label is None:
+            pixels = heated(read_confidence(plan.predictions / confidence_name))
+        elif kind == "colour":
+            pixels = coloured(label)
+        else:
+            photograph = decode_rgb(plan.root / image)
+            if photograph.shape[:2] != label.shape:
+                raise DatasetError(
+                    f"{plan.root / image}: is {photograph.shape[0]}x{photograph.shape[1]}, its prediction "
+                    f"{label.shape[0]}x{label.shape[1]}; predict it again"
+                )
+            pixels = laid_over(photograph, coloured(label), plan.opacity)
+        picture = Image.fromarray(pixels)
+        if plan.width is not None and plan.width < picture.width:
+            size = (plan.width, max(1, round(picture.height * plan.width / picture.width)))
+            mixing = Image.Resampling.NEAREST if kind == "colour" else Image.Resampling.LANCZOS
+            picture = picture.resize(size, mixing)
+        with atomic_path(plan.target / f"{label_name.removesuffix('_pred.png')}_{kind}.png") as temporary:
+            picture.save(temporary, format="PNG")
+
+
+def coloured(label: np.ndarray) -> np.ndarray:
+    """Train ids (H, W) uint8 in the Cityscapes palette, (H, W, 3) uint8; black where there is none."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(PALETTE)] = PALETTE
+    return table[label]
+
+
+def laid_over(photograph: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
+    """Colours over a photograph, (H, W, 3) uint8 each."""
+    return np.rint((1 - opacity) * photograph + opacity * colours.astype(np.float32)).astype(np.uint8)
+
+
+def heated(confidence: np.ndarray) -> np.ndarray:
+    """Confidence (H, W) uint16 from dark blue (0) to yellow (1), (H, W, 3) uint8."""
+    shares = (np.arange(LEVELS) + 0.5) / LEVELS
+    steps = np.linspace(0, 1, len(_HEAT))
+    table = np.stack([np.interp(shares, steps, [colour[c] for colour in _HEAT]) for c in range(3)], 1)
+    return np.rint(table).astype(np.uint8)[confidence]

@@ -1,0 +1,73 @@
+"""`render`: predictions as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hmsa_pipeline.datasets.taxonomy import PALETTE
+from hmsa_pipeline.pipeline.render import heated
+from PIL import Image
+
+from .bench import Bench, files
+
+
+def opened(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def test_three_pictures_of_every_image(finished: Bench, tmp_path: Path) -> None:
+    result = finished.run("render", "--write", str(tmp_path / "pictures"))
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"18 pictures, 0 images failed; {tmp_path}/pictures\n"
+    stem = tmp_path / "pictures" / "street" / "day" / "a"
+    label = opened(finished.predictions / "street" / "day" / "a_pred.png")
+    confidence = opened(finished.predictions / "street" / "day" / "a_conf.png").astype(np.int64)
+    photograph = opened(finished.root / "photos" / "street" / "day" / "a.png").astype(np.int64)
+
+    colours = opened(Path(f"{stem}_colour.png"))
+    for y, x in ((0, 0), (20, 40), (47, 79)):
+        assert colours[y, x].tolist() == list(PALETTE[label[y, x]])
+    mixed = opened(Path(f"{stem}_overlay.png")).astype(np.int64)
+    assert np.abs(mixed - (photograph + colours) / 2).max() <= 1
+    heat = opened(Path(f"{stem}_confidence.png")).astype(np.int64)
+    order = np.argsort(confidence, axis=None)
+    brightness = (heat @ np.array([2126, 7152, 722])).ravel()[order]
+    assert (np.diff(brightness) >= -10_000).all(), "what is surer is brighter, but for rounding"
+
+
+def test_the_ends_of_the_scale() -> None:
+    assert heated(np.array([[0, 65535]], np.uint16)).tolist() == [[[0, 32, 77], [255, 234, 70]]]
+
+
+def test_kinds_width_and_opacity(finished: Bench, tmp_path: Path) -> None:
+    options = ("--kinds", "overlay", "--width", "20", "--opacity", "0", "--datasets", "garden", "--json", "-")
+    result = finished.run("render", "--write", str(tmp_path / "p"), *options)
+    assert result.figures == [{"dataset": "garden", "pictures": 2, "failed": {}}]
+    assert sorted(files(tmp_path / "p")) == ["garden/deep/tree_overlay.png", "garden/flower_overlay.png"]
+    small = opened(tmp_path / "p" / "garden" / "flower_overlay.png")
+    assert small.shape == (12, 20, 3)  # of 40x64; half to even
+    whole = opened(finished.root / "photos" / "garden" / "flower.png")
+    assert abs(small.mean() - whole.mean()) < 3
+
+
+def test_a_photograph_that_is_damaged_is_listed(full: Bench, tmp_path: Path) -> None:
+    (full.root / "photos" / "street" / "day" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n no more")
+    result = full.run("render", "--write", str(tmp_path / "p"), "--datasets", "street")
+    assert result.code == 1
+    assert result.err.startswith("failed: street: day/a.png: ")
+    assert "9 pictures, 1 images failed" in result.out
+
+
+def test_what_is_missing_is_counted(full: Bench, tmp_path: Path) -> None:
+    (full.predictions / "street" / "day" / "a_conf.png").unlink()
+    said = full.run("render", "--write", str(tmp_path / "p")).refusal()
+    assert said.startswith(f"{full.predictions}/street: lacks 1 of 8 predictions (day/a_conf.png)")
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(("kinds", "said"), [("colours", "did you mean 'colour'?"), ("x,colour", "known: ")])
+def test_an_unknown_kind_is_refused(finished: Bench, tmp_path: Path, kinds: str, said: str) -> None:
+    assert said in finished.run("render", "--write", str(tmp_path / "p"), "--kinds", kinds).refusal()
