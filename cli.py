@@ -60,7 +60,7 @@ OutputOption = Annotated[
         "-o",
         metavar="DIR",
         parser=_place,
-        help="Where results go, a folder or (train apart) a URL such as s3://bucket/run; wins over the manifest.",
+        help="Folder of all results, or a URL such as s3://bucket/run (not to train); wins over the manifest.",
     ),
 ]
 ModelsOption = Annotated[

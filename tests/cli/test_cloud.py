@@ -64,6 +64,7 @@ def test_the_same_bytes_as_on_a_disk(cloud: Bench, url: str, finished: Bench) ->
     assert cloud.run("verify").out.startswith("18 images are sound, 0 damaged, 0 unreadable")
 
     before = times(url)
+    assert "18 pictures, 0 images failed" in cloud.run("render", "--write", str(cloud.root / "pictures")).out
     assert "nothing to do: all 18 images are complete" in cloud.run("dump").out
     assert cloud.run("dump", "--dry-run").code == 0
     assert times(url) == before
