@@ -502,6 +502,7 @@ def evaluate(
     """
     if ground_truth is not None or submission is not None:
         others = {"--per-model": per_model, "--leave-one-out": leave_one_out, "--limit": limit, "--csv": csv_file}
+        others |= {"--processes": processes}
         if wrong := [name for name, value in others.items() if value]:
             raise HmsaError(f"{wrong[0]}: does not go with BRAVO's tar files; leave it out")
         if ground_truth is None or samples is None:

@@ -17,6 +17,7 @@ import torch
 
 from ..datasets.labels import LabelReader
 from ..datasets.pairs import Pair, list_pairs
+from ..datasets.smiyc import SMIYC, MaskReader
 from ..datasets.sources import NAMES, source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..datasets.workers import map_files
@@ -50,11 +51,14 @@ class Counts:
     """What is known of one subject's pixels that have a label.
 
     Attributes:
-        confusion: (C, C) int64, rows are labels.
-        levels: (2, 65536) int64 of `metrics.level_counts`.
+        ood: whether the labels say what is out of distribution, and not of which class it is.
+        confusion: (C, C) int64, rows are labels; zeros if ``ood``.
+        levels: (2, 65536) int64 of `metrics.level_counts`: right is positive and found by high confidence, or, if
+            ``ood``, what is out of distribution is positive and found by low confidence.
         images: how many were counted.
     """
 
+    ood: bool = False
     confusion: np.ndarray = field(default_factory=lambda: np.zeros((CLASSES, CLASSES), np.int64))
     levels: np.ndarray = field(default_factory=lambda: np.zeros((2, LEVELS), np.int64))
     images: int = 0
@@ -70,14 +74,16 @@ class Counts:
 
         ``iou`` is NaN for a class that is neither labelled nor predicted, and not counted in ``miou``.
         """
+        seen = {"images": self.images, "pixels": int(self.levels.sum())}
+        if self.ood:
+            found = {"auroc": auroc(self.levels), "auprc": aupr(self.levels), "fpr95": fpr_at_tpr(self.levels)}
+            return seen | found
         hit = self.confusion.diagonal()
         either = self.confusion.sum(0) + self.confusion.sum(1) - hit
         with np.errstate(invalid="ignore"):
             iou = hit / either
             accuracy = hit.sum() / self.confusion.sum()
-        return {
-            "images": self.images,
-            "pixels": int(self.confusion.sum()),
+        return seen | {
             "miou": float(np.nanmean(iou)) if (either > 0).any() else float("nan"),
             "accuracy": float(accuracy),
             "ece": ece(self.levels),
@@ -105,7 +111,19 @@ def count(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Count
     known = truth != IGNORE
     label, truth = label[known], truth[known]
     matrix = confusion(torch.from_numpy(label), torch.from_numpy(truth), CLASSES).numpy()
-    return Counts(matrix, level_counts(label == truth, confidence[known]), 1)
+    return Counts(False, matrix, level_counts(label == truth, confidence[known]), 1)
+
+
+def count_ood(confidence: np.ndarray, mask: np.ndarray) -> Counts:
+    """One image's counts of what is out of distribution.
+
+    Args:
+        confidence: (H, W) uint16.
+        mask: (H, W) uint8: 1 out of distribution, 0 not, 255 where nothing is known.
+    """
+    known = mask != IGNORE
+    levels = level_counts(mask[known] == 1, LEVELS - 1 - confidence[known])
+    return Counts(True, levels=levels, images=1)
 
 
 @dataclass(frozen=True)
@@ -125,10 +143,19 @@ class Evaluation:
     dataset: str
     folder: Path | None
     pairs: tuple[Pair, ...]
-    reader: LabelReader
+    reader: LabelReader | MaskReader
     members: tuple[tuple[Member, Path], ...]
     subjects: Mapping[str, tuple[int, ...]]
     functions: Functions
+
+    @property
+    def ood(self) -> bool:
+        """Whether the labels say what is out of distribution."""
+        return isinstance(self.reader, MaskReader)
+
+    def count(self, label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Counts:
+        """One image's counts; see `count` and `count_ood`."""
+        return count_ood(confidence, truth) if self.ood else count(label, confidence, truth)
 
     @property
     def names(self) -> list[str]:
@@ -172,11 +199,11 @@ def plan_evaluation(
         DatasetError: masks or images are missing.
         StoreError: predictions or stores are missing, or lack images.
     """
-    labelled = [entry for entry in manifest.datasets if entry.type in NAMES]
+    labelled = [entry for entry in manifest.datasets if entry.type in (*NAMES, SMIYC)]
     if not labelled:
         raise ManifestError(
             f"no dataset of the manifest has labels (types: {', '.join(d.type for d in manifest.datasets)}); types "
-            f"that have: {', '.join(NAMES)}; BRAVO is scored with --ground-truth and --samples"
+            f"that have: {', '.join((*NAMES, SMIYC))}; BRAVO is scored with --ground-truth and --samples"
         )
     if predictions is not None and len(labelled) > 1:
         raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {_named(labelled)}")
@@ -200,7 +227,9 @@ def _plan(
     limit: int | None,
 ) -> Evaluation:
     root = entry.root_path()
-    pairs = tuple(list_pairs(root, entry.type, entry.split)[:limit])
+    masks = MaskReader(root) if entry.type == SMIYC else None
+    found = masks.pairs(entry.split) if masks else list_pairs(root, entry.type, entry.split)
+    pairs = tuple(found[:limit])
     folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
     _require_predictions(folder, pairs)
     subjects: dict[str, tuple[int, ...]] = {}
@@ -214,7 +243,7 @@ def _plan(
         stores = [(member, store_path(manifest.output, entry.name, member.name)) for member in members]
         for _, path in stores:
             _require_logits(path, pairs)
-    reader = LabelReader(root, source(entry.type))
+    reader = masks or LabelReader(root, source(entry.type))
     return Evaluation(entry.name, folder, pairs, reader, tuple(stores), subjects, manifest.ensemble)
 
 
@@ -252,7 +281,7 @@ def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
     Raises:
         DatasetError: a process was ended from outside.
     """
-    result = Evaluated(plan.dataset, {name: Counts() for name in plan.names})
+    result = Evaluated(plan.dataset, {name: Counts(plan.ood) for name in plan.names})
     with Progress(len(plan.pairs)) as progress:
         progress.job(plan.dataset, len(plan.pairs))
         found: Iterator[dict[str, Counts] | str] = map_files(partial(_scored, plan), plan.pairs, workers)
@@ -287,7 +316,7 @@ def _counted(plan: Evaluation, pair: Pair) -> dict[str, Counts]:
             )
         size = (label.shape[0], label.shape[1])
         truth = plan.reader.read(pair, size)
-        found[ENSEMBLE] = count(label, confidence, truth)
+        found[ENSEMBLE] = plan.count(label, confidence, truth)
     if plan.subjects:
         found |= _from_stores(plan, pair, truth)
     return found
@@ -330,27 +359,28 @@ def _from_stores(plan: Evaluation, pair: Pair, truth: np.ndarray | None) -> dict
     found = {}
     for name, strips in parts.items():
         label, confidence = (np.concatenate(one) for one in zip(*strips, strict=True))
-        found[name] = count(label, confidence, truth)
+        found[name] = plan.count(label, confidence, truth)
     return found
 
 
 # ------------------------------------------------------------------ for people
 
-_COLUMNS = ("miou", "accuracy", "ece", "auroc", "auprc_success", "auprc_error", "fpr95")
-
 
 def table(result: Evaluated) -> list[str]:
-    """A line for each subject, and one for each class with its IoU in every subject."""
+    """A line for each subject and, where there are classes, one for each with its IoU in every subject."""
     figures = {name: counts.figures() for name, counts in result.counts.items()}
     wide = max(map(len, [*figures, *CLASS_NAMES]))
     pixels = max(row["pixels"] for row in figures.values())
     images = max(row["images"] for row in figures.values())
     lines = [f"{result.dataset}: {images} images, {pixels} labelled pixels"]
-    lines.append(f"{'':{wide}}  " + "  ".join(f"{name:>13}" for name in _COLUMNS))
+    columns = [name for name in next(iter(figures.values())) if name not in ("images", "pixels", "iou")]
+    lines.append(f"{'':{wide}}  " + "  ".join(f"{name:>13}" for name in columns))
     lines += [
-        f"{name:{wide}}  " + "  ".join(f"{_shown(row[column]):>13}" for column in _COLUMNS)
+        f"{name:{wide}}  " + "  ".join(f"{_shown(row[column]):>13}" for column in columns)
         for name, row in figures.items()
     ]
+    if not any("iou" in row for row in figures.values()):
+        return lines
     across = [max(7, len(name)) for name in figures]
     lines.append(f"{'IoU':{wide}}  " + "  ".join(f"{n:>{w}}" for n, w in zip(figures, across, strict=True)))
     for number, name in enumerate(CLASS_NAMES):
@@ -369,6 +399,6 @@ def rows(results: Sequence[Evaluated]) -> list[dict[str, Any]]:
     for result in results:
         for name, counts in result.counts.items():
             figures = defined(counts.figures())
-            iou = dict(zip((f"iou {c}" for c in CLASS_NAMES), figures.pop("iou"), strict=True))
+            iou = {f"iou {c}": value for c, value in zip(CLASS_NAMES, figures.pop("iou", ()), strict=False)}
             found.append({"dataset": result.dataset, "subject": name, **figures, **iou})
     return found

@@ -46,13 +46,14 @@ def write_figures(target: str, figures: Any) -> None:
 
 
 def write_rows(target: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``rows``, all with the names of the first, as CSV with a line of names.
+    """Write ``rows`` as CSV, under all their names; a row is empty where it has none.
 
     Raises:
         HmsaError: ``target`` cannot be written.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     _write(target, text.getvalue())

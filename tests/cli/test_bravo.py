@@ -328,6 +328,7 @@ def test_tar_files_of_other_releases_are_refused_or_listed(tmp_path: Path) -> No
         (("--submission", SUBMISSION), "--ground-truth and --samples"),
         (("--samples", SAMPLES), "--samples: belongs to --ground-truth"),
         (("--ground-truth", TRUTH, "--samples", SAMPLES, "--per-model"), "--per-model: does not go with BRAVO"),
+        (("--ground-truth", TRUTH, "--samples", SAMPLES, "--processes", "2"), "--processes: does not go with BRAVO"),
         (
             ("--ground-truth", TRUTH, "--samples", SAMPLES, "--submission", SUBMISSION, "--predictions", "x"),
             "--submission, --predictions: name one of them",

@@ -184,6 +184,71 @@ def test_a_perfect_prediction(bench: Bench) -> None:
     assert " - " in bench.run("evaluate").out
 
 
+@pytest.fixture
+def odd(fresh: Bench, tmp_path: Path) -> Bench:
+    """A track of SMIYC of three images, two of them with a mask, and predictions of whatever."""
+    bench = fresh.copy(tmp_path / "odd")
+    track = "smiyc/dataset_AnomalyTrack"
+    draw = np.random.default_rng(3)
+    for name in ("validation0", "validation1", "test0"):
+        bench.photo(f"{track}/images/{name}.jpg", seed=1)
+        stem = bench.predictions / "odd" / "dataset_AnomalyTrack" / "images" / name
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 19, (48, 80)).astype(np.uint8)).save(f"{stem}_pred.png")
+        Image.fromarray(draw.integers(0, 300, (48, 80)).astype(np.uint16)).save(f"{stem}_conf.png")
+        if name != "test0":
+            mask = bench.root / "photos" / track / "labels_masks" / f"{name}_labels_semantic.png"
+            mask.parent.mkdir(exist_ok=True)
+            Image.fromarray(draw.choice([0, 1, 255], (48, 80), p=[0.8, 0.1, 0.1]).astype(np.uint8)).save(mask)
+    bench.tree["datasets"] = [{"name": "odd", "type": "smiyc", "root": "photos/smiyc", "split": "anomaly"}]
+    return bench.save()
+
+
+def masks(bench: Bench) -> list[Path]:
+    return sorted((bench.root / "photos/smiyc/dataset_AnomalyTrack/labels_masks").iterdir())
+
+
+def test_low_confidence_finds_what_is_out_of_distribution(odd: Bench, tmp_path: Path) -> None:
+    result = odd.run("evaluate", "--json", "-", "--csv", str(tmp_path / "s.csv"))
+    assert result.code == 0
+    scores = result.figures[0]["scores"]["ensemble"]
+    folder = odd.predictions / "odd/dataset_AnomalyTrack/images"
+    confidence = np.concatenate(
+        [np.array(Image.open(folder / f"{name}_conf.png")).ravel() for name in ("validation0", "validation1")]
+    ).astype(np.int64)
+    mask = np.concatenate([np.array(Image.open(path)).ravel() for path in masks(odd)])
+    known = mask != 255
+    wrong, doubt = mask[known] == 1, -confidence[known]
+    assert (scores["images"], scores["pixels"]) == (2, int(known.sum()))
+    assert scores["auroc"] == pytest.approx(sklearn.metrics.roc_auc_score(wrong, doubt), abs=1e-9)
+    assert scores["auprc"] == pytest.approx(sklearn.metrics.average_precision_score(wrong, doubt), abs=1e-9)
+    false, true, _ = sklearn.metrics.roc_curve(wrong, doubt, drop_intermediate=False)
+    assert scores["fpr95"] == pytest.approx(false[np.flatnonzero(true >= 0.95)[0]], abs=1e-9)
+    assert scores.keys() == {"images", "pixels", "auroc", "auprc", "fpr95"}
+    assert len(result.err.splitlines()) == 3
+    assert (
+        (tmp_path / "s.csv")
+        .read_text()
+        .startswith("dataset,subject,images,pixels,auroc,auprc,fpr95\nodd,ensemble,2,")
+    )
+
+
+def test_masks_that_are_missing_or_something_else(odd: Bench) -> None:
+    first, second = masks(odd)
+    Image.fromarray(np.full((48, 80), 7, np.uint8)).save(first)
+    result = odd.run("evaluate")
+    assert result.code == 1
+    assert f"{first}: holds other values than 0, 1 and 255" in result.err
+    Image.fromarray(np.zeros((40, 80), np.uint8)).save(first)
+    assert f"{first}: is 40x80, its image 48x80" in odd.run("evaluate").err
+    first.unlink()
+    second.unlink()
+    assert (
+        "no image has a mask (labels_masks/<name>_labels_semantic.png beside images/)"
+        in odd.run("evaluate").refusal()
+    )
+
+
 # ------------------------------------------------------------------ wrong input
 
 
