@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -30,6 +31,51 @@ def _patched(whole):
 for _name in ("read_bytes", "open"):
     setattr(pathlib.Path, _name, _patched(getattr(pathlib.Path, _name)))
 """
+
+# One process saves a training run; it stands still right after one of its saves until it may go on.
+_HOLD = """
+import os, pathlib, time
+
+_replace, _here, _saves = os.replace, pathlib.Path(__file__).parent, 0
+
+def replace(source, target, **options):
+    global _saves
+    _replace(source, target, **options)
+    _saves += os.path.basename(target) == "last.pth"
+    if _saves == {saves} and not (_here / "held").exists():
+        (_here / "held").touch()
+        while not (_here / "go").exists():
+            time.sleep(0.01)
+
+os.replace = replace
+"""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A training run that stands still in the middle of an epoch."""
+
+    folder: Path
+    saves: int
+    """After how many saves of ``last.pth``."""
+
+    def environment(self) -> dict[str, str]:
+        """Environment in which the run is to be begun; once held, it never is again."""
+        self.folder.mkdir()
+        (self.folder / "sitecustomize.py").write_text(_HOLD.format(saves=self.saves))
+        return {"PYTHONPATH": str(self.folder)}
+
+    def wait(self, process: subprocess.Popen[str]) -> None:
+        """Wait until ``process`` stands still; AssertionError if it ends before."""
+
+        def held() -> bool:
+            assert process.poll() is None, process.communicate()
+            return (self.folder / "held").exists()
+
+        wait_for(held, 100)
+
+    def release(self) -> None:
+        (self.folder / "go").touch()
 
 
 def troubled(folder: Path) -> dict[str, str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from hmsa_pipeline.datasets.worlds import write_source
-from hmsa_pipeline.errors import CheckpointError
 
 from .bench import ended, start, start_python
+from .faults import Hold
 from .training import farthest, history, last, options, same_bits, weights
 
 EPOCHS = ("--epochs", "3")
@@ -35,19 +35,18 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def in_the_middle(output: Path, process: subprocess.Popen[str], epoch: int) -> None:
-    """Wait until the run is saved in the middle of an epoch, counted from 0."""
-    until = time.monotonic() + 100
-    while time.monotonic() < until:
-        assert process.poll() is None, process.communicate()
-        try:
-            saved = last(output)
-        except CheckpointError:  # not there yet
-            saved = {"epoch": -1, "training": {"step": 0}}
-        if saved["epoch"] == epoch and 0 < saved["training"]["step"] < 5:
-            return
-        time.sleep(0.01)
-    raise AssertionError("the run was never in the middle of an epoch")
+def interrupted(words: list[str], output: Path, folder: Path, number: signal.Signals) -> tuple[int, str]:
+    """Begin a run and send it a signal in its second epoch: how it ended, and what it said of that."""
+    hold = Hold(folder, saves=10)
+    process = start(*words, env=hold.environment())
+    hold.wait(process)
+    saved = last(output)
+    assert (saved["epoch"], 0 < saved["training"]["step"] < 5) == (1, True)
+    process.send_signal(number)
+    hold.release()
+    _out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    return process.returncode, err
 
 
 def equal_runs(a: Path, b: Path) -> bool:
@@ -64,13 +63,9 @@ def equal_runs(a: Path, b: Path) -> bool:
 def test_a_run_goes_on_to_the_same_bits(world: Path, whole: Path, tmp_path: Path, number: signal.Signals) -> None:
     output = tmp_path / "run"
     words = options(world, output, *EPOCHS, *EVERY_STEP)
-    process = start(*words)
-    in_the_middle(output, process, epoch=1)
-    process.send_signal(number)
-    _out, err = process.communicate(timeout=60)
-    assert "Traceback" not in err
+    code, err = interrupted(words, output, tmp_path / "hold", number)
     if number != signal.SIGKILL:
-        assert process.returncode == 130
+        assert code == 130
         assert err.endswith("interrupted: what is complete is kept; run the same command with --resume to go on\n")
     assert len(history(output)) == 1
 
@@ -120,11 +115,9 @@ def test_stopped_with_two_processes_it_goes_on_with_one(world: Path, tmp_path: P
     same = (*EPOCHS, "--batch-norm", "frozen", "--set", "dropout=0.0", "--device", "cpu", *EVERY_STEP)
     same = (*same, "--batch-size", "1")
     output, whole = tmp_path / "run", tmp_path / "whole"
-    process = start(*options(world, output, *same, "--gpus", "2"))
-    in_the_middle(output, process, epoch=1)
-    process.send_signal(signal.SIGINT)
-    _out, err = process.communicate(timeout=60)
-    assert (process.returncode, "Traceback" in err) == (130, False), err
+    words = options(world, output, *same, "--gpus", "2")
+    code, err = interrupted(words, output, tmp_path / "hold", signal.SIGINT)
+    assert code == 130, err
     assert err.count("interrupted:") == 1
     for where, more in ((output, ("--resume",)), (whole, ())):
         result = ended(start(*options(world, where, *same, *more)))
