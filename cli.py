@@ -15,6 +15,7 @@ from . import __version__
 from .errors import HmsaError
 
 if TYPE_CHECKING:
+    from .pipeline.bravo_scores import BravoScores
     from .pipeline.dump import JobResult
     from .pipeline.ensemble import FusionResult
     from .pipeline.manifest import Manifest
@@ -509,10 +510,14 @@ def evaluate(
             raise HmsaError("--ground-truth and --samples: BRAVO's figures need both tar files; name them")
         if submission is not None and predictions is not None:
             raise HmsaError("--submission, --predictions: name one of them")
-        folder = predictions
-        if submission is None and predictions is None:
-            folder = _predictions(_load(manifest, output, models, datasets, data_root, assets))
-        _score_bravo(ground_truth, samples, submission, folder, json_file)
+        from .pipeline.bravo_scores import score_predictions, score_submission
+
+        if submission is not None:
+            scores = score_submission(ground_truth, samples, submission)
+        else:
+            folder = predictions or _predictions(_load(manifest, output, models, datasets, data_root, assets))
+            scores = score_predictions(ground_truth, samples, folder)
+        _say_bravo(scores, json_file)
         return
     if samples is not None:
         raise HmsaError("--samples: belongs to --ground-truth; name both, or leave it out")
@@ -625,13 +630,10 @@ def _predictions(manifest: Manifest) -> Path:
     return manifest.output / PREDICTIONS
 
 
-def _score_bravo(
-    ground_truth: Path, samples: Path, submission: Path | None, predictions: Path | None, json_file: str | None
-) -> None:
-    from .pipeline.bravo_scores import score_bravo, table
+def _say_bravo(scores: BravoScores, json_file: str | None) -> None:
+    from .pipeline.bravo_scores import table
     from .pipeline.metrics import defined
 
-    scores = score_bravo(ground_truth, samples, submission=submission, predictions=predictions)
     _failed("BRAVO", scores.failed)
     for line in table(scores):
         _say(json_file, line)

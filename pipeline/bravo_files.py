@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DatasetError, StoreError, first_few
+from ..errors import DatasetError
 from .bravo_codec import decode, decode_samples
-from .places import listing
-from .predictions import CONFIDENCE, LABEL, read_confidence, read_label
+from .predictions import CONFIDENCE, LABEL, read_prediction, require_predictions
 
 SAMPLES, ENCODED = "_samples.bin", "_encoded.bin"
 SPLITS = ("ACDC", "SMIYC", "outofcontext", "synflare", "synobjs", "synrain")
@@ -56,7 +55,7 @@ class Archive:
         self.path = path
         self._lock = threading.Lock()
         try:
-            self._tar = tarfile.open(path, "r:")  # noqa: SIM115  closed by `close`
+            self._tar = tarfile.open(path, "r:")  # noqa: SIM115  closed by `__exit__`
             self._members = {member.name: member for member in self._tar.getmembers() if member.isfile()}
         except (OSError, tarfile.TarError, EOFError) as error:
             reason = getattr(error, "strerror", None) or "it is no plain tar file, or cut short"
@@ -106,19 +105,11 @@ def sampled_bases(samples: Archive) -> list[str]:
     return bases
 
 
-def require_predictions(folder: Path, bases: Iterable[str]) -> None:
+def require_sampled(folder: Path, bases: Iterable[str]) -> None:
     """Raise StoreError, with their number, if predictions of ``bases`` are missing below ``folder``."""
-    try:
-        there = {found.name for found in listing(folder)}
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
-    wanted = [name for base in bases for name in prediction_files(base)]
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise StoreError(
-            f"{folder}: lacks {len(missing)} of the {len(wanted)} files that the sampling file calls for "
-            f"({first_few(missing, 2)}); make them with 'hmsa-pipeline dump' and 'ensemble'"
-        )
+    names = [name for base in bases for name in prediction_files(base)]
+    called = f"the {len(names)} files that the sampling file calls for"
+    require_predictions(folder, names, called, "make them with 'hmsa-pipeline dump' and 'ensemble'")
 
 
 def sampled_prediction(folder: Path, base: str, samples: Archive) -> tuple[np.ndarray, np.ndarray]:
@@ -127,15 +118,13 @@ def sampled_prediction(folder: Path, base: str, samples: Archive) -> tuple[np.nd
     Raises:
         DatasetError: a file is missing, damaged or something else, or another picture's.
     """
-    label_path, confidence_path = (folder / name for name in prediction_files(base))
-    label, confidence = read_label(label_path), read_confidence(confidence_path)
-    if label.shape != confidence.shape:
-        raise DatasetError(f"{confidence_path}: is {confidence.shape}, its class map {label.shape}; make both again")
+    names = prediction_files(base)
+    label, confidence = read_prediction(folder, names)
     indices = read_samples(samples, base)
     if indices[-1] >= label.size:
         raise DatasetError(
-            f"{label_path}: is {label.shape[0]}x{label.shape[1]}, but pixel {indices[-1]} is sampled; predict the "
-            "challenge's own photographs, unscaled, or take the sampling file of their release"
+            f"{folder / names[0]}: is {label.shape[0]}x{label.shape[1]}, but pixel {indices[-1]} is sampled; "
+            "predict the challenge's own photographs, unscaled, or take the sampling file of their release"
         )
     return label, confidence.ravel()[indices]
 

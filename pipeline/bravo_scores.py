@@ -8,9 +8,7 @@ detection take the invalid ones as positive, and low confidence as what finds th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,24 +25,13 @@ from .bravo_files import (
     Archive,
     read_encoded,
     read_samples,
-    require_predictions,
+    require_sampled,
     sampled_bases,
     sampled_prediction,
     split_of,
     truth_endings,
 )
-from .metrics import (
-    LEVELS,
-    aupr,
-    auroc,
-    class_iou,
-    confusion,
-    ece,
-    errors_first,
-    fpr_at_tpr,
-    harmonic_mean,
-    level_counts,
-)
+from .metrics import LEVELS, confusion, detection_figures, harmonic_mean, level_counts, semantic_figures, shown
 from .progress import Progress
 from .threads import in_order
 
@@ -62,6 +49,16 @@ def subset_of(base: str) -> str | None:
         return split
     weather = [name for name in ("fog", "rain", "night", "snow") if f"/{name}/" in base]
     return f"ACDC{weather[0]}" if weather else None
+
+
+@dataclass(frozen=True)
+class _Image:
+    base: str
+    subset: str
+    ids: str
+    """Name of the file of train ids."""
+    mask: str
+    """Name of the file of invalid pixels."""
 
 
 @dataclass
@@ -86,49 +83,63 @@ class BravoScores:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def score_bravo(
-    ground_truth: Path, samples: Path, *, submission: Path | None = None, predictions: Path | None = None
-) -> BravoScores:
-    """Score a submission, or predictions that would become one; give one of the two.
+Read = Callable[[str], tuple[np.ndarray, np.ndarray]]
+"""From a base to the class map (H, W) uint8 and the sampled confidences (N,) uint16."""
+
+
+def score_submission(ground_truth: Path, samples: Path, submission: Path) -> BravoScores:
+    """Score a tar file as `submission.submit` writes it.
 
     Args:
         ground_truth: the challenge's tar file of train ids and invalid masks.
         samples: its sampling file.
-        submission: a tar file as `submission.submit` writes it.
-        predictions: the folder of all predictions, as ``<folder>/bravo_ACDC/fog/..._pred.png``.
+        submission: the tar file.
+
+    Raises:
+        DatasetError: a tar file is none, or lacks images of the ground truth.
+    """
+    with (
+        Archive(ground_truth, "ground truth") as truth,
+        Archive(samples, "a sampling file") as sampling,
+        Archive(submission, "a submission") as archive,
+    ):
+        images = _labelled(truth, sampling)
+        absent = [image.base for image in images if f"{image.base}{ENCODED}" not in archive]
+        _require(archive, absent, "no prediction", len(images))
+        return _score(images, truth, sampling, _from_submission(archive, sampling))
+
+
+def score_predictions(ground_truth: Path, samples: Path, folder: Path) -> BravoScores:
+    """Score predictions that would become a submission.
+
+    Args:
+        ground_truth: the challenge's tar file of train ids and invalid masks.
+        samples: its sampling file.
+        folder: of all predictions, as ``<folder>/bravo_ACDC/fog/..._pred.png``.
 
     Raises:
         DatasetError: a tar file is none, or lacks images of the ground truth.
         StoreError: predictions are missing.
     """
-    with ExitStack() as opened:
-        truth = opened.enter_context(Archive(ground_truth, "ground truth"))
-        sampling = opened.enter_context(Archive(samples, "a sampling file"))
-        bases = _labelled(truth)
-        known = set(sampled_bases(sampling))
-        _require(sampling, [base for base in bases if base not in known], "no samples", len(bases))
-        if submission is not None:
-            archive = opened.enter_context(Archive(submission, "a submission"))
-            absent = [base for base in bases if f"{base}{ENCODED}" not in archive]
-            _require(archive, absent, "no prediction", len(bases))
-            read = _from_submission(archive, sampling)
-        else:
-            assert predictions is not None
-            require_predictions(predictions, bases)
-            read = partial(sampled_prediction, predictions, samples=sampling)
-        return _score(bases, truth, sampling, read)
+    with Archive(ground_truth, "ground truth") as truth, Archive(samples, "a sampling file") as sampling:
+        images = _labelled(truth, sampling)
+        require_sampled(folder, [image.base for image in images])
+        return _score(images, truth, sampling, partial(sampled_prediction, folder, samples=sampling))
 
 
-def _labelled(truth: Archive) -> list[str]:
-    """Bases of the images with ground truth, sorted by name."""
-    found: list[str] = []
+def _labelled(truth: Archive, sampling: Archive) -> list[_Image]:
+    """The images with ground truth, sorted by name; DatasetError unless all of them are sampled."""
+    found: list[_Image] = []
     for name in truth.names:
         split = split_of(name)
-        if split and name.endswith(truth_endings(split)[0]):
-            found.append(name.removesuffix(truth_endings(split)[0]))
-    found = [base for base in found if subset_of(base)]
+        ids, mask = truth_endings(split or "")
+        base = name.removesuffix(ids)
+        if name.endswith(ids) and (subset := subset_of(base)):
+            found.append(_Image(base, subset, name, f"{base}{mask}"))
     if not found:
         raise DatasetError(f"{truth.path}: holds no ground truth of a BRAVO split; is it the right tar file?")
+    known = set(sampled_bases(sampling))
+    _require(sampling, [image.base for image in found if image.base not in known], "no samples", len(found))
     return found
 
 
@@ -140,7 +151,7 @@ def _require(archive: Archive, missing: list[str], what: str, count: int) -> Non
         )
 
 
-def _from_submission(archive: Archive, sampling: Archive) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
+def _from_submission(archive: Archive, sampling: Archive) -> Read:
     def read(base: str) -> tuple[np.ndarray, np.ndarray]:
         label, confidences = read_encoded(archive, base)
         sampled = read_samples(sampling, base).size
@@ -155,36 +166,32 @@ def _from_submission(archive: Archive, sampling: Archive) -> Callable[[str], tup
     return read
 
 
-def _score(
-    bases: list[str], truth: Archive, sampling: Archive, read: Callable[[str], tuple[np.ndarray, np.ndarray]]
-) -> BravoScores:
-    def one(base: str) -> _Counts | str:
+def _score(images: list[_Image], truth: Archive, sampling: Archive, read: Read) -> BravoScores:
+    def one(image: _Image) -> _Counts | str:
         try:
-            return _counted(truth, base, *read(base), read_samples(sampling, base))
+            return _counted(truth, image, *read(image.base), read_samples(sampling, image.base))
         except DatasetError as error:
             return str(error)
 
     counts = {subset: _Counts() for subset in SUBSETS}
     result = BravoScores({}, dict.fromkeys(SUBSETS, 0))
-    with Progress(len(bases)) as progress:
-        progress.job("BRAVO", len(bases))
-        for base, found in in_order(one, bases):
-            subset = subset_of(base)
-            assert subset is not None
+    with Progress(len(images)) as progress:
+        progress.job("BRAVO", len(images))
+        for image, found in in_order(one, images):
             if isinstance(found, str):
-                result.failed[base] = found
+                result.failed[image.base] = found
             else:
-                counts[subset] += found
-                result.images[subset] += 1
+                counts[image.subset] += found
+                result.images[image.subset] += 1
             progress.advance()
     result.figures = summary({subset: figures_of(subset, counts[subset]) for subset in SUBSETS})
     return result
 
 
-def _counted(truth: Archive, base: str, label: np.ndarray, confidences: np.ndarray, indices: np.ndarray) -> _Counts:
-    split = split_of(base)
-    assert split is not None
-    ids, mask = (_grey(truth, base + ending) for ending in truth_endings(split))
+def _counted(
+    truth: Archive, image: _Image, label: np.ndarray, confidences: np.ndarray, indices: np.ndarray
+) -> _Counts:
+    base, ids, mask = image.base, _grey(truth, image.ids), _grey(truth, image.mask)
     if not ids.shape == mask.shape == label.shape:
         raise DatasetError(
             f"{base}: the prediction is {label.shape}, its ground truth {ids.shape}, the mask {mask.shape}"
@@ -215,22 +222,11 @@ def figures_of(subset: str, counts: _Counts) -> dict[str, Any]:
     """The figures of one subset; NaN where one is not defined."""
     found: dict[str, Any] = {}
     if subset not in WITHOUT_CLASSES:
-        iou = class_iou(torch.from_numpy(counts.matrix))
-        found |= {
-            "miou_valid": iou.nanmean().item(),
-            "iou_valid": iou.tolist(),
-            "ece_valid": ece(counts.valid),
-            "auroc_valid": auroc(counts.valid),
-            "auprc_success_valid": aupr(counts.valid),
-            "auprc_error_valid": aupr(errors_first(counts.valid)),
-            "fpr95_valid": fpr_at_tpr(counts.valid),
-        }
+        figures = semantic_figures(torch.from_numpy(counts.matrix), counts.valid)
+        # The toolkit has no accuracy, and all scalars enter the means.
+        found |= {f"{name}_valid": value for name, value in figures.items() if name != "accuracy"}
     if subset in WITH_INVALID:
-        found |= {
-            "auroc_ood": auroc(counts.invalid),
-            "auprc_ood": aupr(counts.invalid),
-            "fpr95_ood": fpr_at_tpr(counts.invalid),
-        }
+        found |= {f"{name}_ood": value for name, value in detection_figures(counts.invalid).items()}
     return found
 
 
@@ -272,10 +268,6 @@ def table(scores: BravoScores) -> list[str]:
     lines = [f"{'subset':12} {'images':>6}  " + " ".join(f"{head:>9}" for head in _COLUMNS)]
     for subset, images in scores.images.items():
         values = [scores.figures.get(f"{subset}_{name}") for name in _COLUMNS.values()]
-        lines.append(f"{subset:12} {images:6}  " + " ".join(f"{_shown(value):>9}" for value in values))
+        lines.append(f"{subset:12} {images:6}  " + " ".join(f"{shown(value):>9}" for value in values))
     means = (("semantic", "semantic_hmean"), ("ood", "ood_hmean"), ("BRAVO index", "bravo_index"))
-    return lines + [f"{label}: {_shown(scores.figures[name])}" for label, name in means]
-
-
-def _shown(value: Any) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+    return lines + [f"{label}: {shown(scores.figures[name])}" for label, name in means]

@@ -24,7 +24,7 @@ from ..datasets.sources import NAMES, source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..errors import ManifestError, StoreError, first_few
 from .manifest import Manifest, Member
-from .metrics import confusion, ece, level_counts, mean_iou
+from .metrics import LEVELS, confusion, ece, level_counts, mean_iou
 from .progress import Progress
 from .scores import fuse, quantise
 from .store import LogitStore
@@ -127,13 +127,7 @@ def plan_calibration(manifest: Manifest, *, limit: int | None = None) -> list[La
             LogitStore.open(store_path(manifest.output, entry.name, member.name)) for member in weighed(manifest)
         )
         for store in stores:
-            known = {e.path for e, ok in zip(store.images, store.complete(), strict=True) if ok}
-            missing = [pair.image for pair in pairs if pair.image not in known]
-            if missing:
-                raise StoreError(
-                    f"{store.path}: lacks {len(missing)} of {len(pairs)} images ({first_few(missing, 2)}); "
-                    "make them with 'hmsa-pipeline dump', or take --limit"
-                )
+            store.require_complete([pair.image for pair in pairs])
         found += [Labelled(reader, pair, stores) for pair in pairs]
     if len(found) < 2:
         raise StoreError(f"{len(found)} labelled image: one is needed to fit to, and one to judge by")
@@ -338,7 +332,7 @@ def _judge(manifest: Manifest, members: Sequence[Member], pixels: Pixels, which:
     functions = manifest.ensemble
     loss = 0.0
     matrix = torch.zeros(len(CLASS_NAMES), len(CLASS_NAMES), dtype=torch.int64)
-    levels = np.zeros((2, 65536), np.int64)
+    levels = np.zeros((2, LEVELS), np.int64)
     count = len(pixels.labels)
     for start in range(0, count, _TOGETHER):
         y = pixels.labels[start : start + _TOGETHER]

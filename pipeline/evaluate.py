@@ -21,22 +21,11 @@ from ..datasets.smiyc import SMIYC, MaskReader
 from ..datasets.sources import NAMES, source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..datasets.workers import map_files
-from ..errors import DatasetError, ManifestError, StoreError, first_few
+from ..errors import DatasetError, ManifestError, StoreError
 from .manifest import DatasetEntry, Manifest, Member
 from .manifest import Fusion as Functions
-from .metrics import (
-    LEVELS,
-    aupr,
-    auroc,
-    confusion,
-    defined,
-    ece,
-    errors_first,
-    fpr_at_tpr,
-    level_counts,
-)
-from .places import listing
-from .predictions import prediction_names, read_confidence, read_label
+from .metrics import LEVELS, confusion, defined, detection_figures, level_counts, semantic_figures, shown
+from .predictions import prediction_names, read_prediction, require_predictions
 from .progress import Progress
 from .scores import fuse, quantise
 from .store import LogitStore
@@ -76,23 +65,8 @@ class Counts:
         """
         seen = {"images": self.images, "pixels": int(self.levels.sum())}
         if self.ood:
-            found = {"auroc": auroc(self.levels), "auprc": aupr(self.levels), "fpr95": fpr_at_tpr(self.levels)}
-            return seen | found
-        hit = self.confusion.diagonal()
-        either = self.confusion.sum(0) + self.confusion.sum(1) - hit
-        with np.errstate(invalid="ignore"):
-            iou = hit / either
-            accuracy = hit.sum() / self.confusion.sum()
-        return seen | {
-            "miou": float(np.nanmean(iou)) if (either > 0).any() else float("nan"),
-            "accuracy": float(accuracy),
-            "ece": ece(self.levels),
-            "auroc": auroc(self.levels),
-            "auprc_success": aupr(self.levels),
-            "auprc_error": aupr(errors_first(self.levels)),
-            "fpr95": fpr_at_tpr(self.levels),
-            "iou": iou.tolist(),
-        }
+            return seen | detection_figures(self.levels)
+        return seen | semantic_figures(torch.from_numpy(self.confusion), self.levels)
 
 
 def count(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Counts:
@@ -132,7 +106,7 @@ class Evaluation:
 
     Attributes:
         dataset: its name.
-        folder: the predictions; None if only members are scored.
+        folder: the predictions.
         pairs: images with masks.
         reader: of the masks.
         members: whose stores are scored.
@@ -141,7 +115,7 @@ class Evaluation:
     """
 
     dataset: str
-    folder: Path | None
+    folder: Path
     pairs: tuple[Pair, ...]
     reader: LabelReader | MaskReader
     members: tuple[tuple[Member, Path], ...]
@@ -160,7 +134,7 @@ class Evaluation:
     @property
     def names(self) -> list[str]:
         """All that is scored, in the order of the table."""
-        return [*([ENSEMBLE] if self.folder is not None else []), *self.subjects]
+        return [ENSEMBLE, *self.subjects]
 
 
 @dataclass
@@ -231,7 +205,10 @@ def _plan(
     found = masks.pairs(entry.split) if masks else list_pairs(root, entry.type, entry.split)
     pairs = tuple(found[:limit])
     folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
-    _require_predictions(folder, pairs)
+    names = [name for pair in pairs for name in prediction_names(pair.image)]
+    called = f"the {len(names)} predictions that the labels call for"
+    mend = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
+    require_predictions(folder, names, called, mend)
     subjects: dict[str, tuple[int, ...]] = {}
     numbers = range(len(members))
     if per_model:
@@ -242,33 +219,9 @@ def _plan(
     if subjects:
         stores = [(member, store_path(manifest.output, entry.name, member.name)) for member in members]
         for _, path in stores:
-            _require_logits(path, pairs)
+            LogitStore.open(path).require_complete([pair.image for pair in pairs])
     reader = masks or LabelReader(root, source(entry.type))
     return Evaluation(entry.name, folder, pairs, reader, tuple(stores), subjects, manifest.ensemble)
-
-
-def _require_predictions(folder: Path, pairs: Sequence[Pair]) -> None:
-    try:
-        there = {found.name for found in listing(folder)}
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
-    missing = [name for pair in pairs for name in prediction_names(pair.image) if name not in there]
-    if missing:
-        raise StoreError(
-            f"{folder}: lacks {len(missing)} of the {2 * len(pairs)} predictions that the labels call for "
-            f"({first_few(missing, 2)}); make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
-        )
-
-
-def _require_logits(path: Path, pairs: Sequence[Pair]) -> None:
-    store = LogitStore.open(path)
-    known = {entry.path for entry, ok in zip(store.images, store.complete(), strict=True) if ok}
-    missing = [pair.image for pair in pairs if pair.image not in known]
-    if missing:
-        raise StoreError(
-            f"{path}: lacks {len(missing)} of {len(pairs)} images ({first_few(missing, 2)}); "
-            "make them with 'hmsa-pipeline dump'"
-        )
 
 
 def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
@@ -304,26 +257,10 @@ def _scored(plan: Evaluation, pair: Pair) -> dict[str, Counts] | str:
 
 
 def _counted(plan: Evaluation, pair: Pair) -> dict[str, Counts]:
-    found: dict[str, Counts] = {}
-    size: tuple[int, int] | None = None
-    truth: np.ndarray | None = None
-    if plan.folder is not None:
-        label_path, confidence_path = (plan.folder / name for name in prediction_names(pair.image))
-        label, confidence = read_label(label_path), read_confidence(confidence_path)
-        if label.shape != confidence.shape:
-            raise DatasetError(
-                f"{confidence_path}: is {_size(confidence)}, its class map {_size(label)}; make both again"
-            )
-        size = (label.shape[0], label.shape[1])
-        truth = plan.reader.read(pair, size)
-        found[ENSEMBLE] = plan.count(label, confidence, truth)
-    if plan.subjects:
-        found |= _from_stores(plan, pair, truth)
-    return found
-
-
-def _size(pixels: np.ndarray) -> str:
-    return f"{pixels.shape[0]}x{pixels.shape[1]}"
+    label, confidence = read_prediction(plan.folder, prediction_names(pair.image))
+    truth = plan.reader.read(pair, (label.shape[0], label.shape[1]))
+    found = {ENSEMBLE: plan.count(label, confidence, truth)}
+    return found | _from_stores(plan, pair, truth) if plan.subjects else found
 
 
 _opened: dict[str, LogitStore] = {}
@@ -336,12 +273,15 @@ def _store(path: Path) -> LogitStore:
     return _opened[str(path)]
 
 
-def _from_stores(plan: Evaluation, pair: Pair, truth: np.ndarray | None) -> dict[str, Counts]:
+def _from_stores(plan: Evaluation, pair: Pair, truth: np.ndarray) -> dict[str, Counts]:
     stores = [_store(path) for _, path in plan.members]
     rows = [store.index[pair.image] for store in stores]
     entry = stores[0].images[rows[0]]
-    if truth is None:
-        truth = plan.reader.read(pair, (entry.height or 0, entry.width or 0))
+    if truth.shape != (entry.height, entry.width):
+        raise DatasetError(
+            f"{stores[0].path}: holds {pair.image} as {entry.height}x{entry.width}, its prediction is "
+            f"{truth.shape[0]}x{truth.shape[1]}; score them one after the other"
+        )
     parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in plan.subjects}
     with ThreadPoolExecutor(2) as pool:
         for start, stop in stores[0].strips(rows[0]):
@@ -376,7 +316,7 @@ def table(result: Evaluated) -> list[str]:
     columns = [name for name in next(iter(figures.values())) if name not in ("images", "pixels", "iou")]
     lines.append(f"{'':{wide}}  " + "  ".join(f"{name:>13}" for name in columns))
     lines += [
-        f"{name:{wide}}  " + "  ".join(f"{_shown(row[column]):>13}" for column in columns)
+        f"{name:{wide}}  " + "  ".join(f"{shown(row[column]):>13}" for column in columns)
         for name, row in figures.items()
     ]
     if not any("iou" in row for row in figures.values()):
@@ -385,12 +325,8 @@ def table(result: Evaluated) -> list[str]:
     lines.append(f"{'IoU':{wide}}  " + "  ".join(f"{n:>{w}}" for n, w in zip(figures, across, strict=True)))
     for number, name in enumerate(CLASS_NAMES):
         values = [row["iou"][number] for row in figures.values()]
-        lines.append(f"{name:{wide}}  " + "  ".join(f"{_shown(v):>{w}}" for v, w in zip(values, across, strict=True)))
+        lines.append(f"{name:{wide}}  " + "  ".join(f"{shown(v):>{w}}" for v, w in zip(values, across, strict=True)))
     return lines
-
-
-def _shown(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.4f}"
 
 
 def rows(results: Sequence[Evaluated]) -> list[dict[str, Any]]:

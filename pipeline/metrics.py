@@ -177,6 +177,35 @@ def harmonic_mean(values: Iterable[float]) -> float:
     return 0.0 if (known == 0).any() else float(known.size / (1 / known).sum())
 
 
+def semantic_figures(matrix: Tensor, counts: np.ndarray) -> dict[str, Any]:
+    """What classes and confidences are worth, by name; NaN where a figure is not defined.
+
+    Args:
+        matrix: (C, C) int64 of `confusion`.
+        counts: (2, 65536) int64 of `level_counts`.
+    """
+    return {
+        "miou": mean_iou(matrix),
+        "accuracy": (matrix.diagonal().sum().double() / matrix.sum()).item(),
+        "ece": ece(counts),
+        "auroc": auroc(counts),
+        "auprc_success": aupr(counts),
+        "auprc_error": aupr(errors_first(counts)),
+        "fpr95": fpr_at_tpr(counts),
+        "iou": class_iou(matrix).tolist(),
+    }
+
+
+def detection_figures(counts: np.ndarray) -> dict[str, float]:
+    """How well a score finds the positives, by name; NaN where a figure is not defined."""
+    return {"auroc": auroc(counts), "auprc": aupr(counts), "fpr95": fpr_at_tpr(counts)}
+
+
+def shown(value: float | None) -> str:
+    """A figure for people; a dash where it is not defined."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
 def defined(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The figures with None for NaN, as JSON can hold them."""
 

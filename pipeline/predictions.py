@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import numpy as np
 from ..datasets.layouts import output_stem
 from ..datasets.pixels import decode_grey
 from ..datasets.taxonomy import CLASS_NAMES
-from ..errors import DatasetError
-from .places import read_bytes
+from ..errors import DatasetError, StoreError, first_few
+from .places import listing, read_bytes
 
 LABEL, CONFIDENCE = "_pred.png", "_conf.png"
 
@@ -19,6 +20,35 @@ def prediction_names(image: str) -> tuple[str, str]:
     """Class map and confidence of ``image`` (its path in the dataset), below the folder of its dataset."""
     stem = output_stem(image)
     return f"{stem}{LABEL}", f"{stem}{CONFIDENCE}"
+
+
+def require_predictions(folder: Path, names: Sequence[str], called: str, mend: str) -> None:
+    """See that all predictions are there, by one listing.
+
+    Args:
+        folder: of the predictions.
+        names: files below it.
+        called: all of them for people, such as "the 6 predictions that the labels call for".
+        mend: what to do if some are missing.
+
+    Raises:
+        StoreError: some are missing, with their number; or the folder cannot be read.
+    """
+    try:
+        there = {found.name for found in listing(folder)}
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
+    if missing := [name for name in names if name not in there]:
+        raise StoreError(f"{folder}: lacks {len(missing)} of {called} ({first_few(missing, 2)}); {mend}")
+
+
+def read_prediction(folder: Path, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Class map (H, W) uint8 and confidence (H, W) uint16; DatasetError as for `read_label`, or if sizes differ."""
+    label, confidence = read_label(folder / names[0]), read_confidence(folder / names[1])
+    if label.shape != confidence.shape:
+        sizes = [f"{pixels.shape[0]}x{pixels.shape[1]}" for pixels in (confidence, label)]
+        raise DatasetError(f"{folder / names[1]}: is {sizes[0]}, its class map {sizes[1]}; make both again")
+    return label, confidence
 
 
 def read_label(path: Path) -> np.ndarray:

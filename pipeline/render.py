@@ -17,12 +17,11 @@ from PIL import Image
 from ..datasets.layouts import list_images
 from ..datasets.pixels import decode_rgb
 from ..datasets.taxonomy import PALETTE
-from ..errors import DatasetError, StoreError, disk_error, first_few
+from ..errors import DatasetError, disk_error
 from ..files import atomic_path
 from .manifest import Manifest
 from .metrics import LEVELS
-from .places import listing
-from .predictions import prediction_names, read_confidence, read_label
+from .predictions import prediction_names, read_confidence, read_label, require_predictions
 from .progress import Progress
 from .survey import PREDICTIONS, own_folders
 from .threads import in_order
@@ -91,17 +90,9 @@ def plan_rendering(
         root = entry.root_path()
         files = list_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
         folder = manifest.output / PREDICTIONS / entry.name
-        try:
-            there = {one.name for one in listing(folder)}
-        except OSError as error:
-            raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
-        wanted = [name for file in files for name in prediction_names(file.path)]
-        missing = [name for name in wanted if name not in there]
-        if missing:
-            raise StoreError(
-                f"{folder}: lacks {len(missing)} of {len(wanted)} predictions ({first_few(missing, 2)}); "
-                "make them with 'hmsa-pipeline ensemble', or take --limit"
-            )
+        names = [name for file in files for name in prediction_names(file.path)]
+        mend = "make them with 'hmsa-pipeline ensemble', or take --limit"
+        require_predictions(folder, names, f"{len(names)} predictions", mend)
         images = tuple(file.path for file in files)
         place = target / entry.name
         found.append(Rendering(entry.name, root, images, folder, place, tuple(kinds), opacity, width))

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -159,7 +160,7 @@ def _sees(marker: str | None) -> bool | str:
 # ------------------------------------------------------------------ the run's side
 
 
-class DaskCrew:
+class DaskCrew(ABC):
     """What a cluster of our own and a running one have in common."""
 
     dashboard: str | None = None
@@ -171,24 +172,25 @@ class DaskCrew:
         self._futures: dict[int, Future] = {}
         self._addresses: dict[str, str] = {}
         self._hands: list[Hand] = []
+        self._admitted: set[str] = set()
         self._looked = self._alive = 0.0
         self._said = 0.0
 
     # what differs
 
+    @abstractmethod
     def describe(self) -> list[str]:
         """The workers there are or will be, a line each, for people."""
-        raise NotImplementedError
 
-    def _connect(self) -> Client:
-        raise NotImplementedError
+    @abstractmethod
+    def _connect(self) -> Client: ...
 
-    def _kill(self, name: str, address: str | None) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _kill(self, name: str, address: str | None) -> None: ...
 
+    @abstractmethod
     def _gone(self, seconds: float) -> None:
-        """Nobody has been there for so long."""
-        raise NotImplementedError
+        """Raise what says that nobody has been there for so long."""
 
     # the crew
 
@@ -202,14 +204,11 @@ class DaskCrew:
         for address, found in self._ask(places).items():
             if problem := _problem(found, places):
                 raise StoreError(problem)
-            self._admitted(address)
+            self._admitted.add(address)
         client.subscribe_topic(self._run, self._heard)
         if self.dashboard:
             say(f"dashboard: {self.dashboard}")
         self._alive = time.monotonic()
-
-    def _admitted(self, address: str) -> None:
-        """The worker is what it has to be."""
 
     def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
         """Whether a worker that the scheduler knows is known to be what it has to be."""
@@ -513,8 +512,7 @@ class _Running(DaskCrew):
         super().__init__()
         self._address = scheduler
         self._answered = time.monotonic()
-        # Of workers that came later: None while they are asked what they are.
-        self._guests: dict[str, bool | None] = {}
+        self._asked: set[str] = set()
         self._questions: dict[str, Future] = {}
         self._places: tuple[Path, ...] | None = None
         self._client = self._connect()
@@ -540,14 +538,13 @@ class _Running(DaskCrew):
         super().start(places)
         self._places = places
 
-    def _admitted(self, address: str) -> None:
-        self._guests[address] = True
-
     def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
-        if self._places is not None and address not in self._guests:
-            self._guests[address] = None
+        if self._places is None or address in self._admitted:
+            return True
+        if address not in self._asked:
+            self._asked.add(address)
             self._question(address, str(worker["name"]))
-        return bool(self._guests.get(address, self._places is None))
+        return False
 
     def _question(self, address: str, name: str) -> None:
         """Ask a worker that has just come what it is, without waiting for it."""
@@ -566,10 +563,11 @@ class _Running(DaskCrew):
                 reason = " ".join(str(future.exception(timeout=GONE_SECONDS)).split())
                 problem = f"worker {name}: cannot run hmsa-pipeline {__version__} ({reason}); install it there"
             else:  # it is gone, and will be asked again if it comes back
-                self._guests.pop(address, None)
+                self._asked.discard(address)
                 return
-            self._guests[address] = problem is None
-            if problem is not None:
+            if problem is None:
+                self._admitted.add(address)
+            else:
                 say(f"left out: {problem}")
 
         future = self._open().submit(

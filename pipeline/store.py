@@ -31,7 +31,7 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore
 
-from ..errors import StoreError
+from ..errors import StoreError, first_few
 from ..files import PARTIAL, is_partial
 from .attributes import Identity, ImageEntry, Photograph, brought_up, check_images, images_from_json, rows_of
 from .places import Found, address, is_remote, listing, reached, remove, remove_folder, size, state, write_bytes
@@ -378,6 +378,15 @@ class LogitStore:
     def complete(self) -> list[bool]:
         """For every image whether its shard exists and is not empty."""
         return [bool(size) for size in self.shard_sizes()]
+
+    def require_complete(self, images: Sequence[str]) -> None:
+        """Raise StoreError, with their number, if logits of these images are missing."""
+        known = {entry.path for entry, ok in zip(self.images, self.complete(), strict=True) if ok}
+        if missing := [image for image in images if image not in known]:
+            raise StoreError(
+                f"{self.path}: lacks {len(missing)} of {len(images)} images ({first_few(missing, 2)}); "
+                "make them with 'hmsa-pipeline dump', or take --limit"
+            )
 
     def _array(self, name: str) -> zarr.Array:
         array = self._arrays.get(name)

@@ -19,7 +19,7 @@ from .bravo_files import (
     Archive,
     read_encoded,
     read_samples,
-    require_predictions,
+    require_sampled,
     sampled_bases,
     sampled_prediction,
 )
@@ -53,7 +53,7 @@ def submit(folder: Path, samples: Path, target: Path) -> Submitted:
     """
     with Archive(samples, "a sampling file") as archive:
         bases = sampled_bases(archive)
-        require_predictions(folder, bases)
+        require_sampled(folder, bases)
         result = Submitted()
 
         def one(base: str) -> bytes | str:
