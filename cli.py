@@ -15,6 +15,8 @@ from . import __version__
 from .errors import HmsaError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .pipeline.bravo_scores import BravoScores
     from .pipeline.dump import JobResult
     from .pipeline.ensemble import FusionResult
@@ -495,6 +497,8 @@ def evaluate(
     For every dataset of the manifest that has labels: IoU by class, mIoU, accuracy, ECE (15 bins), and how well the
     confidence tells right from wrong pixels (AUROC, AUPR of both, FPR at 95 % TPR).
 
+    For the validation images of SMIYC: how well low confidence finds what is out of distribution (AUROC, AUPRC, FPR).
+
     With BRAVO's tar files the challenge's own figures, up to the BRAVO index, of a submission or of predictions.
 
     Example: hmsa-pipeline evaluate --manifest cityscapes --per-model --json scores.json
@@ -570,7 +574,11 @@ def calibrate(
     from .files import write_text
     from .pipeline.calibrate import calibrate as fit
     from .pipeline.calibrate import calibrated_manifest, plan_calibration, table
+    from .pipeline.figures import require_target
 
+    require_target(str(write))
+    if write.exists() and Path(manifest).exists() and write.samefile(manifest):
+        raise HmsaError(f"--write {write}: is the manifest that is read, which would be lost; name another file")
     found = _load(manifest, output, models, datasets, data_root, assets)
     result = fit(found, plan_calibration(found, limit=limit), pixels=pixels, seed=seed, weights=weights)
     try:
@@ -1109,6 +1117,16 @@ def _terminate(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
+def _going_on(words: Sequence[str]) -> str:
+    """What becomes of a command that was interrupted."""
+    if not {*words[:1]} & {"demo", "dump", "ensemble", "import-logits", "train"}:
+        return "run the same command again"
+    again = "again without --overwrite" if "--overwrite" in words else "again"
+    if words[0] == "train":
+        again = again.replace("again", "with --resume", 1).replace("resume without", "resume and without")
+    return f"what is complete is kept; run the same command {again} to go on"
+
+
 def main() -> None:
     """The entry point: errors in one line, exit codes 0, 1, 2 and 130 as the README says."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -1121,10 +1139,7 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code or 0)
     except (KeyboardInterrupt, typer.Abort):
-        again = "again without --overwrite" if "--overwrite" in sys.argv else "again"
-        if "train" in sys.argv[1:2]:
-            again = again.replace("again", "with --resume", 1).replace("resume without", "resume and without")
-        print(f"interrupted: what is complete is kept; run the same command {again} to go on", file=sys.stderr)
+        print(f"interrupted: {_going_on(sys.argv[1:])}", file=sys.stderr)
         sys.stderr.flush()
         # Threads that still hold the disk or the device would delay the end; every file is atomic.
         os._exit(INTERRUPTED)

@@ -22,7 +22,7 @@ from ..datasets.labels import LabelReader
 from ..datasets.pairs import Pair, list_pairs
 from ..datasets.sources import NAMES, source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
-from ..errors import ManifestError, StoreError, first_few
+from ..errors import DatasetError, ManifestError, StoreError, first_few
 from .manifest import Manifest, Member
 from .metrics import LEVELS, confusion, ece, level_counts, mean_iou
 from .progress import Progress
@@ -153,7 +153,7 @@ def calibrate(
 
     Raises:
         StoreError: logits cannot be read.
-        DatasetError: masks cannot be read.
+        DatasetError: masks cannot be read, or label nothing in one of the halves.
     """
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
     half = len(images) // 2
@@ -170,10 +170,10 @@ def calibrate(
         mean_of_logits=manifest.ensemble.label == "mean-logit",
         weights=weights,
     )
-    warm = [
-        member.model_copy(update={"temperature": round(temperature, _DIGITS), "weight": round(share, _DIGITS)})
-        for member, temperature, share in zip(members, temperatures, shares, strict=True)
-    ]
+    warm = []
+    for member, temperature, share in zip(members, temperatures, shares, strict=True):
+        found = {"temperature": round(temperature, _DIGITS)} | ({"weight": round(share, _DIGITS)} if weights else {})
+        warm.append(member.model_copy(update=found))
     alone = {
         old.name: (_judge(manifest, [old], judged, [i]), _judge(manifest, [new], judged, [i]))
         for i, (old, new) in enumerate(zip(members, warm, strict=True))
@@ -196,7 +196,13 @@ def _gathered(images: Sequence[Labelled], chosen: Sequence[int], each: int, seed
         logits.append(z)
         labels.append(y)
         progress.advance()
-    return Pixels(torch.cat(logits, 1), torch.cat(labels))
+    found = Pixels(torch.cat(logits, 1), torch.cat(labels))
+    if not len(found.labels):
+        pairs = first_few([images[number].pair.image for number in chosen], 2)
+        raise DatasetError(
+            f"{pairs}: no pixel is labelled in this half of the images; take more images, or another --seed"
+        )
+    return found
 
 
 def _sampled(image: Labelled, each: int, seed: Sequence[int]) -> tuple[Tensor, Tensor]:

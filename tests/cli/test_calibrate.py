@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import yaml
 from hmsa_pipeline.pipeline.store import LogitStore
+from PIL import Image
 
 from .bench import Bench, run
-from .test_evaluate import scored, truth
+from .test_evaluate import ROOT, scored, truth
 
 __all__ = ["scored"]
 
@@ -123,3 +124,27 @@ def test_what_cannot_be_calibrated_is_refused(bench: Bench, fresh: Bench) -> Non
     said = bench.run("calibrate", *options).refusal()
     assert said.startswith("ensemble.label max-softmax: gives no probabilities to calibrate")
     assert not (bench.root / "c.yaml").exists()
+
+
+def test_given_weights_stay_to_the_last_digit(bench: Bench) -> None:
+    bench.tree["models"][0]["weight"] = 1 / 3
+    bench.save()
+    calibrate(bench)
+    assert written(bench)["ant"]["weight"] == 1 / 3
+
+
+def test_images_without_a_label_are_refused(bench: Bench) -> None:
+    for mask in (bench.root / "photos" / ROOT).rglob("*_labelIds.png"):
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(mask)))).save(mask)
+    said = bench.run("calibrate", "--write", str(bench.root / "c.yaml")).refusal()
+    assert "no pixel is labelled in this half of the images; take more images, or another --seed" in said
+
+
+def test_where_to_write_is_looked_at_before_the_work(bench: Bench) -> None:
+    own = bench.manifest.read_bytes()
+    said = bench.run("calibrate", "--write", str(bench.manifest)).refusal()
+    assert said.startswith(f"--write {bench.manifest}: is the manifest that is read, which would be lost")
+    assert bench.manifest.read_bytes() == own
+    # The stores are not even opened.
+    bench.shard("city", "bee", next(iter(truth(bench)))).unlink()
+    assert "a directory" in bench.run("calibrate", "--write", str(bench.root)).refusal().lower()

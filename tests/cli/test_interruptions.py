@@ -18,6 +18,9 @@ from hmsa_pipeline.pipeline.lock import writer_lock
 
 from .bench import Bench, changed, ended, files, start_python
 from .conftest import plain_cpu
+from .test_evaluate import scored
+
+__all__ = ["scored"]
 
 IMAGES = 16
 AGAIN = "interrupted: what is complete is kept; run the same command again to go on"
@@ -310,3 +313,19 @@ def test_a_run_beside_a_living_one_is_refused(bench: Bench) -> None:
         assert not store.exists()
         assert bench.run("dump", "--models", "ant", "--limit", "1").code == 0  # another store is another's work
     assert bench.run("dump", "--models", "bee", "--limit", "1").code == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "evaluate --processes 2", "calibrate --write c.yaml"])
+def test_what_leaves_nothing_behind_says_only_to_run_it_again(scored: Bench, tmp_path: Path, command: str) -> None:
+    bench = scored.copy(tmp_path / "bench")
+    mask = next((bench.root / "photos").rglob("val/**/*_labelIds.png"))
+    mask.unlink()
+    os.mkfifo(mask)  # whoever reads it waits
+    process = bench.start(*command.replace("c.yaml", str(tmp_path / "c.yaml")).split())
+    with mask.open("wb"):  # opens when it is read
+        process.send_signal(signal.SIGINT)
+    result = ended(process)
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == "interrupted: run the same command again"
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "c.yaml").exists()
