@@ -25,17 +25,15 @@ from hmsa_pipeline.pipeline.record import read_runs
 PLAIN = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1"}
 # See docs/cluster.md for each.
 MALLOC = {"OMP_NUM_THREADS": 1, "MALLOC_TRIM_THRESHOLD_": 134217728, "MALLOC_MMAP_THRESHOLD_": 33554432}
-DASK = {
-    "DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON": json.dumps(MALLOC),
-    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-}
+DASK = {"DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON": json.dumps(MALLOC)}
 
 
-def begin(log: Path, *words: str) -> subprocess.Popen[bytes]:
+def begin(log: Path, *words: str, profiler: bool = False) -> subprocess.Popen[bytes]:
     """A process of Python's."""
+    dask = {**DASK, "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": str(profiler)}
     with log.open("wb") as said:
         command = [sys.executable, "-P", "-m", *words]
-        return subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | PLAIN | DASK)
+        return subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | PLAIN | dask)
 
 
 def mebibytes(process: psutil.Process) -> float:
@@ -83,6 +81,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=400, help="images of the short run to hold it against")
     parser.add_argument("--models", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--profiler", action="store_true", help="leave Dask's profiler on in the workers")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -93,7 +92,7 @@ def main() -> None:
             name = f"worker {number}"
             words = ("--scheduler-file", str(file), "--nthreads", "1", "--resources", "GPU=1", "--memory-limit", "0")
             words = (*words, "--name", str(number), "--local-directory", str(folder))
-            processes[name] = begin(folder / f"{number}.log", "dask", "worker", *words)
+            processes[name] = begin(folder / f"{number}.log", "dask", "worker", *words, profiler=options.profiler)
         try:
             while not file.exists():
                 time.sleep(0.1)
