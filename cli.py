@@ -632,6 +632,48 @@ def render(
     _finish(False, failed)
 
 
+@app.command()
+def report(
+    write: Annotated[Path, typer.Option("--write", metavar="DIR", parser=_folder, help="Where the report goes.")],
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    models: ModelsOption = None,
+    datasets: DatasetsOption = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
+    no_members: Annotated[
+        bool, typer.Option("--no-members", help="Look at the predictions only, not at every member's logits.")
+    ] = False,
+    width: Annotated[
+        int, typer.Option("--width", min=64, metavar="PIXELS", help="Pictures are reduced to this width.")
+    ] = 1024,
+    limit: LimitOption = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, max=512, metavar="N", help="Processes that read and draw.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Make a folder of pages that shows what the ensemble is worth; open its index.html.
+
+    Figures of the ensemble and of every member, plots, how much members contradict one another, and a gallery: worst
+    images first, with labels where there are some. Run it again and only what changed is made anew.
+
+    Example: hmsa-pipeline report --manifest cityscapes --write report
+    """
+    from .pipeline.report import PAGE, plan_report
+    from .pipeline.report import report as make
+
+    found = _load(manifest, output, models, datasets, data_root, assets)
+    chapters = plan_report(found, write, members=not no_members, width=width, limit=limit)
+    results = make(chapters, found, processes)
+    for result in results:
+        _failed(result.dataset, result.failed)
+    _figures(json_file, [result.as_json() for result in results])
+    failed = sum(len(result.failed) for result in results)
+    _say(json_file, f"{sum(len(result.exhibits) for result in results)} images, {failed} failed; {write / PAGE}")
+    _finish(False, failed)
+
+
 def _predictions(manifest: Manifest) -> Path:
     from .pipeline.survey import PREDICTIONS
 
@@ -1119,7 +1161,7 @@ def _terminate(signum: int, frame: object) -> None:
 
 def _going_on(words: Sequence[str]) -> str:
     """What becomes of a command that was interrupted."""
-    if not {*words[:1]} & {"demo", "dump", "ensemble", "import-logits", "train"}:
+    if not {*words[:1]} & {"demo", "dump", "ensemble", "import-logits", "report", "train"}:
         return "run the same command again"
     again = "again without --overwrite" if "--overwrite" in words else "again"
     if words[0] == "train":

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from hmsa_pipeline.pipeline.evaluate import Counts, count
+from hmsa_pipeline.pipeline.counts import Counts, count
 from hmsa_pipeline.pipeline.metrics import LEVELS
 
 TARGET = 5.0

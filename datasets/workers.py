@@ -16,13 +16,13 @@ from ..errors import DatasetError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Fewer files than these are done sooner than processes start.
-_FEW = 32
 _TOGETHER = 8
+# Fewer files than as many parcels are done sooner than processes start.
+_FEW = 4
 
 
 def map_files(
-    work: Callable[[Item], Result], items: Sequence[Item], processes: int | None = None
+    work: Callable[[Item], Result], items: Sequence[Item], processes: int | None = None, together: int = _TOGETHER
 ) -> Iterator[Result]:
     """``work`` of each item, in their order; here if they are few or there is one process, else in several.
 
@@ -30,22 +30,23 @@ def map_files(
         work: a function of a module, or a `functools.partial` of one: it is sent to the processes.
         items: what it is called with, such as paths.
         processes: how many at a time; None for one a usable core.
+        together: how many items make a parcel; 1 where each of them takes a second or more.
 
     Raises:
         DatasetError: a process was ended from outside; and whatever ``work`` raises.
     """
-    processes = min(processes or len(os.sched_getaffinity(0)), -(-len(items) // _TOGETHER))
-    if processes < 2 or len(items) < _FEW:
+    processes = min(processes or len(os.sched_getaffinity(0)), -(-len(items) // together))
+    if processes < 2 or len(items) < _FEW * together:
         yield from map(work, items)
         return
     # Never a plain fork: the caller may hold threads, whose locks nobody would open in the copy, or a CUDA context.
     context = multiprocessing.get_context("forkserver")
     executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start)
     try:
-        yield from executor.map(work, items, chunksize=_TOGETHER)
+        yield from executor.map(work, items, chunksize=together)
     except BrokenProcessPool as error:
         raise DatasetError(
-            "a process that read masks was ended from outside, as it happens where memory runs out; "
+            "a process that read images was ended from outside, as it happens where memory runs out; "
             f"run the same command again with fewer than {processes} processes"
         ) from error
     finally:

@@ -18,18 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets.labels import LabelReader
-from ..datasets.pairs import Pair, list_pairs
-from ..datasets.sources import NAMES, source
+from ..datasets.pairs import Pair
+from ..datasets.sources import NAMES
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..errors import DatasetError, ManifestError, StoreError, first_few
 from .manifest import Manifest, Member
+from .members import weighed
 from .metrics import LEVELS, confusion, ece, level_counts, mean_iou
 from .progress import Progress
 from .scores import fuse, quantise
 from .store import LogitStore
 from .survey import store_path
 from .threads import in_order
+from .truth import Truth, truth_of
 
 COLDEST, HOTTEST = 0.05, 20.0
 _TOGETHER = 2**16
@@ -42,7 +43,7 @@ _DIGITS = 6
 class Labelled:
     """One image whose logits are stored and whose labels are known."""
 
-    reader: LabelReader
+    truth: Truth
     pair: Pair
     stores: tuple[LogitStore, ...]
 
@@ -120,23 +121,16 @@ def plan_calibration(manifest: Manifest, *, limit: int | None = None) -> list[La
         )
     found: list[Labelled] = []
     for entry in entries:
-        root = entry.root_path()
-        reader = LabelReader(root, source(entry.type))
-        pairs = list_pairs(root, entry.type, entry.split)[:limit]
+        truth = truth_of(entry, limit)
         stores = tuple(
             LogitStore.open(store_path(manifest.output, entry.name, member.name)) for member in weighed(manifest)
         )
         for store in stores:
-            store.require_complete([pair.image for pair in pairs])
-        found += [Labelled(reader, pair, stores) for pair in pairs]
+            store.require_complete([pair.image for pair in truth.pairs])
+        found += [Labelled(truth, pair, stores) for pair in truth.pairs]
     if len(found) < 2:
         raise StoreError(f"{len(found)} labelled image: one is needed to fit to, and one to judge by")
     return found
-
-
-def weighed(manifest: Manifest) -> list[Member]:
-    """The members that take part."""
-    return [member for member in manifest.models if member.weight]
 
 
 def calibrate(
@@ -210,7 +204,7 @@ def _sampled(image: Labelled, each: int, seed: Sequence[int]) -> tuple[Tensor, T
     rows = [store.index[image.pair.image] for store in image.stores]
     entry = image.stores[0].images[rows[0]]
     height, width = entry.height or 0, entry.width or 0
-    truth = image.reader.read(image.pair, (height, width)).ravel()
+    truth = image.truth.read(image.pair, (height, width)).ravel()
     known = np.flatnonzero(truth != IGNORE)
     if known.size > each:
         known = np.sort(np.random.default_rng(seed).choice(known, each, replace=False))

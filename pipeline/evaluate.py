@@ -15,89 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..datasets.labels import LabelReader
-from ..datasets.pairs import Pair, list_pairs
-from ..datasets.smiyc import SMIYC, MaskReader
-from ..datasets.sources import NAMES, source
-from ..datasets.taxonomy import CLASS_NAMES, IGNORE
+from ..datasets.pairs import Pair
+from ..datasets.taxonomy import CLASS_NAMES
 from ..datasets.workers import map_files
 from ..errors import DatasetError, ManifestError, StoreError
+from .counts import Counts
 from .manifest import DatasetEntry, Manifest, Member
 from .manifest import Fusion as Functions
-from .metrics import LEVELS, confusion, defined, detection_figures, level_counts, semantic_figures, shown
+from .members import opened, weighed
+from .metrics import defined, shown
 from .predictions import prediction_names, read_prediction, require_predictions
 from .progress import Progress
 from .scores import fuse, quantise
 from .store import LogitStore
 from .survey import PREDICTIONS, store_path
+from .truth import LABELLED, Truth, truth_of
 
 ENSEMBLE = "ensemble"
-CLASSES = len(CLASS_NAMES)
-
-
-@dataclass
-class Counts:
-    """What is known of one subject's pixels that have a label.
-
-    Attributes:
-        ood: whether the labels say what is out of distribution, and not of which class it is.
-        confusion: (C, C) int64, rows are labels; zeros if ``ood``.
-        levels: (2, 65536) int64 of `metrics.level_counts`: right is positive and found by high confidence, or, if
-            ``ood``, what is out of distribution is positive and found by low confidence.
-        images: how many were counted.
-    """
-
-    ood: bool = False
-    confusion: np.ndarray = field(default_factory=lambda: np.zeros((CLASSES, CLASSES), np.int64))
-    levels: np.ndarray = field(default_factory=lambda: np.zeros((2, LEVELS), np.int64))
-    images: int = 0
-
-    def __iadd__(self, other: Counts) -> Counts:
-        self.confusion += other.confusion
-        self.levels += other.levels
-        self.images += other.images
-        return self
-
-    def figures(self) -> dict[str, Any]:
-        """All figures by name; NaN where one is not defined.
-
-        ``iou`` is NaN for a class that is neither labelled nor predicted, and not counted in ``miou``.
-        """
-        seen = {"images": self.images, "pixels": int(self.levels.sum())}
-        if self.ood:
-            return seen | detection_figures(self.levels)
-        return seen | semantic_figures(torch.from_numpy(self.confusion), self.levels)
-
-
-def count(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Counts:
-    """One image's counts.
-
-    Args:
-        label: (H, W) uint8 train ids.
-        confidence: (H, W) uint16.
-        truth: (H, W) uint8 train ids, 255 where nothing is known.
-
-    Raises:
-        ValueError: the shapes differ, or an id is no class.
-    """
-    if not label.shape == confidence.shape == truth.shape:
-        raise ValueError(f"shapes differ: {label.shape}, {confidence.shape}, {truth.shape}")
-    known = truth != IGNORE
-    label, truth = label[known], truth[known]
-    matrix = confusion(torch.from_numpy(label), torch.from_numpy(truth), CLASSES).numpy()
-    return Counts(False, matrix, level_counts(label == truth, confidence[known]), 1)
-
-
-def count_ood(confidence: np.ndarray, mask: np.ndarray) -> Counts:
-    """One image's counts of what is out of distribution.
-
-    Args:
-        confidence: (H, W) uint16.
-        mask: (H, W) uint8: 1 out of distribution, 0 not, 255 where nothing is known.
-    """
-    known = mask != IGNORE
-    levels = level_counts(mask[known] == 1, LEVELS - 1 - confidence[known])
-    return Counts(True, levels=levels, images=1)
 
 
 @dataclass(frozen=True)
@@ -107,8 +41,7 @@ class Evaluation:
     Attributes:
         dataset: its name.
         folder: the predictions.
-        pairs: images with masks.
-        reader: of the masks.
+        truth: images with masks.
         members: whose stores are scored.
         subjects: which of them together are scored under which name, with the functions of the manifest.
         functions: of label and confidence.
@@ -116,20 +49,10 @@ class Evaluation:
 
     dataset: str
     folder: Path
-    pairs: tuple[Pair, ...]
-    reader: LabelReader | MaskReader
+    truth: Truth
     members: tuple[tuple[Member, Path], ...]
     subjects: Mapping[str, tuple[int, ...]]
     functions: Functions
-
-    @property
-    def ood(self) -> bool:
-        """Whether the labels say what is out of distribution."""
-        return isinstance(self.reader, MaskReader)
-
-    def count(self, label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Counts:
-        """One image's counts; see `count` and `count_ood`."""
-        return count_ood(confidence, truth) if self.ood else count(label, confidence, truth)
 
     @property
     def names(self) -> list[str]:
@@ -173,15 +96,15 @@ def plan_evaluation(
         DatasetError: masks or images are missing.
         StoreError: predictions or stores are missing, or lack images.
     """
-    labelled = [entry for entry in manifest.datasets if entry.type in (*NAMES, SMIYC)]
+    labelled = [entry for entry in manifest.datasets if entry.type in LABELLED]
     if not labelled:
         raise ManifestError(
             f"no dataset of the manifest has labels (types: {', '.join(d.type for d in manifest.datasets)}); types "
-            f"that have: {', '.join((*NAMES, SMIYC))}; BRAVO is scored with --ground-truth and --samples"
+            f"that have: {', '.join(LABELLED)}; BRAVO is scored with --ground-truth and --samples"
         )
     if predictions is not None and len(labelled) > 1:
         raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {_named(labelled)}")
-    members = [member for member in manifest.models if member.weight]
+    members = weighed(manifest)
     if leave_one_out and len(members) < 2:
         raise ManifestError("--leave-one-out: there is one member, and nothing left without it")
     return [_plan(manifest, entry, predictions, members, per_model, leave_one_out, limit) for entry in labelled]
@@ -200,12 +123,9 @@ def _plan(
     leave_one_out: bool,
     limit: int | None,
 ) -> Evaluation:
-    root = entry.root_path()
-    masks = MaskReader(root) if entry.type == SMIYC else None
-    found = masks.pairs(entry.split) if masks else list_pairs(root, entry.type, entry.split)
-    pairs = tuple(found[:limit])
+    truth = truth_of(entry, limit)
     folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
-    names = [name for pair in pairs for name in prediction_names(pair.image)]
+    names = [name for pair in truth.pairs for name in prediction_names(pair.image)]
     called = f"the {len(names)} predictions that the labels call for"
     mend = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
     require_predictions(folder, names, called, mend)
@@ -219,9 +139,8 @@ def _plan(
     if subjects:
         stores = [(member, store_path(manifest.output, entry.name, member.name)) for member in members]
         for _, path in stores:
-            LogitStore.open(path).require_complete([pair.image for pair in pairs])
-    reader = masks or LabelReader(root, source(entry.type))
-    return Evaluation(entry.name, folder, pairs, reader, tuple(stores), subjects, manifest.ensemble)
+            LogitStore.open(path).require_complete([pair.image for pair in truth.pairs])
+    return Evaluation(entry.name, folder, truth, tuple(stores), subjects, manifest.ensemble)
 
 
 def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
@@ -234,11 +153,11 @@ def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
     Raises:
         DatasetError: a process was ended from outside.
     """
-    result = Evaluated(plan.dataset, {name: Counts(plan.ood) for name in plan.names})
-    with Progress(len(plan.pairs)) as progress:
-        progress.job(plan.dataset, len(plan.pairs))
-        found: Iterator[dict[str, Counts] | str] = map_files(partial(_scored, plan), plan.pairs, workers)
-        for pair, counts in zip(plan.pairs, found, strict=True):
+    result = Evaluated(plan.dataset, {name: Counts(plan.truth.ood) for name in plan.names})
+    with Progress(len(plan.truth.pairs)) as progress:
+        progress.job(plan.dataset, len(plan.truth.pairs))
+        found: Iterator[dict[str, Counts] | str] = map_files(partial(_scored, plan), plan.truth.pairs, workers)
+        for pair, counts in zip(plan.truth.pairs, found, strict=True):
             if isinstance(counts, str):
                 result.failed[pair.image] = counts
             else:
@@ -258,23 +177,13 @@ def _scored(plan: Evaluation, pair: Pair) -> dict[str, Counts] | str:
 
 def _counted(plan: Evaluation, pair: Pair) -> dict[str, Counts]:
     label, confidence = read_prediction(plan.folder, prediction_names(pair.image))
-    truth = plan.reader.read(pair, (label.shape[0], label.shape[1]))
-    found = {ENSEMBLE: plan.count(label, confidence, truth)}
+    truth = plan.truth.read(pair, (label.shape[0], label.shape[1]))
+    found = {ENSEMBLE: plan.truth.count(label, confidence, truth)}
     return found | _from_stores(plan, pair, truth) if plan.subjects else found
 
 
-_opened: dict[str, LogitStore] = {}
-
-
-def _store(path: Path) -> LogitStore:
-    """The store, opened once in each process."""
-    if str(path) not in _opened:
-        _opened[str(path)] = LogitStore.open(path)
-    return _opened[str(path)]
-
-
 def _from_stores(plan: Evaluation, pair: Pair, truth: np.ndarray) -> dict[str, Counts]:
-    stores = [_store(path) for _, path in plan.members]
+    stores = [opened(path) for _, path in plan.members]
     rows = [store.index[pair.image] for store in stores]
     entry = stores[0].images[rows[0]]
     if truth.shape != (entry.height, entry.width):
@@ -299,7 +208,7 @@ def _from_stores(plan: Evaluation, pair: Pair, truth: np.ndarray) -> dict[str, C
     found = {}
     for name, strips in parts.items():
         label, confidence = (np.concatenate(one) for one in zip(*strips, strict=True))
-        found[name] = plan.count(label, confidence, truth)
+        found[name] = plan.truth.count(label, confidence, truth)
     return found
 
 

@@ -1,7 +1,6 @@
 """The stage ``render``: predictions as pictures for people.
 
-Classes in the Cityscapes palette; confidence as brightness from black to yellow (matplotlib's ``cividis`` in five
-colours, which people with any colour vision tell apart, Nuñez et al. 2018).
+Classes in the Cityscapes palette, alone and over the photograph; confidence as brightness.
 """
 
 from __future__ import annotations
@@ -11,23 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from ..datasets.layouts import list_images
 from ..datasets.pixels import decode_rgb
-from ..datasets.taxonomy import PALETTE
 from ..errors import DatasetError, disk_error
 from ..files import atomic_path
+from .colours import coloured, heated, laid_over, sureness
 from .manifest import Manifest
-from .metrics import LEVELS
 from .predictions import prediction_names, read_confidence, read_label, require_predictions
 from .progress import Progress
 from .survey import PREDICTIONS, own_folders
 from .threads import in_order
 
 KINDS = ("colour", "overlay", "confidence")
-_HEAT = ((0, 32, 77), (87, 93, 109), (124, 123, 120), (188, 175, 111), (255, 234, 70))
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,7 @@ def _draw(plan: Rendering, image: str) -> None:
     label = read_label(plan.predictions / label_name) if set(plan.kinds) & {"colour", "overlay"} else None
     for kind in plan.kinds:
         if kind == "confidence" or label is None:
-            pixels = heated(read_confidence(plan.predictions / confidence_name))
+            pixels = heated(sureness(read_confidence(plan.predictions / confidence_name)))
         elif kind == "colour":
             pixels = coloured(label)
         else:
@@ -150,23 +146,3 @@ def _draw(plan: Rendering, image: str) -> None:
             picture = picture.resize(size, mixing)
         with atomic_path(plan.target / f"{label_name.removesuffix('_pred.png')}_{kind}.png") as temporary:
             picture.save(temporary, format="PNG")
-
-
-def coloured(label: np.ndarray) -> np.ndarray:
-    """Train ids (H, W) uint8 in the Cityscapes palette, (H, W, 3) uint8; black where there is none."""
-    table = np.zeros((256, 3), np.uint8)
-    table[: len(PALETTE)] = PALETTE
-    return table[label]
-
-
-def laid_over(photograph: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
-    """Colours over a photograph, (H, W, 3) uint8 each."""
-    return np.rint((1 - opacity) * photograph + opacity * colours.astype(np.float32)).astype(np.uint8)
-
-
-def heated(confidence: np.ndarray) -> np.ndarray:
-    """Confidence (H, W) uint16 from dark blue (0) to yellow (1), (H, W, 3) uint8."""
-    shares = (np.arange(LEVELS) + 0.5) / LEVELS
-    steps = np.linspace(0, 1, len(_HEAT))
-    table = np.stack([np.interp(shares, steps, [colour[c] for colour in _HEAT]) for c in range(3)], 1)
-    return np.rint(table).astype(np.uint8)[confidence]

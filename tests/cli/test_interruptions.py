@@ -315,17 +315,28 @@ def test_a_run_beside_a_living_one_is_refused(bench: Bench) -> None:
     assert bench.run("dump", "--models", "bee", "--limit", "1").code == 0
 
 
-@pytest.mark.parametrize("command", ["evaluate", "evaluate --processes 2", "calibrate --write c.yaml"])
-def test_what_leaves_nothing_behind_says_only_to_run_it_again(scored: Bench, tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("evaluate", "interrupted: run the same command again"),
+        ("evaluate --processes 2", "interrupted: run the same command again"),
+        ("calibrate --write c.yaml", "interrupted: run the same command again"),
+        ("report --write report", AGAIN),
+    ],
+)
+def test_commands_that_wait_for_a_mask_are_interrupted(
+    scored: Bench, tmp_path: Path, command: str, said: str
+) -> None:
     bench = scored.copy(tmp_path / "bench")
     mask = next((bench.root / "photos").rglob("val/**/*_labelIds.png"))
     mask.unlink()
     os.mkfifo(mask)  # whoever reads it waits
-    process = bench.start(*command.replace("c.yaml", str(tmp_path / "c.yaml")).split())
+    written = tmp_path / "written.yaml"
+    process = bench.start(*command.replace("c.yaml", str(written)).replace(" report", f" {tmp_path}/report").split())
     with mask.open("wb"):  # opens when it is read
         process.send_signal(signal.SIGINT)
     result = ended(process)
     assert result.code == 130
-    assert result.err.splitlines()[-1] == "interrupted: run the same command again"
+    assert result.err.splitlines()[-1] == said
     assert "Traceback" not in result.err
-    assert not (tmp_path / "c.yaml").exists()
+    assert not written.exists()

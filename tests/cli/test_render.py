@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hmsa_pipeline.datasets.taxonomy import PALETTE
-from hmsa_pipeline.pipeline.render import heated
+from hmsa_pipeline.pipeline.colours import heated, sureness
 from PIL import Image
 
 from .bench import Bench, files
@@ -39,7 +39,7 @@ def test_three_pictures_of_every_image(finished: Bench, tmp_path: Path) -> None:
 
 
 def test_the_ends_of_the_scale() -> None:
-    assert heated(np.array([[0, 65535]], np.uint16)).tolist() == [[[0, 32, 77], [255, 234, 70]]]
+    assert heated(sureness(np.array([[0, 65535]], np.uint16))).tolist() == [[[0, 32, 77], [255, 234, 70]]]
 
 
 def test_kinds_width_and_opacity(finished: Bench, tmp_path: Path) -> None:

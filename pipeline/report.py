@@ -1,0 +1,352 @@
+"""The stage ``report``: one folder of pages and pictures that opens from the disk, without a network.
+
+<folder>/index.html      summary, plots, gallery
+<folder>/report.css, report.js
+<folder>/plots/          SVG
+<folder>/pictures/<key>/ one image's pictures and figures; what did not change is not made again
+<folder>/report.json     the figures
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from .. import __version__
+from ..datasets.layouts import list_images
+from ..datasets.pairs import Pair
+from ..datasets.taxonomy import CLASS_NAMES
+from ..datasets.workers import map_files
+from ..errors import HmsaError, disk_error
+from ..files import write_bytes, write_json, write_text
+from . import plots
+from .counts import Counts
+from .exhibits import CLASS_LEGEND, ENSEMBLE, PICTURES, Exhibit, Room, show
+from .manifest import Manifest
+from .members import opened, weighed
+from .metrics import defined, shown
+from .predictions import prediction_names, require_predictions
+from .progress import Progress
+from .survey import PREDICTIONS, own_folders, store_path
+from .truth import LABELLED, truth_of
+
+PAGE, FIGURES, PLOTS = "index.html", "report.json", "plots"
+_PAGE = Path(__file__).with_name("page")
+_FILES = ("report.css", "report.js")
+_LOWER_IS_BETTER = {"ece", "fpr95"}
+_TITLES = {
+    "miou": "mIoU",
+    "accuracy": "accuracy",
+    "ece": "ECE",
+    "auroc": "AUROC",
+    "auprc_success": "AUPR right",
+    "auprc_error": "AUPR wrong",
+    "auprc": "AUPRC",
+    "fpr95": "FPR 95",
+}
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One dataset of a report, ready to be made.
+
+    Attributes:
+        room: see there.
+        items: the images, each with its mask if it has one.
+    """
+
+    room: Room
+    items: tuple[tuple[str, Pair | None], ...]
+
+
+@dataclass
+class Shown:
+    """What a dataset's images add up to.
+
+    Attributes:
+        dataset: its name.
+        members: names of those that were looked at.
+        exhibits: by image.
+        failed: images that could not be looked at -> reasons.
+    """
+
+    dataset: str
+    members: list[str]
+    exhibits: dict[str, Exhibit] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, Counts]:
+        """By subject, over all images; empty without labels."""
+        total: dict[str, Counts] = {}
+        for exhibit in self.exhibits.values():
+            for name, counted in exhibit.counts.items():
+                total.setdefault(name, Counts(counted.ood)).__iadd__(counted)
+        return total
+
+    @property
+    def histogram(self) -> np.ndarray:
+        """Pixels by the ensemble's confidence, (64,) int64."""
+        return sum((e.histogram for e in self.exhibits.values()), np.zeros(64, np.int64))
+
+    @property
+    def disputes(self) -> np.ndarray | None:
+        """Share of the pixels of which two members say another class, (M, M); None with fewer than two members."""
+        found = [(e.disputes, e.size[0] * e.size[1]) for e in self.exhibits.values() if e.disagreement is not None]
+        if not found:
+            return None
+        return sum((counts for counts, _ in found), np.zeros_like(found[0][0])) / sum(pixels for _, pixels in found)
+
+    def mean(self, name: str) -> float | None:
+        """The mean over pixels of a figure that every image has; None if it is not known."""
+        known = [(getattr(e, name), e.size[0] * e.size[1]) for e in self.exhibits.values()]
+        if not known or any(value is None for value, _ in known):
+            return None
+        return sum(value * pixels for value, pixels in known) / sum(pixels for _, pixels in known)
+
+    def as_json(self) -> dict[str, Any]:
+        """Figures by subject and by image; null where one is not defined."""
+        disputes = self.disputes
+        return {
+            "dataset": self.dataset,
+            "images": len(self.exhibits),
+            "scores": {name: defined(counts.figures()) for name, counts in self.counts.items()},
+            "confidence": self.mean("confidence"),
+            "disagreement": self.mean("disagreement"),
+            "information": self.mean("information"),
+            "members": self.members,
+            "disputes": None if disputes is None else disputes.tolist(),
+            "by_image": {
+                image: {
+                    "wrong": e.wrong,
+                    "confidence": e.confidence,
+                    "disagreement": e.disagreement,
+                    "information": e.information,
+                }
+                for image, e in self.exhibits.items()
+            },
+            "failed": self.failed,
+        }
+
+
+def plan_report(
+    manifest: Manifest, folder: Path, *, members: bool, width: int, limit: int | None = None
+) -> list[Chapter]:
+    """Check that photographs, predictions, labels and stores are there, and that the folder may be written to.
+
+    Args:
+        manifest: whose predictions and stores.
+        folder: of the report; a new or empty one, or one that holds a report.
+        members: whether the members' stores are looked at.
+        width: of the pictures.
+        limit: images per dataset, from the first; None for all.
+
+    Raises:
+        HmsaError: the folder holds something else.
+        DatasetError: photographs or masks are missing.
+        StoreError: predictions or stores are missing, or lack images.
+    """
+    try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / FIGURES).is_file():
+            raise HmsaError(f"--write {folder}: holds other things than a report; name another folder")
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    chapters = []
+    for entry in manifest.datasets:
+        root = entry.root_path()
+        files = list_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
+        images = [file.path for file in files]
+        predictions = manifest.output / PREDICTIONS / entry.name
+        names = [name for image in images for name in prediction_names(image)]
+        mend = "make them with 'hmsa-pipeline ensemble', or take --limit"
+        require_predictions(predictions, names, f"{len(names)} predictions", mend)
+        truth = truth_of(entry) if entry.type in LABELLED else None
+        pairs = {pair.image: pair for pair in truth.pairs} if truth else {}
+        looked = []
+        for member in weighed(manifest) if members else ():
+            path = store_path(manifest.output, entry.name, member.name)
+            opened(path).require_complete(images)
+            looked.append((member, path))
+        room = Room(
+            entry.name,
+            root,
+            predictions,
+            replace(truth, pairs=()) if truth else None,
+            tuple(looked),
+            manifest.ensemble,
+            folder,
+            width,
+        )
+        chapters.append(Chapter(room, tuple((image, pairs.get(image)) for image in images)))
+    _begin(folder)
+    return chapters
+
+
+def _begin(folder: Path) -> None:
+    """Make the folder, and mark it as that of a report."""
+    try:
+        (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+        if not (folder / FIGURES).is_file():
+            write_json(folder / FIGURES, {})
+    except OSError as error:
+        raise disk_error(folder, error) from error
+
+
+def report(chapters: Sequence[Chapter], manifest: Manifest, processes: int | None = None) -> list[Shown]:
+    """Make the pictures, the plots and the page; an image that cannot be read is listed, the others are shown.
+
+    Args:
+        chapters: of `plan_report`.
+        manifest: that they were made of; it is shown.
+        processes: how many work; None for one a usable core.
+
+    Raises:
+        DatasetError: a process was ended from outside.
+        DiskError: a file cannot be written.
+    """
+    folder = chapters[0].room.folder
+    found = []
+    with Progress(sum(len(chapter.items) for chapter in chapters)) as progress:
+        for chapter in chapters:
+            progress.job(chapter.room.dataset, len(chapter.items))
+            one = Shown(chapter.room.dataset, [member.name for member, _ in chapter.room.members])
+            looked = map_files(partial(show, chapter.room), chapter.items, processes, together=1)
+            for (image, _), exhibit in zip(chapter.items, looked, strict=True):
+                if isinstance(exhibit, str):
+                    one.failed[image] = exhibit
+                else:
+                    one.exhibits[image] = exhibit
+                progress.advance()
+            found.append(one)
+    try:
+        _write(folder, manifest, found)
+        _forget(folder, {e.key for one in found for e in one.exhibits.values()})
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    return found
+
+
+def _write(folder: Path, manifest: Manifest, found: Sequence[Shown]) -> None:
+    for name in _FILES:
+        write_bytes(folder / name, (_PAGE / name).read_bytes())
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_PAGE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("index.html.j2").render(
+        version=__version__,
+        manifest=manifest.to_yaml(),
+        functions=manifest.ensemble,
+        members=[member.name for member in weighed(manifest)],
+        images=sum(len(one.exhibits) for one in found),
+        summary=[_summary(one) for one in found],
+        chapters=[{"dataset": one.dataset, "plots": _plots(folder, number, one)} for number, one in enumerate(found)],
+        failed=[(one.dataset, image, reason) for one in found for image, reason in one.failed.items()],
+        legend=CLASS_LEGEND,
+        datasets=[one.dataset for one in found],
+        gallery=list(chain.from_iterable(map(_cards, found))),
+    )
+    write_text(folder / PAGE, page)
+    write_json(folder / FIGURES, {"version": __version__, "datasets": [one.as_json() for one in found]})
+
+
+def _forget(folder: Path, keys: set[str]) -> None:
+    """Remove pictures that no page shows any more."""
+    for old in (folder / PICTURES).iterdir():
+        if re.fullmatch("[0-9a-f]{20}", old.name) and old.name not in keys:
+            shutil.rmtree(old)
+
+
+def _summary(one: Shown) -> dict[str, Any]:
+    """The dataset's rows of the table, as texts; the best of each figure is marked."""
+    figures = {name: counts.figures() for name, counts in one.counts.items()}
+    names = [name for name in next(iter(figures.values()), {}) if name in _TITLES]
+    best = {}
+    for name in names:
+        values = [row[name] for row in figures.values() if not np.isnan(row[name])]
+        if len(values) > 1:
+            best[name] = min(values) if name in _LOWER_IS_BETTER else max(values)
+    disagreement = one.mean("disagreement")
+    return {
+        "dataset": one.dataset,
+        "images": len(one.exhibits),
+        "columns": [_TITLES[name] for name in names],
+        "rows": [
+            {
+                "subject": subject,
+                "cells": [(shown(row[name]), row[name] == best.get(name)) for name in names],
+            }
+            for subject, row in figures.items()
+        ],
+        "iou": [
+            (name, [shown(row["iou"][number]) for row in figures.values()])
+            for number, name in enumerate(CLASS_NAMES)
+            if figures and all("iou" in row for row in figures.values())
+        ],
+        "confidence": shown(one.mean("confidence")),
+        "disagreement": None if disagreement is None else f"{100 * disagreement:.2f} %",
+        "information": shown(one.mean("information")),
+    }
+
+
+def _plots(folder: Path, number: int, one: Shown) -> list[dict[str, Any]]:
+    """Draw the dataset's plots; the name, title, and what each one shows in words."""
+    counts = one.counts
+    drawn: list[dict[str, Any]] = []
+
+    def add(kind: str, title: str, words: str, draw: Any, wide: bool = False) -> None:
+        name = f"{PLOTS}/{number}-{kind}.svg"
+        draw(folder / name)
+        drawn.append({"file": name, "title": title, "words": words, "wide": wide})
+
+    semantic = bool(counts) and not counts[ENSEMBLE].ood
+    if semantic:
+        words = "Bars: the ensemble. Marks: members. A class that is neither labelled nor predicted has none."
+        add("iou", "IoU by class", words, lambda path: plots.iou_bars(path, counts), wide=True)
+        words = "On the dotted line a pixel is right as often as it is sure; below it the model is too sure."
+        add("reliability", "Reliability", words, lambda path: plots.reliability_diagram(path, counts))
+    else:
+        words = "All pixels of the dataset, by the ensemble's confidence."
+        add("confidence", "Confidence", words, lambda path: plots.confidence_histogram(path, one.histogram))
+    disputes = one.disputes
+    if disputes is not None:
+        words = "Of a hundred pixels, how many get another class from the one than from the other."
+        add("disputes", "Disagreement", words, lambda path: plots.dispute_matrix(path, disputes, one.members))
+    if counts:
+        ood = not semantic
+        what = "What is out of distribution" if ood else "Errors"
+        words = f"{what}, found by low confidence: further up is better."
+        add("curves", "ROC and PR curves", words, lambda path: plots.curves(path, counts, ood=ood), wide=True)
+    return drawn
+
+
+def _cards(one: Shown) -> list[Mapping[str, Any]]:
+    """What the gallery knows of each image."""
+    return [
+        {
+            "key": e.key,
+            "name": image,
+            "dataset": one.dataset,
+            "size": [e.size[1], e.size[0]],
+            "layers": e.layers,
+            "wrong": e.wrong,
+            "ood": bool(e.counts) and e.counts[ENSEMBLE].ood,
+            "confidence": e.confidence,
+            "disagreement": e.disagreement,
+            "information": e.information,
+            "classes": e.classes,
+        }
+        for image, e in one.exhibits.items()
+    ]
