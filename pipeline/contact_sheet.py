@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -15,7 +17,6 @@ from ..datasets.labels import LabelReader
 from ..datasets.pairs import Pair
 from ..datasets.pixels import decode_rgb
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES, PALETTE
-from ..errors import ManifestError
 from ..files import atomic_path
 from .dataset_report import count, percent
 
@@ -31,17 +32,6 @@ _SWATCH = 22
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (90, 90, 90)
 
 
-def require_matplotlib() -> None:
-    """Raise ManifestError where what the chart is drawn with is not installed."""
-    try:
-        importlib.import_module("matplotlib")
-    except ImportError as error:
-        raise ManifestError(
-            f"{error.name} is not installed: the chart of a check needs the extra 'train'; "
-            "pip install 'hmsa-pipeline[train]'"
-        ) from error
-
-
 def draw_classes(path: Path, title: str, pixels: NDArray[np.int64], images: NDArray[np.int64], total: int) -> None:
     """Write a chart of the classes: their share of the labelled pixels, and how many images show them.
 
@@ -55,10 +45,6 @@ def draw_classes(path: Path, title: str, pixels: NDArray[np.int64], images: NDAr
     Raises:
         OSError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
-
     labelled = int(pixels[:NUM_CLASSES].sum())
     shares = pixels[:NUM_CLASSES] / max(1, labelled)
     rows = np.arange(NUM_CLASSES)

@@ -22,7 +22,7 @@ from ..datasets.walk import output_stem, walk
 from ..datasets.workers import map_files
 from ..errors import DatasetError, ManifestError, StoreError, disk_error
 from ..files import write_json
-from .contact_sheet import draw_classes, draw_sheet, require_matplotlib
+from .contact_sheet import draw_classes, draw_sheet
 from .dataset_guide import known_source
 from .dataset_report import FIGURES, SLOTS, DatasetReport, Look, SplitReport, count
 from .progress import Progress
@@ -78,11 +78,10 @@ def plan_check(
 
     Raises:
         DatasetError: unknown dataset or split; the folder is missing or only half unpacked.
-        ManifestError: matplotlib is not installed; HMSA_DATA_ROOT is needed and not set.
+        ManifestError: HMSA_DATA_ROOT is needed and not set.
         StoreError: the output cannot be written.
     """
     facts = known_source(name)
-    require_matplotlib()
     folder = _root_of(facts, data_root, root)
     # Joined splits hold the images of others once more.
     wanted = [split] if split else [each for each in facts.labelled if each in facts.layout.splits]

@@ -25,11 +25,10 @@ _COLUMNS = 3
 
 def require_extra() -> None:
     """Raise ManifestError where what a run is told with is not installed."""
-    for name in ("matplotlib", "tensorboard"):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ManifestError(f"{error.name} is not installed: {EXTRA}") from error
+    try:
+        importlib.import_module("tensorboard")
+    except ImportError as error:
+        raise ManifestError(f"{error.name} is not installed: {EXTRA}") from error
 
 
 class Journal:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -365,12 +364,6 @@ def test_an_output_that_cannot_be_written(city: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     message = refused(tmp_path, "cityscapes", "--output", str(tmp_path / "file/out"))
     assert message == f"{tmp_path}/file/out: cannot be written (Not a directory); choose another --output"
-
-
-def test_without_matplotlib_nothing_is_begun(city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    message = run("datasets", "check", "cityscapes", "--data-root", str(tmp_path)).refusal()
-    assert message.startswith("matplotlib is not installed: ") and "hmsa-pipeline[train]" in message
 
 
 # draw

@@ -517,13 +517,10 @@ def test_an_output_in_which_another_run_works(drawn: Path, output: Path) -> None
             assert message.startswith(f"{output / 'checkpoints.lock'}: held by process {os.getpid()} on ")
 
 
-@pytest.mark.parametrize("package", ["tensorboard", "matplotlib"])
-def test_an_extra_that_is_not_installed(
-    drawn: Path, tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
+def test_an_extra_that_is_not_installed(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     message = refused(tmp_path, *options(drawn, tmp_path / "run"))
-    assert message.startswith(f"{package} is not installed: ")
+    assert message.startswith("tensorboard is not installed: ")
     assert "pip install 'hmsa-pipeline[train]'" in message
 
 

@@ -15,8 +15,7 @@ from hmsa_pipeline.datasets.pairs import Pair, list_pairs
 from hmsa_pipeline.datasets.sources import NAMES, source
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
 from hmsa_pipeline.datasets.worlds import draw_frame, write_source
-from hmsa_pipeline.errors import ManifestError
-from hmsa_pipeline.pipeline.contact_sheet import draw_classes, draw_sheet, overlay, require_matplotlib
+from hmsa_pipeline.pipeline.contact_sheet import draw_classes, draw_sheet, overlay
 from hmsa_pipeline.pipeline.dataset_check import find_strays, look_at, plan_check, run_check, spread
 from hmsa_pipeline.pipeline.dataset_report import percent
 from hypothesis import given
@@ -231,9 +230,3 @@ def test_the_chart_shows_every_class_in_its_colour(tmp_path: Path) -> None:
     assert min(areas) > 300
     # Both the shares and the images grow from class to class.
     assert areas == sorted(areas), dict(zip(CLASS_NAMES, areas, strict=True))
-
-
-def test_without_matplotlib_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ManifestError, match=r"^matplotlib is not installed: .*'hmsa-pipeline\[train\]'$"):
-        require_matplotlib()
