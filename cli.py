@@ -499,29 +499,39 @@ def evaluate(
 
     For the validation images of SMIYC: how well low confidence finds what is out of distribution (AUROC, AUPRC, FPR).
 
-    With BRAVO's tar files the challenge's own figures, up to the BRAVO index, of a submission or of predictions.
+    With BRAVO's tar files the challenge's own figures, up to the BRAVO index, of a submission, of predictions, or of
+    every member.
 
     Example: hmsa-pipeline evaluate --manifest cityscapes --per-model --json scores.json
 
     Example: hmsa-pipeline evaluate --submission sub.tar --ground-truth gt.tar --samples bravo_SAMPLING.tar
     """
     if ground_truth is not None or submission is not None:
-        others = {"--per-model": per_model, "--leave-one-out": leave_one_out, "--limit": limit, "--csv": csv_file}
-        others |= {"--processes": processes}
+        others = {"--limit": limit, "--csv": csv_file, "--processes": processes}
         if wrong := [name for name, value in others.items() if value]:
             raise HmsaError(f"{wrong[0]}: does not go with BRAVO's tar files; leave it out")
         if ground_truth is None or samples is None:
             raise HmsaError("--ground-truth and --samples: BRAVO's figures need both tar files; name them")
         if submission is not None and predictions is not None:
             raise HmsaError("--submission, --predictions: name one of them")
-        from .pipeline.bravo_scores import score_predictions, score_submission
+        if submission is not None and (per_model or leave_one_out):
+            raise HmsaError("--submission: holds no members; leave --per-model and --leave-one-out out")
+        from .pipeline.bravo_scores import score_members, score_predictions, score_submission
+        from .pipeline.members import subjects_of, weighed
 
         if submission is not None:
-            scores = score_submission(ground_truth, samples, submission)
+            _say_bravo(score_submission(ground_truth, samples, submission), json_file)
+            return
+        if predictions is not None and not (per_model or leave_one_out):
+            _say_bravo(score_predictions(ground_truth, samples, predictions), json_file)
+            return
+        read = _load(manifest, output, models, datasets, data_root, assets)
+        folder = predictions or _predictions(read)
+        if per_model or leave_one_out:
+            subjects = subjects_of(weighed(read), per_model=per_model, leave_one_out=leave_one_out)
+            _say_members(score_members(ground_truth, samples, folder, read, subjects), json_file)
         else:
-            folder = predictions or _predictions(_load(manifest, output, models, datasets, data_root, assets))
-            scores = score_predictions(ground_truth, samples, folder)
-        _say_bravo(scores, json_file)
+            _say_bravo(score_predictions(ground_truth, samples, folder), json_file)
         return
     if samples is not None:
         raise HmsaError("--samples: belongs to --ground-truth; name both, or leave it out")
@@ -689,6 +699,18 @@ def _say_bravo(scores: BravoScores, json_file: str | None) -> None:
         _say(json_file, line)
     _figures(json_file, defined(scores.figures))
     _finish(False, len(scores.failed))
+
+
+def _say_members(scores: dict[str, BravoScores], json_file: str | None) -> None:
+    from .pipeline.bravo_scores import comparison
+    from .pipeline.metrics import defined
+
+    failed = next(iter(scores.values())).failed
+    _failed("BRAVO", failed)
+    for line in comparison(scores):
+        _say(json_file, line)
+    _figures(json_file, {name: defined(found.figures) for name, found in scores.items()})
+    _finish(False, len(failed))
 
 
 @app.command()

@@ -120,13 +120,18 @@ def sampled_prediction(folder: Path, base: str, samples: Archive) -> tuple[np.nd
     """
     names = prediction_files(base)
     label, confidence = read_prediction(folder, names)
+    return label, at_samples(samples, base, label, confidence, folder / names[0])
+
+
+def at_samples(samples: Archive, base: str, label: np.ndarray, confidence: np.ndarray, source: Path) -> np.ndarray:
+    """The confidences (N,) uint16 at an image's sampled pixels; DatasetError if ``source`` has another picture."""
     indices = read_samples(samples, base)
     if indices[-1] >= label.size:
         raise DatasetError(
-            f"{folder / names[0]}: is {label.shape[0]}x{label.shape[1]}, but pixel {indices[-1]} is sampled; "
+            f"{source}: is {label.shape[0]}x{label.shape[1]}, but pixel {indices[-1]} is sampled; "
             "predict the challenge's own photographs, unscaled, or take the sampling file of their release"
         )
-    return label, confidence.ravel()[indices]
+    return confidence.ravel()[indices]
 
 
 def read_samples(samples: Archive, base: str) -> np.ndarray:

@@ -8,9 +8,8 @@ detection take the invalid ones as positive, and low confidence as what finds th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ import torch
 
 from ..datasets.pixels import decode_grey
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
-from ..errors import DatasetError, first_few
+from ..errors import DatasetError, ManifestError, StoreError, first_few
 from .bravo_files import (
     ENCODED,
     Archive,
+    at_samples,
+    prediction_files,
     read_encoded,
     read_samples,
     require_sampled,
@@ -31,12 +32,25 @@ from .bravo_files import (
     split_of,
     truth_endings,
 )
+from .manifest import Manifest
+from .members import ENSEMBLE, Placed, answers, opened, placed
 from .metrics import LEVELS, confusion, detection_figures, harmonic_mean, level_counts, semantic_figures, shown
+from .predictions import prediction_names
 from .progress import Progress
 from .threads import in_order
 
 CLASSES = len(CLASS_NAMES)
-SUBSETS = ("ACDCfog", "ACDCrain", "ACDCnight", "ACDCsnow", "synrain", "SMIYC", "synobjs", "synflare", "outofcontext")
+SUBSETS: tuple[str, ...] = (
+    "ACDCfog",
+    "ACDCrain",
+    "ACDCnight",
+    "ACDCsnow",
+    "synrain",
+    "SMIYC",
+    "synobjs",
+    "synflare",
+    "outofcontext",
+)
 WITHOUT_CLASSES = {"SMIYC"}
 WITH_INVALID = {"SMIYC", "synobjs"}
 _LOWER_IS_BETTER = ("_ece_", "_fpr95_")
@@ -83,8 +97,8 @@ class BravoScores:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-Read = Callable[[str], tuple[np.ndarray, np.ndarray]]
-"""From a base to the class map (H, W) uint8 and the sampled confidences (N,) uint16."""
+Read = Callable[[str], Mapping[str, tuple[np.ndarray, np.ndarray]]]
+"""From a base to each subject's class map (H, W) uint8 and sampled confidences (N,) uint16."""
 
 
 def score_submission(ground_truth: Path, samples: Path, submission: Path) -> BravoScores:
@@ -106,7 +120,7 @@ def score_submission(ground_truth: Path, samples: Path, submission: Path) -> Bra
         images = _labelled(truth, sampling)
         absent = [image.base for image in images if f"{image.base}{ENCODED}" not in archive]
         _require(archive, absent, "no prediction", len(images))
-        return _score(images, truth, sampling, _from_submission(archive, sampling))
+        return _score(images, truth, sampling, [ENSEMBLE], _from_submission(archive, sampling))[ENSEMBLE]
 
 
 def score_predictions(ground_truth: Path, samples: Path, folder: Path) -> BravoScores:
@@ -124,7 +138,75 @@ def score_predictions(ground_truth: Path, samples: Path, folder: Path) -> BravoS
     with Archive(ground_truth, "ground truth") as truth, Archive(samples, "a sampling file") as sampling:
         images = _labelled(truth, sampling)
         require_sampled(folder, [image.base for image in images])
-        return _score(images, truth, sampling, partial(sampled_prediction, folder, samples=sampling))
+        return _score(images, truth, sampling, [ENSEMBLE], _from_predictions(folder, sampling))[ENSEMBLE]
+
+
+def score_members(
+    ground_truth: Path, samples: Path, folder: Path, manifest: Manifest, subjects: Mapping[str, Sequence[int]]
+) -> dict[str, BravoScores]:
+    """Score predictions, and beside them members from their stores.
+
+    Args:
+        ground_truth: the challenge's tar file of train ids and invalid masks.
+        samples: its sampling file.
+        folder: of all predictions.
+        manifest: whose stores; its datasets have the names of the challenge's folders, such as ``bravo_ACDC``.
+        subjects: of `members.subjects_of`.
+
+    Returns:
+        By subject, the ensemble first.
+
+    Raises:
+        DatasetError: a tar file is none, or lacks images of the ground truth.
+        ManifestError: the manifest has none of the datasets, or lacks some.
+        StoreError: predictions or stores are missing, or lack images.
+    """
+    with Archive(ground_truth, "ground truth") as truth, Archive(samples, "a sampling file") as sampling:
+        images = _labelled(truth, sampling)
+        require_sampled(folder, [image.base for image in images])
+        places = _placed(manifest, [image.base for image in images])
+        predicted = _from_predictions(folder, sampling)
+
+        def read(base: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+            members, image = places[base]
+            found = answers(members, image, subjects, manifest.ensemble)
+            sampled = {
+                name: (label, at_samples(sampling, base, label, confidence, members[0][1]))
+                for name, (label, confidence) in found.items()
+            }
+            return {**predicted(base), **sampled}
+
+        return _score(images, truth, sampling, [ENSEMBLE, *subjects], read)
+
+
+def _placed(manifest: Manifest, bases: Sequence[str]) -> dict[str, tuple[tuple[Placed, ...], str]]:
+    """Where the logits of each image lie: the members' stores, and its path in their dataset."""
+    wanted = {prediction_files(base)[0]: base for base in bases}
+    folders = {base.split("/", 1)[0] for base in bases}
+    names = {entry.name for entry in manifest.datasets}
+    if missing := sorted(folders - names):
+        raise ManifestError(
+            f"the manifest has no dataset of the name {missing[0]}, which the ground truth has images of; name the "
+            "datasets as the challenge names its folders"
+        )
+    found: dict[str, tuple[tuple[Placed, ...], str]] = {}
+    for dataset in sorted(folders):
+        members = placed(manifest, dataset, [])
+        known = [entry.path for entry in opened(members[0][1]).images]
+        named = {image: wanted.get(f"{dataset}/{prediction_names(image)[0]}") for image in known}
+        held = {image: base for image, base in named.items() if base}
+        placed(manifest, dataset, list(held))
+        found |= {base: (members, image) for image, base in held.items()}
+    if lacking := [base for base in bases if base not in found]:
+        raise StoreError(
+            f"{manifest.output}: no store knows {len(lacking)} of the {len(bases)} images that have ground truth "
+            f"({first_few(lacking, 2)}); make them with 'hmsa-pipeline dump'"
+        )
+    return found
+
+
+def _from_predictions(folder: Path, sampling: Archive) -> Read:
+    return lambda base: {ENSEMBLE: sampled_prediction(folder, base, sampling)}
 
 
 def _labelled(truth: Archive, sampling: Archive) -> list[_Image]:
@@ -152,7 +234,7 @@ def _require(archive: Archive, missing: list[str], what: str, count: int) -> Non
 
 
 def _from_submission(archive: Archive, sampling: Archive) -> Read:
-    def read(base: str) -> tuple[np.ndarray, np.ndarray]:
+    def read(base: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         label, confidences = read_encoded(archive, base)
         sampled = read_samples(sampling, base).size
         if confidences.size != sampled:
@@ -161,31 +243,37 @@ def _from_submission(archive: Archive, sampling: Archive) -> Read:
             )
         if label.max(initial=0) >= CLASSES:
             raise DatasetError(f"{archive.path}: {base}{ENCODED} holds class {label.max()}, train ids end at 18")
-        return label, confidences
+        return {ENSEMBLE: (label, confidences)}
 
     return read
 
 
-def _score(images: list[_Image], truth: Archive, sampling: Archive, read: Read) -> BravoScores:
-    def one(image: _Image) -> _Counts | str:
+def _score(
+    images: list[_Image], truth: Archive, sampling: Archive, subjects: Sequence[str], read: Read
+) -> dict[str, BravoScores]:
+    def one(image: _Image) -> dict[str, _Counts] | str:
         try:
-            return _counted(truth, image, *read(image.base), read_samples(sampling, image.base))
-        except DatasetError as error:
+            indices = read_samples(sampling, image.base)
+            return {name: _counted(truth, image, *answer, indices) for name, answer in read(image.base).items()}
+        except (DatasetError, StoreError) as error:
             return str(error)
 
-    counts = {subset: _Counts() for subset in SUBSETS}
-    result = BravoScores({}, dict.fromkeys(SUBSETS, 0))
+    counts = {name: {subset: _Counts() for subset in SUBSETS} for name in subjects}
+    number, failed = dict.fromkeys(SUBSETS, 0), dict[str, str]()
     with Progress(len(images)) as progress:
         progress.job("BRAVO", len(images))
         for image, found in in_order(one, images):
             if isinstance(found, str):
-                result.failed[image.base] = found
+                failed[image.base] = found
             else:
-                counts[image.subset] += found
-                result.images[image.subset] += 1
+                for name, counted in found.items():
+                    counts[name][image.subset] += counted
+                number[image.subset] += 1
             progress.advance()
-    result.figures = summary({subset: figures_of(subset, counts[subset]) for subset in SUBSETS})
-    return result
+    return {
+        name: BravoScores(summary({subset: figures_of(subset, of[subset]) for subset in SUBSETS}), number, failed)
+        for name, of in counts.items()
+    }
 
 
 def _counted(
@@ -263,11 +351,27 @@ _COLUMNS = {
 }
 
 
+_MEANS = (("semantic", "semantic_hmean"), ("ood", "ood_hmean"), ("BRAVO index", "bravo_index"))
+
+
+def comparison(scores: Mapping[str, BravoScores]) -> list[str]:
+    """A line for each subject: the means, and mIoU of every subset."""
+    wide = max(map(len, scores))
+    subsets = [subset for subset in SUBSETS if subset not in WITHOUT_CLASSES]
+    heads = [*(label for label, _ in _MEANS), *(f"mIoU {subset}" for subset in subsets)]
+    names = [*(name for _, name in _MEANS), *(f"{subset}_miou_valid" for subset in subsets)]
+    lines = [f"{'':{wide}}  " + "  ".join(heads)]
+    for subject, found in scores.items():
+        values = [shown(found.figures[name]) for name in names]
+        columns = (f"{value:>{len(head)}}" for value, head in zip(values, heads, strict=True))
+        lines.append(f"{subject:{wide}}  " + "  ".join(columns))
+    return lines
+
+
 def table(scores: BravoScores) -> list[str]:
     """A line for each subset, and the means."""
     lines = [f"{'subset':12} {'images':>6}  " + " ".join(f"{head:>9}" for head in _COLUMNS)]
     for subset, images in scores.images.items():
         values = [scores.figures.get(f"{subset}_{name}") for name in _COLUMNS.values()]
         lines.append(f"{subset:12} {images:6}  " + " ".join(f"{shown(value):>9}" for value in values))
-    means = (("semantic", "semantic_hmean"), ("ood", "ood_hmean"), ("BRAVO index", "bravo_index"))
-    return lines + [f"{label}: {shown(scores.figures[name])}" for label, name in means]
+    return lines + [f"{label}: {shown(scores.figures[name])}" for label, name in _MEANS]

@@ -6,32 +6,26 @@ What is kept of an image are counts (see `metrics`), which add up over images, p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..datasets.pairs import Pair
 from ..datasets.taxonomy import CLASS_NAMES
 from ..datasets.workers import map_files
 from ..errors import DatasetError, ManifestError, StoreError
 from .counts import Counts
-from .manifest import DatasetEntry, Manifest, Member
+from .manifest import DatasetEntry, Manifest
 from .manifest import Fusion as Functions
-from .members import opened, weighed
+from .members import ENSEMBLE, Placed, answers, placed, subjects_of, weighed
 from .metrics import defined, shown
 from .predictions import prediction_names, read_prediction, require_predictions
 from .progress import Progress
-from .scores import fuse, quantise
-from .store import LogitStore
-from .survey import PREDICTIONS, store_path
+from .survey import PREDICTIONS
 from .truth import LABELLED, Truth, truth_of
-
-ENSEMBLE = "ensemble"
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ class Evaluation:
     dataset: str
     folder: Path
     truth: Truth
-    members: tuple[tuple[Member, Path], ...]
+    members: tuple[Placed, ...]
     subjects: Mapping[str, tuple[int, ...]]
     functions: Functions
 
@@ -104,10 +98,8 @@ def plan_evaluation(
         )
     if predictions is not None and len(labelled) > 1:
         raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {_named(labelled)}")
-    members = weighed(manifest)
-    if leave_one_out and len(members) < 2:
-        raise ManifestError("--leave-one-out: there is one member, and nothing left without it")
-    return [_plan(manifest, entry, predictions, members, per_model, leave_one_out, limit) for entry in labelled]
+    subjects = subjects_of(weighed(manifest), per_model=per_model, leave_one_out=leave_one_out)
+    return [_plan(manifest, entry, predictions, subjects, limit) for entry in labelled]
 
 
 def _named(entries: Sequence[DatasetEntry]) -> str:
@@ -118,9 +110,7 @@ def _plan(
     manifest: Manifest,
     entry: DatasetEntry,
     predictions: Path | None,
-    members: Sequence[Member],
-    per_model: bool,
-    leave_one_out: bool,
+    subjects: Mapping[str, tuple[int, ...]],
     limit: int | None,
 ) -> Evaluation:
     truth = truth_of(entry, limit)
@@ -129,18 +119,8 @@ def _plan(
     called = f"the {len(names)} predictions that the labels call for"
     mend = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
     require_predictions(folder, names, called, mend)
-    subjects: dict[str, tuple[int, ...]] = {}
-    numbers = range(len(members))
-    if per_model:
-        subjects |= {members[i].name: (i,) for i in numbers}
-    if leave_one_out:
-        subjects |= {f"without {members[i].name}": tuple(j for j in numbers if j != i) for i in numbers}
-    stores = []
-    if subjects:
-        stores = [(member, store_path(manifest.output, entry.name, member.name)) for member in members]
-        for _, path in stores:
-            LogitStore.open(path).require_complete([pair.image for pair in truth.pairs])
-    return Evaluation(entry.name, folder, truth, tuple(stores), subjects, manifest.ensemble)
+    stores = placed(manifest, entry.name, [pair.image for pair in truth.pairs]) if subjects else ()
+    return Evaluation(entry.name, folder, truth, stores, subjects, manifest.ensemble)
 
 
 def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
@@ -183,31 +163,13 @@ def _counted(plan: Evaluation, pair: Pair) -> dict[str, Counts]:
 
 
 def _from_stores(plan: Evaluation, pair: Pair, truth: np.ndarray) -> dict[str, Counts]:
-    stores = [opened(path) for _, path in plan.members]
-    rows = [store.index[pair.image] for store in stores]
-    entry = stores[0].images[rows[0]]
-    if truth.shape != (entry.height, entry.width):
-        raise DatasetError(
-            f"{stores[0].path}: holds {pair.image} as {entry.height}x{entry.width}, its prediction is "
-            f"{truth.shape[0]}x{truth.shape[1]}; score them one after the other"
-        )
-    parts: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in plan.subjects}
-    with ThreadPoolExecutor(2) as pool:
-        for start, stop in stores[0].strips(rows[0]):
-            read = pool.map(lambda s, row, a=start, b=stop: torch.from_numpy(s.read(row, a, b)), stores, rows)
-            logits = list(read)
-            for name, numbers in plan.subjects.items():
-                fused = fuse(
-                    [logits[i] for i in numbers],
-                    [plan.members[i][0].weight for i in numbers],
-                    [plan.members[i][0].temperature for i in numbers],
-                    label=plan.functions.label,
-                    confidence=plan.functions.confidence,
-                )
-                parts[name].append((fused.label.numpy(), quantise(fused.confidence).numpy()))
     found = {}
-    for name, strips in parts.items():
-        label, confidence = (np.concatenate(one) for one in zip(*strips, strict=True))
+    for name, (label, confidence) in answers(plan.members, pair.image, plan.subjects, plan.functions).items():
+        if label.shape != truth.shape:
+            raise DatasetError(
+                f"{plan.members[0][1]}: holds {pair.image} as {label.shape[0]}x{label.shape[1]}, its prediction is "
+                f"{truth.shape[0]}x{truth.shape[1]}; score them one after the other"
+            )
         found[name] = plan.truth.count(label, confidence, truth)
     return found
 

@@ -35,7 +35,7 @@ from .colours import heated, sureness
 from .counts import CLASSES, Counts
 from .manifest import Fusion as Functions
 from .manifest import Member
-from .members import opened
+from .members import ENSEMBLE, Placed, opened
 from .metrics import defined
 from .places import state
 from .predictions import prediction_names, read_prediction
@@ -43,7 +43,6 @@ from .scores import fuse, quantise
 from .store import LogitStore
 from .truth import Truth
 
-ENSEMBLE = "ensemble"
 PICTURES = "pictures"
 BINS = 64
 """Of the confidence histogram."""
@@ -76,7 +75,7 @@ class Room:
     root: Path
     predictions: Path
     truth: Truth | None
-    members: tuple[tuple[Member, Path], ...]
+    members: tuple[Placed, ...]
     functions: Functions
     folder: Path
     width: int

@@ -30,13 +30,13 @@ from ..errors import HmsaError, disk_error
 from ..files import write_bytes, write_json, write_text
 from . import plots
 from .counts import Counts
-from .exhibits import CLASS_LEGEND, ENSEMBLE, PICTURES, Exhibit, Room, show
+from .exhibits import CLASS_LEGEND, PICTURES, Exhibit, Room, show
 from .manifest import Manifest
-from .members import opened, weighed
+from .members import ENSEMBLE, placed, weighed
 from .metrics import defined, shown
 from .predictions import prediction_names, require_predictions
 from .progress import Progress
-from .survey import PREDICTIONS, own_folders, store_path
+from .survey import PREDICTIONS, own_folders
 from .truth import LABELLED, truth_of
 
 PAGE, FIGURES, PLOTS = "index.html", "report.json", "plots"
@@ -171,17 +171,13 @@ def plan_report(
         require_predictions(predictions, names, f"{len(names)} predictions", mend)
         truth = truth_of(entry) if entry.type in LABELLED else None
         pairs = {pair.image: pair for pair in truth.pairs} if truth else {}
-        looked = []
-        for member in weighed(manifest) if members else ():
-            path = store_path(manifest.output, entry.name, member.name)
-            opened(path).require_complete(images)
-            looked.append((member, path))
+        looked = placed(manifest, entry.name, images) if members else ()
         room = Room(
             entry.name,
             root,
             predictions,
             replace(truth, pairs=()) if truth else None,
-            tuple(looked),
+            looked,
             manifest.ensemble,
             folder,
             width,

@@ -18,6 +18,7 @@ from hmsa_pipeline.pipeline.bravo_scores import SUBSETS
 from PIL import Image
 
 from .bench import Bench, Result, run
+from .conftest import plain_cpu
 
 GOLDEN = Path(__file__).parents[1] / "data" / "bravo_submission"
 TRUTH, SAMPLES, SUBMISSION = (str(GOLDEN / name) for name in ("gt.tar", "samples.tar", "submission.tar"))
@@ -301,6 +302,63 @@ def test_label_ids_in_the_ground_truth_are_named(tmp_path: Path) -> None:
     )
 
 
+# ------------------------------------------------------------------ members
+
+
+@pytest.fixture(scope="module")
+def challenge(fresh: Bench, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Two members over photographs that fit the golden ground truth, dumped and fused; tests leave it as it is."""
+    bench = fresh.copy(tmp_path_factory.mktemp("challenge") / "bench")
+    shutil.rmtree(bench.root / "photos")
+    for number, path in enumerate(sorted((GOLDEN / "predictions").rglob("*_pred.png"))):
+        name = path.relative_to(GOLDEN / "predictions").as_posix().replace("_pred.png", ".png")
+        with Image.open(path) as image:
+            bench.photo(name, image.height, image.width, seed=number)
+    bench.tree["models"] = bench.tree["models"][:2]
+    bench.tree["models"][1] |= {"weight": 2.0, "temperature": 1.5}
+    folders = sorted(path.name for path in (bench.root / "photos").iterdir())
+    bench.tree["datasets"] = [{"name": name, "type": "bravo", "root": f"photos/{name}"} for name in folders]
+    bench.save()
+    with plain_cpu():
+        assert (bench.run("dump").code, bench.run("ensemble").code) == (0, 0)
+    return bench
+
+
+def of_bravo(bench: Bench, *options: str) -> Result:
+    tars = ("--ground-truth", TRUTH, "--samples", SAMPLES, "--json", "-")
+    return bench.run("evaluate", *tars, *options)
+
+
+def test_members_are_scored_as_if_each_were_submitted_alone(challenge: Bench, tmp_path: Path) -> None:
+    result = of_bravo(challenge, "--per-model", "--leave-one-out")
+    assert result.code == 0
+    scores = result.figures
+    assert list(scores) == ["ensemble", "ant", "bee", "without ant", "without bee"]
+    assert scores["without ant"] == scores["bee"]
+    assert scores["without bee"] == scores["ant"]
+    assert scores["ensemble"] == of_bravo(challenge).figures
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "logits").symlink_to(challenge.logits)
+    for name in ("ant", "bee"):
+        output = ("--output", str(tmp_path / "run"))
+        assert challenge.run("ensemble", *output, "--models", name, "--overwrite").code == 0
+        assert of_bravo(challenge, *output).figures == scores[name]
+    lines = result.err.splitlines()
+    assert lines[0].split()[:4] == ["semantic", "ood", "BRAVO", "index"]
+    assert [line.split("  ")[0].strip() for line in lines[1:]] == list(scores)
+    assert f"{scores['bee']['bravo_index']:.4f}" in lines[3]
+
+
+def test_members_that_cannot_be_scored(challenge: Bench, tmp_path: Path) -> None:
+    bench = challenge.copy(tmp_path / "bench")
+    missing = bench.store("bravo_synrain", "bee")
+    shutil.rmtree(missing)
+    assert of_bravo(bench, "--per-model").refusal().startswith(f"{missing}: ")
+    said = of_bravo(bench, "--per-model", "--datasets", "bravo_ACDC,bravo_SMIYC").refusal()
+    assert said.startswith("the manifest has no dataset of the name bravo_outofcontext, which the ground truth has")
+    assert of_bravo(bench).code == 0, "nobody asked for members"
+
+
 def test_tar_files_of_other_releases_are_refused_or_listed(tmp_path: Path) -> None:
     less = archive(tmp_path / "less.tar", without(SAMPLES, "/fog/"))
     said = run("evaluate", "--ground-truth", TRUTH, "--samples", less, "--submission", SUBMISSION).refusal()
@@ -327,7 +385,11 @@ def test_tar_files_of_other_releases_are_refused_or_listed(tmp_path: Path) -> No
         (("--ground-truth", TRUTH), "--ground-truth and --samples"),
         (("--submission", SUBMISSION), "--ground-truth and --samples"),
         (("--samples", SAMPLES), "--samples: belongs to --ground-truth"),
-        (("--ground-truth", TRUTH, "--samples", SAMPLES, "--per-model"), "--per-model: does not go with BRAVO"),
+        (("--ground-truth", TRUTH, "--samples", SAMPLES, "--limit", "1"), "--limit: does not go with BRAVO"),
+        (
+            ("--ground-truth", TRUTH, "--samples", SAMPLES, "--submission", SUBMISSION, "--per-model"),
+            "--submission: holds no members",
+        ),
         (("--ground-truth", TRUTH, "--samples", SAMPLES, "--processes", "2"), "--processes: does not go with BRAVO"),
         (
             ("--ground-truth", TRUTH, "--samples", SAMPLES, "--submission", SUBMISSION, "--predictions", "x"),
