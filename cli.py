@@ -661,6 +661,9 @@ def report(
     processes: Annotated[
         int | None, typer.Option("--processes", min=1, max=512, metavar="N", help="Processes that read and draw.")
     ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Option("--ground-truth", metavar="TAR", help="BRAVO's ground truth, for its datasets.")
+    ] = None,
     json_file: JsonOption = None,
 ) -> None:
     """Make a folder of pages that shows what the ensemble is worth; open its index.html.
@@ -674,7 +677,7 @@ def report(
     from .pipeline.report import report as make
 
     found = _load(manifest, output, models, datasets, data_root, assets)
-    chapters = plan_report(found, write, members=not no_members, width=width, limit=limit)
+    chapters = plan_report(found, write, members=not no_members, width=width, limit=limit, ground_truth=ground_truth)
     results = make(chapters, found, processes)
     for result in results:
         _failed(result.dataset, result.failed)

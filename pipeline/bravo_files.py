@@ -5,6 +5,7 @@ An image is known by its base, such as ``bravo_ACDC/fog/test_ref/GOPR0475/GOPR04
 
 from __future__ import annotations
 
+import io
 import tarfile
 import threading
 from collections.abc import Iterable
@@ -12,8 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DatasetError
-from .bravo_codec import decode, decode_samples
+from ..datasets.layouts import output_stem
+from ..datasets.pixels import decode_grey
+from ..datasets.taxonomy import IGNORE
+from ..errors import DatasetError, disk_error
+from ..files import atomic_path
+from .bravo_codec import decode, decode_samples, encode_samples
 from .predictions import CONFIDENCE, LABEL, read_prediction, require_predictions
 
 SAMPLES, ENCODED = "_samples.bin", "_encoded.bin"
@@ -33,6 +38,12 @@ def prediction_files(base: str) -> tuple[str, str]:
     """Class map and confidence of an image, below the folder of all predictions."""
     middle = _MIDDLE.get(split_of(base) or "", "")
     return f"{base}{middle}{LABEL}", f"{base}{middle}{CONFIDENCE}"
+
+
+def base_of(dataset: str, image: str) -> str:
+    """The base of a photograph, from the folder of its split and its path in there."""
+    middle = _MIDDLE.get(split_of(f"{dataset}/") or "", "")
+    return f"{dataset}/{output_stem(image)}".removesuffix(middle)
 
 
 def truth_endings(split: str) -> tuple[str, str]:
@@ -92,6 +103,21 @@ class Archive:
         if len(content) != self._members[name].size:
             raise DatasetError(f"{self.path}: {name} is cut short; fetch the file again")
         return content
+
+
+def read_mask(archive: Archive, name: str) -> np.ndarray:
+    """A picture of 8 bits a pixel, (H, W) uint8; DatasetError if it is not there, damaged, or something else."""
+    pixels = decode_grey(archive.read(name), archive.path / name)
+    if pixels.dtype != np.uint8:
+        raise DatasetError(f"{archive.path}: {name} holds 16 bits a pixel; 8 are expected")
+    return pixels
+
+
+def plain_file(name: str, size: int) -> tarfile.TarInfo:
+    """A member of an archive that is the same wherever and whenever it is made."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, 0o644
+    return member
 
 
 # ------------------------------------------------------------------ images
@@ -155,3 +181,37 @@ def read_encoded(submission: Archive, base: str) -> tuple[np.ndarray, np.ndarray
         return decode(submission.read(name))
     except DatasetError as error:
         raise _named(error, submission, name) from error
+
+
+def write_samples(ground_truth: Path, target: Path, *, most: int = 100_000, seed: int = 1) -> None:
+    """Sample the pixels that have a label, as the challenge's toolkit does; the same seed gives the same bytes.
+
+    Args:
+        ground_truth: the tar file of train ids.
+        target: the sampling file to write.
+        most: pixels of an image; if fewer have a label, all of them.
+        seed: drawn from anew for every image.
+
+    Raises:
+        DatasetError: the ground truth is no such file, or an image has no label.
+        DiskError: the target cannot be written.
+    """
+    with Archive(ground_truth, "ground truth") as truth:
+        contents = {}
+        for name in truth.names:
+            ending, _ = truth_endings(split_of(name) or "")
+            if not split_of(name) or not name.endswith(ending):
+                continue
+            indices = np.flatnonzero(read_mask(truth, name) != IGNORE)
+            if not indices.size:
+                raise DatasetError(f"{ground_truth}: {name} has no label that could be sampled")
+            if indices.size > most:
+                draw = np.random.RandomState(seed)  # the toolkit's generator
+                indices = np.sort(draw.choice(indices, most, replace=False))
+            contents[f"{name.removesuffix(ending)}{SAMPLES}"] = encode_samples(indices)
+    try:
+        with atomic_path(target) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for name, content in sorted(contents.items()):
+                tar.addfile(plain_file(name, len(content)), io.BytesIO(content))
+    except OSError as error:
+        raise disk_error(target, error) from error

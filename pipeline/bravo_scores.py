@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..datasets.pixels import decode_grey
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..errors import DatasetError, ManifestError, StoreError, first_few
 from .bravo_files import (
@@ -25,6 +24,7 @@ from .bravo_files import (
     at_samples,
     prediction_files,
     read_encoded,
+    read_mask,
     read_samples,
     require_sampled,
     sampled_bases,
@@ -279,7 +279,7 @@ def _score(
 def _counted(
     truth: Archive, image: _Image, label: np.ndarray, confidences: np.ndarray, indices: np.ndarray
 ) -> _Counts:
-    base, ids, mask = image.base, _grey(truth, image.ids), _grey(truth, image.mask)
+    base, ids, mask = image.base, read_mask(truth, image.ids), read_mask(truth, image.mask)
     if not ids.shape == mask.shape == label.shape:
         raise DatasetError(
             f"{base}: the prediction is {label.shape}, its ground truth {ids.shape}, the mask {mask.shape}"
@@ -297,13 +297,6 @@ def _counted(
     return _Counts(
         matrix, level_counts(right[valid], confidences[valid]), level_counts(~valid, LEVELS - 1 - confidences)
     )
-
-
-def _grey(archive: Archive, name: str) -> np.ndarray:
-    pixels = decode_grey(archive.read(name), archive.path / name)
-    if pixels.dtype != np.uint8:
-        raise DatasetError(f"{archive.path}: {name} holds 16 bits a pixel; 8 are expected")
-    return pixels
 
 
 def figures_of(subset: str, counts: _Counts) -> dict[str, Any]:

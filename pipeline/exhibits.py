@@ -150,8 +150,8 @@ def show(room: Room, item: tuple[str, Pair | None]) -> Exhibit | str:
 def _key(room: Room, image: str, pair: Pair | None) -> str:
     """Another one if anything changed that the pictures and figures are made of."""
     sources = [room.root / image, *(room.predictions / name for name in prediction_names(image))]
-    if pair:
-        sources.append(room.root / pair.mask)
+    if pair and room.truth:
+        sources.append(room.truth.source(pair))
     for _, path in room.members:
         store = opened(path)
         shard = store.shard_path(store.index[image])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -37,7 +37,7 @@ from .metrics import defined, shown
 from .predictions import prediction_names, require_predictions
 from .progress import Progress
 from .survey import PREDICTIONS, own_folders
-from .truth import LABELLED, truth_of
+from .truth import BRAVO, LABELLED, bravo_truth, truth_of
 
 PAGE, FIGURES, PLOTS = "index.html", "report.json", "plots"
 _PAGE = Path(__file__).with_name("page")
@@ -139,7 +139,13 @@ class Shown:
 
 
 def plan_report(
-    manifest: Manifest, folder: Path, *, members: bool, width: int, limit: int | None = None
+    manifest: Manifest,
+    folder: Path,
+    *,
+    members: bool,
+    width: int,
+    limit: int | None = None,
+    ground_truth: Path | None = None,
 ) -> list[Chapter]:
     """Check that photographs, predictions, labels and stores are there, and that the folder may be written to.
 
@@ -149,6 +155,7 @@ def plan_report(
         members: whether the members' stores are looked at.
         width: of the pictures.
         limit: images per dataset, from the first; None for all.
+        ground_truth: BRAVO's tar file, for its datasets; None for none.
 
     Raises:
         HmsaError: the folder holds something else.
@@ -170,13 +177,15 @@ def plan_report(
         mend = "make them with 'hmsa-pipeline ensemble', or take --limit"
         require_predictions(predictions, names, f"{len(names)} predictions", mend)
         truth = truth_of(entry) if entry.type in LABELLED else None
+        if entry.type == BRAVO and ground_truth is not None:
+            truth = bravo_truth(entry, images, ground_truth)
         pairs = {pair.image: pair for pair in truth.pairs} if truth else {}
         looked = placed(manifest, entry.name, images) if members else ()
         room = Room(
             entry.name,
             root,
             predictions,
-            replace(truth, pairs=()) if truth else None,
+            truth.without_pairs() if truth else None,
             looked,
             manifest.ensemble,
             folder,

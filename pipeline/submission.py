@@ -17,6 +17,7 @@ from .bravo_codec import encode
 from .bravo_files import (
     ENCODED,
     Archive,
+    plain_file,
     read_encoded,
     read_samples,
     require_sampled,
@@ -70,7 +71,7 @@ def submit(folder: Path, samples: Path, target: Path) -> Submitted:
                         if isinstance(content, str):
                             result.failed[base] = content
                         else:
-                            tar.addfile(_member(f"{base}{ENCODED}", len(content)), io.BytesIO(content))
+                            tar.addfile(plain_file(f"{base}{ENCODED}", len(content)), io.BytesIO(content))
                             result.images += 1
                         progress.advance()
                 if result.failed:
@@ -85,12 +86,6 @@ def submit(folder: Path, samples: Path, target: Path) -> Submitted:
 
 class _UnfinishedError(Exception):
     """Makes `atomic_path` leave the target as it was."""
-
-
-def _member(name: str, size: int) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = size, 0o644
-    return member
 
 
 @dataclass

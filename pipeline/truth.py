@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -10,11 +12,28 @@ from ..datasets.labels import LabelReader
 from ..datasets.pairs import Pair, list_pairs
 from ..datasets.smiyc import SMIYC, MaskReader
 from ..datasets.sources import NAMES, source
+from ..datasets.taxonomy import IGNORE
+from ..errors import DatasetError
+from .bravo_files import Archive, base_of, read_mask, split_of, truth_endings
 from .counts import Counts, count, count_ood
 from .manifest import DatasetEntry
 
 LABELLED = (*NAMES, SMIYC)
-"""The types of dataset that have labels."""
+"""The types of dataset that have labels beside their photographs."""
+
+BRAVO = "bravo"
+"""The type whose labels the challenge hands out as a tar file."""
+
+
+class Reader(Protocol):
+    """Reads masks of one dataset, each in a process of its own."""
+
+    root: Path
+    """What the masks' paths are relative to."""
+
+    def read(self, pair: Pair, size: tuple[int, int] | None = None) -> np.ndarray:
+        """(H, W) uint8; DatasetError if the mask cannot be read, or is not of ``size``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -24,15 +43,20 @@ class Truth:
     Attributes:
         reader: of the masks.
         pairs: the images that have one, in the order of their paths.
+        ood: whether the labels say what is out of distribution.
     """
 
-    reader: LabelReader | MaskReader
+    reader: Reader
     pairs: tuple[Pair, ...]
+    ood: bool = False
 
-    @property
-    def ood(self) -> bool:
-        """Whether the labels say what is out of distribution."""
-        return isinstance(self.reader, MaskReader)
+    def without_pairs(self) -> Truth:
+        """What reads the masks, and is sent to processes with one pair at a time."""
+        return replace(self, pairs=())
+
+    def source(self, pair: Pair) -> Path:
+        """The file that the mask is read from."""
+        return self.reader.root if isinstance(self.reader, TarReader) else self.reader.root / pair.mask
 
     def read(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
         """(H, W) uint8 train ids, or 0 and 1 if `ood`; 255 where nothing is known.
@@ -61,6 +85,83 @@ def truth_of(entry: DatasetEntry, limit: int | None = None) -> Truth:
     root = entry.root_path()
     if entry.type == SMIYC:
         masks = MaskReader(root)
-        return Truth(masks, tuple(masks.pairs(entry.split)[:limit]))
+        return Truth(masks, tuple(masks.pairs(entry.split)[:limit]), ood=True)
     pairs = list_pairs(root, entry.type, entry.split)
     return Truth(LabelReader(root, source(entry.type)), tuple(pairs[:limit]))
+
+
+# ------------------------------------------------------------------ BRAVO
+
+_archives: dict[str, Archive] = {}
+
+
+class TarReader:
+    """Reads BRAVO's ground truth: classes of valid pixels, or, of SMIYC, which pixels are invalid.
+
+    Args:
+        root: the tar file.
+        dataset: the folder of the split, such as ``bravo_ACDC``.
+    """
+
+    def __init__(self, root: Path, dataset: str) -> None:
+        self.root = root
+        self._split = split_of(f"{dataset}/") or ""
+        self._dataset = dataset
+
+    @property
+    def ood(self) -> bool:
+        """Whether only that is known which pixels are invalid."""
+        return self._split == "SMIYC"
+
+    def pair(self, image: str) -> Pair | None:
+        """The image with its mask; None if it has none."""
+        ids, _ = truth_endings(self._split)
+        mask = f"{base_of(self._dataset, image)}{ids}"
+        return Pair(image, mask, "ids") if self._split and mask in self._archive() else None
+
+    def read(self, pair: Pair, size: tuple[int, int] | None = None) -> np.ndarray:
+        """(H, W) uint8: train ids, 255 where a pixel is invalid or has no label; or 0, 1 and 255 if `ood`.
+
+        Raises:
+            DatasetError: a file is missing, damaged or something else, or not of ``size``.
+        """
+        archive = self._archive()
+        ids_ending, invalid_ending = truth_endings(self._split)
+        ids = read_mask(archive, pair.mask)
+        invalid = read_mask(archive, f"{pair.mask.removesuffix(ids_ending)}{invalid_ending}")
+        for mask in (ids, invalid):
+            if size is not None and mask.shape != size:
+                raise DatasetError(
+                    f"{self.root}: {pair.mask} is {mask.shape[0]}x{mask.shape[1]}, its image {size[0]}x{size[1]}; "
+                    "is it of another release?"
+                )
+        if self.ood:
+            return np.where(ids == IGNORE, IGNORE, invalid != 0).astype(np.uint8)
+        return np.where(invalid != 0, IGNORE, ids).astype(np.uint8)
+
+    def _archive(self) -> Archive:
+        # An open file cannot be sent to a process.
+        if str(self.root) not in _archives:
+            _archives[str(self.root)] = Archive(self.root, "ground truth")
+        return _archives[str(self.root)]
+
+
+def bravo_truth(entry: DatasetEntry, images: list[str], ground_truth: Path) -> Truth:
+    """The labels of a dataset of BRAVO's.
+
+    Args:
+        entry: of the type `BRAVO`, named as the challenge names its folder.
+        images: paths of its photographs.
+        ground_truth: the challenge's tar file.
+
+    Raises:
+        DatasetError: it is no such file, or knows none of the images.
+    """
+    reader = TarReader(ground_truth, entry.name)
+    pairs = tuple(filter(None, map(reader.pair, images)))
+    if not pairs:
+        raise DatasetError(
+            f"{ground_truth}: knows no image of {entry.name}; is the dataset named as the challenge names its "
+            "folder, and the file of its release?"
+        )
+    return Truth(reader, pairs, ood=reader.ood)

@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hmsa_pipeline.pipeline.bravo_codec import decode, encode, encode_samples
+import sklearn.metrics
+from hmsa_pipeline.errors import DatasetError
+from hmsa_pipeline.pipeline.bravo_codec import decode, decode_samples, encode, encode_samples
+from hmsa_pipeline.pipeline.bravo_files import write_samples
 from hmsa_pipeline.pipeline.bravo_scores import SUBSETS
 from PIL import Image
 
@@ -302,6 +305,32 @@ def test_label_ids_in_the_ground_truth_are_named(tmp_path: Path) -> None:
     )
 
 
+# ------------------------------------------------------------------ samples
+
+
+def test_samples_are_drawn_as_the_toolkit_draws_them(tmp_path: Path) -> None:
+    write_samples(Path(TRUTH), tmp_path / "a.tar", most=1500, seed=1)
+    write_samples(Path(TRUTH), tmp_path / "b.tar", most=1500, seed=1)
+    ours, theirs = members(tmp_path / "a.tar"), members(SAMPLES)
+    assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
+    assert list(ours) == sorted(theirs)
+    for name, content in ours.items():
+        np.testing.assert_array_equal(decode_samples(content), decode_samples(theirs[name]), name)
+    write_samples(Path(TRUTH), tmp_path / "all.tar")
+    labelled = np.asarray(Image.open(io.BytesIO(members(TRUTH)[f"{FOG}_gt_labelTrainIds.png"]))) != 255
+    every = decode_samples(members(tmp_path / "all.tar")[f"{FOG}_samples.bin"])
+    np.testing.assert_array_equal(every, np.flatnonzero(labelled))
+
+
+def test_an_image_without_labels_cannot_be_sampled(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 6), 255, np.uint8)).save(file, "PNG")
+    truth = archive(tmp_path / "gt.tar", {f"{FOG}_gt_labelTrainIds.png": file.getvalue()})
+    with pytest.raises(DatasetError, match=r"_gt_labelTrainIds.png has no label that could be sampled$"):
+        write_samples(Path(truth), tmp_path / "s.tar")
+    assert not (tmp_path / "s.tar").exists()
+
+
 # ------------------------------------------------------------------ members
 
 
@@ -428,3 +457,49 @@ def test_the_means_are_those_of_the_definition() -> None:
     assert found["semantic_hmean"] == pytest.approx(means[0], abs=1e-12)
     assert found["ood_hmean"] == pytest.approx(means[1], abs=1e-12)
     assert found["bravo_index"] == pytest.approx(2 / (1 / means[0] + 1 / means[1]), abs=1e-12)
+
+
+# ------------------------------------------------------------------ report
+
+
+def test_the_report_of_bravo_takes_the_ground_truth(challenge: Bench, tmp_path: Path) -> None:
+    result = challenge.run("report", "--write", str(tmp_path / "r"), "--ground-truth", TRUTH, "--json", "-")
+    assert result.code == 0
+    found = {one["dataset"]: one for one in result.figures}
+    contents = members(TRUTH)
+
+    def mask(name: str) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(contents[name])))
+
+    synobjs = found["bravo_synobjs"]["by_image"]
+    assert len(synobjs) == 2
+    for image, said in synobjs.items():
+        stem = image.removesuffix(".png")
+        ids, invalid = mask(f"bravo_synobjs/{stem}_gt.png"), mask(f"bravo_synobjs/{stem}_mask.png") != 0
+        label = np.asarray(Image.open(challenge.predictions / "bravo_synobjs" / f"{stem}_pred.png"))
+        known = (ids != 255) & ~invalid
+        assert said["wrong"] == pytest.approx((label != ids)[known].mean(), abs=1e-12)
+    smiyc = found["bravo_SMIYC"]["scores"]
+    assert set(smiyc["bee"]) == {"images", "pixels", "auroc", "auprc", "fpr95"}
+    name = "bravo_SMIYC/RoadAnomaly21/images/validation0000"
+    other = "bravo_SMIYC/RoadObsticle21/images/validation_1"
+    foreign = np.concatenate([mask(f"{base}_labels_semantic.png").ravel() for base in (name, other)])
+    known = np.concatenate([mask(f"{base}_labels_semantic_fake.png").ravel() for base in (name, other)]) != 255
+    doubt = -np.concatenate(
+        [
+            np.asarray(Image.open(challenge.predictions / f"{base}_conf.png"), np.int64).ravel()
+            for base in (name, other)
+        ]
+    )
+    expected = sklearn.metrics.roc_auc_score(foreign[known] != 0, doubt[known])
+    assert smiyc["ensemble"]["auroc"] == pytest.approx(expected, abs=1e-9)
+
+    less = archive(tmp_path / "less.tar", without(TRUTH, "bravo_SMIYC"))
+    said = challenge.run("report", "--write", str(tmp_path / "s"), "--ground-truth", less).refusal()
+    assert said.startswith(f"{less}: knows no image of bravo_SMIYC; ")
+    small = dict(members(TRUTH))
+    small[f"{FOG}_gt_invIds.png"] = small["bravo_synobjs/armchair/1_mask.png"][:60]
+    other_tar = archive(tmp_path / "damaged.tar", small)
+    result = challenge.run("report", "--write", str(tmp_path / "s"), "--ground-truth", other_tar)
+    assert result.code == 1
+    assert f"{FOG.partition('/')[2]}" in result.err

@@ -25,7 +25,7 @@ SURFACE = {
     | {"--ground-truth", "--samples", "--submission"},
     "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit"},
     "render": (COMMON - {"--models"}) | {"--write", "--kinds", "--opacity", "--width", "--limit"},
-    "report": COMMON | {"--write", "--no-members", "--width", "--limit", "--processes"},
+    "report": COMMON | {"--write", "--no-members", "--ground-truth", "--width", "--limit", "--processes"},
     "submit": (COMMON - {"--models", "--datasets"}) | {"--samples", "--predictions", "--check"},
     "status": COMMON,
     "verify": COMMON | {"--repair"},

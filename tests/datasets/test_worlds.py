@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+import tarfile
 from functools import cache
 
 import numpy as np
@@ -15,6 +17,7 @@ from hmsa_pipeline.datasets.worlds import STYLES, Scene, draw_scene, write_bravo
 from hmsa_pipeline.datasets.worlds.canvas import NEAR, Camera, Canvas, noise
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 ROAD, SIDEWALK, BUILDING, VEGETATION, SKY = (
     CLASS_NAMES.index(name) for name in ("road", "sidewalk", "building", "vegetation", "sky")
@@ -197,6 +200,47 @@ def test_bravo_is_laid_out_as_the_challenge_is(tmp_path):
     for path in written:
         assert tuple(decode_image(path).shape[1:]) == read_size(path)
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == written
+
+
+def test_bravo_comes_with_its_ground_truth(tmp_path):
+    written = write_bravo(tmp_path / "a", size=(64, 128), each=2, truth=tmp_path / "gt.tar")
+    assert len(written) == len(set(written)) == 24
+    once = write_bravo(tmp_path / "b", size=(64, 128))
+    for path in once:
+        again = tmp_path / "a" / path.relative_to(tmp_path / "b")
+        assert again.read_bytes() == path.read_bytes()
+    with tarfile.open(tmp_path / "gt.tar") as tar:
+        masks = {
+            member.name: np.asarray(Image.open(io.BytesIO(tar.extractfile(member).read())))
+            for member in tar.getmembers()
+        }
+    assert list(masks) == sorted(masks) and len(masks) == 48
+    for path in written:
+        name = path.relative_to(tmp_path / "a").as_posix()
+        base, pair = next(
+            (name.removesuffix(ending), pair)
+            for ending, pair in (
+                ("_rgb_anon.png", ("_gt_labelTrainIds.png", "_gt_invIds.png")),
+                ("_leftImg8bit.png", ("_gt_labelTrainIds.png", "_gt_invIds.png")),
+                (".jpg", ("_labels_semantic_fake.png", "_labels_semantic.png")),
+                (".png", ("_gt.png", "_mask.png")),
+            )
+            if name.endswith(ending)
+        )
+        ids, invalid = (masks[f"{base}{ending}"] for ending in pair)
+        assert ids.shape == invalid.shape == read_size(path)
+        foreign = "SMIYC" in name or "synobjs" in name
+        assert invalid.any() == foreign, name
+        assert set(np.unique(invalid)) <= ({0, 255} if "synobjs" in name else {0, 1})
+        if "SMIYC" in name:
+            assert not ids.any()
+        else:
+            assert len(set(np.unique(ids)) - {255}) >= 5
+            # Behind what stands in the way lies something that has a class.
+            assert (ids[invalid != 0] != 255).all()
+    before = (tmp_path / "gt.tar").stat().st_mtime_ns
+    write_bravo(tmp_path / "a", size=(64, 128), each=2, truth=tmp_path / "gt.tar")
+    assert (tmp_path / "gt.tar").stat().st_mtime_ns == before
 
 
 def test_bravo_has_the_same_bytes_for_the_same_seed(tmp_path):
