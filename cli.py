@@ -1165,17 +1165,19 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", parser=_folder, help="Where everything of the demo goes.")
     ] = Path("demo"),
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of scenes and checkpoints.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of streets and first weights.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A small part of everything: to see that it works.")] = False,
 ) -> None:
-    """Run the main job on drawn street scenes.
+    """Take the whole way on drawn streets, in minutes.
 
-    Draws a dozen, makes seven small checkpoints, then runs dump, ensemble and status.
+    Draws seven schools and an exam, trains a small member in each, then runs dump, ensemble, evaluate, calibrate,
+    submit and report. Interrupted, it goes on where it was.
 
     Example: hmsa-pipeline demo --output demo
     """
     from .pipeline.demo import run_demo
 
-    code = run_demo(output, seed)
+    code = run_demo(output, seed, quick=quick)
     if code:
         raise typer.Exit(code)
 

@@ -1,83 +1,320 @@
-"""The walk a newcomer takes: drawn photographs and seven small checkpoints, then the commands of every day.
+"""The walk a newcomer takes: seven schools and one exam are drawn, and then the commands of every day do the rest.
 
-Each step runs as the command line that is printed before it, in a process of its own.
+Each step runs as the command line that is printed before it, in a process of its own. A step that was finished is not
+done again.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 import yaml
 
+from .. import __version__
+from ..datasets.sources import NAMES, source
 from ..datasets.worlds import write_bravo
 from ..errors import ManifestError, StoreError
-from ..files import write_text
-from ..models.checkpoint import save_checkpoint
-from ..models.registry import build
+from ..files import write_json, write_text
+from .bravo_files import SPLITS, write_samples
+from .journal import HISTORY
 from .manifest import SHIPPED
+from .train_plan import WEIGHTS
 
 ARCH = "hrnet_tiny_ocr_mscale"
-WEIGHTS = "seg_weights"
-STEPS = ("dump", "ensemble", "status")
+PAGE = "report/index.html"
 
 
-def run_demo(folder: Path, seed: int) -> int:
-    """Draw, save, and run the stages; the exit code of the first one that fails, else 0.
+@dataclass(frozen=True)
+class Extent:
+    """How much of everything there is.
+
+    Attributes:
+        train: frames of each school to learn from.
+        val: frames of each to score on and to calibrate with.
+        frames: their (height, width).
+        crop: what is cut out of them.
+        epochs: how often each is looked at.
+        exam: dozens of photographs.
+        photographs: (height, width) of most of them.
+    """
+
+    train: int
+    val: int
+    frames: tuple[int, int]
+    crop: tuple[int, int]
+    epochs: int
+    exam: int
+    photographs: tuple[int, int]
+
+
+WHOLE = Extent(train=40, val=4, frames=(144, 256), crop=(96, 160), epochs=16, exam=3, photographs=(144, 288))
+QUICK = Extent(train=4, val=2, frames=(64, 128), crop=(48, 64), epochs=1, exam=1, photographs=(64, 128))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One command line."""
+
+    words: tuple[str, ...]
+
+    @property
+    def line(self) -> str:
+        return f"hmsa-pipeline {shlex.join(self.words)}"
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """All that a demo consists of."""
+
+    folder: Path
+    seed: int
+    extent: Extent
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / "manifest.yaml"
+
+    @property
+    def truth(self) -> Path:
+        return self.folder / "data" / "bravo_GT.tar"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "data" / "bravo_SAMPLING.tar"
+
+    def school(self, name: str) -> Path:
+        """Where a member is trained."""
+        return self.folder / "schools" / name
+
+    def recipe(self, name: str) -> Path:
+        return self.folder / "schools" / f"{name}.yaml"
+
+    def draw(self) -> _Step:
+        extent = self.extent
+        size = "x".join(map(str, extent.frames))
+        numbers = ("--train", str(extent.train), "--val", str(extent.val), "--size", size, "--seed", str(self.seed))
+        return _Step(("datasets", "draw", "--output", str(self.folder / "data"), *numbers))
+
+    def train(self, name: str) -> _Step:
+        again = ("--resume",) if (self.school(name) / "checkpoints" / "last.pth").exists() else ()
+        return _Step(("train", "--manifest", str(self.recipe(name)), "--device", "cpu", *again))
+
+    def after(self) -> list[_Step]:
+        """What is done once there are members."""
+        own, warm = str(self.manifest), str(self.folder / "calibrated.yaml")
+        tars = ("--ground-truth", str(self.truth), "--samples", str(self.samples))
+        figures = [str(self.folder / f"{name}.json") for name in ("scores", "calibrated")]
+        return [
+            _Step(("dump", "--manifest", own)),
+            _Step(("ensemble", "--manifest", own)),
+            _Step(("evaluate", "--manifest", own, *tars, "--per-model", "--json", figures[0])),
+            _Step(("calibrate", "--manifest", own, "--write", warm)),
+            _Step(("ensemble", "--manifest", warm, "--overwrite")),
+            _Step(("evaluate", "--manifest", warm, *tars, "--per-model", "--json", figures[1])),
+            _Step(("submit", "--manifest", warm, *tars[2:], "--output", str(self.folder / "submission.tar"))),
+            _Step(("report", "--manifest", warm, *tars[:2], "--write", str(self.folder / "report"))),
+        ]
+
+
+def run_demo(folder: Path, seed: int, *, quick: bool = False) -> int:
+    """Draw, train, and run the stages; the exit code of the first one that fails, else 0.
 
     Args:
-        folder: where photographs (``bravo_1.0/``), checkpoints (``seg_weights/``), ``manifest.yaml`` and
-            results (``run/``) go. Run again with the same seed, nothing is made twice.
-        seed: of the scenes and of the checkpoints' random weights.
+        folder: where everything goes. Run again with the same seed, nothing is made twice.
+        seed: of the streets and of the members' first weights.
+        quick: whether a small part of everything will do.
 
     Raises:
         ManifestError: the folder holds another manifest.
         StoreError: the folder cannot be written.
     """
-    folder = folder.resolve()
-    path, text = folder / "manifest.yaml", _manifest(folder, seed)
+    walk = _Walk(folder.resolve(), seed, QUICK if quick else WHOLE)
+    text = _manifest(walk)
     try:
-        if path.exists() and path.read_bytes() != text.encode():
-            raise ManifestError(f"{path}: is not that of this demo and seed; choose another --output, or remove it")
-        print(f"drawing street scenes in {folder / 'bravo_1.0'}", flush=True)
-        write_bravo(folder / "bravo_1.0", seed=seed)
-        _save_checkpoints(folder, seed)
-        write_text(path, text)
+        if walk.manifest.exists() and walk.manifest.read_bytes() != text.encode():
+            raise ManifestError(
+                f"{walk.manifest}: is not that of this demo and seed; choose another --output, or remove it"
+            )
+        print(f"drawing an exam of the BRAVO challenge's kind in {walk.folder / 'data'}", flush=True)
+        extent = walk.extent
+        photographs = walk.folder / "data" / "bravo_1.0"
+        write_bravo(photographs, seed=seed, size=extent.photographs, each=extent.exam, truth=walk.truth)
+        if not walk.samples.exists():
+            write_samples(walk.truth, walk.samples)
+        for name in NAMES:
+            write_text(walk.recipe(name), _recipe(walk, name))
+        write_text(walk.manifest, text)
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from error
-    for step in STEPS:
-        command = [step, "--manifest", str(path)]
-        print(f"\n$ hmsa-pipeline {shlex.join(command)}", flush=True)
-        code = subprocess.run([sys.executable, "-P", "-m", "hmsa_pipeline.cli", *command], check=False).returncode
-        if code:
-            return code
-    predictions = folder / "run" / "predictions"
-    first = min(predictions.rglob("*_pred.png"))
-    print(f"\nlogits:      {folder / 'run' / 'logits'}\npredictions: {predictions}\nfor example: {first}")
-    print(f"\nEvery command runs again with --manifest {shlex.quote(str(path))}")
+        raise StoreError(f"{walk.folder}: cannot be written ({error.strerror}); choose another --output") from error
+    done = _Done(walk.folder / "steps.json")
+    code = _take(done, walk.draw()) or _school(done, walk)
+    for step in walk.after() if not code else ():
+        if code := _take(done, step):
+            break
+    if not code:
+        for line in _farewell(walk):
+            print(line)
+    return code
+
+
+class _Done:
+    """Which steps are finished, kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._steps: list[str] = json.loads(path.read_text(encoding="utf-8"))["steps"]
+        except (OSError, ValueError, KeyError, TypeError):
+            self._steps = []
+
+    def __contains__(self, step: str) -> bool:
+        return step in self._steps
+
+    def add(self, step: str) -> None:
+        """Remember it."""
+        self._steps.append(step)
+        write_json(self._path, {"version": __version__, "steps": self._steps})
+
+
+def _take(done: _Done, step: _Step) -> int:
+    """Run a step unless it is done; its exit code."""
+    if step.line in done:
+        print(f"\n$ {step.line}\ndone before", flush=True)
+        return 0
+    print(f"\n$ {step.line}", flush=True)
+    code = subprocess.run(_command(step), check=False).returncode
+    if not code:
+        done.add(step.line)
+    return code
+
+
+def _school(done: _Done, walk: _Walk) -> int:
+    """Train the members that are not there, as many at a time as there are cores; the first exit code but 0."""
+    left = [name for name in NAMES if f"trained {name}" not in done]
+    cores = len(os.sched_getaffinity(0))
+    crew = max(1, min(len(left), cores))
+    print(f"\ntraining {len(left)} of {len(NAMES)} members, {crew} at a time; each keeps a log", flush=True)
+    with ThreadPoolExecutor(crew) as pool:
+        for name, code in _in_turn(pool, [(walk, name, max(1, cores // crew)) for name in left]):
+            if code:
+                return code
+            done.add(f"trained {name}")
     return 0
 
 
-def _manifest(folder: Path, seed: int) -> str:
-    """The shipped BRAVO manifest at the size of the demo."""
+def _in_turn(pool: ThreadPoolExecutor, tasks: Sequence[tuple[_Walk, str, int]]) -> Iterator[tuple[str, int]]:
+    futures = [(task[1], pool.submit(_train, *task)) for task in tasks]
+    try:
+        for name, future in futures:
+            yield name, future.result()
+    finally:
+        for _, future in futures:
+            future.cancel()
+
+
+def _train(walk: _Walk, name: str, threads: int) -> int:
+    step = walk.train(name)
+    log = walk.school(name).with_suffix(".log")
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    with log.open("ab") as said:
+        ran = subprocess.run(_command(step), stdout=said, stderr=said, env=environment, check=False)
+    if ran.returncode:
+        last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+        print(f"$ {step.line}\nfailed: {' '.join(last)} ({log})", file=sys.stderr, flush=True)
+    else:
+        print(f"$ {step.line}\n  {_marks(walk, name)} ({log})", flush=True)
+    return ran.returncode
+
+
+def _marks(walk: _Walk, name: str) -> str:
+    """How a member does in its own school."""
+    history = json.loads((walk.school(name) / HISTORY).read_text(encoding="utf-8"))
+    return f"mIoU {100 * max(epoch['mean_iou'] or 0.0 for epoch in history):.1f} % on its own streets"
+
+
+def _command(step: _Step) -> list[str]:
+    return [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *step.words]
+
+
+def _farewell(walk: _Walk) -> list[str]:
+    """The table in which the ensemble leads, or does not, and where things lie."""
+    raw, warm = (json.loads((walk.folder / f"{name}.json").read_text()) for name in ("scores", "calibrated"))
+    wide = max(map(len, raw))
+    rows = [(name, _means(raw[name])) for name in raw]
+    rows.append(("calibrated", _means(warm["ensemble"])))
+    wide = max(wide, len("calibrated"))
+    lines = ["", "On the exam (means over its subsets):", f"{'':{wide}}   mIoU  AUROC    ECE"]
+    lines += [f"{name:{wide}}  " + "  ".join(f"{value:.3f}" for value in values) for name, values in rows]
+    return [
+        *lines,
+        "",
+        f"report:      {walk.folder / PAGE}",
+        f"predictions: {walk.folder / 'run' / 'predictions'}",
+        f"submission:  {walk.folder / 'submission.tar'}",
+        "",
+        f"Every command runs again with --manifest {shlex.quote(str(walk.manifest))}",
+    ]
+
+
+def _means(figures: dict[str, Any]) -> tuple[float, float, float]:
+    """mIoU, AUROC and ECE of a subject, each as the mean over the subsets that have it."""
+    found = []
+    for name in ("miou", "auroc", "ece"):
+        values = [value for key, value in figures.items() if key.endswith(f"_{name}_valid") and value is not None]
+        found.append(sum(values) / max(1, len(values)))
+    return found[0], found[1], found[2]
+
+
+# ------------------------------------------------------------------ files
+
+
+def _manifest(walk: _Walk) -> str:
+    """The shipped BRAVO manifest over what was drawn: the exam, and what each school kept for scoring."""
     manifest = yaml.safe_load((SHIPPED / "bravo.yaml").read_text(encoding="utf-8"))
-    manifest["output"] = str(folder / "run")
-    for member in manifest["models"]:
-        member |= {"arch": ARCH, "checkpoint": f"{WEIGHTS}/{_file_name(member['checkpoint'])}"}
-    for dataset in manifest["datasets"]:
-        dataset["root"] = f"bravo_1.0/{_file_name(dataset['root'])}"
-    return f"# The demo of hmsa-pipeline, seed {seed}.\n{yaml.safe_dump(manifest, sort_keys=False)}"
+    manifest["output"] = str(walk.folder / "run")
+    manifest["models"] = [
+        {"name": name, "source": name, "arch": ARCH, "checkpoint": f"schools/{name}/{WEIGHTS}"} for name in NAMES
+    ]
+    manifest["datasets"] = [
+        {"name": f"bravo_{split}", "type": "bravo", "root": f"data/bravo_1.0/bravo_{split}"} for split in SPLITS
+    ] + [
+        {"name": f"{name}_val", "type": name, "root": f"data/{source(name).folder}", "split": "val"} for name in NAMES
+    ]
+    head = f"# The demo of hmsa-pipeline, seed {walk.seed}{', quick' if walk.extent is QUICK else ''}.\n"
+    return head + yaml.safe_dump(manifest, sort_keys=False)
 
 
-def _save_checkpoints(folder: Path, seed: int) -> None:
-    manifest = yaml.safe_load((SHIPPED / "bravo.yaml").read_text(encoding="utf-8"))
-    for number, member in enumerate(manifest["models"]):
-        torch.manual_seed(1000 * seed + number)
-        save_checkpoint(folder / WEIGHTS / _file_name(member["checkpoint"]), build(ARCH), arch=ARCH)
-
-
-def _file_name(path: str) -> str:
-    return path.rpartition("/")[2]
+def _recipe(walk: _Walk, name: str) -> str:
+    """A short way from random weights to a member that knows something."""
+    extent = walk.extent
+    recipe = {
+        "version": 1,
+        "output": str(walk.school(name)),
+        "arch": ARCH,
+        "data": {"type": name, "root": f"../data/{source(name).folder}"},
+        "epochs": extent.epochs,
+        "global_batch": 2,  # small batches: many steps in a minute
+        "batch_size": 2,
+        "precision": "fp32",
+        "batch_norm": "local",
+        "dropout": 0.0,
+        "workers": 0,
+        "seed": walk.seed,
+        "augmentation": {"crop": list(extent.crop), "scale": [0.75, 1.5], "color_jitter": 0.25},
+        "sampling": {"class_uniform": 0.5, "tile": 64},
+        "loss": {"criterion": "rmi", "scales": 0.05},
+        "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.01},
+        "schedule": {"exponent": 1.0},
+        "validation": {"every": extent.epochs, "scales": [1.0]},
+    }
+    head = f"# A school of the demo of hmsa-pipeline: the tiny network on drawn streets like those of {name}.\n"
+    return head + yaml.safe_dump(recipe, sort_keys=False)

@@ -36,7 +36,7 @@ SURFACE = {
     | {"--init", "--arch", "--epochs", "--global-batch", "--batch-size", "--lr", "--optimizer", "--crop-size"}
     | {"--loss", "--seed", "--precision", "--batch-norm", "--activation-checkpointing", "--compile", "--workers"}
     | {"--set"},
-    "demo": {"--output", "-o", "--seed"},
+    "demo": {"--output", "-o", "--seed", "--quick"},
     "datasets list": {"NAME", "--json"},
     "datasets check": {
         "NAME",
