@@ -37,6 +37,10 @@ _TOGETHER = 2**16
 _STEPS = 50
 _ROUNDS = 60
 _DIGITS = 6
+# What is believed before anything is seen: numbers are within a factor of two or so of those of a network that learnt
+# by likelihood. An image is worth as many observations as things of some size stand on it.
+_SPREAD = math.log(2)
+_AN_IMAGE = 10
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,17 @@ class Pixels:
     Attributes:
         logits: (M, N, C) float16, of each member.
         labels: (N,) int64 train ids.
+        images: how many they are of; 0 if each stands for itself.
     """
 
     logits: Tensor
     labels: Tensor
+    images: int = 0
+
+    @property
+    def observations(self) -> float:
+        """How many independent ones they are worth: neighbours in a picture tell the same story."""
+        return self.images * _AN_IMAGE if self.images else math.inf
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,7 @@ def _gathered(images: Sequence[Labelled], chosen: Sequence[int], each: int, seed
         logits.append(z)
         labels.append(y)
         progress.advance()
-    found = Pixels(torch.cat(logits, 1), torch.cat(labels))
+    found = Pixels(torch.cat(logits, 1), torch.cat(labels), len(chosen))
     if not len(found.labels):
         pairs = first_few([images[number].pair.image for number in chosen], 2)
         raise DatasetError(
@@ -257,7 +268,9 @@ def fit(
 ) -> tuple[list[float], list[float]]:
     """The temperatures, and weights, of the ensemble of least negative log likelihood.
 
-    Found by L-BFGS from where the manifest stands and from each member's own best; the better end counts.
+    Found by L-BFGS from where the manifest stands and from each member's own best; the better end counts. A few
+    images do not say much about seven numbers: to their likelihood comes that of temperatures of about 1 and of about
+    equal weights (log-normal, a factor of two), which many images outvote.
 
     Args:
         pixels: to fit to.
@@ -300,7 +313,10 @@ def _descended(
             part = -log_chances(z, temperature(), level.log_softmax(0), y, mean_of_logits).sum() / len(pixels.labels)
             part.backward()
             total += part.detach()
-        return total
+        believed = heat.square().sum() + ((level - level.mean()).square().sum() if weights else 0.0)
+        prior = believed / (2 * _SPREAD**2 * pixels.observations)
+        prior.backward()
+        return total + prior.detach()
 
     optimiser.step(loss)
     reached = loss().item()

@@ -56,7 +56,7 @@ class Extent:
     photographs: tuple[int, int]
 
 
-WHOLE = Extent(train=40, val=4, frames=(144, 256), crop=(96, 160), epochs=16, exam=3, photographs=(144, 288))
+WHOLE = Extent(train=40, val=4, frames=(144, 256), crop=(96, 160), epochs=18, exam=3, photographs=(144, 288))
 QUICK = Extent(train=4, val=2, frames=(64, 128), crop=(48, 64), epochs=1, exam=1, photographs=(64, 128))
 
 
@@ -117,7 +117,7 @@ class _Walk:
             _Step(("dump", "--manifest", own)),
             _Step(("ensemble", "--manifest", own)),
             _Step(("evaluate", "--manifest", own, *tars, "--per-model", "--json", figures[0])),
-            _Step(("calibrate", "--manifest", own, "--write", warm)),
+            _Step(("calibrate", "--manifest", own, "--pixels", "100000", "--write", warm)),
             _Step(("ensemble", "--manifest", warm, "--overwrite")),
             _Step(("evaluate", "--manifest", warm, *tars, "--per-model", "--json", figures[1])),
             _Step(("submit", "--manifest", warm, *tars[2:], "--output", str(self.folder / "submission.tar"))),
@@ -312,7 +312,7 @@ def _recipe(walk: _Walk, name: str) -> str:
         "augmentation": {"crop": list(extent.crop), "scale": [0.75, 1.5], "color_jitter": 0.25},
         "sampling": {"class_uniform": 0.5, "tile": 64},
         "loss": {"criterion": "rmi", "scales": 0.05},
-        "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.01},
+        "optimizer": {"name": "adamw", "lr": 0.02, "weight_decay": 0.01},
         "schedule": {"exponent": 1.0},
         "validation": {"every": extent.epochs, "scales": [1.0]},
     }
