@@ -11,14 +11,14 @@ help:  ## what can be made
 $(VENV)/.core: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
-demo: $(VENV)/.core  ## set up, then run the main job on drawn street scenes
+demo: $(VENV)/.core  ## set up, then take the whole way on drawn streets
 	$(BIN)/hmsa-pipeline demo --output $(DEMO)
 
 test: $(VENV)/.test  ## set up, then run the test suite

@@ -683,7 +683,7 @@ def report(
         _failed(result.dataset, result.failed)
     _figures(json_file, [result.as_json() for result in results])
     failed = sum(len(result.failed) for result in results)
-    _say(json_file, f"{sum(len(result.exhibits) for result in results)} images, {failed} failed; {write / PAGE}")
+    _say(json_file, f"{sum(len(result.cards) for result in results)} images, {failed} failed; {write / PAGE}")
     _finish(False, failed)
 
 

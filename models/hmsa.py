@@ -93,7 +93,7 @@ class OCRNet(nn.Module):
         place = gather or images.device
         logits = torch.zeros((), device=place)
         for scale in scales:
-            scores = self.ocr(self.backbone(scale_images(images, scale))).scores
+            scores = self.ocr.infer(self.backbone.branches(scale_images(images, scale))).scores
             logits = logits + resize(scores.float().to(place), images.shape[-2:])
             # Else these would still take memory while the next scale runs.
             del scores
@@ -166,7 +166,8 @@ class HMSA(OCRNet):
     def _multi_scale(self, images: Tensor, scales: Sequence[float], gather: torch.device | None) -> Tensor:
         def outputs() -> Iterator[ScaleOutput]:
             for i, scale in enumerate(scales):
-                yield self._one_scale(images, scale, attend=i > 0, gather=gather)
+                below = scales[1] if i == 0 and len(scales) > 1 else None
+                yield self._one_scale(images, scale, attend=i > 0, gather=gather, below=below)
 
         return blend(outputs())
 
@@ -186,15 +187,33 @@ class HMSA(OCRNet):
         return ScaleOutput(scale, scores, attention), ScaleOutput(scale, auxiliary, attention)
 
     def _one_scale(
-        self, images: Tensor, scale: float, attend: bool = True, gather: torch.device | None = None
+        self,
+        images: Tensor,
+        scale: float,
+        attend: bool = True,
+        gather: torch.device | None = None,
+        below: float | None = None,
     ) -> ScaleOutput:
         place = gather or images.device
         scaled = scale_images(images, scale)
         size = scaled.shape[-2:]
-        out = self.ocr(self.backbone(scaled))
+        out = self.ocr.infer(self.backbone.branches(scaled))
         # In float32 from here on: under autocast, what follows would lose bits for no gain in speed.
         attention = resize(self.scale_attn(out.features).float().sigmoid().to(place), size) if attend else None
+        if below is not None:
+            size = self._shortcut(out.scores.shape[-2:], size, images.shape[-2:], below)
         return ScaleOutput(scale, resize(out.scores.float().to(place), size), attention)
+
+    @staticmethod
+    def _shortcut(scores: Sequence[int], size: Sequence[int], image: Sequence[int], below: float) -> list[int]:
+        """The size to enlarge the largest scale's scores to, which `blend` brings to that of the scale below.
+
+        Four times as large and then half of that is twice as large, in the bilinear sense and with corners not
+        aligned: the two samples that halving averages lie on one straight piece. So the largest maps need not exist.
+        """
+        smaller = [max(1, math.floor(side * below)) for side in image]
+        exact = all(2 * a == b and 4 * c == b for a, b, c in zip(smaller, size, scores, strict=True))
+        return smaller if exact and below >= 1 else list(size)
 
 
 def blend(outputs: Iterable[ScaleOutput]) -> Tensor:

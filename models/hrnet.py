@@ -20,6 +20,11 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, list(size), mode="bilinear", align_corners=False)
 
 
+def join(branches: Sequence[Tensor]) -> Tensor:
+    """All branches' channels, finest branch first, at its size."""
+    return torch.cat([resize(x, branches[0].shape[-2:]) for x in branches], dim=1)
+
+
 def conv_bn(
     in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1, relu: bool = True
 ) -> nn.Sequential:
@@ -170,6 +175,10 @@ class HRNet(nn.Module):
         self.stage4 = stage(4, modules[2])
 
     def forward(self, images: Tensor) -> Tensor:
+        return join(self.branches(images))
+
+    def branches(self, images: Tensor) -> list[Tensor]:
+        """What the last stage says at each resolution, finest first: (N, width * 2**i, about H / 4 / 2**i, ...)."""
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.relu(self.bn2(self.conv2(x)))
         xs = [self.layer1(x)]
@@ -180,4 +189,4 @@ class HRNet(nn.Module):
         ):
             # A new branch starts from the coarsest one there is.
             xs = stage([layer(x) for layer, x in zip(transition, [*xs, xs[-1]], strict=True)])
-        return torch.cat([resize(x, xs[0].shape[-2:]) for x in xs], dim=1)
+        return xs

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -187,11 +188,16 @@ class _Done:
 
 def _take(done: _Done, step: _Step) -> int:
     """Run a step unless it is done; its exit code."""
-    if step.line in done:
-        print(f"\n$ {step.line}\ndone before", flush=True)
-        return 0
     print(f"\n$ {step.line}", flush=True)
-    code = subprocess.run(_command(step), check=False).returncode
+    if step.line in done:
+        print("done before", flush=True)
+        return 0
+    process = _begun(step)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        _stop([process])
+        raise
     if not code:
         done.add(step.line)
     return code
@@ -203,46 +209,60 @@ def _school(done: _Done, walk: _Walk) -> int:
     cores = len(os.sched_getaffinity(0))
     crew = max(1, min(len(left), cores))
     print(f"\ntraining {len(left)} of {len(NAMES)} members, {crew} at a time; each keeps a log", flush=True)
-    with ThreadPoolExecutor(crew) as pool:
-        for name, code in _in_turn(pool, [(walk, name, max(1, cores // crew)) for name in left]):
-            if code:
-                return code
+    running: list[subprocess.Popen[bytes]] = []
+
+    def train(name: str) -> int:
+        step = walk.train(name)
+        log = walk.school(name).with_suffix(".log")
+        with log.open("ab") as said:
+            process = _begun(step, threads=max(1, cores // crew), out=said)
+            running.append(process)
+            code = process.wait()
+        if code:
+            last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
+            print(f"$ {step.line}\nfailed: {' '.join(last)} ({log})", file=sys.stderr, flush=True)
+        else:
             done.add(f"trained {name}")
+            print(f"$ {step.line}\n  {_marks(walk, name)} ({log})", flush=True)
+        return code
+
+    with ThreadPoolExecutor(crew) as pool:
+        futures = [pool.submit(train, name) for name in left]
+        try:
+            for future in futures:
+                if code := future.result():
+                    return code
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _stop(running)
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     return 0
 
 
-def _in_turn(pool: ThreadPoolExecutor, tasks: Sequence[tuple[_Walk, str, int]]) -> Iterator[tuple[str, int]]:
-    futures = [(task[1], pool.submit(_train, *task)) for task in tasks]
-    try:
-        for name, future in futures:
-            yield name, future.result()
-    finally:
-        for _, future in futures:
-            future.cancel()
+def _begun(step: _Step, *, threads: int | None = None, out: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+    """A step in a process of its own, which an interrupted terminal does not reach: it is told once, by `_stop`."""
+    environment = dict(os.environ)
+    if threads is not None:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *step.words]
+    return subprocess.Popen(command, stdout=out, stderr=out, env=environment, process_group=0)
 
 
-def _train(walk: _Walk, name: str, threads: int) -> int:
-    step = walk.train(name)
-    log = walk.school(name).with_suffix(".log")
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    with log.open("ab") as said:
-        ran = subprocess.run(_command(step), stdout=said, stderr=said, env=environment, check=False)
-    if ran.returncode:
-        last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
-        print(f"$ {step.line}\nfailed: {' '.join(last)} ({log})", file=sys.stderr, flush=True)
-    else:
-        print(f"$ {step.line}\n  {_marks(walk, name)} ({log})", flush=True)
-    return ran.returncode
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Let them finish what is in hand and wait for it; another interruption leaves them to themselves."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    for process in processes:
+        process.wait()
 
 
 def _marks(walk: _Walk, name: str) -> str:
     """How a member does in its own school."""
     history = json.loads((walk.school(name) / HISTORY).read_text(encoding="utf-8"))
     return f"mIoU {100 * max(epoch['mean_iou'] or 0.0 for epoch in history):.1f} % on its own streets"
-
-
-def _command(step: _Step) -> list[str]:
-    return [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *step.words]
 
 
 def _farewell(walk: _Walk) -> list[str]:

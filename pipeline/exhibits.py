@@ -29,7 +29,7 @@ from torch import Tensor
 from ..datasets.pairs import Pair
 from ..datasets.pixels import decode_rgb
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
-from ..errors import DatasetError, StoreError, disk_error
+from ..errors import DatasetError, DiskError, StoreError, disk_error
 from ..files import atomic_path, write_bytes, write_text
 from .colours import heated, sureness
 from .counts import CLASSES, Counts
@@ -82,20 +82,20 @@ class Room:
 
 
 @dataclass
-class Exhibit:
-    """What is known of one image.
+class Card:
+    """What a page tells of one image.
 
     Attributes:
-        key: the name of its folder of pictures; another one if anything that it is made of changed.
+        key: the name of its folder of pictures; another one if anything changed that it is made of.
         size: (height, width).
         layers: which pictures there are besides the photograph.
         confidence: mean, 0 to 1.
         disagreement: mean over the pairs of members of the share of pixels they disagree about; None without pairs.
         information: mean mutual information in nats; None without pairs.
         classes: train ids that are predicted or labelled on at least 0.05 % of the pixels.
-        counts: by subject (the ensemble, members); empty without labels.
-        histogram: (64,) int64 pixels by the ensemble's confidence.
-        disputes: (M, M) int64: pixels of which two members say another class.
+        ood: whether its labels say what is out of distribution.
+        wrong: how bad the ensemble is here, 0 to 1: the share of labelled pixels that are wrong, or, if ``ood``, the
+            false positives at 95 % true ones; None where nobody knows.
     """
 
     key: str
@@ -105,45 +105,69 @@ class Exhibit:
     disagreement: float | None
     information: float | None
     classes: list[int]
+    ood: bool = False
+    wrong: float | None = None
+
+    @property
+    def pixels(self) -> int:
+        """How many it has."""
+        return self.size[0] * self.size[1]
+
+
+@dataclass
+class Exhibit:
+    """What is known of one image.
+
+    Attributes:
+        card: what is told of it.
+        counts: by subject (the ensemble, members); empty without labels.
+        histogram: (64,) int64 pixels by the ensemble's confidence.
+        disputes: (M, M) int64: pixels of which two members say another class.
+    """
+
+    card: Card
     counts: dict[str, Counts] = field(default_factory=dict)
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     disputes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
 
-    @property
-    def wrong(self) -> float | None:
-        """How bad the ensemble is here, 0 to 1; None where nobody knows.
 
-        The share of labelled pixels that are wrong; if the labels say what is out of distribution, the false
-        positives at 95 % true ones.
-        """
-        if ENSEMBLE not in self.counts:
-            return None
-        found = self.counts[ENSEMBLE]
-        figures = defined(found.figures())
-        if found.ood:
-            return figures["fpr95"]
-        return None if figures["accuracy"] is None else 1 - figures["accuracy"]
+def _how_wrong(found: Counts) -> float | None:
+    figures = defined(found.figures())
+    if found.ood:
+        return figures["fpr95"]
+    return None if figures["accuracy"] is None else 1 - figures["accuracy"]
 
 
-def show(room: Room, item: tuple[str, Pair | None]) -> Exhibit | str:
-    """Look at one image and draw its pictures, unless that was done; or why it cannot be.
+def made_before(room: Room, item: tuple[str, Pair | None]) -> Exhibit | None:
+    """What was made of an image when nothing of it was different; None if there is nothing, or nothing whole."""
+    try:
+        return _load(room.folder / PICTURES / _key(room, *item))
+    except OSError:
+        return None
+
+
+def show(rooms: Sequence[Room], item: tuple[int, tuple[str, Pair | None]]) -> Exhibit | str:
+    """Look at one image and draw its pictures; or why it cannot be.
 
     Args:
-        room: its dataset.
-        item: its path in the dataset, and which mask it has.
+        rooms: the datasets.
+        item: which of them; the image's path in it, and which mask it has.
 
     Raises:
         DiskError: a picture cannot be written.
     """
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)  # there are as many processes as cores
+    room, (image, pair) = rooms[item[0]], item[1]
     try:
-        folder = room.folder / PICTURES / _key(room, *item)
+        folder = room.folder / PICTURES / _key(room, image, pair)
         try:
-            return _load(folder) or _made(room, *item, folder)
+            return _made(room, image, pair, folder)
         except OSError as error:
             raise disk_error(folder, error) from error
     except (DatasetError, StoreError) as error:
+        if isinstance(error, DiskError):
+            raise
         return str(error)
 
 
@@ -179,7 +203,7 @@ def _made(room: Room, image: str, pair: Pair | None, folder: Path) -> Exhibit:
     seen = np.bincount(label.ravel(), minlength=256)
     if truth is not None and room.truth and not room.truth.ood:
         seen = np.maximum(seen, np.bincount(truth.ravel(), minlength=256))
-    made = Exhibit(
+    card = Card(
         folder.name,
         size,
         [],
@@ -187,10 +211,14 @@ def _made(room: Room, image: str, pair: Pair | None, folder: Path) -> Exhibit:
         None,
         None,
         np.flatnonzero(seen[:CLASSES] >= max(1, _SHOWN * label.size)).tolist(),
+    )
+    made = Exhibit(
+        card,
         histogram=np.bincount((confidence.ravel() >> 10).astype(np.int64), minlength=BINS),
     )
     if truth is not None and room.truth:
         made.counts[ENSEMBLE] = room.truth.count(label, confidence, truth)
+        card.ood, card.wrong = room.truth.ood, _how_wrong(made.counts[ENSEMBLE])
     information = _members(room, image, truth, made) if room.members else None
     _draw(room, folder, made, photograph, label, confidence, truth, information)
     _save(folder, made)
@@ -202,10 +230,10 @@ def _members(room: Room, image: str, truth: np.ndarray | None, made: Exhibit) ->
     stores = [opened(path) for _, path in room.members]
     rows = [store.index[image] for store in stores]
     entry = stores[0].images[rows[0]]
-    if made.size != (entry.height, entry.width):
+    if made.card.size != (entry.height, entry.width):
         raise DatasetError(
             f"{stores[0].path}: holds {image} as {entry.height}x{entry.width}, its prediction is "
-            f"{made.size[0]}x{made.size[1]}; fuse it again"
+            f"{made.card.size[0]}x{made.card.size[1]}; fuse it again"
         )
     members = [member for member, _ in room.members]
     strips = [_strip(stores, rows, members, room.functions, start, stop) for start, stop in stores[0].strips(rows[0])]
@@ -222,8 +250,8 @@ def _members(room: Room, image: str, truth: np.ndarray | None, made: Exhibit) ->
     information = np.concatenate([strip[2] for strip in strips])
     pairs = len(members) * (len(members) - 1)
     made.disputes = disputes
-    made.disagreement = float(disputes.sum() / pairs / labels[0].size)
-    made.information = float(information.mean(dtype=np.float64))
+    made.card.disagreement = float(disputes.sum() / pairs / labels[0].size)
+    made.card.information = float(information.mean(dtype=np.float64))
     return information
 
 
@@ -281,17 +309,17 @@ def _draw(
     _picture(folder / "thumb.jpg", Image.fromarray(photograph), min(_THUMB, label.shape[1]))
     _picture(folder / "prediction.png", _indexed(label, PALETTE), width)
     _picture(folder / "confidence.jpg", Image.fromarray(heated(sure)), width)
-    made.layers += ["prediction", "confidence"]
+    made.card.layers += ["prediction", "confidence"]
     if information is not None:
         _picture(folder / "disagreement.jpg", Image.fromarray(heated(information / TWO_CAMPS)), width)
-        made.layers.append("disagreement")
+        made.card.layers.append("disagreement")
     if truth is not None and room.truth and room.truth.ood:
         _picture(folder / "foreign.png", _indexed(_foreign(truth), (_FOREIGN, _UNKNOWN)), width)
-        made.layers.append("foreign")
+        made.card.layers.append("foreign")
     elif truth is not None:
         _picture(folder / "errors.png", _indexed(_errors(label, truth), (_WRONG, _UNKNOWN)), width)
         _picture(folder / "labels.png", _indexed(truth, PALETTE), width)
-        made.layers += ["errors", "labels"]
+        made.card.layers += ["errors", "labels"]
     values: dict[str, Any] = {"prediction": label, "confidence": np.rint(sure * 255).astype(np.uint8)}
     if information is not None:
         values["disagreement"] = np.rint(information.clip(0, 2.55) * 100).astype(np.uint8)
@@ -353,15 +381,14 @@ def _values(key: str, values: dict[str, np.ndarray]) -> str:
 
 def _save(folder: Path, made: Exhibit) -> None:
     """Written last: whoever finds it finds the pictures, too."""
-    said = asdict(made)
-    arrays = {name: said.pop(name) for name in ("histogram", "disputes")}
-    counts = said.pop("counts")
+    said = asdict(made.card)
+    arrays: dict[str, Any] = {"histogram": made.histogram, "disputes": made.disputes}
     said["counts"] = {
-        name: {"ood": one["ood"], "images": one["images"], "number": number}
-        for number, (name, one) in enumerate(counts.items())
+        name: {"ood": one.ood, "images": one.images, "number": number}
+        for number, (name, one) in enumerate(made.counts.items())
     }
-    for number, one in enumerate(counts.values()):
-        arrays |= {f"confusion{number}": one["confusion"], f"levels{number}": one["levels"].astype(np.uint32)}
+    for number, one in enumerate(made.counts.values()):
+        arrays |= {f"confusion{number}": one.confusion, f"levels{number}": one.levels.astype(np.uint32)}
     with atomic_path(folder / _DONE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, said=np.array(json.dumps(said)), **arrays)
 
@@ -381,7 +408,7 @@ def _load(folder: Path) -> Exhibit | None:
                 for name, one in said.pop("counts").items()
             }
             said["size"] = tuple(said["size"])
-            return Exhibit(**said, counts=counts, histogram=arrays["histogram"], disputes=arrays["disputes"])
+            return Exhibit(Card(**said), counts, histogram=arrays["histogram"], disputes=arrays["disputes"])
     except (FileNotFoundError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
 

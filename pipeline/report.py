@@ -30,7 +30,7 @@ from ..errors import HmsaError, disk_error
 from ..files import write_bytes, write_json, write_text
 from . import plots
 from .counts import Counts
-from .exhibits import CLASS_LEGEND, PICTURES, Exhibit, Room, show
+from .exhibits import BINS, CLASS_LEGEND, PICTURES, Card, Exhibit, Room, made_before, show
 from .manifest import Manifest
 from .members import ENSEMBLE, placed, weighed
 from .metrics import defined, shown
@@ -75,40 +75,42 @@ class Shown:
     Attributes:
         dataset: its name.
         members: names of those that were looked at.
-        exhibits: by image.
+        cards: by image.
+        counts: by subject, over all images; empty without labels.
+        histogram: pixels by the ensemble's confidence, (64,) int64.
         failed: images that could not be looked at -> reasons.
     """
 
     dataset: str
     members: list[str]
-    exhibits: dict[str, Exhibit] = field(default_factory=dict)
+    cards: dict[str, Card] = field(default_factory=dict)
+    counts: dict[str, Counts] = field(default_factory=dict)
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     failed: dict[str, str] = field(default_factory=dict)
+    _disputed: np.ndarray | None = None
 
-    @property
-    def counts(self) -> dict[str, Counts]:
-        """By subject, over all images; empty without labels."""
-        total: dict[str, Counts] = {}
-        for exhibit in self.exhibits.values():
-            for name, counted in exhibit.counts.items():
-                total.setdefault(name, Counts(counted.ood)).__iadd__(counted)
-        return total
-
-    @property
-    def histogram(self) -> np.ndarray:
-        """Pixels by the ensemble's confidence, (64,) int64."""
-        return sum((e.histogram for e in self.exhibits.values()), np.zeros(64, np.int64))
+    def add(self, image: str, found: Exhibit | str) -> None:
+        """Count one image more; what is large of it is not kept."""
+        if isinstance(found, str):
+            self.failed[image] = found
+            return
+        self.cards[image] = found.card
+        self.histogram += found.histogram
+        for name, counted in found.counts.items():
+            self.counts.setdefault(name, Counts(counted.ood)).__iadd__(counted)
+        if found.card.disagreement is not None:
+            self._disputed = found.disputes if self._disputed is None else self._disputed + found.disputes
 
     @property
     def disputes(self) -> np.ndarray | None:
         """Share of the pixels of which two members say another class, (M, M); None with fewer than two members."""
-        found = [(e.disputes, e.size[0] * e.size[1]) for e in self.exhibits.values() if e.disagreement is not None]
-        if not found:
+        if self._disputed is None:
             return None
-        return sum((counts for counts, _ in found), np.zeros_like(found[0][0])) / sum(pixels for _, pixels in found)
+        return self._disputed / sum(card.pixels for card in self.cards.values())
 
     def mean(self, name: str) -> float | None:
         """The mean over pixels of a figure that every image has; None if it is not known."""
-        known = [(getattr(e, name), e.size[0] * e.size[1]) for e in self.exhibits.values()]
+        known = [(getattr(card, name), card.pixels) for card in self.cards.values()]
         if not known or any(value is None for value, _ in known):
             return None
         return sum(value * pixels for value, pixels in known) / sum(pixels for _, pixels in known)
@@ -118,7 +120,7 @@ class Shown:
         disputes = self.disputes
         return {
             "dataset": self.dataset,
-            "images": len(self.exhibits),
+            "images": len(self.cards),
             "scores": {name: defined(counts.figures()) for name, counts in self.counts.items()},
             "confidence": self.mean("confidence"),
             "disagreement": self.mean("disagreement"),
@@ -132,7 +134,7 @@ class Shown:
                     "disagreement": e.disagreement,
                     "information": e.information,
                 }
-                for image, e in self.exhibits.items()
+                for image, e in self.cards.items()
             },
             "failed": self.failed,
         }
@@ -219,22 +221,28 @@ def report(chapters: Sequence[Chapter], manifest: Manifest, processes: int | Non
         DiskError: a file cannot be written.
     """
     folder = chapters[0].room.folder
-    found = []
-    with Progress(sum(len(chapter.items) for chapter in chapters)) as progress:
-        for chapter in chapters:
-            progress.job(chapter.room.dataset, len(chapter.items))
-            one = Shown(chapter.room.dataset, [member.name for member, _ in chapter.room.members])
-            looked = map_files(partial(show, chapter.room), chapter.items, processes, together=1)
-            for (image, _), exhibit in zip(chapter.items, looked, strict=True):
-                if isinstance(exhibit, str):
-                    one.failed[image] = exhibit
-                else:
-                    one.exhibits[image] = exhibit
-                progress.advance()
-            found.append(one)
+    rooms = [chapter.room for chapter in chapters]
+    found = [Shown(room.dataset, [member.name for member, _ in room.members]) for room in rooms]
+    left = []
+    for number, chapter in enumerate(chapters):
+        for item in chapter.items:
+            if before := made_before(chapter.room, item):
+                found[number].add(item[0], before)
+            else:
+                left.append((number, item))
+    # One crew for all datasets: processes take seconds to start.
+    with Progress(len(left)) as progress:
+        progress.job("pictures", len(left))
+        for (number, (image, _)), exhibit in zip(
+            left, map_files(partial(show, rooms), left, processes, together=1), strict=True
+        ):
+            found[number].add(image, exhibit)
+            progress.advance()
+    for one, chapter in zip(found, chapters, strict=True):
+        one.cards = {image: one.cards[image] for image, _ in chapter.items if image in one.cards}
     try:
         _write(folder, manifest, found)
-        _forget(folder, {e.key for one in found for e in one.exhibits.values()})
+        _forget(folder, {card.key for one in found for card in one.cards.values()})
     except OSError as error:
         raise disk_error(folder, error) from error
     return found
@@ -255,7 +263,8 @@ def _write(folder: Path, manifest: Manifest, found: Sequence[Shown]) -> None:
         manifest=manifest.to_yaml(),
         functions=manifest.ensemble,
         members=[member.name for member in weighed(manifest)],
-        images=sum(len(one.exhibits) for one in found),
+        images=sum(len(one.cards) for one in found),
+        overview=_overview(found),
         summary=[_summary(one) for one in found],
         chapters=[{"dataset": one.dataset, "plots": _plots(folder, number, one)} for number, one in enumerate(found)],
         failed=[(one.dataset, image, reason) for one in found for image, reason in one.failed.items()],
@@ -274,6 +283,33 @@ def _forget(folder: Path, keys: set[str]) -> None:
             shutil.rmtree(old)
 
 
+def _overview(found: Sequence[Shown]) -> dict[str, Any] | None:
+    """mIoU of every subject on every dataset that has classes, and its mean; None if there are not two of them."""
+    scores = {
+        one.dataset: {name: counts.figures()["miou"] for name, counts in one.counts.items()}
+        for one in found
+        if one.counts and not one.counts[ENSEMBLE].ood
+    }
+    if len(scores) < 2:
+        return None
+    subjects = list(next(iter(scores.values())))
+    columns = [{name: float(np.mean([row[name] for row in scores.values()])) for name in subjects}, *scores.values()]
+    best = [max((v for v in column.values() if not np.isnan(v)), default=None) for column in columns]
+    return {
+        "datasets": list(scores),
+        "rows": [
+            {
+                "subject": name,
+                "cells": [
+                    (shown(column[name]), len(subjects) > 1 and column[name] == top)
+                    for column, top in zip(columns, best, strict=True)
+                ],
+            }
+            for name in subjects
+        ],
+    }
+
+
 def _summary(one: Shown) -> dict[str, Any]:
     """The dataset's rows of the table, as texts; the best of each figure is marked."""
     figures = {name: counts.figures() for name, counts in one.counts.items()}
@@ -286,7 +322,7 @@ def _summary(one: Shown) -> dict[str, Any]:
     disagreement = one.mean("disagreement")
     return {
         "dataset": one.dataset,
-        "images": len(one.exhibits),
+        "images": len(one.cards),
         "columns": [_TITLES[name] for name in names],
         "rows": [
             {
@@ -341,17 +377,17 @@ def _cards(one: Shown) -> list[Mapping[str, Any]]:
     """What the gallery knows of each image."""
     return [
         {
-            "key": e.key,
+            "key": card.key,
             "name": image,
             "dataset": one.dataset,
-            "size": [e.size[1], e.size[0]],
-            "layers": e.layers,
-            "wrong": e.wrong,
-            "ood": bool(e.counts) and e.counts[ENSEMBLE].ood,
-            "confidence": e.confidence,
-            "disagreement": e.disagreement,
-            "information": e.information,
-            "classes": e.classes,
+            "size": [card.size[1], card.size[0]],
+            "layers": card.layers,
+            "wrong": card.wrong,
+            "ood": card.ood,
+            "confidence": card.confidence,
+            "disagreement": card.disagreement,
+            "information": card.information,
+            "classes": card.classes,
         }
-        for image, e in one.exhibits.items()
+        for image, card in one.cards.items()
     ]

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hmsa_pipeline.datasets.layouts import list_images
+from hmsa_pipeline.datasets.sources import NAMES
+from hmsa_pipeline.pipeline import demo
 from PIL import Image
 
+from .bench import files, run
 
-def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+README = Path(__file__).parents[2] / "README.md"
+
+
+def _run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("demo") / "with a space"
-    result = _run("demo", "--output", folder)
+    root = tmp_path_factory.mktemp("with a space")
+    result = _run("demo", "--quick", cwd=root)
     assert result.returncode == 0, result.stderr
-    return folder, result.stdout
+    return root / "demo", result.stdout
 
 
 def test_every_drawn_photograph_has_a_class_map_and_a_confidence(walked: tuple[Path, str]) -> None:
     folder, _ = walked
-    images = list_images(folder / "bravo_1.0", "bravo")
+    images = list_images(folder / "data" / "bravo_1.0", "bravo")
     assert len(images) >= 12
     for image in images:
         stem = (folder / "run" / "predictions" / image.path).with_suffix("")
-        with Image.open(folder / "bravo_1.0" / image.path) as photograph:
+        with Image.open(folder / "data" / "bravo_1.0" / image.path) as photograph:
             size = photograph.size
         for ending, dtype in (("_pred.png", np.uint8), ("_conf.png", np.uint16)):
             with Image.open(f"{stem}{ending}") as picture:
@@ -41,18 +53,68 @@ def test_every_drawn_photograph_has_a_class_map_and_a_confidence(walked: tuple[P
 
 def test_it_says_what_it_runs_and_where_the_results_lie(walked: tuple[Path, str]) -> None:
     folder, said = walked
-    for command in ("dump", "ensemble", "status"):
-        assert f"$ hmsa-pipeline {command} --manifest '{folder / 'manifest.yaml'}'" in said
-    assert str(folder / "run" / "predictions") in said
+    commands = [line.removeprefix("$ hmsa-pipeline ") for line in said.splitlines() if line.startswith("$ ")]
+    names = [command.split()[0] for command in commands]
+    after = ["dump", "ensemble", "evaluate", "calibrate", "ensemble", "evaluate", "submit", "report"]
+    assert names == ["datasets", *["train"] * 7, *after]
+    assert shlex.split(commands[8]) == ["dump", "--manifest", str(folder / "manifest.yaml")]
+    for name in NAMES:
+        assert f"train --manifest '{folder}/schools/{name}.yaml'" in said
+        assert (folder / "schools" / f"{name}.log").read_text().rstrip().endswith("the best of 1 epochs")
+    for name in ("report/index.html", "submission.tar", "run/predictions"):
+        assert str(folder / name) in said
+        assert (folder / name).exists()
+
+
+def test_the_table_at_the_end(walked: tuple[Path, str]) -> None:
+    folder, said = walked
+    lines = said[said.index("On the exam") :].splitlines()
+    assert lines[1].split() == ["mIoU", "AUROC", "ECE"]
+    rows = {line.split()[0]: list(map(float, line.split()[1:])) for line in lines[2:11]}
+    assert list(rows) == ["ensemble", *NAMES, "calibrated"]
+    scores: dict[str, Any] = json.loads((folder / "scores.json").read_text())
+    for subject in ("ensemble", "gta5"):
+        known = [v for k, v in scores[subject].items() if k.endswith("_miou_valid")]
+        assert len(known) == 8
+        assert rows[subject][0] == pytest.approx(np.mean(known), abs=5.1e-4)
+
+
+def test_what_was_done_is_not_done_again(walked: tuple[Path, str]) -> None:
+    folder, _ = walked
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    result = _run("demo", "--quick", cwd=folder.parent)
+    assert result.returncode == 0
+    assert result.stdout.count("done before") == 9
+    assert "training 0 of 7 members" in result.stdout
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert changed <= {f"{name}.yaml" for name in (*NAMES, "manifest")}
 
 
 def test_its_manifest_runs_by_hand_and_finds_everything_done(walked: tuple[Path, str]) -> None:
     folder, _ = walked
-    manifest = folder / "manifest.yaml"
+    manifest = folder / "calibrated.yaml"
     assert "nothing to do" in _run("dump", "--manifest", manifest).stdout
     assert "nothing to do" in _run("ensemble", "--manifest", manifest).stdout
     checked = _run("manifest", "check", "--manifest", manifest)
     assert (checked.returncode, checked.stdout.count("MISSING")) == (0, 0)
+
+
+def test_the_readmes_commands_on_the_demos_output(walked: tuple[Path, str]) -> None:
+    """Each as it stands there, in a folder that holds ``demo/``."""
+    folder, _ = walked
+    section = README.read_text().partition("## What it is worth")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", "").splitlines() if "demo/" in line]
+    names = set()
+    for line in lines:
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        assert words[0] == "hmsa-pipeline"
+        result = _run(*words[1:], cwd=folder.parent)
+        assert result.returncode == 0, (line, result.stderr)
+        names.add(words[1])
+    assert names == {"evaluate", "calibrate", "submit", "report", "render"}
+    assert (folder.parent / "report" / "index.html").is_file()
 
 
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -62,3 +124,116 @@ def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> 
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+# ------------------------------------------------------------------ cut short
+
+
+class Steps:
+    """Stands for the processes of the steps; the n-th one, counted from 0, ends with a code or an interruption."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stop: int, how: int | None) -> None:
+        self.words: list[list[str]] = []
+        self._stop, self._how = stop, how
+        self.signals: list[int] = []
+        monkeypatch.setattr(demo.subprocess, "Popen", self)
+        monkeypatch.setattr(demo.os, "sched_getaffinity", lambda _: {0})
+        monkeypatch.setattr(demo, "_marks", lambda *_: "trained")
+        monkeypatch.setattr(demo, "_farewell", lambda _: ["the end"])
+
+    def __call__(self, command: list[str], **_: Any) -> Steps:
+        self.words.append(command[4:])
+        return self
+
+    def poll(self) -> None:
+        return None
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+
+    def wait(self) -> int:
+        if len(self.words) - 1 != self._stop or self.signals:
+            return 0
+        if self._how is None:
+            raise KeyboardInterrupt
+        return self._how
+
+
+def test_a_step_that_fails_ends_the_walk_and_is_the_first_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("demo", "--quick", "--output", str(tmp_path / "demo"))
+    with monkeypatch.context() as patch:
+        first = Steps(patch, 9, 1)
+        assert run(*options).code == 1
+    assert [words[0] for words in first.words] == ["datasets", *["train"] * 7, "dump", "ensemble"]
+    with monkeypatch.context() as patch:
+        second = Steps(patch, -1, 0)
+        result = run(*options)
+    assert (result.code, result.out.splitlines()[-1]) == (0, "the end")
+    assert second.words[0] == first.words[-1]
+    assert [words[0] for words in second.words[1:]] == [
+        "evaluate",
+        "calibrate",
+        "ensemble",
+        "evaluate",
+        "submit",
+        "report",
+    ]
+
+
+def test_a_member_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("demo", "--quick", "--output", str(tmp_path / "demo"))
+    with monkeypatch.context() as patch:
+        first = Steps(patch, 3, 2)
+        result = run(*options)
+    assert result.code == 2
+    assert f"{tmp_path}/demo/schools/{NAMES[2]}.log" in result.err
+    assert "dump" not in [words[0] for words in first.words]
+    with monkeypatch.context() as patch:
+        second = Steps(patch, -1, 0)
+        assert run(*options).code == 0
+    assert f"{tmp_path}/demo/schools/{NAMES[2]}.yaml" in second.words[0]
+
+
+def test_an_interruption_is_passed_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        steps = Steps(patch, 8, None)
+        result = run("demo", "--quick", "--output", str(tmp_path / "demo"))
+    assert result.code == 130
+    assert steps.words[-1][0] == "dump"
+    assert steps.signals == [signal.SIGINT]
+    assert result.err.splitlines()[-1].endswith("run the same command again to go on")
+
+
+def test_interrupted_in_school_it_goes_on_there(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", "demo", "--quick", "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    logs = [tmp_path / "schools" / f"{name}.log" for name in NAMES]
+    while not any(log.exists() and log.stat().st_size for log in logs):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _out, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted: what is complete is kept; run the same command again to go on"
+    # Nobody is left working.
+    there = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in there
+    assert not list(tmp_path.rglob("*.partial"))
+    steps = json.loads((tmp_path / "steps.json").read_text())["steps"]
+    assert any("datasets draw" in step for step in steps)
+    assert not any("dump" in step for step in steps)
+    assert (tmp_path / "data" / "bravo_GT.tar").is_file()
+
+
+def test_another_seed_is_another_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("demo", "--quick", "--output", str(tmp_path / "demo"))
+    with monkeypatch.context() as patch:
+        Steps(patch, 0, 1)
+        assert run(*options).code == 1
+        before = files(tmp_path)
+        for other in (("--seed", "1"), ()):
+            said = run(*(options if other else ("demo", "--output", str(tmp_path / "demo"))), *other).refusal()
+            assert said.startswith(f"{tmp_path}/demo/manifest.yaml: is not that of this demo and seed; ")
+    assert files(tmp_path) == before

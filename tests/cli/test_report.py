@@ -19,7 +19,7 @@ from hmsa_pipeline.pipeline.store import LogitStore
 from PIL import Image
 
 from .bench import Bench, files, run
-from .test_evaluate import odd, predicted, scored, truth
+from .test_evaluate import ROOT, odd, predicted, scored, truth
 
 __all__ = ["odd", "scored"]
 
@@ -199,6 +199,21 @@ def test_pictures_show_what_they_should(told: tuple[Bench, Path]) -> None:
         assert np.array_equal(grids["prediction"], label)
         assert np.array_equal(grids["truth"], known)
         assert np.abs(grids["confidence"] / 255 - confidence / 65536).max() < 0.0025
+
+
+def test_the_overview_of_several_datasets(scored: Bench, tmp_path: Path) -> None:
+    bench = scored.copy(tmp_path / "bench")
+    root = f"photos/{ROOT}"
+    bench.tree["datasets"].append({"name": "again", "type": "cityscapes", "root": root, "split": "train"})
+    bench.save()
+    assert (bench.run("dump").code, bench.run("ensemble").code) == (0, 0)
+    assert bench.run("report", "--write", str(tmp_path / "r")).code == 0
+    words = Page(tmp_path / "r").words
+    begin = words.index("mIoU over all datasets")
+    assert words[begin + 1 : begin + 5] == ["subject", "mean", "city", "again"]
+    city, again = (one["scores"]["bee"]["miou"] for one in figures(tmp_path / "r"))
+    row = words[words.index("bee", begin) :]
+    assert row[:4] == ["bee", f"{(city + again) / 2:.4f}", f"{city:.4f}", f"{again:.4f}"]
 
 
 def test_large_pictures_are_reduced(finished: Bench, tmp_path: Path) -> None:

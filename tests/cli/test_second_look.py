@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hmsa_pipeline.pipeline import demo
 from PIL import Image
 
-from .bench import Bench, changed, files, run, stored
+from .bench import Bench, changed, run, stored
 from .test_wrong_input import refused
 
 GARDEN = ("--datasets", "garden")
@@ -129,23 +126,6 @@ def test_the_demo_leaves_somebody_elses_manifest_alone(tmp_path: Path, content: 
 
 def test_the_demo_leaves_a_working_manifest_alone(empty: Bench) -> None:
     assert changed(empty.root, lambda: run("demo", "--output", str(empty.root)).refusal()) == set()
-
-
-def test_the_demo_of_another_seed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[str] = []
-
-    def no_step(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        steps.append(command[-3])
-        return subprocess.CompletedProcess(command, 1)
-
-    monkeypatch.setattr(demo.subprocess, "run", no_step)
-    monkeypatch.setattr(demo, "write_bravo", functools.partial(demo.write_bravo, size=(32, 64)))
-    assert run("demo", "--output", str(tmp_path)).code == 1
-    before = files(tmp_path)
-    assert changed(tmp_path, lambda: run("demo", "--output", str(tmp_path), "--seed", "1").refusal()) == set()
-    assert steps == ["dump"]
-    assert run("demo", "--output", str(tmp_path)).code == 1
-    assert (steps, files(tmp_path)) == (["dump", "dump"], before)
 
 
 # ------------------------------------------------------------------ options

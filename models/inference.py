@@ -1,0 +1,44 @@
+"""A trained network made ready for inference: the same scores, up to rounding, for less work."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .hmsa import OCRNet
+
+
+def prepare(model: OCRNet, dtype: torch.dtype | None = None) -> OCRNet:
+    """Change a network in evaluation mode for inference, for good: it cannot be trained or saved any more.
+
+    Every normalisation that follows a convolution becomes part of its weights. Weights are kept with channels last,
+    as processors with vector units and GPUs with matrix units want them.
+
+    Args:
+        model: on any device.
+        dtype: of weights and features, such as ``torch.bfloat16``; None leaves float32. Scores and attention are
+            float32 either way.
+    """
+    assert not model.training, "prepare() on a network in training mode: call eval() first"
+    with torch.no_grad():
+        _fold(model)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if dtype is not None:
+            model.to(dtype)
+    return model
+
+
+def _fold(module: nn.Module) -> None:
+    """Fold what is below ``module``; norms directly follow their convolutions, or begin the block that does."""
+    before: tuple[str, nn.Conv2d] | None = None
+    for name, child in list(module.named_children()):
+        holder, place, norm = module, name, child
+        if isinstance(child, nn.Sequential) and len(child) and isinstance(child[0], nn.BatchNorm2d):
+            holder, place, norm = child, "0", child[0]
+        if isinstance(norm, nn.BatchNorm2d) and before is not None:
+            setattr(module, before[0], fuse_conv_bn_eval(before[1], norm))
+            setattr(holder, place, nn.Identity())
+        elif not isinstance(norm, nn.BatchNorm2d):
+            _fold(child)
+        before = (name, child) if isinstance(child, nn.Conv2d) else None
