@@ -44,7 +44,7 @@ class OCRNet(nn.Module):
     """A trunk and an OCR head; scores of several scales are averaged.
 
     Args:
-        trunk: images (N, 3, H, W) to features (N, ``trunk.out_channels``, about H / 4, about W / 4).
+        trunk: images to features of several resolutions.
         num_classes: classes of the scores.
         mid_channels: channels of the OCR features.
         key_channels: channels in which OCR compares pixels and regions.
@@ -93,7 +93,7 @@ class OCRNet(nn.Module):
         place = gather or images.device
         logits = torch.zeros((), device=place)
         for scale in scales:
-            scores = self.ocr.infer(self.backbone.branches(scale_images(images, scale))).scores
+            scores = self.ocr(self.backbone(scale_images(images, scale))).scores
             logits = logits + resize(scores.float().to(place), images.shape[-2:])
             # Else these would still take memory while the next scale runs.
             del scores
@@ -197,7 +197,7 @@ class HMSA(OCRNet):
         place = gather or images.device
         scaled = scale_images(images, scale)
         size = scaled.shape[-2:]
-        out = self.ocr.infer(self.backbone.branches(scaled))
+        out = self.ocr(self.backbone(scaled))
         # In float32 from here on: under autocast, what follows would lose bits for no gain in speed.
         attention = resize(self.scale_attn(out.features).float().sigmoid().to(place), size) if attend else None
         if below is not None:

@@ -132,9 +132,10 @@ def _transition(old: Sequence[int], new: Sequence[int]) -> nn.ModuleList:
 
 
 class HRNet(nn.Module):
-    """Images (N, 3, H, W) to features (N, ``out_channels``, ceil(H / 4), ceil(W / 4)).
+    """Images (N, 3, H, W) to features of four resolutions, the finest first: (N, width * 2**i, h / 2**i, w / 2**i).
 
-    Any size from 1x1 on will do: branches of odd sizes are resized to fit one another.
+    h and w are ceil(H / 4) and ceil(W / 4); `join` makes them one map of ``out_channels``. Any size from 1x1 on will
+    do: branches of odd sizes are resized to fit one another.
 
     Args:
         width: channels of the first branch; each further branch has twice as many (48 is HRNet-W48).
@@ -174,11 +175,7 @@ class HRNet(nn.Module):
         self.transition3 = _transition(widths[:3], widths)
         self.stage4 = stage(4, modules[2])
 
-    def forward(self, images: Tensor) -> Tensor:
-        return join(self.branches(images))
-
-    def branches(self, images: Tensor) -> list[Tensor]:
-        """What the last stage says at each resolution, finest first: (N, width * 2**i, about H / 4 / 2**i, ...)."""
+    def forward(self, images: Tensor) -> list[Tensor]:
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.relu(self.bn2(self.conv2(x)))
         xs = [self.layer1(x)]

@@ -32,10 +32,10 @@ class OCROutput(NamedTuple):
 
 
 class OCRHead(nn.Module):
-    """Features of a trunk (N, in, h, w) to an `OCROutput`.
+    """Features of a trunk, (N, C, h, w) and smaller ones, to an `OCROutput` at (h, w).
 
     Args:
-        in_channels: channels of the trunk's features.
+        in_channels: channels of all of the trunk's features.
         num_classes: classes, and so regions.
         mid_channels: channels of pixel and region features.
         key_channels: channels in which pixels and regions are compared.
@@ -60,32 +60,28 @@ class OCRHead(nn.Module):
             nn.Conv2d(in_channels, num_classes, 1),
         )
 
-    def forward(self, x: Tensor) -> OCROutput:
-        return self._attend(x, self.aux_head(x))
+    def forward(self, branches: Sequence[Tensor]) -> OCROutput:
+        x = join(branches)
+        auxiliary = self.aux_head(x) if self.training else self._small_first(branches)
+        pixels = self.conv3x3_ocr(x)
+        features = self.ocr_distri_head(pixels, gather_regions(pixels, auxiliary).to(pixels.dtype))
+        return OCROutput(self.cls_head(features), auxiliary, features)
 
-    def infer(self, branches: Sequence[Tensor]) -> OCROutput:
-        """The same for a trunk's branches, with less work: for inference.
+    def _small_first(self, branches: Sequence[Tensor]) -> Tensor:
+        """The auxiliary head's scores, with less work.
 
-        The first layer of the auxiliary head looks at one place at a time and is linear, as is bilinear enlargement:
-        it may go first, on the small branches, which is an eighth of the work of going last.
+        Its first layer looks at one place at a time and is linear, as is bilinear enlargement: it may go first, on
+        the small branches, which is an eighth of the work of going last.
         """
         first, *others = self.aux_head
         assert isinstance(first, nn.Conv2d)
-        size = branches[0].shape[-2:]
         parts = first.weight.split([branch.shape[1] for branch in branches], dim=1)
-        biases = [first.bias, *[None] * (len(parts) - 1)]
-        maps = map(F.conv2d, branches, parts, biases)
-        auxiliary = next(maps)
-        for one in maps:
-            auxiliary = auxiliary + resize(one, size)
+        auxiliary = F.conv2d(branches[0], parts[0], first.bias)
+        for branch, part in zip(branches[1:], parts[1:], strict=True):
+            auxiliary = auxiliary + resize(F.conv2d(branch, part), branches[0].shape[-2:])
         for layer in others:
             auxiliary = layer(auxiliary)
-        return self._attend(join(branches), auxiliary)
-
-    def _attend(self, x: Tensor, auxiliary: Tensor) -> OCROutput:
-        pixels = self.conv3x3_ocr(x)
-        features = self.ocr_distri_head(pixels, gather_regions(pixels, auxiliary))
-        return OCROutput(self.cls_head(features), auxiliary, features)
+        return auxiliary
 
 
 def gather_regions(features: Tensor, scores: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..datasets.images import normalise
 from ..models.checkpoint import load_weights
+from ..models.inference import prepare
 from ..models.registry import build
 from .device import AUTOCAST, is_out_of_memory
 from .manifest import Member, Tile
@@ -52,7 +53,7 @@ class Predictor:
         self._model = self._member = None
         model = build(member.arch)
         load_weights(model, member.checkpoint_path(), member.arch)
-        self._model, self._member = model.to(self._device), member
+        self._model, self._member = prepare(model.to(self._device), AUTOCAST.get(self._precision)), member
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> tuple[Tensor, str | None]:
@@ -91,12 +92,11 @@ class Predictor:
         return None
 
     def _whole(self, image: Tensor, gather: torch.device | None) -> Tensor:
-        dtype = AUTOCAST.get(self._precision)
-        pixels = normalise(image[None].to(self._device))
-        with torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None):
-            return self._model.predict(  # type: ignore[union-attr, operator]
-                pixels, self._scales, flip=self._flip, gather=gather
-            )[0]
+        dtype = AUTOCAST.get(self._precision, torch.float32)
+        pixels = normalise(image[None].to(self._device)).to(dtype, memory_format=torch.channels_last)
+        return self._model.predict(  # type: ignore[union-attr, operator]
+            pixels, self._scales, flip=self._flip, gather=gather
+        )[0]
 
     def _in_tiles(self, image: Tensor, tile: Tile) -> Tensor:
         height, width = image.shape[1:]

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hmsa_pipeline.datasets.images import decode_image
 from hmsa_pipeline.models.checkpoint import save_checkpoint
+from hmsa_pipeline.models.hmsa import OCRNet
+from hmsa_pipeline.models.inference import prepare
 from hmsa_pipeline.models.registry import build
 from torch import Tensor
 
@@ -20,18 +22,19 @@ STREET = ["day/a.png", "day/b.jpg", "night/c.png", "night/d.png"]
 GARDEN = ["deep/tree.JPG", "flower.png"]
 
 
-def network(checkpoint: Path) -> torch.nn.Module:
-    """A tiny network with the weights of a file of ours, loaded by torch alone."""
+def network(checkpoint: Path) -> OCRNet:
+    """A tiny network with the weights of a file of ours, loaded by torch alone and made ready for inference."""
     model = build(TINY)
     weights: dict[str, Tensor] = torch.load(checkpoint, weights_only=False)["state_dict"]
     model.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
-    return model
+    return prepare(model)
 
 
-def logits(model: torch.nn.Module, photo: Path, scales: list[float], *, flip: bool = False) -> np.ndarray:
+def logits(model: OCRNet, photo: Path, scales: list[float], *, flip: bool = False) -> np.ndarray:
     """What a store has to hold: the direct forward pass, rounded to float16."""
     pixels = decode_image(photo).permute(1, 2, 0).numpy()
-    return model.predict(golden.normalise(pixels), scales, flip=flip)[0].half().numpy()  # type: ignore[operator]
+    images = golden.normalise(pixels).contiguous(memory_format=torch.channels_last)
+    return model.predict(images, scales, flip=flip)[0].half().numpy()
 
 
 def test_stored_logits_are_the_forward_pass_rounded_to_float16(finished: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import zlib
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hmsa_pipeline.models.hmsa import HMSA, ScaleOutput, blend
+from hmsa_pipeline.models.inference import prepare
 from hmsa_pipeline.models.registry import build
 
 from .. import golden
@@ -32,6 +34,10 @@ def test_forward_equals_the_reference(w48: HMSA, name: str) -> None:
     predicted = w48.predict(images, meta["scales"], meta["flip"]).numpy()
     np.testing.assert_allclose(predicted, case["pred"], rtol=0, atol=LOGITS)
     assert agreement(predicted, case["pred"]) >= 0.999
+
+    ready = prepare(copy.deepcopy(w48)).predict(images, meta["scales"], meta["flip"]).numpy()
+    np.testing.assert_allclose(ready, case["pred"], rtol=0, atol=LOGITS)
+    assert agreement(ready, case["pred"]) >= 0.999
 
     # Reference files keep the attention of the image as it is, of the mirrored one they keep nothing.
     unflipped, outputs = w48.predict_scales(images, meta["scales"])

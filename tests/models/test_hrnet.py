@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from hmsa_pipeline.models.hmsa import HMSA
-from hmsa_pipeline.models.hrnet import ExchangeModule, HRNet, resize
+from hmsa_pipeline.models.hrnet import ExchangeModule, HRNet, join, resize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,7 +15,7 @@ sides = st.integers(1, 70)
 @settings(max_examples=30, deadline=None)
 def test_features_have_a_quarter_of_any_size(tiny: HMSA, height: int, width: int) -> None:
     with torch.no_grad():
-        features = tiny.backbone(torch.zeros(2, 3, height, width))
+        features = join(tiny.backbone(torch.zeros(2, 3, height, width)))
     assert features.shape == (2, tiny.backbone.out_channels, -(-height // 4), -(-width // 4))
 
 
@@ -23,7 +23,9 @@ def test_features_have_a_quarter_of_any_size(tiny: HMSA, height: int, width: int
 def test_trunk_of_another_shape_counts_its_channels() -> None:
     trunk = HRNet(width=4, stem_channels=1, blocks=2, modules=(1, 2, 1)).eval()
     assert trunk.out_channels == 4 * 15
-    assert trunk(torch.zeros(1, 3, 32, 32)).shape == (1, 60, 8, 8)
+    branches = trunk(torch.zeros(1, 3, 32, 32))
+    assert [tuple(x.shape) for x in branches] == [(1, 4, 8, 8), (1, 8, 4, 4), (1, 16, 2, 2), (1, 32, 1, 1)]
+    assert join(branches).shape == (1, 60, 8, 8)
     # Four channels come out of a stem of one: the first branch needs no layer to begin with.
     assert isinstance(trunk.transition1[0], nn.Identity)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hmsa_pipeline.models import ocr
+from hmsa_pipeline.models.hrnet import join
 from hmsa_pipeline.models.ocr import ObjectAttention, OCRHead, gather_regions
 
 
@@ -47,6 +48,21 @@ def test_attention_is_that_of_the_paper() -> None:
 @torch.no_grad()
 def test_head_returns_scores_of_both_kinds_and_features() -> None:
     head = OCRHead(in_channels=10, num_classes=3, mid_channels=8, key_channels=4).eval()
-    out = head(torch.randn(2, 10, 5, 4))
+    out = head([torch.randn(2, 10, 5, 4)])
     assert (out.scores.shape, out.auxiliary.shape) == ((2, 3, 5, 4), (2, 3, 5, 4))
     assert out.features.shape == (2, 8, 5, 4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(8, 12), (7, 11), (1, 1)])
+def test_enlarging_may_go_last(size: tuple[int, int]) -> None:
+    """What inference makes of branches is what training makes of them joined."""
+    torch.manual_seed(0)
+    head = OCRHead(in_channels=15, num_classes=3, mid_channels=8, key_channels=4).eval()
+    branches = [torch.randn(2, 2**i, -(-size[0] // 2**i), -(-size[1] // 2**i)) for i in range(4)]
+    auxiliary = head.aux_head(join(branches))
+    out = head(branches)
+    torch.testing.assert_close(out.auxiliary, auxiliary)
+    pixels = head.conv3x3_ocr(join(branches))
+    features = head.ocr_distri_head(pixels, gather_regions(pixels, auxiliary))
+    torch.testing.assert_close(out.scores, head.cls_head(features))
