@@ -13,11 +13,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .hrnet import join, resize
 
 # Pixels whose features are held in float32 at once while regions are gathered: 512 MiB at 512 channels.
 _GATHER_PIXELS = 2**18
+_AUXILIARY_CHANNELS = 192
+_CONTEXT_PIXELS = 2**15
 
 
 class OCROutput(NamedTuple):
@@ -61,27 +64,40 @@ class OCRHead(nn.Module):
         )
 
     def forward(self, branches: Sequence[Tensor]) -> OCROutput:
+        # Before all branches are joined: in inference there is no need for memory for both at once.
+        auxiliary = self._small_first(branches) if _inferring(self) else None
         x = join(branches)
-        auxiliary = self.aux_head(x) if self.training else self._small_first(branches)
+        if auxiliary is None:
+            auxiliary = self.aux_head(x)
         pixels = self.conv3x3_ocr(x)
+        del x
         features = self.ocr_distri_head(pixels, gather_regions(pixels, auxiliary).to(pixels.dtype))
         return OCROutput(self.cls_head(features), auxiliary, features)
 
     def _small_first(self, branches: Sequence[Tensor]) -> Tensor:
-        """The auxiliary head's scores, with less work.
+        """The auxiliary head's scores, with less work and a few channels at a time.
 
         Its first layer looks at one place at a time and is linear, as is bilinear enlargement: it may go first, on
         the small branches, which is an eighth of the work of going last.
         """
-        first, *others = self.aux_head
-        assert isinstance(first, nn.Conv2d)
-        parts = first.weight.split([branch.shape[1] for branch in branches], dim=1)
-        auxiliary = F.conv2d(branches[0], parts[0], first.bias)
-        for branch, part in zip(branches[1:], parts[1:], strict=True):
-            auxiliary = auxiliary + resize(F.conv2d(branch, part), branches[0].shape[-2:])
-        for layer in others:
-            auxiliary = layer(auxiliary)
-        return auxiliary
+        first, between, last = self.aux_head
+        assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d) and first.bias is not None
+        widths = [branch.shape[1] for branch in branches]
+        norm = between[0]  # type: ignore[index]
+        if isinstance(norm, nn.BatchNorm2d):
+            first = fuse_conv_bn_eval(first, norm)
+            assert first.bias is not None
+        scores: Tensor | None = None
+        for start in range(0, first.out_channels, _AUXILIARY_CHANNELS):
+            own = slice(start, start + _AUXILIARY_CHANNELS)
+            parts = first.weight[own].split(widths, dim=1)
+            hidden = F.conv2d(branches[0], parts[0], first.bias[own])
+            for branch, part in zip(branches[1:], parts[1:], strict=True):
+                hidden += resize(F.conv2d(branch, part), hidden.shape[-2:])
+            part = F.conv2d(hidden.relu_(), last.weight[:, own], last.bias if start == 0 else None)
+            scores = part if scores is None else scores + part
+        assert scores is not None
+        return scores
 
 
 def gather_regions(features: Tensor, scores: Tensor) -> Tensor:
@@ -117,6 +133,16 @@ class ObjectContext(nn.Module):
         )
 
     def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
+        if not _inferring(self):
+            return self._with_context(pixels, regions)
+        # No pixel looks at another one here: some rows at a time give the same for a fraction of the memory.
+        found = torch.empty_like(pixels)
+        rows = max(1, _CONTEXT_PIXELS // pixels.shape[-1])
+        for part, place in zip(pixels.split(rows, dim=2), found.split(rows, dim=2), strict=True):
+            place.copy_(self._with_context(part, regions))
+        return found
+
+    def _with_context(self, pixels: Tensor, regions: Tensor) -> Tensor:
         context = self.object_context_block(pixels, regions)
         return self.conv_bn_dropout(torch.cat([context, pixels], dim=1))
 
@@ -140,6 +166,10 @@ class ObjectAttention(nn.Module):
         similarity = torch.bmm((key * self.key_channels**-0.5).transpose(1, 2), query)
         context = torch.bmm(value, similarity.softmax(dim=1).to(value.dtype))
         return self.f_up(context.unflatten(2, pixels.shape[-2:]))
+
+
+def _inferring(module: nn.Module) -> bool:
+    return not module.training and not torch.is_grad_enabled()
 
 
 def _bn_relu(channels: int) -> nn.Sequential:
