@@ -38,9 +38,9 @@ _STEPS = 50
 _ROUNDS = 60
 _DIGITS = 6
 # What is believed before anything is seen: numbers are within a factor of two or so of those of a network that learnt
-# by likelihood. An image is worth as many observations as things of some size stand on it.
+# by likelihood. An image is worth a few observations, however many pixels it has: they tell the same story.
 _SPREAD = math.log(2)
-_AN_IMAGE = 10
+_AN_IMAGE = 3
 
 
 @dataclass(frozen=True)
@@ -269,8 +269,8 @@ def fit(
     """The temperatures, and weights, of the ensemble of least negative log likelihood.
 
     Found by L-BFGS from where the manifest stands and from each member's own best; the better end counts. A few
-    images do not say much about seven numbers: to their likelihood comes that of temperatures of about 1 and of about
-    equal weights (log-normal, a factor of two), which many images outvote.
+    images do not say much about seven numbers: to their likelihood comes that of temperatures of about 1 and of
+    weights like those before (log-normal, a factor of two), which many images outvote.
 
     Args:
         pixels: to fit to.
@@ -299,6 +299,7 @@ def _descended(
     """The loss that is reached from ``start``, with the temperatures and weights there."""
     heat = torch.tensor(start, dtype=torch.float64).log().requires_grad_()
     level = torch.tensor(shares, dtype=torch.float64).log().requires_grad_(weights)
+    given = level.detach().clone()
     free = [heat, level] if weights else [heat]
     optimiser = torch.optim.LBFGS(free, max_iter=_ROUNDS, tolerance_change=1e-10, line_search_fn="strong_wolfe")
 
@@ -313,7 +314,8 @@ def _descended(
             part = -log_chances(z, temperature(), level.log_softmax(0), y, mean_of_logits).sum() / len(pixels.labels)
             part.backward()
             total += part.detach()
-        believed = heat.square().sum() + ((level - level.mean()).square().sum() if weights else 0.0)
+        moved = level - given
+        believed = heat.square().sum() + ((moved - moved.mean()).square().sum() if weights else 0.0)
         prior = believed / (2 * _SPREAD**2 * pixels.observations)
         prior.backward()
         return total + prior.detach()
