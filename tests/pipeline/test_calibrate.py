@@ -108,3 +108,20 @@ def test_one_member_is_fitted_as_it_would_be_alone() -> None:
     heat, shares = fit(Pixels(logits[None], labels), [3.0], [1.0], mean_of_logits=False, weights=True)
     assert heat[0] == pytest.approx(fit_temperature(logits, labels), rel=1e-4)
     assert shares == [1.0]
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_many_images_outvote_what_is_believed_beforehand(weights: bool) -> None:
+    """Temperatures around 1 and the weights of before; the more images, the nearer to what the pixels say."""
+    pixels, before = ensemble(), [1.0, 1.0, 1.0]
+
+    def fitted(images: int) -> tuple[np.ndarray, float]:
+        given = Pixels(pixels.logits, pixels.labels, images)
+        numbers = fit(given, before, before, mean_of_logits=False, weights=weights)
+        return np.log(np.concatenate(numbers)), loss(pixels, *numbers, False)
+
+    numbers, losses = zip(*(fitted(images) for images in (1, 10, 100, 100_000, 0)), strict=True)
+    assert list(losses) == sorted(losses, reverse=True)
+    assert losses[-2] == pytest.approx(losses[-1], abs=1e-4)
+    assert losses[0] > losses[-1] + 0.01
+    assert np.abs(numbers[0]).max() < np.abs(numbers[-1]).max()
