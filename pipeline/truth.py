@@ -15,7 +15,7 @@ from ..datasets.sources import NAMES, source
 from ..datasets.taxonomy import IGNORE
 from ..errors import DatasetError
 from .bravo_files import Archive, base_of, read_mask, split_of, truth_endings
-from .counts import Counts, count, count_ood
+from .counts import CLASSES, Counts, count, count_ood
 from .manifest import DatasetEntry
 
 LABELLED = (*NAMES, SMIYC)
@@ -135,6 +135,10 @@ class TarReader:
                     f"{self.root}: {pair.mask} is {mask.shape[0]}x{mask.shape[1]}, its image {size[0]}x{size[1]}; "
                     "is it of another release?"
                 )
+        if ((ids >= CLASSES) & (ids != IGNORE)).any():
+            raise DatasetError(
+                f"{self.root}: {pair.mask} holds ids that are neither train ids nor {IGNORE}: label ids?"
+            )
         if self.ood:
             return np.where(ids == IGNORE, IGNORE, invalid != 0).astype(np.uint8)
         return np.where(invalid != 0, IGNORE, ids).astype(np.uint8)

@@ -494,6 +494,13 @@ def test_the_report_of_bravo_takes_the_ground_truth(challenge: Bench, tmp_path: 
     expected = sklearn.metrics.roc_auc_score(foreign[known] != 0, doubt[known])
     assert smiyc["ensemble"]["auroc"] == pytest.approx(expected, abs=1e-9)
 
+    file = io.BytesIO()
+    Image.fromarray(np.full((48, 80), 26, np.uint8)).save(file, "PNG")
+    raw = archive(tmp_path / "raw.tar", {**contents, f"{FOG}_gt_labelTrainIds.png": file.getvalue()})
+    labelled = challenge.run("report", "--write", str(tmp_path / "r"), "--ground-truth", raw)
+    assert labelled.code == 1
+    assert f"{FOG}_gt_labelTrainIds.png holds ids that are neither train ids nor 255: label ids?" in labelled.err
+
     less = archive(tmp_path / "less.tar", without(TRUTH, "bravo_SMIYC"))
     said = challenge.run("report", "--write", str(tmp_path / "s"), "--ground-truth", less).refusal()
     assert said.startswith(f"{less}: knows no image of bravo_SMIYC; ")
