@@ -27,7 +27,6 @@ from PIL import Image
 from torch import Tensor
 
 from ..datasets.pairs import Pair
-from ..datasets.pixels import decode_rgb
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
 from ..errors import DatasetError, DiskError, StoreError, disk_error
 from ..files import atomic_path, write_bytes, write_text
@@ -38,7 +37,7 @@ from .manifest import Member
 from .members import ENSEMBLE, Placed, opened
 from .metrics import defined
 from .places import state
-from .predictions import prediction_names, read_prediction
+from .predictions import prediction_names, read_photograph, read_prediction
 from .scores import fuse, quantise
 from .store import LogitStore
 from .truth import Truth
@@ -191,14 +190,9 @@ def _key(room: Room, image: str, pair: Pair | None) -> str:
 
 
 def _made(room: Room, image: str, pair: Pair | None, folder: Path) -> Exhibit:
-    photograph = decode_rgb(room.root / image)
     label, confidence = read_prediction(room.predictions, prediction_names(image))
     size = (label.shape[0], label.shape[1])
-    if photograph.shape[:2] != size:
-        raise DatasetError(
-            f"{room.root / image}: is {photograph.shape[0]}x{photograph.shape[1]}, its prediction "
-            f"{size[0]}x{size[1]}; predict it again"
-        )
+    photograph = read_photograph(room.root / image, label)
     truth = room.truth.read(pair, size) if room.truth and pair else None
     seen = np.bincount(label.ravel(), minlength=256)
     if truth is not None and room.truth and not room.truth.ood:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets.layouts import output_stem
-from ..datasets.pixels import decode_grey
+from ..datasets.pixels import decode_grey, decode_rgb
 from ..datasets.taxonomy import CLASS_NAMES
 from ..errors import DatasetError, StoreError, first_few
 from .places import listing, read_bytes
@@ -70,6 +70,15 @@ def read_confidence(path: Path) -> np.ndarray:
     if confidence.dtype != np.uint16:
         raise DatasetError(f"{path}: holds 8 bits a pixel, but confidences are stored in 16; make it again")
     return confidence
+
+
+def read_photograph(path: Path, label: np.ndarray) -> np.ndarray:
+    """The photograph (H, W, 3) uint8 of a class map (H, W); DatasetError if it is damaged, or of another size."""
+    photograph = decode_rgb(path)
+    if photograph.shape[:2] != label.shape:
+        sizes = [f"{pixels.shape[0]}x{pixels.shape[1]}" for pixels in (photograph, label)]
+        raise DatasetError(f"{path}: is {sizes[0]}, its prediction {sizes[1]}; predict it again")
+    return photograph
 
 
 def _decoded(path: Path) -> np.ndarray:

@@ -13,12 +13,11 @@ from typing import Any
 from PIL import Image
 
 from ..datasets.layouts import list_images
-from ..datasets.pixels import decode_rgb
 from ..errors import DatasetError, disk_error
 from ..files import atomic_path
 from .colours import coloured, heated, laid_over, sureness
 from .manifest import Manifest
-from .predictions import prediction_names, read_confidence, read_label, require_predictions
+from .predictions import prediction_names, read_confidence, read_label, read_photograph, require_predictions
 from .progress import Progress
 from .survey import PREDICTIONS, own_folders
 from .threads import in_order
@@ -132,13 +131,7 @@ def _draw(plan: Rendering, image: str) -> None:
         elif kind == "colour":
             pixels = coloured(label)
         else:
-            photograph = decode_rgb(plan.root / image)
-            if photograph.shape[:2] != label.shape:
-                raise DatasetError(
-                    f"{plan.root / image}: is {photograph.shape[0]}x{photograph.shape[1]}, its prediction "
-                    f"{label.shape[0]}x{label.shape[1]}; predict it again"
-                )
-            pixels = laid_over(photograph, coloured(label), plan.opacity)
+            pixels = laid_over(read_photograph(plan.root / image, label), coloured(label), plan.opacity)
         picture = Image.fromarray(pixels)
         if plan.width is not None and plan.width < picture.width:
             size = (plan.width, max(1, round(picture.height * plan.width / picture.width)))
