@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from harness import compare, size, tell
@@ -27,6 +28,7 @@ from hmsa_pipeline.models.hrnet import join
 from hmsa_pipeline.models.inference import prepare
 from hmsa_pipeline.models.ocr import OCRHead, OCROutput, gather_regions
 from hmsa_pipeline.models.registry import build
+from PIL import Image
 from torch import Tensor
 
 SCALES = (0.5, 1.0, 2.0)
@@ -121,8 +123,8 @@ def differences(expected: Tensor, found: Tensor) -> tuple[float, float, float]:
 
 
 @torch.inference_mode()
-def agreement(arch: str, checkpoint: Path, photographs: Path, device: str, precision: str) -> str:
-    """How far a trained network's answers in ``precision`` are from those in float32, over photographs."""
+def agreement(arch: str, checkpoint: Path, photographs: Path, width: int, device: str, precision: str) -> str:
+    """How far a network's answers in ``precision`` are from those in float32, over photographs, wide ones reduced."""
 
     def loaded(dtype: torch.dtype | None) -> HMSA:
         model = build(arch)
@@ -134,7 +136,10 @@ def agreement(arch: str, checkpoint: Path, photographs: Path, device: str, preci
     whole, half = loaded(None), loaded(DTYPES[precision])
     rows = []
     for path in sorted(p for p in photographs.rglob("*") if p.suffix.lower() in {".png", ".jpg"}):
-        images = normalise(torch.from_numpy(decode_rgb(path)).permute(2, 0, 1)[None].to(device))
+        photograph = Image.fromarray(decode_rgb(path))
+        if photograph.width > width:
+            photograph = photograph.resize((width, round(photograph.height * width / photograph.width)), Image.BOX)
+        images = normalise(torch.from_numpy(np.array(photograph)).permute(2, 0, 1)[None].to(device))
         rows.append(differences(whole.predict(images, SCALES), half.predict(images.to(dtype), SCALES)))
     same, mean, most = zip(*rows, strict=True)
     return (
@@ -154,7 +159,23 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--checkpoint", type=Path, help="a trained network, to say what half precision costs")
     parser.add_argument("--photographs", type=Path, help="the folder of what it looks at for that")
+    parser.add_argument("--width", type=int, default=4096, help="photographs that are wider are reduced to it")
+    parser.add_argument("--agreement-only", action="store_true", help="say only what half precision costs")
     options = parser.parse_args()
+    if options.checkpoint and options.photographs:
+        print(
+            agreement(
+                options.arch,
+                options.checkpoint,
+                options.photographs,
+                options.width,
+                options.device,
+                options.precision,
+            ),
+            flush=True,
+        )
+    if options.agreement_only:
+        return
     arguments = (options.arch, options.size, options.device)
     cases = {
         "straightforward, fp32": partial(make_baseline, *arguments, "fp32"),
@@ -168,8 +189,6 @@ def main() -> None:
     ways = [make(*arguments, "fp32")().float() for make in (make_baseline, make_ours)]
     same, mean, most = differences(*ways)
     print(f"ours against the baseline in fp32: argmax agrees on {same:.6f}, |dp| mean {mean:.1e}, at most {most:.1e}")
-    if options.checkpoint and options.photographs:
-        print(agreement(options.arch, options.checkpoint, options.photographs, options.device, options.precision))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The logit store: one Zarr v3 group per dataset and model, one shard file per image.
 
-The only file of the package that knows Zarr. What holds of every store:
+The only file of the package that knows Zarr, but for the codec in `compact`. What holds of every store:
 
 * an image is complete if and only if its shard exists and is not empty, because a shard is written
   under a temporary name, flushed, and renamed into place by the one writer that owns the store's lock;
@@ -34,12 +34,18 @@ from zarr.storage import FsspecStore, LocalStore
 from ..errors import StoreError, first_few
 from ..files import PARTIAL, is_partial
 from .attributes import Identity, ImageEntry, Photograph, brought_up, check_images, images_from_json, rows_of
+from .compact import LIMIT, FixedPoint
 from .places import Found, address, is_remote, listing, reached, remove, remove_folder, size, state, write_bytes
 
 FORMAT_VERSION = 1
 _STRIP_BYTES = 5 * 2**20  # part of the format, as the version is
 _PIECE_BYTES = 256 * 2**20
 _ASKERS = 8
+# By the name that the manifest gives: what comes before the bytes, and the compressor of the bytes.
+_ENCODINGS = {
+    "lossless": ((), BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle)),
+    "compact": ((FixedPoint(),), BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.shuffle)),
+}
 
 
 class DamagedShardError(StoreError):
@@ -253,6 +259,8 @@ class LogitStore:
             version = attributes["format_version"]
             if version == FORMAT_VERSION:
                 self.identity = Identity.from_json(attributes)
+                if self.identity.encoding not in _ENCODINGS:
+                    raise ValueError(f"unknown encoding {self.identity.encoding!r}")
                 self.images = images_from_json(attributes["images"])
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(_damaged_metadata(self.path, error)) from error
@@ -336,6 +344,7 @@ class LogitStore:
             shape = (count, self.classes, height, width)
             if size(self.path / name / "zarr.json") is None:
                 strip = strip_rows(self.classes, height, width)
+                filters, compressor = _ENCODINGS[self.identity.encoding]
                 self._group.create_array(
                     name,
                     shape=shape,
@@ -343,10 +352,8 @@ class LogitStore:
                     fill_value=np.float16("nan"),
                     chunks=(1, self.classes, strip, width),
                     shards=(1, self.classes, _whole(height, strip), width),
-                    compressors=[
-                        BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle),
-                        Crc32cCodec(),
-                    ],
+                    filters=filters or None,
+                    compressors=[compressor, Crc32cCodec()],
                     chunk_key_encoding={"name": "default", "separator": "."},
                 )
             elif self._array(name).shape[0] < count:
@@ -391,7 +398,7 @@ class LogitStore:
     def _array(self, name: str) -> zarr.Array:
         array = self._arrays.get(name)
         if array is None:
-            array = self._arrays[name] = _open_array(self._group.store, self.path, name, self.classes)
+            array = self._arrays[name] = _open_array(self._group.store, self.path, name, self.identity)
         return array
 
     def writer(self) -> ShardWriter:
@@ -512,10 +519,17 @@ class ShardWriter:
                 f"{entry.path}: the logits of '{self._identity.model}' are not finite in float16; "
                 "try --precision bf16 or fp32"
             )
+        if self._identity.encoding == "compact" and not _within(logits, LIMIT):
+            raise StoreError(
+                f"{entry.path}: logits of '{self._identity.model}' lie beyond {LIMIT}, the most that encoding "
+                "compact holds; take store.encoding lossless"
+            )
         self._require_unchanged(entry)
         array = self._arrays.get(entry.array)
         if array is None or array.shape[0] <= entry.row:  # zarr writes nothing, and says nothing, past the end
-            array = self._arrays[entry.array] = _open_array(_zarr_store(self.path), self.path, entry.array, classes)
+            array = self._arrays[entry.array] = _open_array(
+                _zarr_store(self.path), self.path, entry.array, self._identity
+            )
             if array.shape[0] <= entry.row:
                 raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run the same command again")
         array[entry.row : entry.row + 1] = logits[None]
@@ -532,11 +546,11 @@ class ShardWriter:
         self._seen = seen
 
 
-def _open_array(store: Any, path: Path, name: str, classes: int) -> zarr.Array:
+def _open_array(store: Any, path: Path, name: str, identity: Identity) -> zarr.Array:
     """The array of images of one size; StoreError if its metadata are not what the table calls for."""
     try:
         node = zarr.open_array(store, path=name, mode="r" if store.read_only else "r+", zarr_format=3)
-        if not _fits(node, name, classes):
+        if not _fits(node, name, identity):
             raise ValueError("is not the array that the table of images calls for")
     except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError, FileNotFoundError) as error:
         raise StoreError(
@@ -547,15 +561,17 @@ def _open_array(store: Any, path: Path, name: str, classes: int) -> zarr.Array:
     return node.with_config({"write_empty_chunks": True})
 
 
-def _fits(array: zarr.Array, name: str, classes: int) -> bool:
+def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
     """Whether an array's metadata, which have no checksum, say what decides where values come from."""
     height, width = _size(name)
+    classes = len(identity.classes)
     strip = strip_rows(classes, height, width)
     return (
         array.shape[1:] == (classes, height, width)
         and array.dtype == np.float16
         and array.chunks == (1, classes, strip, width)
         and array.shards == (1, classes, _whole(height, strip), width)
+        and array.filters == _ENCODINGS[identity.encoding][0]
         and array.metadata.encode_chunk_key((3, 2, 1, 0)) == "c.3.2.1.0"
         and bool(np.isnan(array.fill_value))
     )
@@ -608,6 +624,11 @@ def _is_damage(error: Exception) -> bool:
 def _finite(logits: np.ndarray) -> bool:
     # NumPy converts half to float slowly; the exponent bits tell as much.
     return not bool(((logits.view(np.uint16) & 0x7C00) == 0x7C00).any())
+
+
+def _within(logits: np.ndarray, limit: float) -> bool:
+    # Of halves without their sign the bits are in the order of the values.
+    return not bool(((logits.view(np.uint16) & 0x7FFF) > np.float16(limit).view(np.uint16)).any())
 
 
 def _one_line(error: object) -> str:

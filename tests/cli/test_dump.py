@@ -13,6 +13,7 @@ from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.hmsa import OCRNet
 from hmsa_pipeline.models.inference import prepare
 from hmsa_pipeline.models.registry import build
+from PIL import Image
 from torch import Tensor
 
 from .. import golden
@@ -285,3 +286,24 @@ def test_the_run_is_written_down_beside_the_stores(finished: Bench) -> None:
     entry = runs["dump"]["street/ant"]
     assert (entry["images"], entry["done"], entry["failed"]) == (4, 4, [])
     assert entry["manifest"]["inference"]["scales"] == [0.5, 1.0, 2.0]
+
+
+def test_compact_stores_are_fused_to_all_but_the_same(empty: Bench, finished: Bench) -> None:
+    empty.tree["store"] = {"encoding": "compact"}
+    empty.save()
+    for command in ("dump", "ensemble", "verify"):
+        assert empty.run(command).code == 0
+    assert attributes(empty.store("street", "ant"))["encoding"] == "compact"
+    plain = finished.shard("street", "ant", "day/a.png")
+    assert 2 * empty.shard("street", "ant", "day/a.png").stat().st_size < plain.stat().st_size
+    for name in ("street/day/a", "garden/flower"):
+        label, expected = (np.asarray(Image.open(b.predictions / f"{name}_pred.png")) for b in (empty, finished))
+        assert (label == expected).mean() > 0.98
+        sure, expected = (np.asarray(Image.open(b.predictions / f"{name}_conf.png")) for b in (empty, finished))
+        assert np.abs(sure.astype(int) - expected.astype(int)).max() <= 0.004 * 65536 + 1
+
+
+def test_a_store_of_another_encoding_is_refused(full: Bench) -> None:
+    full.tree["store"] = {"encoding": "compact"}
+    full.save()
+    assert "encoding lossless there, compact now" in full.run("dump").refusal()

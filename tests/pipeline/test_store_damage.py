@@ -245,6 +245,12 @@ WRONG_ARRAYS: dict[str, Callable[[dict], object]] = {
         chunk_shape=[2, CLASSES, 24, 6]
     ),
     "no shards": lambda array: array.update(codecs=array["codecs"][0]["configuration"]["codecs"]),
+    "another encoding": lambda array: array["codecs"][0]["configuration"]["codecs"].insert(
+        0, {"name": "hmsa.fixed_point", "configuration": {"steps": 64}}
+    ),
+    "an encoding of other steps": lambda array: array["codecs"][0]["configuration"]["codecs"].insert(
+        0, {"name": "hmsa.fixed_point", "configuration": {"steps": 32}}
+    ),
     "a codec of somebody's": lambda array: array["codecs"].append({"name": "somebodys"}),
     "a key too few": lambda array: array.pop("chunk_grid"),
 }
