@@ -285,6 +285,7 @@ def dump(
     Example: hmsa-pipeline dump --manifest bravo.yaml --data-root /data --assets /data/assets
     """
     found = _load(manifest, output, models, datasets, data_root, assets, inference={"precision": precision})
+    from .pipeline.dump import limit as limit_of
     from .pipeline.dump import run_dump, table
     from .pipeline.plan import plan_dump
     from .pipeline.schedule import hire
@@ -318,6 +319,8 @@ def dump(
             json_file,
             f"{done} images dumped, {skipped} complete before, {failed} failed; stores: {found.output}/logits",
         )
+        if line := limit_of(r.times for r in results):
+            _say(json_file, line)
     if problems:
         _say(json_file, f"{problems} of {len(plan.jobs)} jobs could not be done")
     if failed + problems:

@@ -21,6 +21,7 @@ class Outcome:
         problem: why the whole job cannot be done here (its store is in use, its lock is lost); None if it can.
         disk: why nothing more can be written; None if it can.
         seconds: from the first image to the last.
+        times: where they went, by part, where that was looked at.
     """
 
     failed: dict[str, str] = field(default_factory=dict)
@@ -29,6 +30,7 @@ class Outcome:
     problem: str | None = None
     disk: str | None = None
     seconds: float = 0.0
+    times: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ NAME = "hmsa.fixed_point"
 
 
 def encoded(logits: np.ndarray) -> np.ndarray:
-    """Logits (..., H, W) float16 within `LIMIT` as prediction errors (..., H, W) uint16, small where all is smooth."""
+    """Logits (..., H, W) float16 within `LIMIT` as prediction errors (..., H, W) uint16, small where it is smooth."""
     fixed = torch.from_numpy(np.ascontiguousarray(logits)).float().mul_(STEPS).round_().to(torch.int16).numpy()
     values = fixed.view(np.uint16)  # differences wrap around, and so do the sums that undo them
     errors = values.copy()
@@ -72,8 +72,8 @@ class FixedPoint(ArrayArrayCodec):
         """What the next codec gets."""
         return replace(chunk_spec, dtype=UInt16(), fill_value=np.uint16(0))
 
-    def compute_encoded_size(self, input_byte_length: int, _chunk_spec: ArraySpec) -> int:
-        """As many bytes as there were."""
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        """As many bytes as there were, whatever the chunk."""
         return input_byte_length
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> NDBuffer:

@@ -1,50 +1,31 @@
-"""The stage ``dump``: photographs through models into stores, block by block.
-
-Within a block reading, forward pass and writing overlap: a few decoded photographs wait for the network, a
-few logits for the disk, both counted in bytes, because one 4000 x 6000 photograph is 0.9 GB of logits.
-"""
+"""The stage ``dump``: photographs through models into stores, block by block (see `dump_block`)."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
 import uuid
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .. import __version__
-from ..datasets.images import decode_image
-from ..errors import CheckpointError, DatasetError, DiskError, StoreError, disk_error
-from ..files import PARTIAL, sha256
-from .block import Outcome, Report
+from ..errors import StoreError, disk_error
+from ..files import PARTIAL
 from .crew import Crew
-from .device import is_out_of_memory
+from .dump_block import DumpBlock, Setting
 from .figures import as_size
 from .foreman import Item, Tally, run_works
-from .lock import require_held, writer_lock
-from .manifest import Manifest, Member, Tile
+from .lock import writer_lock
+from .manifest import Manifest, Member
 from .places import free_bytes, make_folder, remove, write_bytes
-from .predictor import Predictor
 from .progress import Progress, say
 from .record import record_gone, record_run
-from .store import Identity, ImageEntry, LogitStore, Photograph, ShardWriter
+from .store import Identity, LogitStore, Photograph
 
-READ_BYTES = 256 * 2**20
-WRITE_BYTES = 2**30
-READERS = 2
-WRITERS = 2
-# Together with the one in the network fewer than `foreman.IN_FLIGHT`.
-_DECODED = 4 * READERS
-_WRITING = 8 * WRITERS
-RESERVE_BYTES = 16 * 2**20
 _COMPRESSED = 1.5  # times smaller than raw, see docs/decisions.md
 
 
@@ -148,6 +129,7 @@ class JobResult:
         gone: paths that the store lists and the dataset no longer holds.
         problem: why the job could not be done at all; None if it was.
         hands: worker -> images that it settled.
+        times: where the workers' time went: read, forward, write -> seconds.
     """
 
     job: Job
@@ -161,6 +143,7 @@ class JobResult:
     seconds: float = 0.0
     interrupted: bool = False
     hands: dict[str, int] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Its figures by name."""
@@ -172,6 +155,7 @@ class JobResult:
             "fallbacks": self.fallbacks,
             "problem": self.problem,
             "seconds": self.seconds,
+            "times": self.times,
         }
 
 
@@ -191,6 +175,26 @@ def table(results: Sequence[JobResult]) -> list[str]:
     if len(hands) > 1:
         lines.append("images by worker: " + ", ".join(f"{name} {count}" for name, count in sorted(hands.items())))
     return lines
+
+
+_PARTS = {"read": "reading", "forward": "the forward pass", "write": "writing"}
+
+
+def limit(times: Iterable[Mapping[str, float]]) -> str | None:
+    """What kept the workers from being faster, in a line; None where nothing was done.
+
+    Args:
+        times: of any number of results.
+    """
+    total: Counter[str] = Counter()
+    for one in times:
+        total.update(one)
+    whole = sum(total.values())
+    if not whole:
+        return None
+    most = max(_PARTS, key=lambda part: total[part])
+    shares = ", ".join(f"{name} {total[part] / whole:.0%}" for part, name in _PARTS.items())
+    return f"limited by {_PARTS[most]} ({shares} of the workers' time)"
 
 
 # ------------------------------------------------------------------ the run's side
@@ -300,6 +304,7 @@ def _record(plan: Plan, result: JobResult) -> None:
         precision=plan.precision,
         fallbacks=result.fallbacks,
         workers=result.hands,
+        times={part: round(seconds, 3) for part, seconds in result.times.items()},
     )
 
 
@@ -383,248 +388,5 @@ class _StoreWork:
             seconds=tally.seconds,
             interrupted=tally.interrupted,
             hands=tally.hands,
+            times=tally.times,
         )
-
-
-# ------------------------------------------------------------------ the worker's side
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a worker computes.
-
-    Attributes:
-        device: ``cpu``, ``cuda`` or ``cuda:N``, as the worker numbers its devices.
-        precision: fp16, bf16 or fp32.
-        scales: inference scales.
-        flip: whether mirrored images are averaged in.
-        tile: tiles for images that do not fit into the device's memory otherwise; None to give them up.
-        threads: of the CPU, None to leave them as they are.
-    """
-
-    device: str
-    precision: str
-    scales: tuple[float, ...]
-    flip: bool
-    tile: Tile | None = None
-    threads: int | None = None
-
-
-class _Kept:
-    """The network that this process used last: blocks of one model follow one another."""
-
-    key: tuple[Setting, str | None] | None = None
-    predictor: Predictor | None = None
-
-
-def _predictor(setting: Setting, member: Member, digest: str | None) -> Predictor:
-    """The network of ``member`` on the device; CheckpointError if its file is not what the run began with."""
-    key = setting, digest
-    if _Kept.key != key or _Kept.predictor is None:
-        _Kept.key = _Kept.predictor = None  # before the next one needs the memory
-        path = member.checkpoint_path()
-        if not path.is_file() or sha256(path) != digest:
-            raise CheckpointError(
-                f"{path}: is not the file that the run began with, on this machine; all machines need the same one"
-            )
-        _Kept.predictor = Predictor(
-            torch.device(setting.device), setting.precision, setting.scales, setting.flip, setting.tile
-        )
-        _Kept.key = key
-    _Kept.predictor.load(member)
-    return _Kept.predictor
-
-
-class ByteBudget:
-    """Bounds the bytes and the items that wait in a queue; one item larger than the bound may pass alone."""
-
-    def __init__(self, limit: int, items: int = _WRITING) -> None:
-        self._limit, self._used = limit, 0
-        self._items, self._held = items, 0
-        self._freed = threading.Condition()
-
-    def acquire(self, count: int) -> None:
-        """Wait until ``count`` bytes fit."""
-        with self._freed:
-            self._freed.wait_for(
-                lambda: self._held == 0 or (self._used + count <= self._limit and self._held < self._items)
-            )
-            self._used += count
-            self._held += 1
-
-    def release(self, count: int) -> None:
-        """Give ``count`` bytes back."""
-        with self._freed:
-            self._used -= count
-            self._held -= 1
-            self._freed.notify_all()
-
-
-@dataclass(frozen=True)
-class DumpBlock:
-    """Some images of one job.
-
-    Attributes:
-        member: whose network runs.
-        digest: sha256 of its checkpoint.
-        root: the folder that the photographs' paths are relative to.
-        writer: writes into the store, whose template stands.
-        token: of the run's lock on the store.
-        entries: the images.
-        setting: how they are computed.
-    """
-
-    member: Member
-    digest: str | None
-    root: Path
-    writer: ShardWriter
-    token: str
-    entries: tuple[ImageEntry, ...]
-    setting: Setting
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return tuple(entry.path for entry in self.entries)
-
-    def run(self, report: Report) -> Outcome:
-        """Make every image complete that is not; one that fails is tried once more, then listed."""
-        begun = time.monotonic()
-        if self.setting.threads is not None:
-            torch.set_num_threads(self.setting.threads)
-        todo = self.writer.incomplete(self.entries)
-        for _ in range(len(self.entries) - len(todo)):
-            report.settle()
-        outcome = Outcome()
-        try:
-            if todo:
-                with report.at_work(self.member.name):
-                    predictor = _predictor(self.setting, self.member, self.digest)
-                for _ in ("first try", "second"):
-                    failed = self._make(todo, predictor, report, outcome)
-                    todo = [entry for entry in todo if entry.path in failed]
-                    outcome.failed = failed
-                    if not todo or report.stopping:
-                        break
-            for _ in outcome.failed:
-                report.settle()
-        except _LostError as error:
-            outcome.problem = str(error)
-        except DiskError as error:
-            outcome.disk = str(error)
-        outcome.left = tuple(
-            entry.path for entry in self.writer.incomplete([e for e in self.entries if e.path not in outcome.failed])
-        )
-        outcome.seconds = time.monotonic() - begun
-        return outcome
-
-    def _make(
-        self, todo: Sequence[ImageEntry], predictor: Predictor, report: Report, outcome: Outcome
-    ) -> dict[str, str]:
-        """Make the images, as far as the run is not told to stop; path -> reason of those that failed."""
-        budget = ByteBudget(WRITE_BYTES, _WRITING)
-        writes: dict[Future[None], str] = {}
-        failed: dict[str, str] = {}
-
-        def collect(finished: Iterable[Future[None]]) -> None:
-            for future in finished:
-                path = writes.pop(future)
-                try:
-                    future.result()
-                except (_LostError, DiskError):
-                    raise
-                except StoreError as error:
-                    failed[path] = str(error)
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    failed[path] = "its logits do not fit into memory"
-                except OSError as error:
-                    raise disk_error(self.writer.path, error) from error
-                else:
-                    report.settle()
-
-        def write(entry: ImageEntry, logits: Tensor) -> None:
-            try:
-                with report.at_work(entry.path):
-                    self._write(entry, logits)
-            finally:
-                budget.release(logits.nbytes)
-
-        with ThreadPoolExecutor(READERS, "read") as readers, ThreadPoolExecutor(WRITERS, "write") as writers:
-            try:
-                for entry, image in self._decoded(todo, readers, report):
-                    if report.stopping:
-                        break
-                    if isinstance(image, DatasetError):
-                        failed[entry.path] = str(image)
-                        continue
-                    try:
-                        with report.at_work(entry.path):
-                            logits, fallback = predictor(image)
-                    except (RuntimeError, MemoryError) as error:
-                        if not is_out_of_memory(error):
-                            raise
-                        failed[entry.path] = f"{entry.height}x{entry.width} does not fit into the device's memory"
-                        continue
-                    if fallback is not None:
-                        outcome.fallbacks[entry.path] = fallback
-                    budget.acquire(logits.nbytes)
-                    writes[writers.submit(write, entry, logits)] = entry.path
-                    collect([future for future in writes if future.done()])
-            finally:
-                readers.shutdown(wait=False, cancel_futures=True)
-                while writes:
-                    collect(wait(writes, return_when=FIRST_COMPLETED).done)
-        return failed
-
-    def _write(self, entry: ImageEntry, logits: Tensor) -> None:
-        free = free_bytes(self.writer.path)
-        # Others may write at the same time, as many bytes each.
-        needed = RESERVE_BYTES + 4 * WRITERS * logits.nbytes
-        if free is not None and free < needed:
-            raise DiskError(
-                f"{self.writer.path}: only {as_size(free)} are free on its disk, too few to go on safely; "
-                "free some space and run the same command again, what is complete is kept"
-            )
-        try:
-            require_held(self.writer.path, self.token)
-        except StoreError as error:
-            raise _LostError(str(error)) from error
-        self.writer.write(entry, logits.cpu().numpy())
-
-    def _decoded(
-        self, todo: Sequence[ImageEntry], readers: ThreadPoolExecutor, report: Report
-    ) -> Iterator[tuple[ImageEntry, Tensor | DatasetError]]:
-        """The images in order, decoded ahead of the network as far as the memory for it goes."""
-        waiting: deque[tuple[ImageEntry, int, Future[Tensor | DatasetError]]] = deque()
-        held = 0
-        for entry in todo:
-            size = 3 * (entry.height or 0) * (entry.width or 0)
-            while waiting and (held + size > READ_BYTES or len(waiting) >= _DECODED):
-                first, first_size, future = waiting.popleft()
-                yield first, future.result()
-                held -= first_size
-            held += size
-            waiting.append((entry, size, readers.submit(self._decode, entry, report)))
-        for entry, _, future in waiting:
-            yield entry, future.result()
-
-    def _decode(self, entry: ImageEntry, report: Report) -> Tensor | DatasetError:
-        path = self.root / entry.path
-        try:
-            with report.at_work(entry.path):
-                image = decode_image(path)
-        except DatasetError as error:
-            return error
-        except MemoryError:
-            return DatasetError(f"{path}: does not fit into memory")
-        if tuple(image.shape[1:]) != (entry.height, entry.width):
-            return DatasetError(
-                f"{path}: is {image.shape[1]}x{image.shape[2]} and was {entry.height}x{entry.width} "
-                "when the store was begun; put the old file back, or start afresh with --overwrite"
-            )
-        return image
-
-
-class _LostError(StoreError):
-    """The lock of the store is no longer the run's: nothing more may be written there."""

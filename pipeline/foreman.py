@@ -86,6 +86,7 @@ class Tally:
     interrupted: bool = False
     seconds: float = 0.0
     hands: dict[str, int] = field(default_factory=dict)
+    times: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -349,6 +350,8 @@ class _Foreman:
         tally.failed |= outcome.failed
         tally.fallbacks |= outcome.fallbacks
         tally.hands[ticket.hand.name] = tally.hands.get(ticket.hand.name, 0) + len(settled)
+        for part, seconds in outcome.times.items():
+            tally.times[part] = tally.times.get(part, 0.0) + seconds
         if settled:
             job.given_up = 0
         if settled and outcome.seconds > 0:

@@ -93,7 +93,9 @@ class Predictor:
 
     def _whole(self, image: Tensor, gather: torch.device | None) -> Tensor:
         dtype = AUTOCAST.get(self._precision, torch.float32)
-        pixels = normalise(image[None].to(self._device)).to(dtype, memory_format=torch.channels_last)
+        pixels = normalise(image[None].to(self._device, non_blocking=True)).to(
+            dtype, memory_format=torch.channels_last
+        )
         return self._model.predict(  # type: ignore[union-attr, operator]
             pixels, self._scales, flip=self._flip, gather=gather
         )[0]

@@ -35,6 +35,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Pixels beyond the last whole vector would be computed by other instructions, and differ in the last digit: with as
+# many added as it takes, what a pixel gets does not depend on which others are fused with it.
+_VECTOR = 64
 UNWEIGHTED = frozenset({"max-softmax", "min-softmax"})
 
 
@@ -86,24 +89,35 @@ def fuse(
     lowest: Tensor | None = None
     highest: Tensor | None = None
     total = float(sum(weights))
-    shape: torch.Size | None = None
-    for z, weight, temperature in zip(logits, weights, temperatures, strict=True):
-        if shape is not None and z.shape != shape:
-            raise ValueError(f"members differ in shape: {tuple(shape)} and {tuple(z.shape)}")
-        shape = z.shape
-        z = z.float() if temperature == 1.0 else z.float() / temperature
+    # Filled anew by every member: to ask the system for memory takes longer than to fill it.
+    z = p = place = torch.empty(0)
+    members = iter(logits)
+    for i, (weight, temperature) in enumerate(zip(weights, temperatures, strict=True)):
+        if (given := next(members, None)) is None:
+            raise ValueError(f"{len(weights)} weights, but only {i} members")
+        if i == 0:
+            z = torch.zeros(len(given), -(-given[0].numel() // _VECTOR) * _VECTOR, device=given.device)
+            p, place = torch.empty_like(z), z[:, : given[0].numel()].view(given.shape)
+        elif given.shape != place.shape:
+            raise ValueError(f"members differ in shape: {tuple(place.shape)} and {tuple(given.shape)}")
+        place.copy_(given)
+        del given  # else it would live on while the next one is read
+        if temperature != 1.0:
+            z.div_(temperature)
         share = weight / total
         if "logits" in needed:
             mean_logits = _add(mean_logits, z, share)
         if needed == {"logits"}:
             continue
-        p = z.softmax(0)
+        torch.softmax(z, 0, out=p)
         if "minimum" in needed:
             lowest = p.clone() if lowest is None else torch.minimum(lowest, p, out=lowest)
         if "maximum" in needed:
             highest = p.clone() if highest is None else torch.maximum(highest, p, out=highest)
         if "softmax" in needed:
             mean = _add(mean, p, share)
+    if next(members, None) is not None:
+        raise ValueError(f"{len(weights)} weights, but more members")
     found = {"softmax": mean, "logits": mean_logits, "minimum": lowest, "maximum": highest}
 
     def one(function: str) -> Tensor:
@@ -112,7 +126,13 @@ def fuse(
             raise ValueError("there is no member to fuse")
         return value
 
-    return Fused(one(label).argmax(0).to(torch.uint8), _confidence(confidence, one(confidence)).clamp_(0.0, 1.0))
+    found_label, maximum = _first_maximum(one(label))
+    if confidence in _MAXIMA and _NEEDS[confidence] == _NEEDS[label]:
+        sure = maximum
+    else:
+        sure = _confidence(confidence, one(confidence))
+    pixels = place[0].numel()
+    return Fused(*(found[:pixels].view(place.shape[1:]) for found in (found_label, sure.clamp_(0.0, 1.0))))
 
 
 _NEEDS = {
@@ -125,11 +145,26 @@ _NEEDS = {
     "rba": "logits",
 }
 LABELS = ("mean-softmax", "max-softmax", "min-softmax", "mean-logit")
+_MAXIMA = frozenset({"mean-softmax", "min-softmax"})
+"""The confidences that are nothing but a maximum over the classes."""
 CONFIDENCES = ("mean-softmax", "mean-logit", "min-softmax", "entropy", "energy", "rba")
 
 
 def _add(total: Tensor | None, value: Tensor, share: float) -> Tensor:
     return value * share if total is None else total.add_(value, alpha=share)
+
+
+def _first_maximum(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The first of the classes (C, ...) with the highest score, (...) uint8; and that score.
+
+    Vector units compare and multiply a whole map in the time in which `argmax` looks at a tenth of one.
+    """
+    maximum = scores.amax(0)
+    classes = len(scores)
+    rank = torch.arange(classes, 0, -1, dtype=torch.uint8, device=scores.device)
+    is_highest = (scores == maximum).view(torch.uint8)
+    ranked = is_highest.mul_(rank.view(-1, *[1] * maximum.ndim))
+    return classes - ranked.amax(0), maximum
 
 
 def _confidence(function: str, value: Tensor) -> Tensor:

@@ -17,34 +17,37 @@ import asyncio
 import errno
 import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 import zarr
+from numcodecs import Blosc
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec
+from zarr.codecs import BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import FsspecStore, LocalStore
 
 from ..errors import StoreError, first_few
 from ..files import PARTIAL, is_partial
 from .attributes import Identity, ImageEntry, Photograph, brought_up, check_images, images_from_json, rows_of
-from .compact import LIMIT, FixedPoint
+from .compact import LIMIT, FixedPoint, decoded, encoded
 from .places import Found, address, is_remote, listing, reached, remove, remove_folder, size, state, write_bytes
+from .shards import read_chunk, shard_bytes
 
 FORMAT_VERSION = 1
 _STRIP_BYTES = 5 * 2**20  # part of the format, as the version is
 _PIECE_BYTES = 256 * 2**20
 _ASKERS = 8
-# By the name that the manifest gives: what comes before the bytes, and the compressor of the bytes.
-_ENCODINGS = {
-    "lossless": ((), BloscCodec(cname="lz4", clevel=5, shuffle=BloscShuffle.shuffle)),
-    "compact": ((FixedPoint(),), BloscCodec(cname="zstd", clevel=1, shuffle=BloscShuffle.shuffle)),
+# By the name that the manifest gives: what comes before the bytes; name and level of Blosc's compressor of the bytes.
+_ENCODINGS: dict[str, tuple[tuple[FixedPoint, ...], Literal["lz4", "zstd"], int]] = {
+    "lossless": ((), "lz4", 5),
+    "compact": ((FixedPoint(),), "zstd", 1),
 }
 
 
@@ -344,7 +347,6 @@ class LogitStore:
             shape = (count, self.classes, height, width)
             if size(self.path / name / "zarr.json") is None:
                 strip = strip_rows(self.classes, height, width)
-                filters, compressor = _ENCODINGS[self.identity.encoding]
                 self._group.create_array(
                     name,
                     shape=shape,
@@ -352,8 +354,8 @@ class LogitStore:
                     fill_value=np.float16("nan"),
                     chunks=(1, self.classes, strip, width),
                     shards=(1, self.classes, _whole(height, strip), width),
-                    filters=filters or None,
-                    compressors=[compressor, Crc32cCodec()],
+                    filters=_ENCODINGS[self.identity.encoding][0] or None,
+                    compressors=[_compressor(self.identity), Crc32cCodec()],
                     chunk_key_encoding={"name": "default", "separator": "."},
                 )
             elif self._array(name).shape[0] < count:
@@ -415,8 +417,14 @@ class LogitStore:
         """Whether the table and the settings on the disk are still those that were read."""
         return _version(self.path) == self._seen
 
-    def read(self, index: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+    def read(self, index: int, start: int = 0, stop: int | None = None, room: np.ndarray | None = None) -> np.ndarray:
         """Rows ``start`` to ``stop`` of one image's logits, (C, rows, W) float16.
+
+        Args:
+            index: of the image in the table.
+            start, stop: rows; all of them if left out.
+            room: what `room_for_strip` gave, to be used again: if the rows are one of `strips` the result may be a
+                part of it.
 
         Raises:
             StoreError: the image is not complete, or the disk cannot be read.
@@ -427,11 +435,19 @@ class LogitStore:
         if entry.array is None or entry.row is None or shard is None:
             raise StoreError(missing)
         try:
-            block = np.asarray(self._array(entry.array)[entry.row, :, start:stop, :])
+            array = self._array(entry.array)
+            if entry.row >= array.shape[0]:
+                raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run 'hmsa-pipeline dump' again")
+            if isinstance(array.store, _DurableStore) and _is_as_written(array, self.identity):
+                block = self._read_file(entry, shard, *slice(start, stop).indices(array.shape[2])[:2], room)
+            else:
+                block = np.asarray(array[entry.row, :, start:stop, :])
             self._require_unchanged(index)
             if np.isnan(block[0, :, 0]).any():
                 # What Zarr gives for a strip, or a shard, that it does not find.
                 raise ValueError("a strip is missing")
+        except FileNotFoundError as error:
+            raise StoreError(missing) from error
         except StoreError as error:
             if not _is_there(shard):
                 raise StoreError(missing) from error
@@ -447,6 +463,43 @@ class LogitStore:
                 "mend with 'hmsa-pipeline verify --repair' and 'hmsa-pipeline dump'"
             ) from error
         return block
+
+    def _read_file(
+        self, entry: ImageEntry, shard: Path, start: int, stop: int, room: np.ndarray | None
+    ) -> np.ndarray:
+        """Rows of a shard file whose array is as this version writes it."""
+        assert entry.height is not None
+        assert entry.width is not None
+        rows = strip_rows(self.classes, entry.height, entry.width)
+        count = -(-entry.height // rows)
+        room = self.room_for_strip(entry) if room is None else room
+
+        def strip(number: int) -> np.ndarray:
+            """Those of the rows that lie in one strip."""
+            if self.identity.encoding == "compact":
+                read_chunk(shard, number, count, room.view(np.uint16))
+                whole = decoded(room.view(np.uint16))
+            else:
+                read_chunk(shard, number, count, room)
+                whole = room
+            return whole[:, max(0, start - number * rows) : stop - number * rows]
+
+        first, last = start // rows, -(-stop // rows)
+        if last - first == 1:
+            return strip(first)
+        block = np.empty((self.classes, max(0, stop - start), entry.width), np.float16)
+        for number in range(first, last):
+            y = max(start, number * rows) - start
+            piece = strip(number)
+            block[:, y : y + piece.shape[1]] = piece
+        return block
+
+    def room_for_strip(self, entry: ImageEntry) -> np.ndarray:
+        """What one of the image's `strips` is decompressed into, (C, R, W) float16."""
+        assert entry.height is not None
+        assert entry.width is not None
+        rows = strip_rows(self.classes, entry.height, entry.width)
+        return np.empty((self.classes, rows, entry.width), np.float16)
 
     def strips(self, index: int) -> list[tuple[int, int]]:
         """(start, stop) rows of an image's chunks, the cheapest pieces to `read`.
@@ -532,7 +585,11 @@ class ShardWriter:
             )
             if array.shape[0] <= entry.row:
                 raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run the same command again")
-        array[entry.row : entry.row + 1] = logits[None]
+        shard = _shard(self.path, entry)
+        if shard is not None and _is_as_written(array, self._identity):
+            write_bytes(shard, _packed(logits, self._identity))
+        else:
+            array[entry.row : entry.row + 1] = logits[None]
 
     def _require_unchanged(self, entry: ImageEntry) -> None:
         """Raise StoreError if another work took the store's place since it was opened."""
@@ -574,6 +631,36 @@ def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
         and array.filters == _ENCODINGS[identity.encoding][0]
         and array.metadata.encode_chunk_key((3, 2, 1, 0)) == "c.3.2.1.0"
         and bool(np.isnan(array.fill_value))
+    )
+
+
+def _compressor(identity: Identity) -> BloscCodec:
+    _, name, level = _ENCODINGS[identity.encoding]
+    return BloscCodec(typesize=2, cname=name, clevel=level, shuffle=BloscShuffle.shuffle)
+
+
+def _packed(logits: np.ndarray, identity: Identity) -> bytearray:
+    """The shard file of an image's logits (C, H, W) float16, byte for byte as Zarr would write it."""
+    height, width = logits.shape[1:]
+    _, name, level = _ENCODINGS[identity.encoding]
+    rows = strip_rows(len(logits), height, width)
+
+    def strips() -> Iterator[np.ndarray]:
+        for y in range(0, height, rows):
+            strip = np.ascontiguousarray(logits[:, y : y + rows])
+            if strip.shape[1] < rows:
+                below = np.full((len(strip), rows - strip.shape[1], width), np.nan, np.float16)
+                strip = np.concatenate([strip, below], axis=1)
+            yield encoded(strip) if identity.encoding == "compact" else strip
+
+    return shard_bytes(strips(), Blosc(name, level, Blosc.SHUFFLE))
+
+
+def _is_as_written(array: zarr.Array, identity: Identity) -> bool:
+    """Whether every byte of the array's shards lies where this version puts it."""
+    codecs = [*_ENCODINGS[identity.encoding][0], BytesCodec(), _compressor(identity), Crc32cCodec()]
+    return isinstance(array.metadata, ArrayV3Metadata) and array.metadata.codecs == (
+        ShardingCodec(chunk_shape=array.chunks, codecs=codecs),
     )
 
 

@@ -26,7 +26,7 @@ STAGES |= {"render", "train", "verify", "import_logits"}
 PUT_TOGETHER = {"predict", "demo"}
 ONLY_IN = {
     "zarr": ("pipeline/store.py", "pipeline/compact.py"),
-    "numcodecs": ("pipeline/store.py",),
+    "numcodecs": ("pipeline/store.py", "pipeline/shards.py"),
     "dask": ("pipeline/schedule.py",),
     "distributed": ("pipeline/schedule.py",),
     "upath": ("pipeline/places.py",),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hmsa_pipeline.pipeline import ensemble as stage
 from hmsa_pipeline.pipeline.scores import CONFIDENCES, LABELS, fuse, quantise
 from PIL import Image
 
@@ -68,6 +69,15 @@ def test_predictions_are_the_fused_logits_in_the_photographs_tree_and_sizes(fini
             with Image.open(finished.root / "photos" / dataset / image) as photo:
                 sizes = {pixels.shape for pixels in prediction(finished, dataset, image)}
                 assert sizes == {(photo.height, photo.width)}
+
+
+@pytest.mark.parametrize("pixels", [1, 300])
+def test_blocks_that_fit_into_a_cache_change_no_bit(
+    full: Bench, pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "_CACHED_PIXELS", pixels)
+    assert full.run("ensemble", "--overwrite").code == 0
+    check(full)
 
 
 def test_again_it_does_nothing_and_says_so(full: Bench) -> None:

@@ -109,7 +109,7 @@ from pathlib import Path
 import torch
 from hmsa_pipeline import cli
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline import dump, ensemble, schedule
+from hmsa_pipeline.pipeline import ensemble, predictor, schedule
 
 folder, before, *command = sys.argv[1:]
 with torch.device("meta"):
@@ -129,7 +129,8 @@ for n in itertools.count():
     child = os.fork()
     if not child:
         moments = itertools.count(n, -1)
-        Path.replace, dump.Predictor.load = dying(Path.replace, moments), dying(dump.Predictor.load, moments)
+        Path.replace = dying(Path.replace, moments)
+        predictor.Predictor.load = dying(predictor.Predictor.load, moments)
         sys.argv = ["hmsa-pipeline", *command, "--workers", "0", "--output", output]
         try:
             cli.main()

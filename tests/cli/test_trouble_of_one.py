@@ -15,8 +15,8 @@ import pytest
 import torch
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline import dump
-from hmsa_pipeline.pipeline.dump import Predictor
 from hmsa_pipeline.pipeline.lock import writer_lock
+from hmsa_pipeline.pipeline.predictor import Predictor
 from hmsa_pipeline.pipeline.store import ShardWriter
 from PIL import Image
 from torch import Tensor

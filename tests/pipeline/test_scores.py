@@ -257,8 +257,8 @@ Z = torch.zeros(19, 4)
         ([Z], [1.0], [math.inf], {}, "out of range"),
         ([Z], [1.0], [1.0, 1.0], {}, "out of range"),
         ([], [], None, {}, "out of range"),
-        ([Z, Z], [1.0], None, {}, "argument"),
-        ([Z], [1.0, 1.0], None, {}, "argument"),
+        ([Z, Z], [1.0], None, {}, "1 weights, but more members"),
+        ([Z], [1.0, 1.0], None, {}, "2 weights, but only 1 members"),
         ([Z, Z[:, :3]], [1.0, 1.0], None, {}, r"members differ in shape: \(19, 4\) and \(19, 3\)"),
         ([Z, Z[:1]], [1.0, 1.0], None, {}, "members differ in shape"),
         ([Z, Z], [1.0, 2.0], None, {"label": "max-softmax"}, "weights have no meaning for max-softmax"),
@@ -293,3 +293,38 @@ def test_quantising_is_monotone_and_within_a_step(values: list[float]) -> None:
     found = quantise(torch.tensor(ordered)).tolist()
     assert found == sorted(found)
     assert all(min(int(value * 65536), 65535) == level for value, level in zip(ordered, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(2, "3 weights, but only 2 members"), (4, "3 weights, but more members")]
+)
+def test_members_and_weights_are_as_many(count: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        fuse([torch.zeros(19, 3)] * count, [1.0] * 3)
+
+
+def test_of_equal_classes_the_first_is_the_label() -> None:
+    members = [torch.tensor([[1.0], [5.0], [5.0], [0.0], [5.0]])] * 2
+    for label in LABELS:
+        assert fuse(members, [1.0, 1.0], label=label).label.tolist() == [1]
+
+
+@settings(deadline=None)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 70),
+    rows=st.integers(1, 40),
+    seed=st.integers(0, 2**31),
+    pair=st.sampled_from(PAIRS),
+)
+def test_some_rows_are_fused_to_the_bits_of_all(
+    height: int, width: int, rows: int, seed: int, pair: tuple[str, str]
+) -> None:
+    source = torch.Generator().manual_seed(seed)
+    members = [(4 * torch.randn(19, height, width, generator=source)).half() for _ in range(3)]
+    functions = {"label": pair[0], "confidence": pair[1]}
+    whole = fuse(members, [1.0] * 3, **functions)
+    for y in range(0, height, rows):
+        part = fuse([z[:, y : y + rows] for z in members], [1.0] * 3, **functions)
+        assert torch.equal(part.label, whole.label[y : y + rows])
+        assert torch.equal(part.confidence, whole.confidence[y : y + rows])

@@ -9,12 +9,14 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import pytest
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline import store as store_module
+from hmsa_pipeline.pipeline.shards import read_chunk
 from hmsa_pipeline.pipeline.store import DamagedShardError, LogitStore
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -180,10 +182,10 @@ def test_what_the_machine_cannot_give_is_no_damage(
 ) -> None:
     store = LogitStore.open(sample.path)
 
-    async def fail(*_args: object, **_kwargs: object) -> None:
+    def fail(*_args: object) -> None:
         raise FAILURES[failure]
 
-    monkeypatch.setattr(store_module._DurableStore, "get", fail)
+    monkeypatch.setattr(store_module, "read_chunk", fail)
     with pytest.raises(StoreError, match="cannot be read") as caught:
         store.read(1)
     assert not isinstance(caught.value, DamagedShardError)
@@ -193,14 +195,12 @@ def test_a_shard_that_is_taken_away_under_a_reader_gives_no_nan_and_is_no_damage
     sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = LogitStore.open(sample.path)
-    get = store_module._DurableStore.get
 
-    async def late(self: object, key: str, *args: object, **kwargs: object) -> object:
-        if "/c." in key:
-            sample.shard.unlink(missing_ok=True)
-        return await get(self, key, *args, **kwargs)  # type: ignore[arg-type]
+    def late(shard: Path, *arguments: Any) -> None:
+        shard.unlink(missing_ok=True)
+        read_chunk(shard, *arguments)
 
-    monkeypatch.setattr(store_module._DurableStore, "get", late)
+    monkeypatch.setattr(store_module, "read_chunk", late)
     try:
         with pytest.raises(StoreError, match=r"has no logits of b\.png") as caught:
             store.read(1)

@@ -7,12 +7,14 @@ import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline import store as store_module
 from hmsa_pipeline.pipeline.lock import writer_lock
 from hmsa_pipeline.pipeline.manifest import Manifest
+from hmsa_pipeline.pipeline.shards import read_chunk
 from hmsa_pipeline.pipeline.store import LogitStore
 from hmsa_pipeline.pipeline.verify import Verified, status, verify
 
@@ -187,14 +189,13 @@ def test_what_the_machine_does_not_give_is_unreadable_and_never_moved(
 ) -> None:
     damage(shard(manifest, 3))
     before = tree(store_at(manifest, "street", "ant"))
-    get = store_module._DurableStore.get
 
-    async def fail(self: store_module._DurableStore, key: str, *args: object, **kwargs: object) -> object:
-        if "c.1." in key and self.root.name == "ant.zarr":
+    def fail(shard: Path, *arguments: Any) -> None:
+        if shard.name.startswith("c.1.") and shard.parent.parent.name == "ant.zarr":
             raise error
-        return await get(self, key, *args, **kwargs)  # type: ignore[arg-type]
+        read_chunk(shard, *arguments)
 
-    monkeypatch.setattr(store_module._DurableStore, "get", fail)
+    monkeypatch.setattr(store_module, "read_chunk", fail)
     result = by_store(verify(manifest, repair=True))["street/ant"]
     assert (result.sound, list(result.damaged), list(result.unreadable), result.moved) == (2, ["d.png"], ["b.png"], 1)
     assert re.search(r"c\.1\.0\.0\.0: cannot be read", result.unreadable["b.png"])
