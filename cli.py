@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .pipeline.dump import JobResult
     from .pipeline.ensemble import FusionResult
     from .pipeline.manifest import Manifest
+    from .pipeline.predict import Predicted
 
 INTERRUPTED = 130
 
@@ -77,6 +78,20 @@ LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each dataset.")
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option("--precision", metavar="NAME", help="fp16, bf16 or fp32; wins over the manifest."),
+]
+LabelOption = Annotated[
+    str | None,
+    typer.Option("--label", metavar="NAME", help="mean-softmax, max-softmax, min-softmax or mean-logit."),
+]
+ConfidenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--confidence", metavar="NAME", help="mean-softmax, mean-logit, min-softmax, entropy, energy or rba."
+    ),
+]
 DevicesOption = Annotated[
     str,
     typer.Option("--device", metavar="NAME", help="auto, cpu, cuda (all GPUs), or some of them: cuda:0,2."),
@@ -265,10 +280,7 @@ def dump(
     datasets: DatasetsOption = None,
     limit: LimitOption = None,
     device: DevicesOption = "auto",
-    precision: Annotated[
-        str | None,
-        typer.Option("--precision", metavar="NAME", help="fp16, bf16 or fp32; wins over the manifest."),
-    ] = None,
+    precision: PrecisionOption = None,
     data_root: DataRootOption = None,
     assets: AssetsOption = None,
     workers: WorkersOption = None,
@@ -285,8 +297,7 @@ def dump(
     Example: hmsa-pipeline dump --manifest bravo.yaml --data-root /data --assets /data/assets
     """
     found = _load(manifest, output, models, datasets, data_root, assets, inference={"precision": precision})
-    from .pipeline.dump import limit as limit_of
-    from .pipeline.dump import run_dump, table
+    from .pipeline.dump import limited_by, run_dump, table
     from .pipeline.plan import plan_dump
     from .pipeline.schedule import hire
 
@@ -301,7 +312,11 @@ def dump(
             _figures(json_file, plan.as_json())
             return
         results = run_dump(
-            plan, crew, lambda result: _dumped(result, json_file), patience=image_timeout, threads=threads
+            plan,
+            crew,
+            lambda result: _worked(result.job.name, result, json_file),
+            patience=image_timeout,
+            threads=threads,
         )
     finally:
         crew.close()
@@ -319,7 +334,7 @@ def dump(
             json_file,
             f"{done} images dumped, {skipped} complete before, {failed} failed; stores: {found.output}/logits",
         )
-        if line := limit_of(r.times for r in results):
+        if line := limited_by(r.times for r in results):
             _say(json_file, line)
     if problems:
         _say(json_file, f"{problems} of {len(plan.jobs)} jobs could not be done")
@@ -328,8 +343,8 @@ def dump(
     _finish(any(r.interrupted for r in results), failed + problems)
 
 
-def _dumped(result: JobResult, json_file: str | None) -> None:
-    name = result.job.name
+def _worked(name: str, result: JobResult | Predicted, json_file: str | None) -> None:
+    """What became of one job, when it ends."""
     _failed(name, result.failed)
     if result.problem:
         print(_one_line(f"failed: {name}: {result.problem}"), file=sys.stderr)
@@ -361,24 +376,97 @@ def _finish(interrupted: bool, failed: int) -> None:
 
 
 @app.command()
+def predict(
+    manifest: ManifestOption = "bravo.yaml",
+    output: OutputOption = None,
+    models: ModelsOption = None,
+    datasets: DatasetsOption = None,
+    limit: LimitOption = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", metavar="A,B", help="Store the logits of these models, too.")
+    ] = None,
+    device: DevicesOption = "auto",
+    precision: PrecisionOption = None,
+    label: LabelOption = None,
+    confidence: ConfidenceOption = None,
+    data_root: DataRootOption = None,
+    assets: AssetsOption = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    image_timeout: PatienceOption = 1800.0,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+    json_file: JsonOption = None,
+) -> None:
+    """Predict class maps and confidences at once, without logits on the disk.
+
+    The result is that of dump and ensemble, and complete images are skipped likewise; but to fuse in another way, to
+    calibrate or to score the members, the networks have to run again.
+
+    Example: hmsa-pipeline predict --manifest bravo.yaml --keep cityscapes
+    """
+    found = _load(
+        manifest,
+        output,
+        models,
+        datasets,
+        data_root,
+        assets,
+        inference={"precision": precision},
+        ensemble={"label": label, "confidence": confidence},
+    )
+    from .pipeline.dump import limited_by
+    from .pipeline.predict import plan_predict, run_predict
+    from .pipeline.schedule import hire
+
+    crew, target, threads = hire(device, workers=workers, scheduler=scheduler)
+    try:
+        plan = plan_predict(found, device=target, limit=limit, overwrite=overwrite, keep=_names("--keep", keep) or ())
+        for note in plan.notes:
+            print(note, file=sys.stderr)
+        if dry_run:
+            for line in plan.lines(crew.describe()):
+                _say(json_file, line)
+            _figures(json_file, plan.as_json())
+            return
+        results = run_predict(
+            plan,
+            crew,
+            lambda result: _worked(result.dataset, result, json_file),
+            patience=image_timeout,
+            threads=threads,
+        )
+    finally:
+        crew.close()
+    done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
+    skipped = sum(r.skipped for r in results)
+    problems = sum(r.problem is not None for r in results)
+    _figures(json_file, [r.as_json() for r in results])
+    if not done and not failed and not problems and not plan.todo:
+        _say(json_file, f"nothing to do: all {skipped} predictions are there")
+    else:
+        _say(
+            json_file,
+            f"{done} images predicted, {skipped} done before, {failed} failed; {found.output}/predictions",
+        )
+        if line := limited_by(r.times for r in results):
+            _say(json_file, line)
+    if problems:
+        _say(json_file, f"{problems} of {len(plan.predictions)} datasets could not be done")
+    if failed + problems:
+        _say_again(json_file)
+    _finish(any(r.interrupted for r in results), failed + problems)
+
+
+@app.command()
 def ensemble(
     manifest: ManifestOption = "bravo.yaml",
     output: OutputOption = None,
     models: ModelsOption = None,
     datasets: DatasetsOption = None,
     limit: LimitOption = None,
-    label: Annotated[
-        str | None,
-        typer.Option("--label", metavar="NAME", help="mean-softmax, max-softmax, min-softmax or mean-logit."),
-    ] = None,
-    confidence: Annotated[
-        str | None,
-        typer.Option(
-            "--confidence",
-            metavar="NAME",
-            help="mean-softmax, mean-logit, min-softmax, entropy, energy or rba.",
-        ),
-    ] = None,
+    label: LabelOption = None,
+    confidence: ConfidenceOption = None,
     data_root: DataRootOption = None,
     assets: AssetsOption = None,
     allow_missing: Annotated[
@@ -1191,7 +1279,7 @@ def _terminate(signum: int, frame: object) -> None:
 
 def _going_on(words: Sequence[str]) -> str:
     """What becomes of a command that was interrupted."""
-    if not {*words[:1]} & {"demo", "dump", "ensemble", "import-logits", "report", "train"}:
+    if not {*words[:1]} & {"demo", "dump", "ensemble", "import-logits", "predict", "report", "train"}:
         return "run the same command again"
     again = "again without --overwrite" if "--overwrite" in words else "again"
     if words[0] == "train":

@@ -16,11 +16,12 @@ from .. import __version__
 from ..errors import StoreError, disk_error
 from ..files import PARTIAL
 from .crew import Crew
-from .dump_block import DumpBlock, Setting
+from .dump_block import DumpBlock
 from .figures import as_size
 from .foreman import Item, Tally, run_works
 from .lock import writer_lock
 from .manifest import Manifest, Member
+from .network_block import Setting
 from .places import free_bytes, make_folder, remove, write_bytes
 from .progress import Progress, say
 from .record import record_gone, record_run
@@ -180,7 +181,7 @@ def table(results: Sequence[JobResult]) -> list[str]:
 _PARTS = {"read": "reading", "forward": "the forward pass", "write": "writing"}
 
 
-def limit(times: Iterable[Mapping[str, float]]) -> str | None:
+def limited_by(times: Iterable[Mapping[str, float]]) -> str | None:
     """What kept the workers from being faster, in a line; None where nothing was done.
 
     Args:
@@ -224,16 +225,9 @@ def run_dump(
     if plan.overwrite:
         # All of them now: else the same command without the flag could not go on after an interruption.
         for job in plan.jobs:
-            _set_aside(job.store)
-    setting = Setting(
-        device=plan.device.type if plan.device.index is None else str(plan.device),
-        precision=plan.precision,
-        scales=manifest.inference.scales,
-        flip=manifest.inference.flip,
-        tile=manifest.inference.tile,
-        threads=threads,
-    )
-    works = [_StoreWork(job, setting) for job in plan.jobs]
+            set_aside(job.store)
+    setting = Setting.of(manifest.inference, plan.device, plan.precision, threads)
+    works = [StoreWork(job, setting) for job in plan.jobs]
     results: list[JobResult] = []
 
     def ended_work(position: int, tally: Tally) -> None:
@@ -308,7 +302,8 @@ def _record(plan: Plan, result: JobResult) -> None:
     )
 
 
-def _set_aside(store: Path) -> None:
+def set_aside(store: Path) -> None:
+    """Put a store out of the way, to be started afresh; StoreError if somebody works there."""
     try:
         with writer_lock(store):
             LogitStore.set_aside(store)
@@ -316,7 +311,7 @@ def _set_aside(store: Path) -> None:
         raise disk_error(store, error) from error
 
 
-class _StoreWork:
+class StoreWork:
     """One job as the foreman sees it: the lock, the template, and blocks of the rows that are missing."""
 
     def __init__(self, job: Job, setting: Setting) -> None:
@@ -334,6 +329,11 @@ class _StoreWork:
     @property
     def key(self) -> str:
         return self._job.member.name
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """Images that the opened store lists and the dataset no longer holds."""
+        return self._gone
 
     def open(self) -> list[Item]:
         job = self._job

@@ -6,10 +6,8 @@ What went in stands in ``ensemble.json`` beside the predictions of a dataset (se
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -18,18 +16,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from ..datasets.layouts import output_stem
 from ..errors import DiskError, ManifestError, StoreError, disk_error
-from ..files import is_partial
 from .block import Outcome, Report
 from .crew import Crew
 from .foreman import Item, Tally, run_works
-from .fusion_record import RECORD, changes, describe, read_record, same_work
+from .fusion_record import describe, read_record
 from .lock import require_free, require_held, writer_lock
 from .manifest import Manifest, Member
-from .places import is_remote, listing, remove, remove_all, size, write_bytes, write_json
+from .places import is_remote
+from .prediction_folder import (
+    begin_predictions,
+    existing_predictions,
+    remove_predictions,
+    require_same_work,
+    without_prediction,
+    write_prediction,
+)
 from .predictions import prediction_names
 from .progress import Progress
 from .record import failures, gone, record_run
@@ -37,8 +41,7 @@ from .scores import fuse, quantise
 from .store import DamagedShardError, ImageEntry, LogitStore
 from .survey import PREDICTIONS, store_path
 
-# Each image in work holds about 170 MB at 1024x2048, whatever the number of members; four of them and
-# torch itself stay below 1.5 GB.
+# Each image in work holds about 60 MB at 1024x2048, of which each member has 5.
 THREADS = min(4, os.cpu_count() or 1)
 _CACHED_PIXELS = 16384
 
@@ -144,16 +147,12 @@ def _plan(manifest: Manifest, dataset: str, limit: int | None, overwrite: bool, 
     folder = manifest.output / PREDICTIONS / dataset
     require_free(folder)
     before = {} if overwrite else read_record(folder)
-    record = describe(manifest.ensemble, members, before)
-    if before and not same_work(before, record):
-        raise StoreError(
-            f"{folder}: holds predictions made in another way ({changes(before, record)}); "
-            "choose another --output, or make them again with --overwrite"
-        )
+    record = describe(manifest.ensemble, [(m, store.identity if store else None) for m, store in members], before)
+    require_same_work(folder, before, record)
     known_partial = before.get("partial", {})
     plan = Fusion(dataset, folder, members, record)
     reasons = failures(manifest.output, dataset)
-    existing = _existing(folder) if before else {}
+    existing = existing_predictions(folder) if before else {}
     # Of times in whole seconds one that is equal may be later.
     grain = 0 if is_remote(folder) else 1
     for path, who in has.items():
@@ -212,14 +211,6 @@ def _common_table(dataset: str, stores: list[LogitStore], left_out: set[str]) ->
     return {path: entries[path] for path in sorted(entries)}
 
 
-def _existing(folder: Path) -> dict[str, int]:
-    """Below ``folder`` the name of every PNG -> when it was written, in nanoseconds."""
-    try:
-        return {found.name: found.modified for found in listing(folder) if found.name.endswith(".png")}
-    except OSError as error:
-        raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
-
-
 def run_ensemble(
     manifest: Manifest,
     plans: list[Fusion],
@@ -249,7 +240,7 @@ def run_ensemble(
     if overwrite:
         # All of them now: else the same command without the flag could not go on after an interruption.
         for plan in plans:
-            _remove(plan.folder)
+            remove_predictions(plan.folder)
     works = [_FolderWork(plan) for plan in plans]
 
     def ended_work(position: int, tally: Tally) -> None:
@@ -293,19 +284,6 @@ def _record(manifest: Manifest, result: FusionResult) -> None:
     )
 
 
-def _remove(folder: Path) -> None:
-    try:
-        with writer_lock(folder):
-            remove(folder / RECORD)
-            _sweep(folder, lambda name: name.endswith(("_pred.png", "_conf.png")))
-    except OSError as error:
-        raise disk_error(folder, error) from error
-
-
-def _sweep(folder: Path, unwanted: Callable[[str], bool]) -> None:
-    remove_all(folder, [found.name for found in listing(folder) if unwanted(found.name)])
-
-
 class _FolderWork:
     """The predictions of one dataset as the foreman sees them."""
 
@@ -325,27 +303,10 @@ class _FolderWork:
     def open(self) -> list[Item]:
         try:
             self._token = self._held.enter_context(writer_lock(self._plan.folder))
-            self._prepare()
+            begin_predictions(self._plan.folder, self._plan.record, self._plan.partial, self._tasks)
         except OSError as error:
             raise disk_error(self._plan.folder, error) from error
         return [Item(t.entry.path, max(1, (t.entry.height or 0) * (t.entry.width or 0))) for t in self._plan.tasks]
-
-    def _prepare(self) -> None:
-        plan = self._plan
-        before = read_record(plan.folder)
-        if before and not same_work(before, plan.record):
-            raise StoreError(
-                f"{plan.folder}: another run has just begun predictions made in another way "
-                f"({changes(before, plan.record)}); choose another --output"
-            )
-        # Before the record, which will no longer say that they lack a member or are older than their logits.
-        stale = {prediction_names(task.entry.path)[0] for task in plan.tasks}
-        _sweep(plan.folder, lambda name: is_partial(name) or name in stale)
-        # Before the first prediction: one that lies there without its line in the record would later pass
-        # for one of all members.
-        record = {**plan.record, "partial": plan.partial}
-        if before != record:
-            write_json(plan.folder / RECORD, record)
 
     def block(self, paths: Sequence[str]) -> FusionBlock:
         plan = self._plan
@@ -355,10 +316,7 @@ class _FolderWork:
         return FusionBlock(plan.folder, members, functions, tasks, self._token)
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
-        with ThreadPoolExecutor(THREADS) as pool:
-            paths = list(paths)
-            there = pool.map(lambda path: size(self._plan.folder / prediction_names(path)[0]), paths)
-            return [path for path, found in zip(paths, there, strict=True) if found is None]
+        return without_prediction(self._plan.folder, paths)
 
     def close(self) -> None:
         self._held.close()
@@ -490,9 +448,4 @@ def _fuse_image(block: FusionBlock, all_stores: list[LogitStore | None], task: T
             place = slice(start + y, min(start + y + step, stop))
             label[place] = fused.label.numpy()
             confidence[place] = quantise(fused.confidence).numpy()
-    label_name, confidence_name = prediction_names(entry.path)
-    for name, pixels in ((confidence_name, confidence), (label_name, label)):
-        png = io.BytesIO()
-        # Run lengths and Huffman's code: a third faster than looking for matches, and here smaller, too.
-        Image.fromarray(pixels).save(png, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
-        write_bytes(block.folder / name, png.getbuffer())
+    write_prediction(block.folder, entry.path, label, confidence)

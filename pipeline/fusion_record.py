@@ -17,20 +17,20 @@ from ..errors import StoreError, first_few
 from .manifest import Fusion as Functions
 from .manifest import Member
 from .places import read_bytes
-from .store import LogitStore
+from .store import Identity
 
 RECORD = "ensemble.json"
 _MEMBER = {"name", "weight", "temperature", "store"}
 
 
 def describe(
-    functions: Functions, members: Sequence[tuple[Member, LogitStore | None]], before: dict[str, Any]
+    functions: Functions, members: Sequence[tuple[Member, Identity | None]], before: dict[str, Any]
 ) -> dict[str, Any]:
     """What goes in, with its fingerprint.
 
     Args:
         functions: the manifest's ``ensemble``.
-        members: each with its store, None where there is none.
+        members: each with what its logits are made with, None where nobody knows, since it has none.
         before: the record that lies there, which knows the fingerprints of stores that are gone.
     """
     known = _stores(before)
@@ -42,9 +42,9 @@ def describe(
                 "name": member.name,
                 "weight": member.weight,
                 "temperature": member.temperature,
-                "store": known.get(member.name) if store is None else _store_fingerprint(store),
+                "store": known.get(member.name) if identity is None else _fingerprint(identity),
             }
-            for member, store in members
+            for member, identity in members
         ],
     }
     return {"fingerprint": _digest(described), "version": __version__, **described}
@@ -70,11 +70,11 @@ def _stores(record: dict[str, Any]) -> dict[str, str]:
     return {m["name"]: m["store"] for m in record.get("members", []) if m["store"]}
 
 
-def _store_fingerprint(store: LogitStore) -> str:
-    identity = asdict(store.identity)
+def _fingerprint(identity: Identity) -> str:
+    fields = asdict(identity)
     # The same content under another file name is the same checkpoint.
-    identity.pop("checkpoint")
-    return _digest(identity)
+    fields.pop("checkpoint")
+    return _digest(fields)
 
 
 def _digest(value: Any) -> str:

@@ -46,7 +46,7 @@ def plan_dump(
     for member in members:
         member.checkpoint_path()
     surveys = [tuple(photographs(manifest, dataset, afresh=overwrite)) for dataset in manifest.datasets]
-    identities = [_identity(manifest, member, precision) for member in members]
+    identities = [identity_of(manifest, member, precision) for member in members]
     jobs = tuple(
         Job(
             member=member,
@@ -62,11 +62,12 @@ def plan_dump(
     )
     for job in jobs:
         require_free(job.store)
-    complete = tuple(0 if overwrite else _complete(job) for job in jobs)
+    complete = tuple(0 if overwrite else len(complete_in(job)) for job in jobs)
     return Plan(manifest, jobs, complete, target, precision, tuple(notes), overwrite)
 
 
-def _identity(manifest: Manifest, member: Member, precision: str) -> Identity:
+def identity_of(manifest: Manifest, member: Member, precision: str) -> Identity:
+    """What a member's logits are made with; CheckpointError if its checkpoint does not fit the manifest."""
     path = member.checkpoint_path()
     check_weights(path, member.arch)
     digest = sha256(path)
@@ -89,12 +90,12 @@ def _identity(manifest: Manifest, member: Member, precision: str) -> Identity:
     )
 
 
-def _complete(job: Job) -> int:
+def complete_in(job: Job) -> set[str]:
     """Wanted images that need no work; StoreError if the store is another work, or of other photographs."""
     if not LogitStore.exists(job.store):
-        return 0
+        return set()
     store = LogitStore.open(job.store)
     store.require(job.identity)
     store.require_same(job.photographs)
     known = dict(zip((e.path for e in store.images), store.complete(), strict=True))
-    return sum(known.get(photo.path, False) for photo in job.wanted)
+    return {photo.path for photo in job.wanted if known.get(photo.path)}

@@ -42,6 +42,16 @@ class Predictor:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
 
+    @property
+    def bytes(self) -> int:
+        """Of the network's weights; 0 without one."""
+        return sum(weight.nbytes for weight in self._model.parameters()) if self._model is not None else 0
+
+    def put(self, device: torch.device) -> None:
+        """Move the network, for others to use its place; it computes only where it was loaded."""
+        if self._model is not None:
+            self._model.to(device)
+
     def load(self, member: Member) -> None:
         """Put the network of ``member`` on the device.
 

@@ -118,7 +118,9 @@ class Bench:
 
 def run(*argv: str) -> Result:
     """A command line in this process, which does the work itself unless it is told who is to do it."""
-    if argv[:1] in [("dump",), ("ensemble",)] and not {"--workers", "--scheduler", "--help"} & set(argv):
+    if argv[:1] in [("dump",), ("ensemble",), ("predict",)] and not {"--workers", "--scheduler", "--help"} & set(
+        argv
+    ):
         argv = (argv[0], "--workers", "0", *argv[1:])
     out, err = io.StringIO(), io.StringIO()
     terminate = signal.getsignal(signal.SIGTERM)

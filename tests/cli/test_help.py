@@ -20,6 +20,9 @@ CREW = {"--workers", "--scheduler", "--image-timeout"}
 SURFACE = {
     "dump": COMMON | CREW | {"--limit", "--device", "--precision", "--overwrite", "--dry-run"},
     "ensemble": COMMON | CREW | {"--limit", "--label", "--confidence", "--allow-missing", "--overwrite", "--dry-run"},
+    "predict": COMMON
+    | CREW
+    | {"--limit", "--keep", "--device", "--precision", "--label", "--confidence", "--overwrite", "--dry-run"},
     "evaluate": COMMON
     | {"--predictions", "--per-model", "--leave-one-out", "--limit", "--processes", "--csv"}
     | {"--ground-truth", "--samples", "--submission"},
