@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +97,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None:
-    """Write ``data`` atomically (see `atomic_path`)."""
+def write_bytes(path: Path, *pieces: bytes | bytearray | memoryview) -> None:
+    """Write pieces, one behind the other, atomically (see `atomic_path`)."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        _fill(temporary, pieces)
+
+
+def _fill(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+    with path.open("wb") as file:
+        file.writelines(pieces)
 
 
 def write_text(path: Path, text: str) -> None:

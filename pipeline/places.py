@@ -159,13 +159,13 @@ def read_bytes(path: Path) -> bytes:
         return _system(path).cat_file(address(path))
 
 
-def write_bytes(path: Path, data: bytes | bytearray | memoryview) -> None:
-    """Write a file, all of it or nothing."""
+def write_bytes(path: Path, *pieces: bytes | bytearray | memoryview) -> None:
+    """Write a file of pieces, one behind the other, all of it or nothing."""
     if not is_remote(path):
-        files.write_bytes(path, data)
+        files.write_bytes(path, *pieces)
         return
     with reached(path):
-        _system(path).pipe_file(address(path), bytes(data))
+        _system(path).pipe_file(address(path), b"".join(pieces))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -26,22 +26,21 @@ _CHECKSUM = 4
 _HEADER = 16
 
 
-def shard_bytes(chunks: Iterable[np.ndarray], compressor: Blosc) -> bytearray:
-    """A whole shard file.
+def shard_pieces(chunks: Iterable[np.ndarray], compressor: Blosc) -> list[bytes]:
+    """A whole shard file, in pieces.
 
     Args:
         chunks: what each holds, contiguous, in the order of the rows.
         compressor: of each.
     """
-    content, index = bytearray(), b""
+    pieces: list[bytes] = []
+    index, offset = b"", 0
     for chunk in chunks:
         packed = compressor.encode(chunk)
-        index += struct.pack("<QQ", len(content), len(packed) + _CHECKSUM)
-        content += packed
-        content += _sum(packed)
-    content += index
-    content += _sum(index)
-    return content
+        pieces += [packed, _sum(packed)]
+        index += struct.pack("<QQ", offset, len(packed) + _CHECKSUM)
+        offset += len(packed) + _CHECKSUM
+    return [*pieces, index, _sum(index)]
 
 
 def _sum(content: bytes) -> bytes:

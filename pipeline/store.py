@@ -38,7 +38,7 @@ from ..files import PARTIAL, is_partial
 from .attributes import Identity, ImageEntry, Photograph, brought_up, check_images, images_from_json, rows_of
 from .compact import LIMIT, FixedPoint, decoded, encoded
 from .places import Found, address, is_remote, listing, reached, remove, remove_folder, size, state, write_bytes
-from .shards import read_chunk, shard_bytes
+from .shards import read_chunk, shard_pieces
 
 FORMAT_VERSION = 1
 _STRIP_BYTES = 5 * 2**20  # part of the format, as the version is
@@ -587,7 +587,7 @@ class ShardWriter:
                 raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run the same command again")
         shard = _shard(self.path, entry)
         if shard is not None and _is_as_written(array, self._identity):
-            write_bytes(shard, _packed(logits, self._identity))
+            write_bytes(shard, *_packed(logits, self._identity))
         else:
             array[entry.row : entry.row + 1] = logits[None]
 
@@ -639,7 +639,7 @@ def _compressor(identity: Identity) -> BloscCodec:
     return BloscCodec(typesize=2, cname=name, clevel=level, shuffle=BloscShuffle.shuffle)
 
 
-def _packed(logits: np.ndarray, identity: Identity) -> bytearray:
+def _packed(logits: np.ndarray, identity: Identity) -> list[bytes]:
     """The shard file of an image's logits (C, H, W) float16, byte for byte as Zarr would write it."""
     height, width = logits.shape[1:]
     _, name, level = _ENCODINGS[identity.encoding]
@@ -653,7 +653,7 @@ def _packed(logits: np.ndarray, identity: Identity) -> bytearray:
                 strip = np.concatenate([strip, below], axis=1)
             yield encoded(strip) if identity.encoding == "compact" else strip
 
-    return shard_bytes(strips(), Blosc(name, level, Blosc.SHUFFLE))
+    return shard_pieces(strips(), Blosc(name, level, Blosc.SHUFFLE))
 
 
 def _is_as_written(array: zarr.Array, identity: Identity) -> bool:
@@ -709,8 +709,8 @@ def _is_damage(error: Exception) -> bool:
 
 
 def _finite(logits: np.ndarray) -> bool:
-    # NumPy converts half to float slowly; the exponent bits tell as much.
-    return not bool(((logits.view(np.uint16) & 0x7C00) == 0x7C00).any())
+    # NumPy converts half to float slowly; the exponent bits tell as much. One class at a time stays in the cache.
+    return not any(bool(((one.view(np.uint16) & 0x7C00) == 0x7C00).any()) for one in logits)
 
 
 def _within(logits: np.ndarray, limit: float) -> bool:

@@ -8,13 +8,14 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
+from hmsa_pipeline import files
 
-from .bench import Bench, files
+from .bench import Bench
+from .bench import files as files_below
 
 
 class Disk:
@@ -22,17 +23,18 @@ class Disk:
 
     def __init__(self, room: int, at: str) -> None:
         self.room, self.at = room, at
-        self._write, self._flush = Path.write_bytes, os.fsync
+        self._write, self._flush = files._fill, os.fsync
 
     def _full(self) -> OSError | None:
         self.room -= 1
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if self.room < 0 else None
 
-    def _write_bytes(self, path: Path, data: Any) -> int:
+    def _fill(self, path: Path, pieces: tuple[bytes, ...]) -> None:
         if full := self._full():
-            self._write(path, bytes(data)[: len(data) // 2])
+            content = b"".join(pieces)
+            self._write(path, (content[: len(content) // 2],))
             raise full
-        return self._write(path, data)
+        self._write(path, pieces)
 
     def _fsync(self, handle: int) -> None:
         if full := self._full():
@@ -42,7 +44,7 @@ class Disk:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Disk]:
         if self.at == "write":
-            patch = mock.patch.object(Path, "write_bytes", lambda path, data: self._write_bytes(path, data))
+            patch = mock.patch.object(files, "_fill", self._fill)
         else:
             patch = mock.patch.object(os, "fsync", self._fsync)
         with patch:
@@ -74,7 +76,7 @@ def import_logits(bench: Bench) -> list[str]:
 
 def results(bench: Bench) -> dict[str, bytes]:
     """All stores and predictions, and whatever else lies beside them that should not."""
-    return {name: content for name, content in files(bench.output).items() if "run.json" not in name}
+    return {name: content for name, content in files_below(bench.output).items() if "run.json" not in name}
 
 
 @pytest.mark.parametrize("at", ["write", "flush"])

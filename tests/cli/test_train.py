@@ -7,11 +7,13 @@ import errno
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from hmsa_pipeline import files
 from hmsa_pipeline.datasets.labels import LabelReader
 from hmsa_pipeline.datasets.pairs import list_pairs
 from hmsa_pipeline.datasets.sources import NAMES, source
@@ -265,12 +267,12 @@ def test_a_full_disk_stops_the_run_and_says_how_to_go_on(
     output = trained(worlds, tmp_path / "run", "--epochs", "2")
     before = weights(output)
 
-    def full(path: Path, data: bytes) -> int:
+    def full(path: Path, pieces: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     words = options(worlds, tmp_path / "other", "--epochs", "2", "--cache", str(output / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(files, "_fill", full)
         result = run(*words)
     (line,) = (line for line in result.err.splitlines() if line.startswith("error: "))
     assert result.code == 2

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hmsa_pipeline import files
 from hmsa_pipeline.errors import CheckpointError
 from hmsa_pipeline.models.checkpoint import check_weights, load_weights, read_state_dict, save_checkpoint
 from hmsa_pipeline.models.hmsa import HMSA
@@ -375,7 +376,7 @@ def test_failed_saving_keeps_the_old_file(tmp_path: Path, state: State, monkeypa
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(files, "_fill", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(path, state, arch=ARCH, epoch=1)
     assert path.read_bytes() == before

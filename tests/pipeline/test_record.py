@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hmsa_pipeline import __version__
+from hmsa_pipeline import __version__, files
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.record import failures, gone, now, read_runs, record_gone, record_run
 
@@ -99,10 +99,10 @@ def test_a_record_that_cannot_be_written_is_one_line_and_leaves_the_old_one(
     record_run(tmp_path, "dump", "street/ant", {}, failed={}, done=1)
     before = (tmp_path / "run.json").read_bytes()
 
-    def full(_path: Path, _data: Any) -> int:
+    def full(_path: Path, _pieces: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(files, "_fill", full)
     with pytest.raises(StoreError, match=r"run\.json: cannot be written \(No space left on device\)"):
         record_run(tmp_path, "dump", "street/bee", {}, failed={}, done=1)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"run.json": before}

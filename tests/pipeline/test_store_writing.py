@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hmsa_pipeline import files
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.store import DamagedShardError, LogitStore
 
@@ -26,13 +27,13 @@ def test_a_write_that_fails_half_way_leaves_nothing_behind_and_says_why(
     store = begun(where, PHOTOS)
     before = tree(where)
 
-    def half(path: Path, data: Any) -> int:
-        with path.open("wb") as file:
-            file.write(memoryview(data)[: len(data) // 2])
+    def half(path: Path, pieces: tuple[bytes, ...]) -> None:
+        content = b"".join(pieces)
+        path.write_bytes(content[: len(content) // 2])
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", half)
+        patch.setattr(files, "_fill", half)
         with pytest.raises(OSError) as caught:
             store.write(0, logits(0, *SIZE))
     assert caught.value.errno == code
@@ -47,11 +48,11 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(where: Path, monkeypa
     _, made = filled(where, PHOTOS)
     before = tree(where)
 
-    def full(_path: Path, _data: Any) -> int:
+    def full(_path: Path, _pieces: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(files, "_fill", full)
         with pytest.raises(OSError, match="No space"):
             begun(where, [*PHOTOS, photo("c.png")])
     assert tree(where) == before
