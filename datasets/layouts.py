@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DatasetError, nearest
-from .sources import NAMES, SEE, source
+from .sources import KNOWN, SEE, source
 from .splits import choose
 from .walk import SUFFIXES, ImageFile, Layout, PlacedImage, check_names, output_stem, walk
 
@@ -30,18 +30,18 @@ class _Layouts(Mapping[str, Layout]):
     """The plain layouts and those of `sources`, whose files are read when they are asked for."""
 
     def __getitem__(self, name: str) -> Layout:
-        if name in NAMES:
+        if name in KNOWN:
             return source(name).layout
         return _PLAIN[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in NAMES or name in _PLAIN
+        return name in _PLAIN or name in KNOWN
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*_PLAIN, *NAMES))
+        return iter((*_PLAIN, *KNOWN))
 
     def __len__(self) -> int:
-        return len(_PLAIN) + len(NAMES)
+        return len(_PLAIN) + len(KNOWN)
 
 
 LAYOUTS: Mapping[str, Layout] = _Layouts()
@@ -76,7 +76,7 @@ def find_images(root: Path, layout: str, split: str | None = None, exclude: Sequ
     table = LAYOUTS[layout]
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "there is no such folder"
-        more = f"; how it must look, {SEE}" if layout in NAMES else ""
+        more = f"; how it must look, {SEE}" if layout in KNOWN else ""
         raise DatasetError(f"{root}: {what}; check the dataset's root in the manifest, or --data-root{more}")
     wanted, folders = _folders(root, layout, split)
     images: list[PlacedImage] = []

@@ -1,13 +1,15 @@
 """The seven datasets that members are trained on: where to get them, how they lie on disk, what their ids mean.
 
 The facts stand in ``sources/<name>.yaml``, each with where it comes from; nothing is read before it is asked for.
+Installed packages may bring more: an entry point of the group `GROUP` names the path of such a file of theirs.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 NAMES: tuple[str, ...] = ("cityscapes", "bdd100k", "idd", "mapillary", "wilddash", "gta5", "shift")
 """How manifests and recipes name them."""
 
+GROUP = "hmsa_pipeline.datasets"
+"""Of the entry points, each of which names the path of a YAML file like ours."""
+
 UNKNOWN = 254
 """What a lookup table gives for ids that are not in the dataset's table."""
 
@@ -34,6 +39,7 @@ ENCODINGS: tuple[str, ...] = ("train_ids", "ids", "red", "panoptic", "polygons")
 """How a mask says what a pixel shows: a grey value or palette index that is a train id, or a raw id; a raw id in
 the red channel; COCO's panoptic colours with a JSON file beside; polygons with names in a JSON file."""
 
+_OTHER_TYPES = frozenset({"bravo", "folder", "smiyc"})
 _FILES = Path(__file__).with_name("sources")
 
 
@@ -54,7 +60,7 @@ class Source:
     """One dataset as its authors distribute it."""
 
     name: str
-    """One of `NAMES`."""
+    """How manifests name it."""
     title: str
     """Its own name."""
     folder: str
@@ -115,34 +121,77 @@ class Source:
 
 
 @functools.cache
+def _outside() -> dict[str, EntryPoint]:
+    """Those of other packages."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.name in NAMES or point.name in found or point.name in _OTHER_TYPES:
+            raise DatasetError(f"{_origin(point)}: there is a dataset of this name already; rename it there")
+        found[point.name] = point
+    return found
+
+
+def _origin(point: EntryPoint) -> str:
+    package = f" of package {point.dist.name}" if point.dist else ""
+    return f"dataset '{point.name}' ({point.value}{package})"
+
+
+class _Known(Collection[str]):
+    """All names; installed packages are asked when somebody looks."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in NAMES or name in _outside()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*NAMES, *_outside()))
+
+    def __len__(self) -> int:
+        return len(NAMES) + len(_outside())
+
+
+KNOWN: Collection[str] = _Known()
+"""The names of ours, and of those that installed packages bring."""
+
+
+@functools.cache
 def source(name: str) -> Source:
     """The facts about one dataset.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `KNOWN`.
 
     Raises:
-        DatasetError: there is none of this name.
+        DatasetError: there is none of this name, or what a package says of it cannot be understood.
     """
-    if name not in NAMES:
-        raise DatasetError(f"unknown dataset '{name}'; {nearest(name, NAMES)}")
-    facts: dict[str, Any] = yaml.safe_load((_FILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    if name in NAMES:
+        return _described(name, yaml.safe_load((_FILES / f"{name}.yaml").read_text(encoding="utf-8")))
+    point = _outside().get(name)
+    if point is None:
+        raise DatasetError(f"unknown dataset '{name}'; {nearest(name, KNOWN)}")
+    try:
+        return _described(name, yaml.safe_load(Path(point.load()).read_text(encoding="utf-8")))
+    except Exception as error:  # of somebody else's code and file
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DatasetError(
+            f"{_origin(point)}: its description cannot be understood ({reason}); mend it there, or remove it"
+        ) from error
+
+
+def _described(name: str, facts: dict[str, Any]) -> Source:
+    """What a file says of the dataset ``name``; only ``splits`` has to be there."""
+    archives = facts.get("archives", {"images": "its images", "masks": "its masks"})
+    labels = facts.get("labels")
+    known = {"title": name, "folder": name, "homepage": "", "paper": "", "download": "", "tree": ""}
+    texts = {key: facts.get(key, default) for key, default in known.items()}
     splits: dict[str | None, tuple[str, ...]] = {split: tuple(folders) for split, folders in facts["splits"].items()}
-    archives = facts["archives"]
-    labels = facts["labels"]
     return Source(
         name=name,
-        title=facts["title"],
-        folder=facts["folder"],
-        homepage=facts["homepage"],
-        paper=facts["paper"],
-        download=facts["download"],
+        **texts,
         image_archive=archives["images"],
         mask_archive=archives["masks"],
-        tree=facts["tree"],
         layout=Layout(
             splits=splits,
-            default=facts["default"],
+            default=facts.get("default"),
             stem_ending=facts.get("stem_ending", ""),
             joined={split: tuple(parts) for split, parts in facts.get("joined", {}).items()},
             members=facts.get("members", "all"),
@@ -151,7 +200,7 @@ def source(name: str) -> Source:
         ),
         split_folders={split: split for split in facts["splits"]} | facts.get("split_folders", {}),
         unlabelled=tuple(facts.get("unlabelled", ())),
-        masks=tuple(MaskRule(**rule) for rule in facts["masks"]),
+        masks=tuple(MaskRule(**rule) for rule in facts.get("masks", ())),
         labels=labels and {raw: (train, meaning) for raw, (train, meaning) in labels.items()},
         resize_masks=facts.get("resize_masks", False),
     )

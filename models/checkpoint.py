@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..files import write_bytes
-from .registry import build
+from .registry import build_any
 
 _PREFIX = "module."
 
@@ -231,7 +231,7 @@ def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 def expected_shapes(arch: str, num_classes: int = 19) -> dict[str, tuple[int, ...]]:
     """`shapes` of an architecture, without memory for a network."""
     with torch.device("meta"):
-        return shapes(build(arch, num_classes))
+        return shapes(build_any(arch, num_classes))
 
 
 def demand_match(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from .hmsa import OCRNet
+from .plain import PlainNetwork
+
+Network = TypeVar("Network", OCRNet, PlainNetwork, OCRNet | PlainNetwork)
 
 
-def prepare(model: OCRNet, dtype: torch.dtype | None = None) -> OCRNet:
+def prepare(model: Network, dtype: torch.dtype | None = None) -> Network:
     """Change a network in evaluation mode for inference, for good: it cannot be trained or saved any more.
 
     Every normalisation that follows a convolution becomes part of its weights. Weights are kept with channels last,
@@ -18,10 +23,13 @@ def prepare(model: OCRNet, dtype: torch.dtype | None = None) -> OCRNet:
     Args:
         model: on any device.
         dtype: of weights and features, such as ``torch.bfloat16``; None leaves float32. Scores and attention are
-            float32 either way.
+            float32 either way. Of no meaning to a `PlainNetwork`.
     """
     assert not model.training, "prepare() on a network in training mode: call eval() first"
     with torch.no_grad():
+        if isinstance(model, PlainNetwork):
+            # Nobody knows what follows what in there, nor what half precision does to its weights.
+            return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         _fold(model)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if dtype is not None:

@@ -1,13 +1,23 @@
-"""Architectures by name. Importing this file does not import torch: the command line does it at start."""
+"""Architectures by name: ours, and those that installed packages bring as entry points.
+
+Importing this file does not import torch: the command line does it at start.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Collection, Iterator
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from ..errors import ManifestError, nearest
 
 if TYPE_CHECKING:
     from .hmsa import HMSA, OCRNet
+    from .plain import PlainNetwork
+
+GROUP = "hmsa_pipeline.models"
+"""Of the entry points, each of which names a `PlainNetwork`."""
 
 
 def _hrnet_ocr_mscale(num_classes: int) -> HMSA:
@@ -42,10 +52,44 @@ _BUILDERS = {
 }
 
 ARCHITECTURES: tuple[str, ...] = tuple(_BUILDERS)
+"""Ours, which can be trained."""
+
+
+@functools.cache
+def _outside() -> dict[str, EntryPoint]:
+    """Those of other packages."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        if point.name in _BUILDERS or point.name in found:
+            raise ManifestError(f"{_origin(point)}: there is an architecture of this name already; rename it there")
+        found[point.name] = point
+    return found
+
+
+def _origin(point: EntryPoint) -> str:
+    package = f" of package {point.dist.name}" if point.dist else ""
+    return f"architecture '{point.name}' ({point.value}{package})"
+
+
+class _Known(Collection[str]):
+    """All names; installed packages are asked when somebody looks."""
+
+    def __contains__(self, name: object) -> bool:
+        return name in _BUILDERS or name in _outside()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*_BUILDERS, *_outside()))
+
+    def __len__(self) -> int:
+        return len(_BUILDERS) + len(_outside())
+
+
+KNOWN: Collection[str] = _Known()
+"""Those that a manifest can name."""
 
 
 def build(arch: str, num_classes: int = 19) -> OCRNet:
-    """A fresh network with random weights, in evaluation mode.
+    """A fresh network of ours with random weights, in evaluation mode.
 
     Under ``torch.device("meta")`` it takes no memory, which is enough to ask for keys and shapes.
 
@@ -55,3 +99,27 @@ def build(arch: str, num_classes: int = 19) -> OCRNet:
     if arch not in _BUILDERS:
         raise ManifestError(f"there is no architecture '{arch}': {nearest(arch, ARCHITECTURES)}")
     return _BUILDERS[arch](num_classes).eval()
+
+
+def build_any(arch: str, num_classes: int = 19) -> OCRNet | PlainNetwork:
+    """As `build`, of ours or of an installed package.
+
+    Raises:
+        ManifestError: ``arch`` is not one of `KNOWN`, or what the package names is no `PlainNetwork`, or cannot be
+            made.
+    """
+    if arch in _BUILDERS:
+        return build(arch, num_classes)
+    from .plain import PlainNetwork
+
+    point = _outside().get(arch)
+    if point is None:
+        raise ManifestError(f"there is no architecture '{arch}': {nearest(arch, KNOWN)}")
+    try:
+        network = point.load()(num_classes)
+    except Exception as error:  # of somebody else's code
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ManifestError(f"{_origin(point)}: cannot be made ({reason}); mend it there, or remove it") from error
+    if not isinstance(network, PlainNetwork):
+        raise ManifestError(f"{_origin(point)}: makes no PlainNetwork, but {type(network).__name__}; mend it there")
+    return network.eval()

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..datasets.pairs import Pair
-from ..datasets.sources import NAMES
+from ..datasets.sources import KNOWN
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..errors import DatasetError, ManifestError, StoreError, first_few
 from .manifest import Manifest, Member
@@ -125,10 +125,10 @@ def plan_calibration(manifest: Manifest, *, limit: int | None = None) -> list[La
             f"ensemble.label {manifest.ensemble.label}: gives no probabilities to calibrate; "
             "use mean-softmax or mean-logit"
         )
-    entries = [entry for entry in manifest.datasets if entry.type in NAMES]
+    entries = [entry for entry in manifest.datasets if entry.type in KNOWN]
     if not entries:
         raise ManifestError(
-            f"no dataset of the manifest has labels to calibrate with; types that have: {first_few(NAMES, 9)}"
+            f"no dataset of the manifest has labels to calibrate with; types that have: {first_few(KNOWN, 9)}"
         )
     found: list[Labelled] = []
     for entry in entries:

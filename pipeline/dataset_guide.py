@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..datasets.sources import NAMES, Source, source
+from ..datasets.sources import KNOWN, Source, source
 from ..errors import DatasetError, ManifestError, StoreError
 
 WIDTH = 100
@@ -29,14 +29,14 @@ def known_source(name: str) -> Source:
     Raises:
         DatasetError: none is called ``name``; the error lists all that there are.
     """
-    if name not in NAMES:
-        raise DatasetError(f"{name}: is no dataset that is known; known: {', '.join(NAMES)}")
+    if name not in KNOWN:
+        raise DatasetError(f"{name}: is no dataset that is known; known: {', '.join(KNOWN)}")
     return source(name)
 
 
 def known_sources(names: Sequence[str]) -> list[Source]:
     """Those called ``names``, each once, in this order; all if there are no names. Raises as `known_source`."""
-    return [known_source(name) for name in dict.fromkeys(names or NAMES)]
+    return [known_source(name) for name in dict.fromkeys(names or KNOWN)]
 
 
 def split_uses(facts: Source) -> dict[str, str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -117,6 +118,22 @@ def _check_sha256(digits: str) -> str:
     if not re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
         raise ValueError(f"64 hexadecimal digits are needed, not {describe(digits)} ({len(digits)} characters)")
     return digits.lower()
+
+
+class Either(Collection[str]):
+    """The names of two collections, which may come to know more."""
+
+    def __init__(self, first: Collection[str], second: Collection[str]) -> None:
+        self._parts = first, second
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in part for part in self._parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.chain(*self._parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
 
 
 def one_of(known: Collection[str]) -> AfterValidator:

@@ -23,10 +23,11 @@ from pydantic import (
 
 from ..datasets.layouts import LAYOUTS
 from ..errors import ManifestError, nearest
-from ..models.registry import ARCHITECTURES
+from ..models.registry import KNOWN
 from .documents import MisplacedError, as_yaml, describe, one_line, read_document, validate
 from .fields import (
     Count,
+    Either,
     InputPath,
     Name,
     Natural,
@@ -146,8 +147,9 @@ class Member(Settings):
 
     name: Name = Field(description="Unique ignoring case; also the name of its logit store.")
     source: Text | None = Field(default=None, description="The dataset it was trained on, for reports.")
-    arch: Annotated[Text, one_of((*ARCHITECTURES, EXTERNAL))] = Field(
-        description="Architecture; 'external' if its logits come from elsewhere by import-logits."
+    arch: Annotated[Text, one_of(Either(KNOWN, (EXTERNAL,)))] = Field(
+        description="Architecture, ours or an installed package's; 'external' if its logits come from elsewhere by "
+        "import-logits."
     )
     checkpoint: InputPath | None = Field(
         default=None,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..datasets.images import normalise
 from ..models.checkpoint import load_weights
 from ..models.inference import prepare
-from ..models.registry import build
+from ..models.registry import build_any
 from .device import AUTOCAST, is_out_of_memory
 from .manifest import Member, Tile
 
@@ -61,7 +61,7 @@ class Predictor:
         if self._member == member:
             return
         self._model = self._member = None
-        model = build(member.arch)
+        model = build_any(member.arch)
         load_weights(model, member.checkpoint_path(), member.arch)
         self._model, self._member = prepare(model.to(self._device), AUTOCAST.get(self._precision)), member
 

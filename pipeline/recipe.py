@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Strict, model_validator
 
-from ..datasets.sources import NAMES
+from ..datasets.sources import KNOWN, NAMES
 from ..errors import ManifestError, nearest
 from ..models.registry import ARCHITECTURES
 from .documents import Document, MisplacedError, as_yaml, one_line, read_document, validate
@@ -66,7 +66,7 @@ _single = AfterValidator(_check_single)
 class Data(Settings):
     """What is learnt from, and what is scored on."""
 
-    type: Annotated[Text, one_of(NAMES)] = Field(description="One of the datasets of 'hmsa-pipeline datasets list'.")
+    type: Annotated[Text, one_of(KNOWN)] = Field(description="One of the datasets of 'hmsa-pipeline datasets list'.")
     root: InputPath = Field(description="Its folder. ${NAME} is expanded, relative to the recipe.")
     train: Text = Field(default="train", description="The split that is learnt from.")
     validation: Text = Field(default="val", description="The split that is scored.")

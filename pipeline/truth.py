@@ -11,14 +11,15 @@ import numpy as np
 from ..datasets.labels import LabelReader
 from ..datasets.pairs import Pair, list_pairs
 from ..datasets.smiyc import SMIYC, MaskReader
-from ..datasets.sources import NAMES, source
+from ..datasets.sources import KNOWN, source
 from ..datasets.taxonomy import IGNORE
 from ..errors import DatasetError
 from .bravo_files import Archive, base_of, read_mask, split_of, truth_endings
 from .counts import CLASSES, Counts, count, count_ood
+from .fields import Either
 from .manifest import DatasetEntry
 
-LABELLED = (*NAMES, SMIYC)
+LABELLED = Either(KNOWN, (SMIYC,))
 """The types of dataset that have labels beside their photographs."""
 
 BRAVO = "bravo"
