@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo docs test test-slow lint format clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,6 +27,9 @@ test: $(VENV)/.test  ## set up, then run the test suite
 test-slow: $(VENV)/.test  ## set up, then run the tests that take minutes: faults, kills, clusters
 	$(BIN)/python -m pytest -m slow --timeout=1800
 
+docs: $(VENV)/.test  ## the documents as a site, in site/
+	$(BIN)/python -m mkdocs build --quiet
+
 lint: $(VENV)/.test  ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,4 +41,4 @@ format: $(VENV)/.test  ## rewrite the files in the house style
 	$(BIN)/ruff format .
 
 clean:  ## remove what was built, the environment too
-	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .typing build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

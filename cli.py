@@ -250,6 +250,17 @@ def manifest_check(
         raise typer.Exit(2)
 
 
+@manifest_app.command("fields")
+def manifest_fields() -> None:
+    """Print what a manifest can say: every field, what it takes, and what it means, as Markdown.
+
+    Example: hmsa-pipeline manifest fields
+    """
+    from .pipeline.manifest_fields import manifest_fields as fields
+
+    print(fields(), end="")
+
+
 def _load(
     manifest: str,
     output: str | None,

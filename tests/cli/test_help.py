@@ -55,6 +55,7 @@ SURFACE = {
     "datasets draw": {"NAME", "--output", "-o", "--train", "--val", "--seed", "--size", "--style", "--json"},
     "manifest show": COMMON,
     "manifest check": COMMON,
+    "manifest fields": set(),
 }
 
 

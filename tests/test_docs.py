@@ -1,0 +1,175 @@
+"""The documents: they build without a network, their links lead somewhere, and their commands are ours."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from hmsa_pipeline.cli import app
+from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
+from hmsa_pipeline.pipeline.manifest_fields import manifest_fields
+from hmsa_pipeline.pipeline.store import Identity, LogitStore, Photograph
+from typer.core import TyperGroup
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+NOBODY = "http://127.0.0.1:9"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+ELSEWHERE = {
+    "git",
+    "cd",
+    "make",
+    "source",
+    "export",
+    "pip",
+    "dask",
+    "ssh",
+    "sbatch",
+    "srun",
+    "kubectl",
+    "helm",
+    "aws",
+}
+
+
+def commands(page: Path) -> list[str]:
+    """Every command of the page's console blocks, continued lines joined."""
+    text = "\n".join(re.findall(r"^```console\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
+    joined = re.sub(r"\\\n\s*", " ", text)
+    lines = [line.removeprefix("$ ") for line in joined.splitlines() if line.startswith("$ ")]
+    return [line for line in lines if not line.startswith("export ")]
+
+
+def words_of(command: str) -> list[str]:
+    """What our command line is given; nothing where the command is another program's."""
+    words = shlex.split(command, comments=True)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    for marker in ("hmsa-pipeline", "hmsa_pipeline.cli"):
+        for position, word in enumerate(words):
+            if word == marker or word.endswith(f"/{marker}"):
+                return words[position + 1 :]
+    assert words[0] in ELSEWHERE, command
+    return []
+
+
+def parse(words: list[str]) -> None:
+    """Have the command line read the words, and run nothing; raises what a wrong option would."""
+    command = typer.main.get_command(app)
+    while isinstance(command, TyperGroup):
+        name, words = words[0], words[1:]
+        assert name in command.commands, name
+        command = command.commands[name]
+    for parameter in command.params:
+        parameter.callback = None  # it would look for files
+    command.make_context("hmsa-pipeline", list(words))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_on_the_page_is_one_that_we_have(page: Path) -> None:
+    for command in commands(page):
+        if words := words_of(command):
+            try:
+                parse(words)
+            except typer.TyperException as error:
+                pytest.fail(f"{page.name}: {command}: {error}")
+
+
+def test_a_wrong_command_would_be_found() -> None:
+    with pytest.raises(typer.TyperException, match="No such option"):
+        parse(["dump", "--manifets", "x"])
+    assert commands(DOCS / "start.md")[0].startswith("git clone")
+    assert len([c for page in PAGES for c in commands(page) if words_of(c)]) > 40
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", target):
+            name = target.partition("#")[0]
+            assert not name or (page.parent / name).exists(), f"{page.name}: {target}"
+
+
+def test_the_site_builds_without_a_network_and_without_a_warning(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PATH": "",
+            "http_proxy": NOBODY,
+            "https_proxy": NOBODY,
+            "NO_MKDOCS_2_WARNING": "1",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    for page in DOCS.glob("*.md"):
+        made = tmp_path / "site" / ("" if page.stem == "index" else page.stem) / "index.html"
+        assert made.is_file(), page.name
+        assert "fonts.googleapis" not in made.read_text()
+
+
+def test_the_page_of_the_manifest_has_every_field() -> None:
+    assert (DOCS / "manifest.md").read_text().endswith("\n\n" + manifest_fields())
+
+
+def test_every_message_that_is_explained_is_one_that_is_said() -> None:
+    said = (
+        "".join(
+            re.sub(r'"\s*\n\s*f?"', "", path.read_text())
+            for folder in ("pipeline", "models", "datasets")
+            for path in sorted((ROOT / folder).rglob("*.py"))
+        )
+        + (ROOT / "errors.py").read_text()
+    )
+    messages = re.findall(r"^### `(.*)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(messages) > 20
+    assert [message for message in messages if message not in said] == []
+
+
+# ------------------------------------------------------------------ how logits are used
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    """A folder with a store where the page says that one is."""
+    identity = Identity("cityscapes", "external", None, None, None, None, None, CLASS_NAMES, None)
+    store = LogitStore.create(tmp_path / "runs/bravo/logits/bravo_ACDC/cityscapes.zarr", identity, {})
+    store.register(Photograph(f"{number}.png", 1, (70, 90)) for number in range(3))
+    for number in range(2):
+        draw = np.random.default_rng(number)
+        store.write(number, draw.standard_normal((len(CLASS_NAMES), 70, 90)).astype(np.float16))
+    return tmp_path
+
+
+CHECKS = {
+    "NumPy": "assert logits.shape == (19, 70, 90) and label.shape == (70, 90)",
+    "PyTorch": "assert complete == [0, 1] and top.shape == (19, 64, 90)",
+    "dask": "assert mean.shape == (19,) and mean[0] == mean[0]",
+    "xarray": "assert road.shape == (70, 90)",
+}
+
+
+@pytest.mark.parametrize("how", CHECKS)
+def test_logits_are_used_as_the_page_says(stored: Path, how: str) -> None:
+    if how == "xarray":
+        pytest.importorskip("xarray")
+    section = (DOCS / "store.md").read_text().partition(f"## {how}\n")[2]
+    program = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0].replace("1080x1920", "70x90")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"{program}\n{CHECKS[how]}"],
+        cwd=stored,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
