@@ -35,7 +35,7 @@ def blosced(name: str, level: int, shuffle: int) -> Way:
 
 def compact() -> Way:
     """Encoding ``compact``."""
-    codec = Blosc("zstd", 1, Blosc.SHUFFLE)
+    codec = Blosc("zstd", 3, Blosc.BITSHUFFLE)
     return (
         lambda strip: (codec.encode(encoded(strip)), strip.shape),
         lambda packed: decoded(np.frombuffer(codec.decode(packed[0]), np.uint16).reshape(packed[1])),

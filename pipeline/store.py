@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -44,11 +44,22 @@ FORMAT_VERSION = 1
 _STRIP_BYTES = 5 * 2**20  # part of the format, as the version is
 _PIECE_BYTES = 256 * 2**20
 _ASKERS = 8
-# By the name that the manifest gives: what comes before the bytes; name and level of Blosc's compressor of the bytes.
-_ENCODINGS: dict[str, tuple[tuple[FixedPoint, ...], Literal["lz4", "zstd"], int]] = {
-    "lossless": ((), "lz4", 5),
-    "compact": ((FixedPoint(),), "zstd", 1),
+
+
+class _Encoding(NamedTuple):
+    """What comes before the bytes, and Blosc's compressor of the bytes: name, level, and shuffle by bytes or bits."""
+
+    filters: tuple[FixedPoint, ...]
+    compressor: Literal["lz4", "zstd"]
+    level: int
+    shuffle: BloscShuffle
+
+
+_ENCODINGS = {
+    "lossless": _Encoding((), "lz4", 5, BloscShuffle.shuffle),
+    "compact": _Encoding((FixedPoint(),), "zstd", 3, BloscShuffle.bitshuffle),
 }
+_SHUFFLES = {BloscShuffle.shuffle: Blosc.SHUFFLE, BloscShuffle.bitshuffle: Blosc.BITSHUFFLE}
 
 
 class DamagedShardError(StoreError):
@@ -354,7 +365,7 @@ class LogitStore:
                     fill_value=np.float16("nan"),
                     chunks=(1, self.classes, strip, width),
                     shards=(1, self.classes, _whole(height, strip), width),
-                    filters=_ENCODINGS[self.identity.encoding][0] or None,
+                    filters=_ENCODINGS[self.identity.encoding].filters or None,
                     compressors=[_compressor(self.identity), Crc32cCodec()],
                     chunk_key_encoding={"name": "default", "separator": "."},
                 )
@@ -628,21 +639,21 @@ def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
         and array.dtype == np.float16
         and array.chunks == (1, classes, strip, width)
         and array.shards == (1, classes, _whole(height, strip), width)
-        and array.filters == _ENCODINGS[identity.encoding][0]
+        and array.filters == _ENCODINGS[identity.encoding].filters
         and array.metadata.encode_chunk_key((3, 2, 1, 0)) == "c.3.2.1.0"
         and bool(np.isnan(array.fill_value))
     )
 
 
 def _compressor(identity: Identity) -> BloscCodec:
-    _, name, level = _ENCODINGS[identity.encoding]
-    return BloscCodec(typesize=2, cname=name, clevel=level, shuffle=BloscShuffle.shuffle)
+    encoding = _ENCODINGS[identity.encoding]
+    return BloscCodec(typesize=2, cname=encoding.compressor, clevel=encoding.level, shuffle=encoding.shuffle)
 
 
 def _packed(logits: np.ndarray, identity: Identity) -> list[bytes]:
     """The shard file of an image's logits (C, H, W) float16, byte for byte as Zarr would write it."""
     height, width = logits.shape[1:]
-    _, name, level = _ENCODINGS[identity.encoding]
+    encoding = _ENCODINGS[identity.encoding]
     rows = strip_rows(len(logits), height, width)
 
     def strips() -> Iterator[np.ndarray]:
@@ -653,12 +664,12 @@ def _packed(logits: np.ndarray, identity: Identity) -> list[bytes]:
                 strip = np.concatenate([strip, below], axis=1)
             yield encoded(strip) if identity.encoding == "compact" else strip
 
-    return shard_pieces(strips(), Blosc(name, level, Blosc.SHUFFLE))
+    return shard_pieces(strips(), Blosc(encoding.compressor, encoding.level, _SHUFFLES[encoding.shuffle]))
 
 
 def _is_as_written(array: zarr.Array, identity: Identity) -> bool:
     """Whether every byte of the array's shards lies where this version puts it."""
-    codecs = [*_ENCODINGS[identity.encoding][0], BytesCodec(), _compressor(identity), Crc32cCodec()]
+    codecs = [*_ENCODINGS[identity.encoding].filters, BytesCodec(), _compressor(identity), Crc32cCodec()]
     return isinstance(array.metadata, ArrayV3Metadata) and array.metadata.codecs == (
         ShardingCodec(chunk_shape=array.chunks, codecs=codecs),
     )
