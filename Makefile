@@ -22,7 +22,7 @@ demo: $(VENV)/.core  ## set up, then take the whole way on drawn streets
 	$(BIN)/hmsa-pipeline demo --output $(DEMO)
 
 test: $(VENV)/.test  ## set up, then run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.test  ## set up, then run the tests that take minutes: faults, kills, clusters
 	$(BIN)/python -m pytest -m slow --timeout=1800

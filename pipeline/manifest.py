@@ -119,8 +119,8 @@ class StoreSettings(Settings):
     encoding: Encoding = Field(
         default="lossless",
         description=(
-            "lossless: float16 as computed, readable by plain zarr-python. compact: multiples of 1/64, about a fifth of "
-            "the size; probabilities change by 0.004 at most, and readers need this package."
+            "lossless: float16 as computed, readable by plain zarr-python. compact: multiples of 1/64, about a fifth "
+            "of the size; probabilities change by 0.004 at most, and readers need this package."
         ),
     )
 

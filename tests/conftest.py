@@ -17,8 +17,17 @@ _ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != _ROOT]
 
 
+# Of tests side by side none may take all cores; before anybody imports torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Files that take minutes come first, so that side by side none is left over for the end.
+_LONGEST = ("test_demo", "test_train", "test_train_interruptions", "test_cloud", "test_predict")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked ``gpu`` skip themselves where torch sees no CUDA device."""
+    """Long files first; tests marked ``gpu`` skip themselves where torch sees no CUDA device."""
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not on_gpu:
         return

@@ -191,7 +191,7 @@ def test_predictions_that_are_another_runs_end_the_run(bench: Bench, reference: 
 
 
 def test_a_store_that_is_another_runs_is_left_alone(bench: Bench) -> None:
-    with mock.patch("hmsa_pipeline.pipeline.dump.require_held", side_effect=StoreError("the lock is gone")):
+    with mock.patch("hmsa_pipeline.pipeline.network_block.require_held", side_effect=StoreError("the lock is gone")):
         result = bench.run("dump", "--models", "ant")
     assert result.code == 1
     assert result.err == "failed: street/ant: the lock is gone\n"
