@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..datasets.taxonomy import NUM_CLASSES
 from ..errors import StoreError
 from .manifest import Member
 from .network_block import (
@@ -167,7 +168,7 @@ class PredictBlock(NetworkBlock):
     def load(self) -> int:
         if _networks(self.setting, self.seats).together:
             return 1
-        sizes = [2 * 19 * (entry.height or 0) * (entry.width or 0) for entry in self.entries]
+        sizes = [2 * NUM_CLASSES * (entry.height or 0) * (entry.width or 0) for entry in self.entries]
         return max(1, min(TURN_IMAGES, _TURN_BYTES // max(1, len(self.seats) * max(sizes))))
 
     def compute(
@@ -272,7 +273,7 @@ class PredictBlock(NetworkBlock):
         size = (entry.height or 0) * (entry.width or 0)
         fetches = None if fused is None else (courier.send(fused.label), courier.send(fused.confidence))
         said = "; ".join(f"{name} {way}" for name, way in fallbacks.items()) or None
-        return Made(size * (2 * 19 * len(kept) + 5), partial(self._write, entry.path, fetches, kept), said)
+        return Made(size * (2 * NUM_CLASSES * len(kept) + 5), partial(self._write, entry.path, fetches, kept), said)
 
     def _write(
         self,

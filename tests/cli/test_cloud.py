@@ -70,6 +70,17 @@ def test_the_same_bytes_as_on_a_disk(cloud: Bench, url: str, finished: Bench) ->
     assert times(url) == before
 
 
+def test_predictions_at_once_with_the_logits_of_one_member(cloud: Bench, url: str, finished: Bench) -> None:
+    result = cloud.run("predict", "--keep", "bee")
+    assert (result.code, quiet(result.err)) == (0, [])
+    there, expected = objects(url), files(finished.output)
+    kept = {k: v for k, v in expected.items() if k.startswith("predictions/") or "/bee.zarr/" in k}
+    assert {k: v for k, v in there.items() if k != "run.json"} == kept
+    before = times(url)
+    assert "nothing to do: all 6 predictions are there" in cloud.run("predict", "--keep", "bee").out
+    assert times(url) == before
+
+
 def test_killed_and_resumed_with_two_workers(cloud: Bench, url: str, finished: Bench) -> None:
     process = cloud.start("dump", "--workers", "2")
 

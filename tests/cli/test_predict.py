@@ -113,8 +113,8 @@ def test_turns_are_taken_over_groups_of_images(
     assert files(empty.predictions / "street") == files(finished.predictions / "street")
 
 
-def test_a_process_of_its_own_makes_the_same(empty: Bench, finished: Bench) -> None:
-    result = ended(empty.start("predict", "--workers", "1"))
+def test_processes_of_their_own_make_the_same(empty: Bench, finished: Bench) -> None:
+    result = ended(empty.start("predict", "--workers", "2"))
     assert (result.code, quiet(result.err)) == (0, [])
     assert files(empty.predictions) == files(finished.predictions)
     assert result.out.splitlines()[-2] == f"6 images predicted, 0 done before, 0 failed; {empty.predictions}"
