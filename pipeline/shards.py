@@ -1,7 +1,7 @@
 """Shards read and written without Zarr: the same bytes for a part of the time.
 
-Zarr takes every strip through an event loop, its threads, and several copies; that is fine for a user, and was a
-third of a fusion's time and more than half of a write's. A shard as Zarr v3 writes it (its specification's
+Zarr takes every strip through an event loop, its threads, and several copies; that is fine for a user, but costs more
+than decompression itself. A shard as Zarr v3 writes it (its specification's
 ``sharding_indexed`` codec) is chunks in any order and, at the end, an index: offset and length of every chunk,
 uint64, all ones for one that was not written, and the crc32c of that. A chunk of ours is a Blosc buffer with its
 crc32c behind it.
