@@ -308,7 +308,7 @@ def dump(
     Example: hmsa-pipeline dump --manifest bravo.yaml --data-root /data --assets /data/assets
     """
     found = _load(manifest, output, models, datasets, data_root, assets, inference={"precision": precision})
-    from .pipeline.dump import limited_by, run_dump, table
+    from .pipeline.dump import run_dump, table
     from .pipeline.plan import plan_dump
     from .pipeline.schedule import hire
 
@@ -331,24 +331,47 @@ def dump(
         )
     finally:
         crew.close()
-    done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
-    skipped = sum(r.skipped for r in results)
-    _figures(json_file, [r.as_json() for r in results])
-    problems = sum(r.problem is not None for r in results)
     if sum(bool(r.done or r.failed) for r in results) > 1:
         for line in table(results):
             _say(json_file, line)
-    if not done and not failed and not problems and not plan.todo:
-        _say(json_file, f"nothing to do: all {skipped} images are complete")
+    _conclude(
+        results,
+        plan.todo,
+        json_file,
+        nothing="images are complete",
+        done="dumped",
+        before="complete before",
+        where=f"stores: {found.output}/logits",
+        works=f"{len(plan.jobs)} jobs",
+    )
+
+
+def _conclude(
+    results: Sequence[JobResult] | Sequence[Predicted],
+    todo: int,
+    json_file: str | None,
+    *,
+    nothing: str,
+    done: str,
+    before: str,
+    where: str,
+    works: str,
+) -> None:
+    """Say what became of all jobs together, and end with the exit code that says it too."""
+    from .pipeline.dump import limited_by
+
+    _figures(json_file, [r.as_json() for r in results])
+    made, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
+    skipped = sum(r.skipped for r in results)
+    problems = sum(r.problem is not None for r in results)
+    if not made and not failed and not problems and not todo:
+        _say(json_file, f"nothing to do: all {skipped} {nothing}")
     else:
-        _say(
-            json_file,
-            f"{done} images dumped, {skipped} complete before, {failed} failed; stores: {found.output}/logits",
-        )
+        _say(json_file, f"{made} images {done}, {skipped} {before}, {failed} failed; {where}")
         if line := limited_by(r.times for r in results):
             _say(json_file, line)
     if problems:
-        _say(json_file, f"{problems} of {len(plan.jobs)} jobs could not be done")
+        _say(json_file, f"{problems} of {works} could not be done")
     if failed + problems:
         _say_again(json_file)
     _finish(any(r.interrupted for r in results), failed + problems)
@@ -426,7 +449,6 @@ def predict(
         inference={"precision": precision},
         ensemble={"label": label, "confidence": confidence},
     )
-    from .pipeline.dump import limited_by
     from .pipeline.predict import plan_predict, run_predict
     from .pipeline.schedule import hire
 
@@ -449,24 +471,16 @@ def predict(
         )
     finally:
         crew.close()
-    done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
-    skipped = sum(r.skipped for r in results)
-    problems = sum(r.problem is not None for r in results)
-    _figures(json_file, [r.as_json() for r in results])
-    if not done and not failed and not problems and not plan.todo:
-        _say(json_file, f"nothing to do: all {skipped} predictions are there")
-    else:
-        _say(
-            json_file,
-            f"{done} images predicted, {skipped} done before, {failed} failed; {found.output}/predictions",
-        )
-        if line := limited_by(r.times for r in results):
-            _say(json_file, line)
-    if problems:
-        _say(json_file, f"{problems} of {len(plan.predictions)} datasets could not be done")
-    if failed + problems:
-        _say_again(json_file)
-    _finish(any(r.interrupted for r in results), failed + problems)
+    _conclude(
+        results,
+        plan.todo,
+        json_file,
+        nothing="predictions are there",
+        done="predicted",
+        before="done before",
+        where=f"{found.output}/predictions",
+        works=f"{len(plan.predictions)} datasets",
+    )
 
 
 @app.command()
