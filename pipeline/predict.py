@@ -265,6 +265,7 @@ def _record(plan: PredictPlan, work: _FolderWork, result: Predicted) -> None:
         result.dataset,
         plan.manifest.resolved(),
         failed=result.failed,
+        looked_at=work.looked_at,
         idle=not result.done and not result.failed and not result.problem,
         done=result.done,
         skipped=result.skipped,
@@ -290,6 +291,7 @@ class _FolderWork:
         self._entries = {entry.path: entry for entry in plan.wanted}
         self._skipped = plan.skipped
         self.gone: frozenset[str] = frozenset()
+        self.looked_at = self._entries.keys()
         self.present = {photo.path for job in plan.keeps for photo in job.photographs}
 
     @property

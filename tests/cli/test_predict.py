@@ -305,6 +305,16 @@ def test_a_damaged_photograph_is_listed_and_the_rest_is_done(empty: Bench, finis
     assert files(empty.predictions) == files(finished.predictions)
 
 
+def test_a_prediction_of_the_first_images_keeps_the_reasons_of_later_failures(empty: Bench) -> None:
+    (empty.root / "photos/garden/flower.png").write_bytes(b"no picture")
+    assert empty.run("predict", *GARDEN).code == 1
+    reasons = record(empty)["garden"]["failed"]
+    assert [failure["image"] for failure in reasons] == ["flower.png"]
+    (empty.predictions / "garden/deep/tree_pred.png").unlink()
+    assert empty.run("predict", *GARDEN, "--limit", "1").code == 0
+    assert record(empty)["garden"]["failed"] == reasons
+
+
 @pytest.mark.usefixtures("_fitting")
 def test_logits_that_are_not_finite_are_listed(empty: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     call = Predictor.__call__
