@@ -725,7 +725,7 @@ def render(
     data_root: DataRootOption = None,
     assets: AssetsOption = None,
     kinds: Annotated[
-        str, typer.Option("--kinds", metavar="A,B", help="Of colour, overlay and confidence.")
+        str, typer.Option("--kinds", metavar="A,B", help="Of colour, overlay, confidence and sheet.")
     ] = "colour,overlay,confidence",
     opacity: Annotated[
         float, typer.Option("--opacity", min=0.0, max=1.0, metavar="X", help="Of the classes over the photograph.")
@@ -737,6 +737,8 @@ def render(
     json_file: JsonOption = None,
 ) -> None:
     """Draw predictions for people: classes in colour, over the photograph, and the confidence.
+
+    A sheet has the photograph, what each member says, the ensemble and its confidence; it needs the logits.
 
     Example: hmsa-pipeline render --manifest bravo.yaml --datasets bravo_ACDC --limit 20 --write slides
     """

@@ -24,6 +24,7 @@ _OPACITY = 0.5
 _STRIPE = 8  # pixels from one stripe to the next where nothing is labelled
 
 _COLUMNS = 3
+_ABREAST = 5  # a photograph, seven members, the ensemble and its confidence are two rows
 _CELL = 600  # width of an image on the sheet
 _TALLEST = 0.75  # of a cell, in widths
 _GAP = 16
@@ -114,7 +115,7 @@ def draw_sheet(path: Path, title: str, reader: LabelReader, shown: Sequence[tupl
     rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
     heights = [max(cells[place].height for place in row) for row in rows]
     below = _TEXT + _GAP + 8
-    legend = _legend(width - 2 * _GAP, text)
+    legend = _legend(width - 2 * _GAP, text, (*CLASS_NAMES, "ignored"))
     top = 2 * _GAP + _TITLE
     sheet = Image.new("RGB", (width, top + sum(heights) + below * len(rows) + legend.height + 2 * _GAP), _PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -128,6 +129,29 @@ def draw_sheet(path: Path, title: str, reader: LabelReader, shown: Sequence[tupl
     sheet.paste(legend, (_GAP, top + _GAP // 2))
     with atomic_path(path) as temporary:
         sheet.save(temporary, "PNG")
+
+
+def arrange(tiles: Sequence[tuple[str, NDArray[np.uint8]]], width: int) -> Image.Image:
+    """Pictures of one scene side by side, their names below them, above the colours of the classes.
+
+    Args:
+        tiles: name and (H, W, 3) uint8 pixels of each picture, all of one size; one at least.
+        width: of a picture on the sheet.
+    """
+    height = max(1, round(tiles[0][1].shape[0] * width / tiles[0][1].shape[1]))
+    rows = math.ceil(len(tiles) / _ABREAST)
+    columns = math.ceil(len(tiles) / rows)
+    across, down = width + _GAP, height + _TEXT + _GAP
+    text = ImageFont.load_default(_TEXT)
+    legend = _legend(columns * across - _GAP, text, CLASS_NAMES)
+    sheet = Image.new("RGB", (columns * across + _GAP, rows * down + legend.height + 3 * _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for place, (name, pixels) in enumerate(tiles):
+        x, y = _GAP + place % columns * across, _GAP + place // columns * down
+        sheet.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS), (x, y))
+        pen.text((x, y + height + 4), _shortened(name, text, width), fill=_INK, font=text)
+    sheet.paste(legend, (_GAP, rows * down + 2 * _GAP))
+    return sheet
 
 
 def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -166,9 +190,8 @@ def _cell(reader: LabelReader, pair: Pair) -> Image.Image:
     return Image.fromarray(overlay(np.asarray(image), np.asarray(ids)))
 
 
-def _legend(width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
-    """The colours of all classes with their names, in as many columns as fit."""
-    names = [*CLASS_NAMES, "ignored"]
+def _legend(width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, names: Sequence[str]) -> Image.Image:
+    """The colours of all classes with their names, in as many columns as fit; one name more is of what has none."""
     column = _SWATCH + 8 + math.ceil(max(font.getbbox(name)[2] for name in names)) + 2 * _GAP
     columns = max(1, width // column)
     rows = math.ceil(len(names) / columns)

@@ -1,6 +1,7 @@
 """The stage ``render``: predictions as pictures for people.
 
-Classes in the Cityscapes palette, alone and over the photograph; confidence as brightness.
+Classes in the Cityscapes palette, alone and over the photograph; confidence as brightness; and a sheet on which every
+member stands beside the ensemble.
 """
 
 from __future__ import annotations
@@ -10,19 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ..datasets.layouts import list_images
-from ..errors import DatasetError, disk_error
+from ..errors import DatasetError, StoreError, disk_error
 from ..files import atomic_path
 from .colours import coloured, heated, laid_over, sureness
+from .contact_sheet import arrange
+from .manifest import Fusion as Functions
 from .manifest import Manifest
-from .predictions import prediction_names, read_confidence, read_label, read_photograph, require_predictions
+from .members import ENSEMBLE, Placed, answers, placed
+from .predictions import prediction_names, read_photograph, read_prediction, require_predictions
 from .progress import Progress
 from .survey import PREDICTIONS, own_folders
 from .threads import in_order
 
-KINDS = ("colour", "overlay", "confidence")
+KINDS = ("colour", "overlay", "confidence", "sheet")
+_TILE = 480  # width of a picture on a sheet, at most
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,9 @@ class Rendering:
         target: the folder of the pictures.
         kinds: which of `KINDS`.
         opacity: of the classes over the photograph, 0 to 1.
-        width: to which pictures are reduced; None to leave them as they are.
+        width: to which pictures, and those on a sheet, are reduced; None to leave them as they are.
+        members: with their stores; none without sheets.
+        functions: of members' labels and confidences.
     """
 
     dataset: str
@@ -48,6 +56,8 @@ class Rendering:
     kinds: tuple[str, ...]
     opacity: float
     width: int | None
+    members: tuple[Placed, ...]
+    functions: Functions
 
 
 @dataclass
@@ -78,7 +88,7 @@ def plan_rendering(
 
     Raises:
         DatasetError: a dataset's folder is not as its layout says.
-        StoreError: predictions are missing.
+        StoreError: predictions are missing; or, for sheets, logits.
     """
     found = []
     for entry in manifest.datasets:
@@ -90,7 +100,11 @@ def plan_rendering(
         require_predictions(folder, names, f"{len(names)} predictions", mend)
         images = tuple(file.path for file in files)
         place = target / entry.name
-        found.append(Rendering(entry.name, root, images, folder, place, tuple(kinds), opacity, width))
+        members = placed(manifest, entry.name, images) if "sheet" in kinds else ()
+        functions = manifest.ensemble
+        found.append(
+            Rendering(entry.name, root, images, folder, place, tuple(kinds), opacity, width, members, functions)
+        )
     return found
 
 
@@ -105,7 +119,7 @@ def render(plan: Rendering) -> Rendered:
     def one(image: str) -> str | None:
         try:
             _draw(plan, image)
-        except DatasetError as error:
+        except (DatasetError, StoreError) as error:
             return str(error)
         except OSError as error:
             raise disk_error(plan.target, error) from error
@@ -124,18 +138,35 @@ def render(plan: Rendering) -> Rendered:
 
 def _draw(plan: Rendering, image: str) -> None:
     label_name, confidence_name = prediction_names(image)
-    label = read_label(plan.predictions / label_name) if set(plan.kinds) & {"colour", "overlay"} else None
+    label, confidence = read_prediction(plan.predictions, (label_name, confidence_name))
     for kind in plan.kinds:
-        if kind == "confidence" or label is None:
-            pixels = heated(sureness(read_confidence(plan.predictions / confidence_name)))
-        elif kind == "colour":
-            pixels = coloured(label)
+        if kind == "sheet":
+            picture = _sheet(plan, image, label, confidence)
         else:
-            pixels = laid_over(read_photograph(plan.root / image, label), coloured(label), plan.opacity)
-        picture = Image.fromarray(pixels)
-        if plan.width is not None and plan.width < picture.width:
-            size = (plan.width, max(1, round(picture.height * plan.width / picture.width)))
-            mixing = Image.Resampling.NEAREST if kind == "colour" else Image.Resampling.LANCZOS
-            picture = picture.resize(size, mixing)
+            if kind == "confidence":
+                pixels = heated(sureness(confidence))
+            elif kind == "colour":
+                pixels = coloured(label)
+            else:
+                pixels = laid_over(read_photograph(plan.root / image, label), coloured(label), plan.opacity)
+            picture = _reduced(Image.fromarray(pixels), plan.width, exact=kind == "colour")
         with atomic_path(plan.target / f"{label_name.removesuffix('_pred.png')}_{kind}.png") as temporary:
             picture.save(temporary, format="PNG")
+
+
+def _reduced(picture: Image.Image, width: int | None, *, exact: bool) -> Image.Image:
+    """A picture at a width, unless it is smaller; ``exact`` mixes no colours."""
+    if width is None or width >= picture.width:
+        return picture
+    size = (width, max(1, round(picture.height * width / picture.width)))
+    return picture.resize(size, Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS)
+
+
+def _sheet(plan: Rendering, image: str, label: np.ndarray, confidence: np.ndarray) -> Image.Image:
+    """The photograph, what each member makes of it, and what they say together."""
+    subjects = {member.name: (number,) for number, (member, _) in enumerate(plan.members)}
+    alone = answers(plan.members, image, subjects, plan.functions)
+    tiles = [("photograph", read_photograph(plan.root / image, label))]
+    tiles += [(name, coloured(answer[0])) for name, answer in alone.items()]
+    tiles += [(ENSEMBLE, coloured(label)), ("confidence", heated(sureness(confidence)))]
+    return arrange(tiles, min(plan.width or _TILE, label.shape[1]))

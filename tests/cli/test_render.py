@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from hmsa_pipeline.datasets.taxonomy import PALETTE
 from hmsa_pipeline.pipeline.colours import heated, sureness
 from PIL import Image
 
 from .bench import Bench, files
+from .conftest import MODELS
 
 
 def opened(path: Path) -> np.ndarray:
@@ -51,6 +53,39 @@ def test_kinds_width_and_opacity(finished: Bench, tmp_path: Path) -> None:
     assert small.shape == (12, 20, 3)  # of 40x64; half to even
     whole = opened(finished.root / "photos" / "garden" / "flower.png")
     assert abs(small.mean() - whole.mean()) < 3
+
+
+def test_a_sheet_shows_every_member_beside_the_ensemble(finished: Bench, tmp_path: Path) -> None:
+    options = ("--kinds", "sheet", "--datasets", "street", "--limit", "1")
+    result = finished.run("render", "--write", str(tmp_path / "p"), *options)
+    assert (result.code, result.err) == (0, "")
+    (name,) = files(tmp_path / "p")
+    sheet = opened(tmp_path / "p" / name)
+    image = name.removeprefix("street/").removesuffix("_sheet.png")
+    photograph = opened(finished.root / "photos" / "street" / f"{image}.png")
+    height, width = photograph.shape[:2]
+
+    def tile(number: int) -> np.ndarray:
+        row, column = divmod(number, 3)
+        y, x = 16 + row * (height + 33), 16 + column * (width + 16)
+        return sheet[y : y + height, x : x + width]
+
+    assert np.array_equal(tile(0), photograph)
+    for number, model in enumerate(MODELS, start=1):
+        store = zarr.open_group(finished.store("street", model), mode="r")
+        entry = next(e for e in store.attrs["images"] if e["path"] == f"{image}.png")
+        label = store[entry["array"]][entry["row"]].astype(np.float64).argmax(0)
+        assert np.array_equal(tile(number), np.array(PALETTE, np.uint8)[label])
+    stem = finished.predictions / "street" / image
+    assert np.array_equal(tile(4), np.array(PALETTE, np.uint8)[opened(Path(f"{stem}_pred.png"))])
+    assert np.array_equal(tile(5), heated(sureness(opened(Path(f"{stem}_conf.png")))))
+
+
+def test_a_sheet_needs_every_members_logits(full: Bench, tmp_path: Path) -> None:
+    full.shard("street", "bee", "day/a.png").unlink()
+    said = full.run("render", "--write", str(tmp_path / "p"), "--kinds", "sheet").refusal()
+    assert "bee.zarr: lacks 1 of" in said
+    assert not (tmp_path / "p").exists()
 
 
 def test_a_photograph_that_is_damaged_is_listed(full: Bench, tmp_path: Path) -> None:
