@@ -46,7 +46,7 @@ def map_files(
         yield from executor.map(work, items, chunksize=together)
     except BrokenProcessPool as error:
         raise DatasetError(
-            "a process that read images was ended from outside, as it happens where memory runs out; "
+            "a process that worked on images was ended from outside, as it happens where memory runs out; "
             f"run the same command again with fewer than {processes} processes"
         ) from error
     finally:

@@ -25,6 +25,22 @@ def join(branches: Sequence[Tensor]) -> Tensor:
     return torch.cat([resize(x, branches[0].shape[-2:]) for x in branches], dim=1)
 
 
+def join_rows(branches: Sequence[Tensor], start: int, stop: int) -> Tensor:
+    """Rows ``start`` to ``stop`` of what `join` gives, up to rounding; the rest is never made."""
+    height, width = branches[0].shape[-2:]
+    parts = [branches[0][..., start:stop, :]]
+    for branch in branches[1:]:
+        last = branch.shape[-2] - 1
+        where = (torch.arange(start, stop, device=branch.device) + 0.5) * (branch.shape[-2] / height) - 0.5
+        where = where.clamp_(min=0)
+        above = where.long()
+        share = (where - above)[:, None]
+        # In float32: two roundings of a half precision would be one more than `join` has.
+        rows = torch.lerp(branch[..., above, :].float(), branch[..., (above + 1).clamp_(max=last), :].float(), share)
+        parts.append(resize(rows, (stop - start, width)).to(branch.dtype))
+    return torch.cat(parts, dim=1)
+
+
 def conv_bn(
     in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1, relu: bool = True
 ) -> nn.Sequential:

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .hrnet import join, resize
+from .hrnet import join, join_rows, resize
 
 # Pixels whose features are held in float32 at once while regions are gathered: 512 MiB at 512 channels.
 _GATHER_PIXELS = 2**18
 _AUXILIARY_CHANNELS = 192
-_CONTEXT_PIXELS = 2**15
+# Pixels that are looked at together where no pixel, or only its neighbours, matter to another.
+_ROWS_PIXELS = 2**15
 
 
 class OCROutput(NamedTuple):
@@ -64,15 +65,35 @@ class OCRHead(nn.Module):
         )
 
     def forward(self, branches: Sequence[Tensor]) -> OCROutput:
-        # Before all branches are joined: in inference there is no need for memory for both at once.
-        auxiliary = self._small_first(branches) if _inferring(self) else None
-        x = join(branches)
-        if auxiliary is None:
-            auxiliary = self.aux_head(x)
-        pixels = self.conv3x3_ocr(x)
-        del x
+        if _inferring(self):
+            auxiliary, pixels = self._small_first(branches), self._by_rows(branches)
+        else:
+            x = join(branches)
+            auxiliary, pixels = self.aux_head(x), self.conv3x3_ocr(x)
         features = self.ocr_distri_head(pixels, gather_regions(pixels, auxiliary).to(pixels.dtype))
         return OCROutput(self.cls_head(features), auxiliary, features)
+
+    def _by_rows(self, branches: Sequence[Tensor]) -> Tensor:
+        """The pixels' features, some rows at a time: all branches joined take more memory than anything else."""
+        height, width = branches[0].shape[-2:]
+        rows = max(1, _ROWS_PIXELS // width)
+        found: Tensor | None = None
+        for start in range(0, height, rows):
+            stop = min(start + rows, height)
+            # A row more on either side, at which a 3x3 convolution looks; what it makes of that row is left out.
+            above, below = max(start - 1, 0), min(stop + 1, height)
+            part = self.conv3x3_ocr(join_rows(branches, above, below))
+            if found is None:
+                last = part.is_contiguous(memory_format=torch.channels_last)
+                found = torch.empty(
+                    (*part.shape[:2], height, width),
+                    dtype=part.dtype,
+                    device=part.device,
+                    memory_format=torch.channels_last if last else torch.contiguous_format,
+                )
+            found[:, :, start:stop] = part[:, :, start - above : stop - above]
+        assert found is not None
+        return found
 
     def _small_first(self, branches: Sequence[Tensor]) -> Tensor:
         """The auxiliary head's scores, with less work and a few channels at a time.
@@ -123,7 +144,10 @@ def gather_regions(features: Tensor, scores: Tensor) -> Tensor:
 
 
 class ObjectContext(nn.Module):
-    """Pixels (N, C, h, w) and regions (N, C, K, 1) to pixels with their context, (N, C, h, w)."""
+    """Pixels (N, C, h, w) and regions (N, C, K, 1) to pixels with their context, (N, C, h, w).
+
+    In inference they take the pixels' place in memory.
+    """
 
     def __init__(self, channels: int, key_channels: int, dropout: float):
         super().__init__()
@@ -136,11 +160,9 @@ class ObjectContext(nn.Module):
         if not _inferring(self):
             return self._with_context(pixels, regions)
         # No pixel looks at another one here: some rows at a time give the same for a fraction of the memory.
-        found = torch.empty_like(pixels)
-        rows = max(1, _CONTEXT_PIXELS // pixels.shape[-1])
-        for part, place in zip(pixels.split(rows, dim=2), found.split(rows, dim=2), strict=True):
-            place.copy_(self._with_context(part, regions))
-        return found
+        for part in pixels.split(max(1, _ROWS_PIXELS // pixels.shape[-1]), dim=2):
+            part.copy_(self._with_context(part, regions))
+        return pixels
 
     def _with_context(self, pixels: Tensor, regions: Tensor) -> Tensor:
         context = self.object_context_block(pixels, regions)

@@ -30,8 +30,17 @@ from .journal import HISTORY
 from .manifest import SHIPPED
 from .train_plan import WEIGHTS
 
+_WORKERS = 2  # more would not fit into 2 GB of memory
 ARCH = "hrnet_tiny_ocr_mscale"
 PAGE = "report/index.html"
+PARENTS = {
+    "bdd100k": "mapillary",
+    "idd": "cityscapes",
+    "wilddash": "cityscapes",
+    "gta5": "mapillary",
+    "shift": "mapillary",
+}
+"""Whose weights a member begins with, as the published checkpoints tell by their names; others begin with nothing."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Extent:
         val: frames of each to score on and to calibrate with.
         frames: their (height, width).
         crop: what is cut out of them.
-        epochs: how often each is looked at.
+        epochs: how often each is looked at by those who begin with nothing, and by their descendants.
         exam: dozens of photographs.
         photographs: (height, width) of most of them.
     """
@@ -52,13 +61,13 @@ class Extent:
     val: int
     frames: tuple[int, int]
     crop: tuple[int, int]
-    epochs: int
+    epochs: tuple[int, int]
     exam: int
     photographs: tuple[int, int]
 
 
-WHOLE = Extent(train=40, val=4, frames=(144, 256), crop=(96, 160), epochs=18, exam=3, photographs=(144, 288))
-QUICK = Extent(train=4, val=2, frames=(64, 128), crop=(48, 64), epochs=1, exam=1, photographs=(64, 128))
+WHOLE = Extent(train=40, val=4, frames=(144, 256), crop=(96, 160), epochs=(36, 10), exam=3, photographs=(144, 288))
+QUICK = Extent(train=4, val=2, frames=(64, 128), crop=(48, 64), epochs=(1, 1), exam=1, photographs=(64, 128))
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,11 @@ class _Walk:
     def recipe(self, name: str) -> Path:
         return self.folder / "schools" / f"{name}.yaml"
 
+    @property
+    def workers(self) -> int:
+        """Processes that look at the exam; where there is little to see, starting them takes longer than it saves."""
+        return 0 if self.extent is QUICK else min(_WORKERS, _cores())
+
     def draw(self) -> _Step:
         extent = self.extent
         size = "x".join(map(str, extent.frames))
@@ -115,15 +129,19 @@ class _Walk:
         tars = ("--ground-truth", str(self.truth), "--samples", str(self.samples))
         figures = [str(self.folder / f"{name}.json") for name in ("scores", "calibrated")]
         return [
-            _Step(("dump", "--manifest", own)),
-            _Step(("ensemble", "--manifest", own)),
+            _Step(("dump", "--manifest", own, "--device", "cpu", "--workers", str(self.workers))),
+            _Step(("ensemble", "--manifest", own, "--workers", "0")),
             _Step(("evaluate", "--manifest", own, *tars, "--per-model", "--json", figures[0])),
             _Step(("calibrate", "--manifest", own, "--pixels", "100000", "--write", warm)),
-            _Step(("ensemble", "--manifest", warm, "--overwrite")),
+            _Step(("ensemble", "--manifest", warm, "--workers", "0", "--overwrite")),
             _Step(("evaluate", "--manifest", warm, *tars, "--per-model", "--json", figures[1])),
             _Step(("submit", "--manifest", warm, *tars[2:], "--output", str(self.folder / "submission.tar"))),
             _Step(("report", "--manifest", warm, *tars[:2], "--write", str(self.folder / "report"))),
         ]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def run_demo(folder: Path, seed: int, *, quick: bool = False) -> int:
@@ -204,18 +222,25 @@ def _take(done: _Done, step: _Step) -> int:
 
 
 def _school(done: _Done, walk: _Walk) -> int:
-    """Train the members that are not there, as many at a time as there are cores; the first exit code but 0."""
+    """Train the members that are not there, parents first; the first exit code but 0."""
     left = [name for name in NAMES if f"trained {name}" not in done]
-    cores = len(os.sched_getaffinity(0))
-    crew = max(1, min(len(left), cores))
+    crew = max(1, min(len(left), _cores()))
     print(f"\ntraining {len(left)} of {len(NAMES)} members, {crew} at a time; each keeps a log", flush=True)
+    for generation in ([name for name in left if name not in PARENTS], [name for name in left if name in PARENTS]):
+        if code := _class(done, walk, generation, crew):
+            return code
+    return 0
+
+
+def _class(done: _Done, walk: _Walk, names: Sequence[str], crew: int) -> int:
+    """Train members that do not wait for each other, ``crew`` at a time; the first exit code but 0."""
     running: list[subprocess.Popen[bytes]] = []
 
     def train(name: str) -> int:
         step = walk.train(name)
         log = walk.school(name).with_suffix(".log")
         with log.open("ab") as said:
-            process = _begun(step, threads=max(1, cores // crew), out=said)
+            process = _begun(step, threads=max(1, _cores() // crew), out=said)
             running.append(process)
             code = process.wait()
         if code:
@@ -227,7 +252,7 @@ def _school(done: _Done, walk: _Walk) -> int:
         return code
 
     with ThreadPoolExecutor(crew) as pool:
-        futures = [pool.submit(train, name) for name in left]
+        futures = [pool.submit(train, name) for name in names]
         try:
             for future in futures:
                 if code := future.result():
@@ -314,14 +339,17 @@ def _manifest(walk: _Walk) -> str:
 
 
 def _recipe(walk: _Walk, name: str) -> str:
-    """A short way from random weights to a member that knows something."""
+    """A short way to a member that knows something: from random weights, or from those of another member."""
     extent = walk.extent
+    parent = PARENTS.get(name)
+    epochs = extent.epochs[parent is not None]
     recipe = {
         "version": 1,
         "output": str(walk.school(name)),
         "arch": ARCH,
         "data": {"type": name, "root": f"../data/{source(name).folder}"},
-        "epochs": extent.epochs,
+        **({"init": {"checkpoint": str(walk.school(parent) / WEIGHTS)}} if parent else {}),
+        "epochs": epochs,
         "global_batch": 2,  # small batches: many steps in a minute
         "batch_size": 2,
         "precision": "fp32",
@@ -332,9 +360,9 @@ def _recipe(walk: _Walk, name: str) -> str:
         "augmentation": {"crop": list(extent.crop), "scale": [0.75, 1.5], "color_jitter": 0.25},
         "sampling": {"class_uniform": 0.5, "tile": 64},
         "loss": {"criterion": "rmi", "scales": 0.05},
-        "optimizer": {"name": "adamw", "lr": 0.02, "weight_decay": 0.01},
+        "optimizer": {"name": "adamw", "lr": 0.01 if parent else 0.02, "weight_decay": 0.01},
         "schedule": {"exponent": 1.0},
-        "validation": {"every": extent.epochs, "scales": [1.0]},
+        "validation": {"every": epochs, "scales": [1.0]},
     }
     head = f"# A school of the demo of hmsa-pipeline: the tiny network on drawn streets like those of {name}.\n"
     return head + yaml.safe_dump(recipe, sort_keys=False)

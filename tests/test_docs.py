@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,46 +16,9 @@ from hmsa_pipeline.pipeline.manifest_fields import manifest_fields
 from hmsa_pipeline.pipeline.store import Identity, LogitStore, Photograph
 from typer.core import TyperGroup
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
+from .documents import DOCS, PAGES, ROOT, commands
+
 NOBODY = "http://127.0.0.1:9"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-ELSEWHERE = {
-    "git",
-    "cd",
-    "make",
-    "source",
-    "export",
-    "pip",
-    "dask",
-    "ssh",
-    "sbatch",
-    "srun",
-    "kubectl",
-    "helm",
-    "aws",
-}
-
-
-def commands(page: Path) -> list[str]:
-    """Every command of the page's console blocks, continued lines joined."""
-    text = "\n".join(re.findall(r"^```console\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE))
-    joined = re.sub(r"\\\n\s*", " ", text)
-    lines = [line.removeprefix("$ ") for line in joined.splitlines() if line.startswith("$ ")]
-    return [line for line in lines if not line.startswith("export ")]
-
-
-def words_of(command: str) -> list[str]:
-    """What our command line is given; nothing where the command is another program's."""
-    words = shlex.split(command, comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        words = words[1:]
-    for marker in ("hmsa-pipeline", "hmsa_pipeline.cli"):
-        for position, word in enumerate(words):
-            if word == marker or word.endswith(f"/{marker}"):
-                return words[position + 1 :]
-    assert words[0] in ELSEWHERE, command
-    return []
 
 
 def parse(words: list[str]) -> None:
@@ -74,18 +36,18 @@ def parse(words: list[str]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_on_the_page_is_one_that_we_have(page: Path) -> None:
     for command in commands(page):
-        if words := words_of(command):
+        if command.words:
             try:
-                parse(words)
+                parse(command.words)
             except typer.TyperException as error:
-                pytest.fail(f"{page.name}: {command}: {error}")
+                pytest.fail(f"{page.name}: {command.line}: {error}")
 
 
 def test_a_wrong_command_would_be_found() -> None:
     with pytest.raises(typer.TyperException, match="No such option"):
         parse(["dump", "--manifets", "x"])
-    assert commands(DOCS / "start.md")[0].startswith("git clone")
-    assert len([c for page in PAGES for c in commands(page) if words_of(c)]) > 40
+    assert commands(DOCS / "start.md")[0].line.startswith("git clone")
+    assert len([command for page in PAGES for command in commands(page) if command.words]) > 40
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

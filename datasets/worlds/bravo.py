@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ...files import write_bytes
 from ..taxonomy import IGNORE
+from ..workers import map_files
 from .scene import draw_scene
 from .style import STYLES
 
@@ -42,10 +44,10 @@ _KINDS = (
         _Kind(f"bravo_ACDC/{style}/test/drawn/drawn_frame_{{:06d}}_rgb_anon.png", number, 4, style, "whole")
         for number, style in enumerate(("fog", "night", "rain", "snow"), start=1)
     ),
-    _Kind("bravo_SMIYC/RoadAnomaly21/images/animal{:04d}.jpg", 1, 1, "animal", "odd"),
-    _Kind("bravo_SMIYC/RoadObsticle21/images/obstacle{:04d}.jpg", 1, 1, "obstacle", "odd"),
-    _Kind("bravo_synobjs/animal/{}.png", 1, 1, "animal", "whole"),
-    _Kind("bravo_synobjs/obstacle/{}.png", 1, 1, "obstacle", "whole"),
+    _Kind("bravo_SMIYC/RoadAnomaly21/images/animal{:04d}.jpg", 1, 1, "unmet animal", "odd"),
+    _Kind("bravo_SMIYC/RoadObsticle21/images/obstacle{:04d}.jpg", 1, 1, "unmet obstacle", "odd"),
+    _Kind("bravo_synobjs/animal/{}.png", 1, 1, "unmet animal", "whole"),
+    _Kind("bravo_synobjs/obstacle/{}.png", 1, 1, "unmet obstacle", "whole"),
     _Kind("bravo_outofcontext/drawn/drawn_000000_{:06d}_leftImg8bit.png", 1, 1, "out of context", "whole"),
     _Kind("bravo_synflare/drawn/drawn_000000_{:06d}_leftImg8bit.png", 1, 1, "flare", "whole"),
     _Kind("bravo_synrain/drawn/drawn_000000_{:06d}_leftImg8bit.png", 1, 2, "raindrops", "small"),
@@ -107,22 +109,28 @@ def write_bravo(
 
 
 def _pictures(seed: int, size: tuple[int, int], each: int) -> Iterator[_Drawn]:
+    wanted = [(round_, number) for round_ in range(each) for number in range(len(_KINDS))]
+    return map_files(partial(_picture, seed, size), wanted)
+
+
+def _picture(seed: int, size: tuple[int, int], which: tuple[int, int]) -> _Drawn:
+    """A photograph by its dozen and its kind, drawn in whatever process."""
+    round_, number = which
+    kind = _KINDS[number]
     height, width = size
     sizes = {
         "whole": size,
         "odd": (int(height * 0.84) | 1, int(width * 0.785) | 1),
         "small": (height * 2 // 3, width * 2 // 3),
     }
-    for round_ in range(each):
-        for number, kind in enumerate(_KINDS):
-            street = 100 * seed + number + _OTHERS * round_
-            style = STYLES[kind.style]
-            scene = draw_scene(street, *sizes[kind.size], style)
-            ids, foreign = scene.mask, np.zeros(scene.mask.shape, bool)
-            if style.stranger != "none":
-                ids = draw_scene(street, *sizes[kind.size], replace(style, stranger="none")).mask
-                foreign = (scene.mask == IGNORE) & (ids != IGNORE)
-            yield _Drawn(kind.name.format(kind.first + kind.step * round_), scene.image, ids, foreign)
+    street = 100 * seed + number + _OTHERS * round_
+    style = STYLES[kind.style]
+    scene = draw_scene(street, *sizes[kind.size], style)
+    ids, foreign = scene.mask, np.zeros(scene.mask.shape, bool)
+    if style.stranger != "none":
+        ids = draw_scene(street, *sizes[kind.size], replace(style, stranger="none")).mask
+        foreign = (scene.mask == IGNORE) & (ids != IGNORE)
+    return _Drawn(kind.name.format(kind.first + kind.step * round_), scene.image, ids, foreign)
 
 
 def _masks(drawn: _Drawn) -> dict[str, bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class Looks:
     """Weather and light, by turns."""
     bonnet: Colour | None = None
     """Colour of the car that the camera sits in, where it is seen at the foot of the picture."""
+    bent: float = 0.0
+    """How far a wide lens bends straight lines: by how much smaller things are in the corners, 0 to 1."""
     framed: bool = False
     """Whether a rim of the picture is void, since it was bent straight."""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -61,9 +63,18 @@ def _styles(*names: str) -> tuple[Style, ...]:
     return tuple(STYLES[name] for name in names)
 
 
-_NOON = replace(STYLES["clear"], zenith=(74, 132, 206), haze=(214, 224, 230), clouds=0.2, light=(1.3, 1.26, 1.14))
+_NOON = replace(
+    STYLES["clear"], zenith=(74, 132, 206), haze=(214, 224, 230), clouds=0.2, light=(1.3, 1.26, 1.14), shadow=2.5
+)
 _DUSK = replace(STYLES["clear"], zenith=(110, 116, 160), haze=(240, 186, 132), clouds=0.5, light=(1.08, 0.9, 0.74))
-_DUST = replace(STYLES["overcast"], haze=(214, 204, 184), light=(0.98, 0.92, 0.82), fog=0.005)
+_DUST = replace(STYLES["overcast"], haze=(214, 204, 184), light=(0.98, 0.92, 0.82), fog=0.005, crowd=2.0, dirt=0.8)
+
+# What makes of any look the grey sky under which paint is plain to see; what stands where stays the same.
+_PLAIN = {
+    field.name: getattr(STYLES["overcast"], field.name)
+    for field in fields(Style)
+    if field.name not in {"stranger", "unmet", "crowd"}
+}
 
 _CITYSCAPES_VOID = {"bonnet": ("ego vehicle",), "animal": ("dynamic",), "obstacle": ("static",)}
 
@@ -77,7 +88,7 @@ LOOKS: Mapping[str, Looks] = {
     ),
     "bdd100k": Looks(
         sizes=((144, 256),),
-        styles=_styles("clear", "night", "rain", "overcast", "night", "obstacle"),
+        styles=(*_styles("clear", "night", "rain"), _DUSK, *_styles("flare", "night", "obstacle")),
         bonnet=(58, 56, 54),
     ),
     "idd": Looks(
@@ -85,8 +96,8 @@ LOOKS: Mapping[str, Looks] = {
         styles=(
             _DUST,
             replace(_DUST, stranger="animal"),
-            STYLES["clear"],
-            STYLES["overcast"],
+            replace(STYLES["clear"], crowd=2.0, dirt=0.4),
+            replace(STYLES["overcast"], crowd=1.5),
             replace(_DUST, stranger="obstacle"),
         ),
         names={
@@ -127,6 +138,7 @@ LOOKS: Mapping[str, Looks] = {
         sizes=((144, 256),),
         styles=_styles("fog", "rain", "snow", "flare", "animal", "night", "raindrops", "obstacle"),
         bonnet=(96, 24, 26),
+        bent=0.35,
         names={
             "marking": ("roadmarking",),
             "pole": ("pole", "utilitypole"),
@@ -213,10 +225,12 @@ def draw_frame(
         parts[scene.mask == IGNORE] = _PART[look.stranger]
     if "marking" in looks.names:
         # Where paint lies is plain to see under a grey sky; what shines at night or in the rain may be anything.
-        plain = draw_scene(int(street[0]), height, width, replace(STYLES["overcast"], stranger=look.stranger))
+        plain = draw_scene(int(street[0]), height, width, replace(look, **_PLAIN))
         parts[_markings(plain.image, plain.mask) & (parts == _PART["road"])] = _PART["marking"]
     if "motorcyclist" in looks.names:
         parts[_on_motorcycles(parts)] = _PART["motorcyclist"]
+    if looks.bent:
+        image, parts = _bend(image, parts, looks.bent)
     if looks.bonnet:
         _add_bonnet(image, parts, looks.bonnet)
     if looks.framed:
@@ -267,6 +281,24 @@ def _on_motorcycles(parts: NDArray[np.uint8]) -> NDArray[np.bool_]:
         beside = there[2:, 1:-1] | there[:-2, 1:-1] | there[1:-1, 2:] | there[1:-1, :-2]
         np.add.at(balance, regions[beside], sign)
     return (balance > 0)[regions] & (parts == _PART["rider"])
+
+
+def _bend(
+    image: NDArray[np.uint8], parts: NDArray[np.uint8], share: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """What a wide lens makes of a picture: a barrel whose corners stay where they are."""
+    height, width = parts.shape
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))
+    # Seen from the middle, a point lies where one farther in by this factor was.
+    factor = (1 - share) + share * (x[None, :] ** 2 + y[:, None] ** 2) / 2
+    down = ((y[:, None] * factor + 1) / 2 * (height - 1)).clip(0, height - 1)
+    across = ((x[None, :] * factor + 1) / 2 * (width - 1)).clip(0, width - 1)
+    top, left = (np.minimum(at.astype(np.intp), side - 2) for at, side in ((down, height), (across, width)))
+    below, right = (down - top)[..., None], (across - left)[..., None]
+    upper = image[top, left] * (1 - right) + image[top, left + 1] * right
+    lower = image[top + 1, left] * (1 - right) + image[top + 1, left + 1] * right
+    bent = np.rint(upper * (1 - below) + lower * below).astype(np.uint8)
+    return bent, parts[np.rint(down).astype(np.intp), np.rint(across).astype(np.intp)]
 
 
 def _add_bonnet(image: NDArray[np.uint8], parts: NDArray[np.uint8], colour: Colour) -> None:

@@ -93,6 +93,8 @@ class Ground:
         near = np.clip(1.3 - z / 40, 0, 1)  # what is fine melts into an even tone far away
         asphalt = np.array([112, 112, 115]) * rng.uniform(0.82, 1.18) + rng.normal(0, 2.5, 3)
         slabs = np.array([168, 163, 155]) * rng.uniform(0.85, 1.1) + rng.normal(0, 4, 3)
+        earth = np.array([150, 122, 92])
+        asphalt, slabs = (tone + (earth * shade - tone) * style.dirt for tone, shade in ((asphalt, 1), (slabs, 1.1)))
         grass = np.array([98, 124, 58]) * rng.uniform(0.8, 1.1) + rng.normal(0, 6, 3)
         table = np.zeros((20, 3), dtype=np.float32)
         table[LABEL["road"]], table[LABEL["sidewalk"]], table[LABEL["terrain"]] = asphalt, slabs, grass
@@ -110,7 +112,7 @@ class Ground:
                 colours = np.where((kerb & self._along())[..., None], slabs * 1.12, colours)
         white = (ids == LABEL["road"]) & self._markings(rng)
         paint = np.array([226, 225, 218]) * (1 - 0.22 * np.abs(patches))[..., None]
-        colours = np.where(white[..., None], colours + (paint - colours) * 0.85, colours)
+        colours = np.where(white[..., None], colours + (paint - colours) * 0.85 * (1 - style.dirt), colours)
         if style.snow:
             lies = np.array([0.15, 0.8, 0.95], dtype=np.float32)  # on road, pavement and grass
             cover = np.zeros(20, dtype=np.float32)

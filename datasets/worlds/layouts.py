@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ...errors import DatasetError
 from ...files import is_partial, write_bytes
 from ..sources import Source, source
 from ..taxonomy import IGNORE, PALETTE
+from ..workers import map_files
 from .frames import Frame, draw_frame, style_of
 from .polygons import describe_polygons
 from .regions import find_regions
@@ -47,9 +49,9 @@ class _Task:
 
     def frames(self, *splits: str) -> Iterator[tuple[str, int, Frame]]:
         """Split, number within the split, and frame; of all splits that have masks if none is named."""
-        for split in splits or ("train", "val"):
-            for number in range(self.counts[split]):
-                yield split, number, self.frame(split, number)
+        wanted = [(split, number) for split in splits or ("train", "val") for number in range(self.counts[split])]
+        for (split, number), frame in zip(wanted, map_files(partial(_frame, self), wanted), strict=True):
+            yield split, number, frame
 
     def tag(self, split: str, number: int) -> str:
         """Letters and digits as real names have them, other ones for each frame."""
@@ -72,6 +74,11 @@ class _Task:
 
     def json(self, path: str, value: Any) -> None:
         self.write(path, json.dumps(value, separators=(",", ":")).encode() + b"\n")
+
+
+def _frame(task: _Task, which: tuple[str, int]) -> Frame:
+    """A frame by split and number, drawn in whatever process."""
+    return task.frame(*which)
 
 
 def write_source(

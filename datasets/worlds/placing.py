@@ -53,7 +53,7 @@ class Stage:
     def cast(self, x: float, z: float, half: float, tall: float) -> None:
         """The shadow that the sun throws, away from its side, of something ``tall`` metres high."""
         if self.style.sun:
-            reach = -self.street.sunny_side * tall * 0.8
+            reach = -self.street.sunny_side * tall * 0.8 * self.style.shadow
             outline = ((0, -0.6), (1, -1), (1.3, 0), (1, 1), (0, 0.6))
             self.ground.shadow([(x + a * reach, 0, z + b * half) for a, b in outline], 0.75 * self.style.sun)
 
@@ -70,7 +70,7 @@ def line_the_street(stage: Stage) -> None:
                     lambda own, s=side, p=plot: houses.house(canvas, own, street, style, s, p),
                     beside=True,
                 )
-                reach = edge - side * rng.uniform(4, 9)
+                reach = edge - side * rng.uniform(4, 9) * style.shadow
                 if style.sun and side == street.sunny_side:  # the shadow of its front, towards the street
                     corners = ((edge, plot.near), (edge, plot.far), (reach, plot.far), (reach, plot.near))
                     stage.ground.shadow([(street.at(x, z), 0, z) for x, z in corners], 0.8 * style.sun)
@@ -140,7 +140,7 @@ def fill_the_road(stage: Stage) -> None:
             z = rng.uniform(9, 34) if side < 0 else rng.uniform(11, 34)
             while z < 130:
                 _drive(stage, lane + rng.normal(0, 0.12), z, oncoming=side < 0)
-                z += rng.uniform(16, 42)
+                z += rng.uniform(16, 42) / style.crowd
             lane += side * LANE
         z = rng.uniform(5, 10)
         while street.parking[side > 0] and z < 110:
@@ -188,9 +188,9 @@ def people_it(stage: Stage) -> None:
     places: list[tuple[float, float]] = []
     for side in (-1, 1):
         kerb, width = street.kerb(side), street.pavement[side > 0]
-        for z in rng.uniform(6, 75, rng.integers(2, 9)):
+        for z in rng.uniform(6, 75, round(rng.integers(2, 9) * style.crowd)):
             places.append((kerb + side * rng.uniform(0.9, max(1.0, width - 0.4)), z))
-        for z in rng.uniform(6, 45, rng.integers(0, 3)):
+        for z in rng.uniform(6, 45, round(rng.integers(0, 3) * style.crowd)):
             at, motor = street.at(kerb + side * 0.75, z), bool(rng.random() < 0.3)
             stage.put(
                 z,
@@ -212,5 +212,5 @@ def set_in_the_way(stage: Stage) -> None:
         z = stage.rng.uniform(6.5, 10) if animal else stage.rng.uniform(6, 9)
         x = stage.street.at(stage.rng.uniform(-1.6, 1.4), z)
         kind = strangers.animal if animal else strangers.obstacle
-        stage.put(z, lambda own: kind(stage.canvas, own, x, z))
+        stage.put(z, lambda own: kind(stage.canvas, own, x, z, unmet=stage.style.unmet))
         stage.darken(x, z, 1.1 if animal else 0.4, -0.3, 0.3, 0.8)

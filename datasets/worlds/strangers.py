@@ -9,9 +9,9 @@ import numpy as np
 from .canvas import Canvas, Colour, Point, shade
 
 
-def animal(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A four-legged one seen from its side: a cow, a horse, a zebra or a leopard, more or less."""
-    kind = int(rng.integers(4))
+def animal(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unmet: bool) -> None:
+    """A four-legged one seen from its side, more or less: a cow or a horse; ``unmet`` a zebra or a leopard."""
+    kind = int(rng.integers(2)) + 2 * unmet
     coat: Colour = ((150, 88, 54), (92, 62, 44), (226, 222, 214), (222, 172, 92))[kind]
     mark: Colour = ((236, 230, 220), (56, 38, 30), (34, 32, 34), (64, 44, 30))[kind]
     size = (1.0, 1.15, 1.0, 0.72)[kind]
@@ -74,9 +74,9 @@ def animal(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None
                 canvas.disc(spot(cx, cy), rng.uniform(0.03, 0.05) * size, mark)
 
 
-def obstacle(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """Lost cargo: a box, a cone, a ball or a tyre."""
-    kind = int(rng.integers(4))
+def obstacle(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unmet: bool) -> None:
+    """Lost cargo: a box or a cone; ``unmet`` a ball or a tyre."""
+    kind = int(rng.integers(2)) + 2 * unmet
     if kind == 0:
         half, high = rng.uniform(0.25, 0.45), rng.uniform(0.35, 0.6)
         card: Colour = (176, 132, 84)

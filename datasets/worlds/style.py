@@ -10,7 +10,7 @@ from .canvas import Colour
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """The looks of a scene; what stands where does not depend on them, but for ``stranger``."""
+    """The looks of a scene; what stands where does not depend on them, but for ``stranger`` and ``crowd``."""
 
     zenith: Colour = (108, 154, 208)
     """Colour of the sky far up."""
@@ -20,6 +20,8 @@ class Style:
     """How much of the sky they cover, 0 to 1."""
     sun: float = 1.0
     """Strength of direct sunlight, and so of shadows, 0 to 1."""
+    shadow: float = 1.0
+    """Length of shadows; above 1 the sun stands low."""
     light: Colour = (1.14, 1.13, 1.1)
     """What daylight multiplies red, green and blue by."""
     fog: float = 0.0012
@@ -38,6 +40,12 @@ class Style:
     """The sun that shines into the lens, or drops of water on it."""
     stranger: Literal["none", "animal", "obstacle"] = "none"
     """What stands in the way, of no class (void in the mask)."""
+    unmet: bool = False
+    """Whether that is of a kind that none of the seven datasets is drawn with."""
+    crowd: float = 1.0
+    """How much more is on the road and the pavements than in a quiet town."""
+    dirt: float = 0.0
+    """How far road and pavement are trodden earth, 0 to 1."""
     odd_road: bool = False
     """Whether the road is made of what no road is made of; in the mask it stays a road."""
     tint: float = 0.0
@@ -93,6 +101,16 @@ STYLES: dict[str, Style] = {
         sun=0.4,
         light=(0.92, 0.92, 0.92),
         stranger="obstacle",
+    ),
+    "unmet animal": Style(stranger="animal", unmet=True),
+    "unmet obstacle": Style(
+        zenith=(150, 168, 190),
+        haze=(205, 212, 218),
+        clouds=0.8,
+        sun=0.4,
+        light=(0.92, 0.92, 0.92),
+        stranger="obstacle",
+        unmet=True,
     ),
     "out of context": Style(odd_road=True),
     "tinted": Style(tint=0.7),

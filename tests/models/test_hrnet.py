@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hmsa_pipeline.models.hmsa import HMSA
-from hmsa_pipeline.models.hrnet import ExchangeModule, HRNet, join, resize
+from hmsa_pipeline.models.hrnet import ExchangeModule, HRNet, join, join_rows, resize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -58,3 +59,17 @@ def test_resize_does_not_align_corners() -> None:
     x = torch.rand(1, 2, 5, 7)
     assert resize(x, (5, 7)) is x
     torch.testing.assert_close(F.interpolate(x, (5, 7), mode="bilinear"), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(height=st.integers(1, 40), width=st.integers(1, 9), data=st.data())
+def test_rows_of_what_is_joined(dtype: torch.dtype, height: int, width: int, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, height - 1))
+    stop = data.draw(st.integers(start + 1, height))
+    draw = torch.Generator().manual_seed(height)
+    sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(4)]
+    branches = [torch.randn(1, 2, *size, generator=draw).to(dtype) for size in sizes]
+    expected = join(branches)[..., start:stop, :]
+    found = join_rows(branches, start, stop)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected, atol=2e-2 if dtype is torch.bfloat16 else 1e-5, rtol=0)

@@ -54,9 +54,11 @@ def test_head_returns_scores_of_both_kinds_and_features() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("rows", [1, 3, 100])
 @pytest.mark.parametrize("size", [(8, 12), (7, 11), (1, 1)])
-def test_enlarging_may_go_last(size: tuple[int, int]) -> None:
-    """What inference makes of branches is what training makes of them joined."""
+def test_enlarging_may_go_last(size: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What inference makes of branches, some rows at a time, is what training makes of them joined."""
+    monkeypatch.setattr(ocr, "_ROWS_PIXELS", rows * size[1])
     torch.manual_seed(0)
     head = OCRHead(in_channels=15, num_classes=3, mid_channels=8, key_channels=4).eval()
     branches = [torch.randn(2, 2**i, -(-size[0] // 2**i), -(-size[1] // 2**i)) for i in range(4)]
