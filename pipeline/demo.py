@@ -55,6 +55,7 @@ class Extent:
         epochs: how often each is looked at by those who begin with nothing, and by their descendants.
         exam: dozens of photographs.
         photographs: (height, width) of most of them.
+        pixels: how many of the labelled ones calibration looks at.
     """
 
     train: int
@@ -64,10 +65,22 @@ class Extent:
     epochs: tuple[int, int]
     exam: int
     photographs: tuple[int, int]
+    pixels: int
 
 
-WHOLE = Extent(train=40, val=4, frames=(144, 256), crop=(96, 160), epochs=(36, 10), exam=3, photographs=(144, 288))
-QUICK = Extent(train=4, val=2, frames=(64, 128), crop=(48, 64), epochs=(1, 1), exam=1, photographs=(64, 128))
+WHOLE = Extent(
+    train=40,
+    val=4,
+    frames=(144, 256),
+    crop=(96, 160),
+    epochs=(36, 10),
+    exam=3,
+    photographs=(144, 288),
+    pixels=100_000,
+)
+QUICK = Extent(
+    train=4, val=2, frames=(64, 128), crop=(48, 64), epochs=(1, 1), exam=1, photographs=(64, 128), pixels=10_000
+)
 
 
 @dataclass(frozen=True)
@@ -132,7 +145,7 @@ class _Walk:
             _Step(("dump", "--manifest", own, "--device", "cpu", "--workers", str(self.workers))),
             _Step(("ensemble", "--manifest", own, "--workers", "0")),
             _Step(("evaluate", "--manifest", own, *tars, "--per-model", "--json", figures[0])),
-            _Step(("calibrate", "--manifest", own, "--pixels", "100000", "--write", warm)),
+            _Step(("calibrate", "--manifest", own, "--pixels", str(self.extent.pixels), "--write", warm)),
             _Step(("ensemble", "--manifest", warm, "--workers", "0", "--overwrite")),
             _Step(("evaluate", "--manifest", warm, *tars, "--per-model", "--json", figures[1])),
             _Step(("submit", "--manifest", warm, *tars[2:], "--output", str(self.folder / "submission.tar"))),
