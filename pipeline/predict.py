@@ -28,8 +28,10 @@ from .predict_block import Kept, PredictBlock, Seat
 from .prediction_folder import (
     begin_predictions,
     existing_predictions,
+    note_sizes,
     remove_predictions,
     require_same_work,
+    require_unchanged,
     without_prediction,
 )
 from .predictions import prediction_names
@@ -194,13 +196,16 @@ def _plan(
     for job in keeps:
         require_free(job.store)
     stored = [set() if overwrite else complete_in(job) for job in keeps]
-    wanted, skipped = [], 0
+    wanted, skipped, seen = [], 0, {}
     for photo in photos[:limit]:
         height, width = photo.size or (None, None)
         wanted.append(ImageEntry(photo.path, photo.bytes, height, width, None, None))
         whole = partial.pop(photo.path, None) is None
         there = whole and all(name in existing for name in prediction_names(photo.path))
+        if there:
+            seen[photo.path] = photo.bytes
         skipped += there and all(photo.path in complete for complete in stored)
+    require_unchanged(folder, seen)
     return Prediction(dataset, root, folder, members, keeps, record, partial, tuple(wanted), skipped)
 
 
@@ -312,6 +317,7 @@ class _FolderWork:
             self.gone = frozenset().union(*(work.gone for work in self._keeps.values()))
             fewer = [path for path in read_record(plan.folder).get("partial", {}) if path in self._entries]
             begin_predictions(plan.folder, plan.record, plan.partial, fewer)
+            note_sizes(plan.folder, {entry.path: entry.bytes for entry in plan.wanted})
         except OSError as error:
             raise disk_error(plan.folder, error) from error
         todo = self.incomplete(self._entries)

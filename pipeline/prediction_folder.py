@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,11 @@ from ..errors import StoreError, disk_error
 from ..files import is_partial
 from .fusion_record import RECORD, changes, read_record, same_work
 from .lock import writer_lock
-from .places import listing, remove, remove_all, size, write_bytes, write_json
+from .places import listing, read_bytes, remove, remove_all, size, write_bytes, write_json
 from .predictions import CONFIDENCE, LABEL, prediction_names
 
+PHOTOGRAPHS = "photographs"
+"""The folder beside that of all predictions in which it is noted how large the photographs were."""
 _ASKERS = 8
 
 
@@ -37,6 +40,49 @@ def existing_predictions(folder: Path) -> dict[str, int]:
         return {found.name: found.modified for found in listing(folder) if found.name.endswith(".png")}
     except OSError as error:
         raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
+
+
+def require_unchanged(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Raise StoreError if photographs are not as large as when they were predicted.
+
+    Args:
+        folder: of the predictions.
+        sizes: image that has a prediction -> bytes of its photograph now.
+    """
+    noted = _noted(folder)
+    changed = [image for image, now in sizes.items() if noted.get(image, now) != now]
+    if changed:
+        raise StoreError(
+            f"{folder}: {len(changed)} photographs have another size in bytes than when they were "
+            f"predicted (first: {changed[0]}); put the old files back, or start afresh with --overwrite"
+        )
+
+
+def note_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Keep for `require_unchanged` how many bytes photographs have; the caller holds the folder's lock."""
+    before = _noted(folder)
+    now = {**before, **sizes}
+    if now != before:
+        write_json(_note(folder), now)
+
+
+def _note(folder: Path) -> Path:
+    return folder.parent.parent / PHOTOGRAPHS / f"{folder.name}.json"
+
+
+def _noted(folder: Path) -> dict[str, int]:
+    path = _note(folder)
+    try:
+        value = json.loads(read_bytes(path))
+        if not isinstance(value, dict) or not all(isinstance(size, int) for size in value.values()):
+            raise ValueError("it is no list of sizes")
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise StoreError(
+            f"{path}: cannot be read ({error}); remove it if the photographs are those that were predicted"
+        ) from error
+    return value
 
 
 def without_prediction(folder: Path, images: Iterable[str]) -> list[str]:
@@ -99,6 +145,7 @@ def remove_predictions(folder: Path) -> None:
     try:
         with writer_lock(folder):
             remove(folder / RECORD)
+            remove(_note(folder))
             _sweep(folder, lambda name: name.endswith((LABEL, CONFIDENCE)))
     except OSError as error:
         raise disk_error(folder, error) from error

@@ -78,6 +78,10 @@ _PLAIN = {
 
 _CITYSCAPES_VOID = {"bonnet": ("ego vehicle",), "animal": ("dynamic",), "obstacle": ("static",)}
 
+# Weather and light are those in which the authors say that they recorded: BDD100K (arXiv 1805.04687) and Mapillary
+# Vistas (Neuhold et al., ICCV 2017) everything by day and night, GTA5 (arXiv 1608.02192) day, night and rain, SHIFT
+# (arXiv 2206.08367) everything, WildDash 2 (Zendel et al., CVPR 2022) what is a hazard, IDD (arXiv 1811.10200) dust and
+# dusk, Cityscapes (arXiv 1604.01685) good weather by day.
 LOOKS: Mapping[str, Looks] = {
     "cityscapes": Looks(
         sizes=((128, 256),),
@@ -88,7 +92,11 @@ LOOKS: Mapping[str, Looks] = {
     ),
     "bdd100k": Looks(
         sizes=((144, 256),),
-        styles=(*_styles("clear", "night", "rain"), _DUSK, *_styles("flare", "night", "obstacle")),
+        styles=(
+            *_styles("clear", "night", "rain", "flare"),
+            _DUSK,
+            *_styles("overcast", "night", "snow", "obstacle", "fog"),
+        ),
         bonnet=(58, 56, 54),
     ),
     "idd": Looks(
@@ -99,6 +107,7 @@ LOOKS: Mapping[str, Looks] = {
             replace(STYLES["clear"], crowd=2.0, dirt=0.4),
             replace(STYLES["overcast"], crowd=1.5),
             replace(_DUST, stranger="obstacle"),
+            replace(_DUSK, crowd=2.0, dirt=0.4),
         ),
         names={
             "terrain": ("non-drivable fallback",),
@@ -107,7 +116,7 @@ LOOKS: Mapping[str, Looks] = {
     ),
     "mapillary": Looks(
         sizes=((144, 192), (120, 240)),
-        styles=_styles("clear", "overcast", "rain", "obstacle", "snow", "night", "animal"),
+        styles=(*_styles("clear", "rain", "obstacle", "night", "fog", "overcast", "snow", "animal"), _DUSK),
         names={
             "road": ("construction--flat--road",),
             "marking": ("marking--general",),
@@ -156,7 +165,14 @@ LOOKS: Mapping[str, Looks] = {
     ),
     "gta5": Looks(
         sizes=((132, 240),),
-        styles=(_NOON, _NOON, _DUSK, replace(_NOON, clouds=0.6), replace(_NOON, stranger="obstacle")),
+        styles=(
+            _NOON,
+            STYLES["night"],
+            replace(_DUSK, shadow=2.5),
+            STYLES["rain"],
+            replace(_NOON, clouds=0.6),
+            replace(_NOON, stranger="obstacle"),
+        ),
         bonnet=(112, 108, 52),
         names=_CITYSCAPES_VOID,
     ),

@@ -62,7 +62,11 @@ def test_it_says_what_it_runs_and_where_the_results_lie(walked: tuple[Path, str]
     names = [command.split()[0] for command in commands]
     after = ["dump", "ensemble", "evaluate", "calibrate", "ensemble", "evaluate", "submit", "report"]
     assert names == ["datasets", *["train"] * 7, *after]
-    assert shlex.split(commands[8]) == ["dump", "--manifest", str(folder / "manifest.yaml")]
+    assert shlex.split(commands[8])[:3] == ["dump", "--manifest", str(folder / "manifest.yaml")]
+    taught = [Path(shlex.split(command)[2]).stem for command in commands[1:8]]
+    for name, parent in demo.PARENTS.items():
+        assert taught.index(parent) < taught.index(name)
+        assert f"from {folder}/schools/{parent}/" in (folder / "schools" / f"{name}.log").read_text()
     for name in NAMES:
         assert f"train --manifest '{folder}/schools/{name}.yaml'" in said
         assert (folder / "schools" / f"{name}.log").read_text().rstrip().endswith("the best of 1 epochs")
@@ -238,12 +242,13 @@ def test_a_member_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         first = Steps(patch, 3, 2)
         result = run(*options)
     assert result.code == 2
-    assert f"{tmp_path}/demo/schools/{NAMES[2]}.log" in result.err
+    third = next(name for name in NAMES if name in demo.PARENTS)
+    assert f"{tmp_path}/demo/schools/{third}.log" in result.err
     assert "dump" not in [words[0] for words in first.words]
     with monkeypatch.context() as patch:
         second = Steps(patch, -1, 0)
         assert run(*options).code == 0
-    assert f"{tmp_path}/demo/schools/{NAMES[2]}.yaml" in second.words[0]
+    assert f"{tmp_path}/demo/schools/{third}.yaml" in second.words[0]
 
 
 def test_an_interruption_is_passed_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

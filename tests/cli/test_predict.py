@@ -121,6 +121,42 @@ def test_processes_of_their_own_make_the_same(empty: Bench, finished: Bench) -> 
     assert result.out.splitlines()[-1].startswith("limited by ")
 
 
+def test_a_photograph_that_changed_is_refused(done: Bench) -> None:
+    photo = done.root / "photos" / "street" / "day" / "a.png"
+    old = photo.read_bytes()
+    before = files(done.output)
+    done.photo("street/day/a.png", seed=99)
+    assert len(photo.read_bytes()) != len(old)
+    assert done.run("predict").refusal() == (
+        f"{done.predictions}/street: 1 photographs have another size in bytes than when they were predicted "
+        "(first: day/a.png); put the old files back, or start afresh with --overwrite"
+    )
+    assert files(done.output) == before
+    photo.write_bytes(old)
+    assert "nothing to do" in done.run("predict").out
+    done.photo("street/day/a.png", seed=99)
+    assert done.run("predict", "--overwrite").code == 0
+    assert "nothing to do" in done.run("predict").out
+
+
+def test_one_that_is_not_predicted_yet_may_change(done: Bench) -> None:
+    done.photo("street/day/a.png", seed=99)
+    (done.predictions / "street/day/a_pred.png").unlink()
+    assert "1 images predicted, 5 done before, 0 failed" in done.run("predict").out
+    assert "nothing to do" in done.run("predict").out
+
+
+def test_notes_that_cannot_be_read_are_named(done: Bench) -> None:
+    note = done.output / "photographs" / "street.json"
+    note.write_text("[]")
+    said = done.run("predict").refusal()
+    assert said == (
+        f"{note}: cannot be read (it is no list of sizes); remove it if the photographs are those that were predicted"
+    )
+    note.unlink()
+    assert "nothing to do" in done.run("predict").out
+
+
 def test_ensemble_takes_up_what_predict_began(done: Bench) -> None:
     before = files(done.predictions)
     for command in ("dump", "ensemble"):
