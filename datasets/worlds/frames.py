@@ -80,8 +80,8 @@ _CITYSCAPES_VOID = {"bonnet": ("ego vehicle",), "animal": ("dynamic",), "obstacl
 
 # Weather and light are those in which the authors say that they recorded: BDD100K (arXiv 1805.04687) and Mapillary
 # Vistas (Neuhold et al., ICCV 2017) everything by day and night, GTA5 (arXiv 1608.02192) day, night and rain, SHIFT
-# (arXiv 2206.08367) everything, WildDash 2 (Zendel et al., CVPR 2022) what is a hazard, IDD (arXiv 1811.10200) dust and
-# dusk, Cityscapes (arXiv 1604.01685) good weather by day.
+# (arXiv 2206.08367) everything, WildDash 2 (Zendel et al., CVPR 2022) whatever is a hazard, IDD (arXiv 1811.10200)
+# dust and dusk, Cityscapes (arXiv 1604.01685) good weather by day.
 LOOKS: Mapping[str, Looks] = {
     "cityscapes": Looks(
         sizes=((128, 256),),
