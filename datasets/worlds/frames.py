@@ -78,10 +78,10 @@ _PLAIN = {
 
 _CITYSCAPES_VOID = {"bonnet": ("ego vehicle",), "animal": ("dynamic",), "obstacle": ("static",)}
 
-# Weather and light are those in which the authors say that they recorded: BDD100K (arXiv 1805.04687) and Mapillary
-# Vistas (Neuhold et al., ICCV 2017) everything by day and night, GTA5 (arXiv 1608.02192) day, night and rain, SHIFT
-# (arXiv 2206.08367) everything, WildDash 2 (Zendel et al., CVPR 2022) whatever is a hazard, IDD (arXiv 1811.10200)
-# dust and dusk, Cityscapes (arXiv 1604.01685) good weather by day.
+# Weather and light are those in which the authors say that they recorded: Mapillary Vistas (Neuhold et al., ICCV
+# 2017) everything by day and night, BDD100K (arXiv 1805.04687) the same but for fog, of which it has next to none,
+# GTA5 (arXiv 1608.02192) day, night and rain, SHIFT (arXiv 2206.08367) everything, WildDash 2 (Zendel et al., CVPR
+# 2022) whatever is a hazard, IDD (arXiv 1811.10200) dust and dusk, Cityscapes (arXiv 1604.01685) good weather by day.
 LOOKS: Mapping[str, Looks] = {
     "cityscapes": Looks(
         sizes=((128, 256),),
@@ -95,7 +95,7 @@ LOOKS: Mapping[str, Looks] = {
         styles=(
             *_styles("clear", "night", "rain", "flare"),
             _DUSK,
-            *_styles("overcast", "night", "snow", "obstacle", "fog"),
+            *_styles("overcast", "night", "snow", "obstacle"),
         ),
         bonnet=(58, 56, 54),
     ),

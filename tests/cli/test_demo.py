@@ -160,6 +160,7 @@ def desk(walked: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return work
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_on_the_page_runs(page: Path, desk: Path) -> None:
     for command in commands(page):
