@@ -29,12 +29,14 @@ class Measured:
     Attributes:
         seconds: of each run, in their order.
         median: of them.
+        cores: seconds of all cores together, the median.
         memory: MiB that the process grew by at its peak, over what it held before the runs.
         gpu_memory: MiB that were allocated on the GPU at the peak, over what was before the runs; None without one.
     """
 
     seconds: list[float]
     median: float
+    cores: float
     memory: float
     gpu_memory: float | None
 
@@ -58,16 +60,20 @@ def compare(cases: Mapping[str, Callable[[], Work]], *, repeats: int = 5, warmup
         ours.recv()
         children[name] = (ours, process)
     seconds: dict[str, list[float]] = {name: [] for name in cases}
+    cores: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(repeats):
         for name, (connection, _) in children.items():
             connection.send("run")
-            seconds[name].append(connection.recv())
+            taken, worked = connection.recv()
+            seconds[name].append(taken)
+            cores[name].append(worked)
     found = {}
     for name, (connection, process) in children.items():
         connection.send("end")
         memory, gpu_memory = connection.recv()
         process.join()
-        found[name] = Measured(seconds[name], statistics.median(seconds[name]), memory, gpu_memory)
+        middle, worked = statistics.median(seconds[name]), statistics.median(cores[name])
+        found[name] = Measured(seconds[name], middle, worked, memory, gpu_memory)
     return found
 
 
@@ -85,11 +91,11 @@ def _serve(connection: Connection, make: Callable[[], Work], warmups: int) -> No
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     connection.send("ready")
     while connection.recv() == "run":
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         work()
         if cuda:
             torch.cuda.synchronize()
-        connection.send(time.perf_counter() - begun)
+        connection.send((time.perf_counter() - begun, time.process_time() - worked))
     gpu = (torch.cuda.max_memory_allocated() - held) / 2**20 if cuda else None
     connection.send((_resident("VmHWM") - before, gpu))
 
@@ -120,7 +126,7 @@ def tell(measured: Mapping[str, Measured], baseline: str, *, json_file: Path | N
         memory = base.gpu_memory and one.gpu_memory is not None
         held, least = (one.gpu_memory, base.gpu_memory) if memory else (one.memory, base.memory)
         ratio = f"{one.median / base.median:.2f}x time, {held / least:.2f}x memory" if least and held else ""
-        print(f"{name:28} {one.median:8.3f} s ({spread}), {held or 0:7.0f} MiB  {ratio}")
+        print(f"{name:28} {one.median:8.3f} s ({spread}), {one.cores:8.3f} core s, {held or 0:7.0f} MiB  {ratio}")
     if json_file:
         rows: dict[str, Any] = {name: asdict(one) for name, one in measured.items()}
         json_file.write_text(json.dumps({"machine": machine(), **more, "cases": rows}, indent=1) + "\n")
