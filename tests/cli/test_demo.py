@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 import yaml
 from hmsa_pipeline.datasets.layouts import list_images
 from hmsa_pipeline.datasets.sources import NAMES
-from hmsa_pipeline.models import registry
+from hmsa_pipeline.models import checkpoint, registry
 from hmsa_pipeline.pipeline import demo
 from hmsa_pipeline.pipeline.manifest import SHIPPED
 from PIL import Image
@@ -121,7 +122,7 @@ SHORTER = {
 
 
 @pytest.fixture
-def desk(walked: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(walked: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder in which all lies that the documents speak of; commands run there.
 
     The published checkpoints are the demo's members, and the published network is the demo's.
@@ -136,6 +137,7 @@ def desk(walked: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for entry in yaml.safe_load((SHIPPED / "bravo.yaml").read_text())["models"]:
         member = torch.load(demos / "schools" / entry["name"] / "best_weights.pth", weights_only=False)
         torch.save({"state_dict": member["state_dict"]}, assets / Path(entry["checkpoint"]).name)
+    checkpoint.expected_shapes.cache_clear()  # what other tests have learnt of the published network
     monkeypatch.setitem(registry._BUILDERS, "hrnet_ocr_mscale", registry._BUILDERS[bench.TINY])
     monkeypatch.setenv("HMSA_ASSETS", str(assets.parent))
     monkeypatch.setenv("HMSA_DATA_ROOT", str(root))
@@ -157,7 +159,8 @@ def desk(walked: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         file = (work / "logits" / image.path).with_suffix("")
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(f"{file}_logits.npz", logits=np.zeros((19, height, width), np.float16))
-    return work
+    yield work
+    checkpoint.expected_shapes.cache_clear()
 
 
 @pytest.mark.timeout(900)
