@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .canvas import Colour
@@ -52,6 +52,15 @@ class Style:
     """How far everything takes on the colour of its class, 0 to 1: easier to learn from than any street."""
 
 
+_OBSTACLE = Style(
+    zenith=(150, 168, 190),
+    haze=(205, 212, 218),
+    clouds=0.8,
+    sun=0.4,
+    light=(0.92, 0.92, 0.92),
+    stranger="obstacle",
+)
+
 STYLES: dict[str, Style] = {
     "clear": Style(),
     "overcast": Style(zenith=(168, 178, 190), haze=(206, 211, 215), clouds=1.0, sun=0.1, light=(0.9, 0.92, 0.95)),
@@ -94,24 +103,9 @@ STYLES: dict[str, Style] = {
         lens="drops",
     ),
     "animal": Style(stranger="animal"),
-    "obstacle": Style(
-        zenith=(150, 168, 190),
-        haze=(205, 212, 218),
-        clouds=0.8,
-        sun=0.4,
-        light=(0.92, 0.92, 0.92),
-        stranger="obstacle",
-    ),
+    "obstacle": _OBSTACLE,
     "unmet animal": Style(stranger="animal", unmet=True),
-    "unmet obstacle": Style(
-        zenith=(150, 168, 190),
-        haze=(205, 212, 218),
-        clouds=0.8,
-        sun=0.4,
-        light=(0.92, 0.92, 0.92),
-        stranger="obstacle",
-        unmet=True,
-    ),
+    "unmet obstacle": replace(_OBSTACLE, unmet=True),
     "out of context": Style(odd_road=True),
     "tinted": Style(tint=0.7),
 }
