@@ -88,7 +88,7 @@ class _Pixels(torch.autograd.Function):
         for scores, target, known in zip(logits, classes, valid, strict=True):
             losses = -scores.gather(0, target[None])[0]
             for (maps,) in _in_parts(known.numel(), scores):
-                losses += F.softplus(maps).sum(0)
+                losses += _softplus(maps).sum(0)
                 if region:
                     pooled.append(_pool(maps.sigmoid().masked_fill_(~known, 0)))
             total += losses.masked_fill_(~known, 0).sum(dtype=torch.float64)
@@ -116,6 +116,11 @@ class _Pixels(torch.autograd.Function):
                 out.copy_(grad.masked_fill_(~known, 0))
             grads[i].scatter_add_(0, classes[i, None], known[None] * -grad_total.to(grads.dtype))
         return grads, None, None, None
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) to within a rounding of 1; `F.softplus` and log1p use no vector units on a CPU, log does."""
+    return x.abs().neg_().exp_().add_(1).log_().add_(x.clamp(min=0))
 
 
 def _pool(maps: Tensor) -> Tensor:
