@@ -78,11 +78,10 @@ _PLAIN = {
 
 _CITYSCAPES_VOID = {"bonnet": ("ego vehicle",), "animal": ("dynamic",), "obstacle": ("static",)}
 
-# Weather and light are among those in which the authors recorded, so chosen that every kind is met in some school and
-# no school has all: Cityscapes (arXiv 1604.01685) good weather by day, BDD100K (arXiv 1805.04687) glare, dusk, night,
-# rain, IDD (arXiv 1811.10200) dust and dusk, Mapillary Vistas (Neuhold et al., ICCV 2017) rain and snow, WildDash 2
-# (Zendel et al., CVPR 2022) hazards, fog and what sticks to the lens, GTA5 (arXiv 1608.02192) a low sun, night and
-# rain, SHIFT (arXiv 2206.08367) weather and times of day.
+# Weather and light are those in which the authors say that they recorded: Mapillary Vistas (Neuhold et al., ICCV
+# 2017) everything by day and night, BDD100K (arXiv 1805.04687) the same but for fog, of which it has next to none,
+# GTA5 (arXiv 1608.02192) day, night and rain, SHIFT (arXiv 2206.08367) everything, WildDash 2 (Zendel et al., CVPR
+# 2022) whatever is a hazard, IDD (arXiv 1811.10200) dust and dusk, Cityscapes (arXiv 1604.01685) good weather by day.
 LOOKS: Mapping[str, Looks] = {
     "cityscapes": Looks(
         sizes=((128, 256),),
@@ -94,9 +93,9 @@ LOOKS: Mapping[str, Looks] = {
     "bdd100k": Looks(
         sizes=((144, 256),),
         styles=(
-            *_styles("clear", "night", "flare"),
+            *_styles("clear", "night", "rain", "flare"),
             _DUSK,
-            *_styles("overcast", "rain", "obstacle"),
+            *_styles("overcast", "night", "snow", "obstacle"),
         ),
         bonnet=(58, 56, 54),
     ),
@@ -117,7 +116,7 @@ LOOKS: Mapping[str, Looks] = {
     ),
     "mapillary": Looks(
         sizes=((144, 192), (120, 240)),
-        styles=(*_styles("clear", "rain", "obstacle", "overcast", "snow", "animal"), _DUSK),
+        styles=(*_styles("clear", "rain", "obstacle", "night", "fog", "overcast", "snow", "animal"), _DUSK),
         names={
             "road": ("construction--flat--road",),
             "marking": ("marking--general",),
@@ -146,7 +145,7 @@ LOOKS: Mapping[str, Looks] = {
     ),
     "wilddash": Looks(
         sizes=((144, 256),),
-        styles=_styles("fog", "animal", "raindrops", "overcast", "obstacle", "snow"),
+        styles=_styles("fog", "rain", "snow", "flare", "animal", "night", "raindrops", "obstacle"),
         bonnet=(96, 24, 26),
         bent=0.35,
         names={
