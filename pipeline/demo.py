@@ -312,8 +312,13 @@ def _farewell(walk: _Walk) -> list[str]:
     wide = max(wide, len("calibrated"))
     lines = ["", "On the exam (means over its subsets):", f"{'':{wide}}   mIoU  AUROC    ECE"]
     lines += [f"{name:{wide}}  " + "  ".join(f"{value:.3f}" for value in values) for name, values in rows]
+    on_streets = _on_streets(walk)
+    best = max((name for name in on_streets if name != "ensemble"), key=on_streets.__getitem__)
     return [
         *lines,
+        "",
+        f"On streets of the schools that nobody learnt from, the ensemble has mIoU {on_streets['ensemble']:.3f}, "
+        f"the best member ({best}) {on_streets[best]:.3f}.",
         "",
         f"report:      {walk.folder / PAGE}",
         f"predictions: {walk.folder / 'run' / 'predictions'}",
@@ -330,6 +335,13 @@ def _means(figures: dict[str, Any]) -> tuple[float, float, float]:
         values = [value for key, value in figures.items() if key.endswith(f"_{name}_valid") and value is not None]
         found.append(sum(values) / max(1, len(values)))
     return found[0], found[1], found[2]
+
+
+def _on_streets(walk: _Walk) -> dict[str, float]:
+    """mIoU of ensemble and members on what the schools kept for scoring, the mean over the schools."""
+    report = json.loads((walk.folder / PAGE).with_name("report.json").read_text())
+    rows = [one["scores"] for one in report["datasets"] if one["dataset"].endswith("_val")]
+    return {name: sum(row[name]["miou"] or 0.0 for row in rows) / len(rows) for name in rows[0]}
 
 
 # ------------------------------------------------------------------ files

@@ -87,6 +87,14 @@ def test_the_table_at_the_end(walked: tuple[Path, str]) -> None:
         known = [v for k, v in scores[subject].items() if k.endswith("_miou_valid")]
         assert len(known) == 8
         assert rows[subject][0] == pytest.approx(np.mean(known), abs=5.1e-4)
+    sentence = next(line for line in lines if line.startswith("On streets of the schools"))
+    (own, theirs), best = re.findall(r"0\.\d{3}", sentence), re.findall(r"\((\w+)\)", sentence)[0]
+    evaluated = _run("evaluate", "--manifest", folder / "calibrated.yaml", "--per-model", "--json", "-")
+    found = [row["scores"] for row in json.loads(evaluated.stdout)]
+    means = {name: np.mean([scores[name]["miou"] for scores in found]) for name in found[0]}
+    assert float(own) == pytest.approx(means.pop("ensemble"), abs=5.1e-4)
+    assert float(theirs) == pytest.approx(means[best], abs=5.1e-4)
+    assert means[best] == max(means.values())
 
 
 def test_what_was_done_is_not_done_again(walked: tuple[Path, str]) -> None:
