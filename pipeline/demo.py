@@ -261,7 +261,8 @@ def _class(done: _Done, walk: _Walk, names: Sequence[str], crew: int) -> int:
             print(f"$ {step.line}\nfailed: {' '.join(last)} ({log})", file=sys.stderr, flush=True)
         else:
             done.add(f"trained {name}")
-            print(f"$ {step.line}\n  {_marks(walk, name)} ({log})", flush=True)
+            # With its line's end, which print writes by itself: another thread's line could come between.
+            print(f"$ {step.line}\n  {_marks(walk, name)} ({log})\n", end="", flush=True)
         return code
 
     with ThreadPoolExecutor(crew) as pool:
