@@ -307,10 +307,9 @@ def _marks(walk: _Walk, name: str) -> str:
 def _farewell(walk: _Walk) -> list[str]:
     """The table in which the ensemble leads, or does not, and where things lie."""
     raw, warm = (json.loads((walk.folder / f"{name}.json").read_text()) for name in ("scores", "calibrated"))
-    wide = max(map(len, raw))
     rows = [(name, _means(raw[name])) for name in raw]
     rows.append(("calibrated", _means(warm["ensemble"])))
-    wide = max(wide, len("calibrated"))
+    wide = max(len(name) for name, _ in rows)
     lines = ["", "On the exam (means over its subsets):", f"{'':{wide}}   mIoU  AUROC    ECE"]
     lines += [f"{name:{wide}}  " + "  ".join(f"{value:.3f}" for value in values) for name, values in rows]
     on_streets = _on_streets(walk)
@@ -339,7 +338,7 @@ def _means(figures: dict[str, Any]) -> tuple[float, float, float]:
 
 
 def _on_streets(walk: _Walk) -> dict[str, float]:
-    """mIoU of ensemble and members on what the schools kept for scoring, the mean over the schools."""
+    """mIoU of calibrated ensemble and members on what the schools kept for scoring, the mean over the schools."""
     report = json.loads((walk.folder / PAGE).with_name("report.json").read_text())
     rows = [one["scores"] for one in report["datasets"] if one["dataset"].endswith("_val")]
     return {name: sum(row[name]["miou"] or 0.0 for row in rows) / len(rows) for name in rows[0]}
