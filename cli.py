@@ -1316,6 +1316,9 @@ def _going_on(words: Sequence[str]) -> str:
 
 def main() -> None:
     """The entry point: errors in one line, exit codes 0, 1, 2 and 130 as the README says."""
+    from .pipeline import streams
+
+    streams.prepare()
     signal.signal(signal.SIGTERM, _terminate)
     debug = "--debug" in sys.argv[1:]
     if debug:
@@ -1324,10 +1327,13 @@ def main() -> None:
         code = typer.main.get_command(app).main(prog_name="hmsa-pipeline", standalone_mode=False)
         if code == INTERRUPTED:  # typer makes this of a KeyboardInterrupt
             raise KeyboardInterrupt
+        sys.stdout.flush()  # what cannot be written is an error like any other, here where it can be said
         sys.exit(code or 0)
     except (KeyboardInterrupt, typer.Abort):
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one would put a traceback in place of the line
+            signal.signal(number, signal.SIG_IGN)
         print(f"interrupted: {_going_on(sys.argv[1:])}", file=sys.stderr)
-        sys.stderr.flush()
+        streams.flush()
         # Threads that still hold the disk or the device would delay the end; every file is atomic.
         os._exit(INTERRUPTED)
     except HmsaError as error:

@@ -68,6 +68,8 @@ def _write(target: str, text: str) -> None:
             Path(target).write_text(text, encoding="utf-8")
         else:
             write_text(Path(target), text)
+    except BrokenPipeError:  # whoever read /dev/stdout has left, as in `| head`
+        return
     except OSError as error:
         raise _unwritable(target, error) from error
 

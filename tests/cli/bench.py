@@ -123,7 +123,7 @@ def run(*argv: str) -> Result:
     ):
         argv = (argv[0], "--workers", "0", *argv[1:])
     out, err = io.StringIO(), io.StringIO()
-    terminate = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with (
             mock.patch.object(sys, "argv", ["hmsa-pipeline", *argv]),
@@ -138,7 +138,8 @@ def run(*argv: str) -> Result:
     except _LeftError as end:
         code = end.args[0]
     finally:
-        signal.signal(signal.SIGTERM, terminate)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return Result(code or 0, out.getvalue(), err.getvalue())
 
 

@@ -1,0 +1,69 @@
+"""Standard output and standard error of a command: no line is lost, and no lost reader changes the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class _Descriptor(io.FileIO):
+    """Writes to a file descriptor until that fails; from then on what is written is dropped.
+
+    A reader that has left (``| head``) is no error. Any other failure, such as a full disk, is raised once: Python
+    would try the same bytes again when it exits, fail again and replace the exit code by 120. Of standard error
+    none is raised, since there is no place left to say it.
+
+    Args:
+        number: the descriptor; it stays open.
+        label: names it in errors; None to raise none.
+    """
+
+    def __init__(self, number: int, label: str | None) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._label, self._dead = label, False
+
+    def write(self, data: Any, /) -> int | None:
+        if not self._dead:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self._dead = True
+                if self._label is not None and not isinstance(error, BrokenPipeError):
+                    raise type(error)(error.errno, error.strerror, self._label) from error
+        return memoryview(data).nbytes
+
+
+def prepare() -> None:
+    """Make standard output and standard error ready for a command.
+
+    Both hand over each line when it is printed, also to a pipe or a file: a log can be followed, lines of this
+    process and of those that it starts stay in order, and a process that is killed has said all that it knew. What
+    the locale cannot encode is escaped. One that was closed before the start (``>&-``) swallows what it is given.
+    Streams that somebody else has put in their place are left alone.
+    """
+    for name, label in (("stdout", "standard output"), ("stderr", None)):
+        stream, first = getattr(sys, name), getattr(sys, f"__{name}__")
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  until the process ends
+        elif stream is first:
+            setattr(sys, name, _prepared(stream, label))
+
+
+def _prepared(stream: TextIO, label: str | None) -> TextIO:
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Descriptor(stream.fileno(), label)),
+        encoding=stream.encoding,
+        errors="backslashreplace" if stream.errors == "strict" else stream.errors,
+        line_buffering=True,
+    )
+
+
+def flush() -> None:
+    """Write what both still hold, for those who end the process by `os._exit`."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
