@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,12 @@ UNKNOWN = 254
 
 SEE = "see: hmsa-pipeline datasets list"
 """How an error ends that is about a folder which does not look as it must."""
+
+TOTAL = "total"
+"""The key of `Source.counts` for the images of all splits."""
+
+DRAWN_MARK = ".drawn.json"
+"""A hidden file in the folder of a dataset that was drawn: it holds as many images as were asked for."""
 
 ENCODINGS: tuple[str, ...] = ("train_ids", "ids", "red", "panoptic", "polygons")
 """How a mask says what a pixel shows: a grey value or palette index that is a train id, or a raw id; a raw id in
@@ -87,6 +93,9 @@ class Source:
     """Raw id -> train id and name; None where there are no raw ids."""
     resize_masks: bool
     """Whether some masks have another size than their images, and are to be resized."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Split -> how many images its authors distribute; under `TOTAL` those of all splits together, where the split
+    is not the authors'. Images that are left out on purpose do not count. A split that is not named is not known."""
 
     @property
     def labelled(self) -> tuple[str, ...]:
@@ -203,4 +212,5 @@ def _described(name: str, facts: dict[str, Any]) -> Source:
         masks=tuple(MaskRule(**rule) for rule in facts.get("masks", ())),
         labels=labels and {raw: (train, meaning) for raw, (train, meaning) in labels.items()},
         resize_masks=facts.get("resize_masks", False),
+        counts=facts.get("counts", {}),
     )

@@ -17,7 +17,7 @@ import numpy as np
 from ..datasets.labels import LabelReader
 from ..datasets.pairs import Pair, find_pairs, list_pairs, panoptic_json
 from ..datasets.pixels import decode_rgb
-from ..datasets.sources import SEE, UNKNOWN, Source
+from ..datasets.sources import DRAWN_MARK, SEE, UNKNOWN, Source
 from ..datasets.walk import output_stem, walk
 from ..datasets.workers import map_files
 from ..errors import DatasetError, ManifestError, StoreError, disk_error
@@ -104,7 +104,7 @@ def run_check(plan: CheckPlan) -> DatasetReport:
     with Progress(sum(map(len, wanted.values()))) as progress:
         for split, pairs in wanted.items():
             found, alone = plan.splits[split]
-            splits.append(SplitReport(split, plan.facts, len(found), alone))
+            splits.append(SplitReport(split, plan.facts, len(found), alone, expected_images(plan.root, plan.facts, split)))
             progress.job(f"{plan.facts.name} {split}", len(pairs))
             for pair, look in zip(pairs, map_files(partial(look_at, reader), pairs, plan.workers), strict=True):
                 splits[-1].add(pair, look)
@@ -117,6 +117,15 @@ def run_check(plan: CheckPlan) -> DatasetReport:
     except OSError as error:
         raise disk_error(plan.output, error) from error
     return report
+
+
+def expected_images(root: Path, facts: Source, split: str) -> int | None:
+    """How many images of a split its authors distribute; None where that is not known, or the dataset was drawn."""
+    if (root / DRAWN_MARK).is_file():
+        return None
+    parts = facts.layout.joined.get(split, (split,)) if "_cv" not in split else ()
+    known = [facts.counts[part] for part in parts if part in facts.counts]
+    return sum(known) if known and len(known) == len(parts) else None
 
 
 def look_at(reader: LabelReader, pair: Pair) -> Look:

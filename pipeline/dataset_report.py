@@ -53,6 +53,8 @@ class SplitReport:
     """Images that have a mask."""
     without_mask: list[str]
     """Images that have none."""
+    expected: int | None = None
+    """Images that its authors distribute; None where that is not known, or not asked for."""
     looked_at: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(height, width) -> how many images."""
@@ -70,6 +72,11 @@ class SplitReport:
     """(20,): pixels of each class, and of none, in what can be trained on."""
     images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(SLOTS), np.int64))
     """(20,): images that show each class, and that have pixels of none."""
+
+    @property
+    def missing(self) -> int:
+        """How many of the images that are distributed are not there."""
+        return max(0, (self.expected or 0) - self.pairs - len(self.without_mask))
 
     def add(self, pair: Pair, look: Look) -> None:
         """Count one image."""
@@ -92,6 +99,11 @@ class SplitReport:
 
     def problems(self) -> Iterator[str]:
         """What is wrong, one line each, the first few of each kind."""
+        if self.missing:
+            yield (
+                f"{self.name}: {count(self.missing, 'image')} of the {self.expected} that are distributed "
+                f"{'are' if self.missing > 1 else 'is'} missing; unpack {self.facts.image_archive}; {SEE}"
+            )
         if self.without_mask:
             total = self.pairs + len(self.without_mask)
             yield (
@@ -120,7 +132,8 @@ class SplitReport:
     def summary(self) -> str:
         """What there is, in one line."""
         total = self.pairs + len(self.without_mask)
-        what = f"{count(total, 'image')}, {count(self.pairs, 'mask')}"
+        of = f"{total} of {self.expected} images" if self.expected is not None else count(total, "image")
+        what = f"{of}, {count(self.pairs, 'mask')}"
         if self.looked_at < self.pairs:
             what += f", the first {self.looked_at} read"
         sizes = [f"{_by(size)} ({number})" for size, number in _by_count(self.sizes)]
@@ -133,6 +146,7 @@ class SplitReport:
         """All of it, for JSON."""
         return {
             "images": self.pairs + len(self.without_mask),
+            "distributed": self.expected,
             "masks": self.pairs,
             "read": self.looked_at,
             "sound": len(self.sound),

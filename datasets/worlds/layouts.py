@@ -18,7 +18,7 @@ from PIL import Image
 
 from ...errors import DatasetError
 from ...files import is_partial, write_bytes
-from ..sources import Source, source
+from ..sources import DRAWN_MARK, Source, source
 from ..taxonomy import IGNORE, PALETTE
 from ..workers import map_files
 from .frames import Frame, draw_frame, style_of
@@ -27,7 +27,6 @@ from .regions import find_regions
 
 _SMALLEST = 32
 _UNLABELLED = 2  # images of a test split that has no masks
-_MARK = ".drawn.json"
 _BROKEN = 15188  # the one of GTA5's two broken frames that is drawn
 # MATLAB writes the time into the first bytes of its files; equal work is to give equal bytes.
 _MATLAB_HEADER = b"MATLAB 5.0 MAT-file, drawn".ljust(116)
@@ -142,7 +141,7 @@ def write_source(
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
     """Mark ``folder`` as drawn; what somebody downloaded must never be overwritten by what is drawn."""
-    mark, text = folder / _MARK, json.dumps(settings) + "\n"
+    mark, text = folder / DRAWN_MARK, json.dumps(settings) + "\n"
     if mark.is_file():
         if mark.read_text(encoding="utf-8") != text:
             raise DatasetError(

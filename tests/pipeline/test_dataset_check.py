@@ -230,3 +230,19 @@ def test_the_chart_shows_every_class_in_its_colour(tmp_path: Path) -> None:
     assert min(areas) > 300
     # Both the shares and the images grow from class to class.
     assert areas == sorted(areas), dict(zip(CLASS_NAMES, areas, strict=True))
+
+
+def test_images_that_are_not_there_are_counted_against_the_official_numbers(tmp_path: Path) -> None:
+    root = write_source(tmp_path, "cityscapes", train=2, val=1, size=(32, 64))
+    assert run_check(plan_check("cityscapes", root=root, output=tmp_path / "out", workers=1)).problems == []
+    (root / ".drawn.json").unlink()  # now it might be a real one
+    report = run_check(plan_check("cityscapes", root=root, output=tmp_path / "out", workers=1))
+    train, val = report.problems
+    assert train.startswith("train: 2973 images of the 2975 that are distributed are missing; unpack leftImg8bit_")
+    assert val.startswith("val: 499 images of the 500 ")
+    assert report.figures()["splits"]["train"]["distributed"] == 2975
+    assert "  train  2 of 2975 images, 2 masks" in "\n".join(report.summary())
+    joined = run_check(plan_check("cityscapes", root=root, split="trainval", output=tmp_path / "out", workers=1))
+    assert joined.problems[0].startswith("trainval: 3472 images of the 3475 ")
+    folds = run_check(plan_check("cityscapes", root=root, split="train_cv1", output=tmp_path / "out", workers=1))
+    assert folds.problems == []  # nobody says how many images a fold has
