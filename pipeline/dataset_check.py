@@ -104,7 +104,8 @@ def run_check(plan: CheckPlan) -> DatasetReport:
     with Progress(sum(map(len, wanted.values()))) as progress:
         for split, pairs in wanted.items():
             found, alone = plan.splits[split]
-            splits.append(SplitReport(split, plan.facts, len(found), alone, expected_images(plan.root, plan.facts, split)))
+            expected = expected_images(plan.root, plan.facts, split)
+            splits.append(SplitReport(split, plan.facts, len(found), alone, expected))
             progress.job(f"{plan.facts.name} {split}", len(pairs))
             for pair, look in zip(pairs, map_files(partial(look_at, reader), pairs, plan.workers), strict=True):
                 splits[-1].add(pair, look)

@@ -89,7 +89,8 @@ def test_the_files_say_what_they_must_and_nothing_that_is_not_read(name):
         "masks",
         "labels",
     }
-    optional = {"counts", "joined", "members", "left_out", "unlabelled", "stem_ending", "split_folders", "resize_masks"}
+    optional = {"joined", "members", "left_out", "unlabelled", "stem_ending", "split_folders", "resize_masks"}
+    optional |= {"counts"}
     assert needed <= set(facts) <= needed | optional
     assert set(facts["archives"]) == {"images", "masks"}
     assert facts["tree"].startswith(f"{facts['folder']}/\n")
