@@ -838,40 +838,87 @@ def _say_members(scores: dict[str, BravoScores], json_file: str | None) -> None:
 def submit(
     manifest: ManifestOption = "bravo.yaml",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", parser=_folder, help="The tar file to write.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PLACE",
+            parser=_folder,
+            help="What to write: the tar file of BRAVO; a .zip file or a folder for the others.",
+        ),
+    ] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="NAME", help="bravo, cityscapes, acdc, wilddash or smiyc: who is to read it."
+        ),
+    ] = "bravo",
+    datasets: Annotated[
+        str | None,
+        typer.Option("--datasets", metavar="NAME", help="Which dataset of the manifest; for all formats but bravo."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", metavar="NAME", help="For smiyc: the name of your method, else hmsa-pipeline."),
     ] = None,
     samples: SamplesOption = None,
     predictions: Annotated[
         Path | None,
         typer.Option(
-            "--predictions", metavar="DIR", parser=_folder, help="Holds bravo_ACDC/... ; the manifest's if left out."
+            "--predictions",
+            metavar="DIR",
+            parser=_folder,
+            help="Predictions of the dataset (of bravo: holds bravo_ACDC/...); the manifest's if left out.",
         ),
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option("--check", metavar="FILE", help="Decode this submission instead, and say what is wrong."),
+        typer.Option("--check", metavar="PLACE", help="Decode this submission instead, and say what is wrong."),
     ] = None,
     data_root: DataRootOption = None,
     assets: AssetsOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Write the tar file that the BRAVO challenge takes, or check one.
+    """Write predictions as a benchmark takes them, or check what was written.
 
-    Every image of the challenge's sampling file must be predicted. The same predictions give the same bytes.
+    bravo: the tar file of the BRAVO challenge, with every image of its sampling file. cityscapes: PNGs of label ids,
+    which evalPixelLevelSemanticLabeling reads, too. acdc: PNGs of train ids. wilddash: PNGs of WildDash's label ids.
+    smiyc: an HDF5 file of anomaly scores for each image.
+
+    Every image must be predicted, or nothing is written. The same predictions give the same bytes.
 
     Example: hmsa-pipeline submit --samples bravo_SAMPLING.tar --output submission.tar
 
-    Example: hmsa-pipeline submit --check submission.tar --samples bravo_SAMPLING.tar
+    Example: hmsa-pipeline submit --manifest cityscapes --format cityscapes --output results.zip
+
+    Example: hmsa-pipeline submit --manifest cityscapes --format cityscapes --check results.zip
     """
     from dataclasses import asdict
 
+    from .errors import nearest
     from .pipeline.figures import as_size
     from .pipeline.submission import check_submission
     from .pipeline.submission import submit as write
+    from .pipeline.upload_formats import BRAVO, FORMATS
 
+    if form not in FORMATS:
+        raise HmsaError(f"--format: there is no {form!r}; {nearest(form, FORMATS)}")
+    if check is not None and (output is not None or predictions is not None):
+        raise HmsaError("--check: nothing is written; leave --output and --predictions out")
+    if method is not None and form != "smiyc":
+        raise HmsaError("--method: belongs to --format smiyc; leave it out")
+    if form != BRAVO:
+        if samples is not None:
+            raise HmsaError(f"--samples: belongs to BRAVO, not to --format {form}; leave it out")
+        found = _load(manifest, None, None, datasets, data_root, assets)
+        _submit_to(found, form, method, output, predictions, check, json_file)
+        return
+    if datasets is not None:
+        raise HmsaError(
+            "--datasets: the sampling file says what BRAVO takes; leave it out, or name another --format, of "
+            f"{', '.join(name for name in FORMATS if name != BRAVO)}"
+        )
     if check is not None:
-        if output is not None or predictions is not None:
-            raise HmsaError("--check: nothing is written; leave --output and --predictions out")
         looked = check_submission(check, samples)
         _failed(check.name, looked.wrong)
         missing = looked.missing or []
@@ -892,6 +939,47 @@ def submit(
     else:
         _say(json_file, f"{result.images} images, {as_size(result.bytes)}: {output}")
     _finish(False, len(result.failed))
+
+
+def _submit_to(
+    manifest: Manifest,
+    form: str,
+    method: str | None,
+    output: Path | None,
+    predictions: Path | None,
+    check: Path | None,
+    json_file: str | None,
+) -> None:
+    """Write for a benchmark other than BRAVO, or check what was written for it."""
+    from dataclasses import asdict
+
+    from .pipeline.figures import as_size
+    from .pipeline.upload import check_upload, plan_upload, write_upload
+    from .pipeline.upload_formats import upload_format
+
+    if check is None and output is None:
+        raise HmsaError("--output: name the .zip file or the folder to write")
+    plan = plan_upload(manifest, upload_format(form, method), predictions)
+    if check is not None:
+        looked = check_upload(plan, check)
+        _failed(check.name, looked.wrong)
+        _failed(check.name, dict.fromkeys(looked.missing, "is missing"))
+        _figures(json_file, asdict(looked))
+        _say(
+            json_file,
+            f"{looked.images} images are sound, {len(looked.wrong)} wrong, {len(looked.missing)} missing; "
+            f"{plan.dataset} has {len(plan.files)}",
+        )
+        _finish(False, len(looked.wrong) + len(looked.missing))
+    elif output is not None:
+        result = write_upload(plan, output)
+        _failed(plan.dataset, result.failed)
+        _figures(json_file, {"images": result.images, "bytes": result.bytes, "failed": result.failed})
+        if result.failed:
+            _say(json_file, f"{len(result.failed)} images cannot be used, and nothing was written")
+        else:
+            _say(json_file, f"{result.images} images, {as_size(result.bytes)}: {output}")
+        _finish(False, len(result.failed))
 
 
 @app.command()

@@ -128,6 +128,28 @@ class Source:
             table[raw % 256] = train  # -1 is 255 in a mask of 8 bits
         return table
 
+    def label_ids(self) -> NDArray[np.uint8]:
+        """The raw id that stands for each train id in files that the dataset's own tools read.
+
+        Where several raw ids are one train id, it is the first of the table: the plain class (road), which its
+        authors number before the finer ones (road marking, bike lane).
+
+        Returns:
+            (19,) uint8.
+
+        Raises:
+            ValueError: the dataset has no raw ids, or none for one of the classes.
+        """
+        import numpy as np
+
+        first: dict[int, int] = {}
+        for raw, (train, _) in sorted((self.labels or {}).items()):
+            if raw >= 0:
+                first.setdefault(train, raw)
+        if missing := [train for train in range(NUM_CLASSES) if train not in first]:
+            raise ValueError(f"{self.name} has no raw id for the train ids {missing}")
+        return np.array([first[train] for train in range(NUM_CLASSES)], np.uint8)
+
 
 @functools.cache
 def _outside() -> dict[str, EntryPoint]:

@@ -59,7 +59,7 @@ def read_label(path: Path) -> np.ndarray:
     if (highest := int(label.max(initial=0))) >= len(CLASS_NAMES):
         raise DatasetError(
             f"{path}: holds class {highest}, but predictions are train ids, 0 to {len(CLASS_NAMES) - 1}; "
-            "if they are label ids, map them first"
+            "if these are label ids (road 7), turn them into train ids (road 0) first"
         )
     return label
 

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "errors": set(),
     "__init__": set(),
 }
-STAGES = {"dump", "ensemble", "evaluate", "calibrate", "submission", "bravo_scores", "report"}
+STAGES = {"dump", "ensemble", "evaluate", "calibrate", "submission", "upload", "bravo_scores", "report"}
 STAGES |= {"render", "train", "verify", "import_logits"}
 PUT_TOGETHER = {"predict", "demo"}
 ONLY_IN = {

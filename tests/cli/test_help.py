@@ -29,7 +29,7 @@ SURFACE = {
     "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit"},
     "render": (COMMON - {"--models"}) | {"--write", "--kinds", "--opacity", "--width", "--limit"},
     "report": COMMON | {"--write", "--no-members", "--ground-truth", "--width", "--limit", "--processes"},
-    "submit": (COMMON - {"--models", "--datasets"}) | {"--samples", "--predictions", "--check"},
+    "submit": (COMMON - {"--models"}) | {"--samples", "--predictions", "--check", "--format", "--method"},
     "status": COMMON,
     "verify": COMMON | {"--repair"},
     "import-logits": (COMMON - {"--models", "--datasets"})
