@@ -229,9 +229,9 @@ def manifest_check(
     assets: AssetsOption = None,
     json_file: JsonOption = None,
 ) -> None:
-    """Say which checkpoints and images are there.
+    """Say which checkpoints and images are there and can be used.
 
-    The exit code is 2 if one is missing.
+    The exit code is 2 if one is missing or wrong.
 
     Example: hmsa-pipeline manifest check --data-root /data --assets /data/assets
     """
@@ -241,12 +241,14 @@ def manifest_check(
     for row in found:
         _say(
             json_file,
-            f"{'ok     ' if row.problem is None else 'MISSING'} {row.kind:8} {row.name}: {row.said}",
+            f"{row.state:7} {row.kind:8} {row.name}: {row.said}",
         )
     _figures(json_file, [row.as_json() for row in found])
-    missing = sum(row.problem is not None for row in found)
-    if missing:
-        _say(json_file, f"{missing} of {len(found)} are missing")
+    missing = sum(row.state == "MISSING" for row in found)
+    wrong = sum(row.state == "WRONG" for row in found)
+    if missing or wrong:
+        counts = [f"{number} of {len(found)} are {what}" for number, what in ((missing, "missing"), (wrong, "wrong"))]
+        _say(json_file, ", ".join(text for text, number in zip(counts, (missing, wrong), strict=True) if number))
         raise typer.Exit(2)
 
 

@@ -8,60 +8,55 @@ from __future__ import annotations
 
 import functools
 import io
-import pickle
-import pickletools
-import re
-import warnings
-import zipfile
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
-from numpy._core.multiarray import scalar
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..files import write_bytes
+from .layouts import Weights, find_weights
+from .pickled import is_zip, read_pickled
 from .registry import build_any
 
 _PREFIX = "module."
 
-# What the NumPy scalar in a published file is made of; NumPy 1 knew its constructor by another name.
-_ALLOWED = [
-    (scalar, "numpy.core.multiarray.scalar"),
-    (scalar, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    np.dtypes.Float32DType,
-    np.dtypes.Float64DType,
-]
 
+def read_weights(path: Path, expected: Collection[str] | None = None, keep: Collection[str] = ()) -> Weights:
+    """The weights in a file as trainers leave it: pickled by torch, or ``.safetensors``.
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The weights in a published checkpoint, one of ours, a bare state dict, or ``.safetensors``.
+    Args:
+        path: a published checkpoint, one of ours, a bare state dict, or what `layouts.find_weights` finds in others.
+        expected: keys of the network that is to have them.
+        keep: layers that are not left out, whatever they are called.
 
     Returns:
-        Tensors on the CPU in the file's order, keys without ``module.``. Where the format allows it
-        they are views of the file: copy them before the file changes.
+        Tensors on the CPU in the file's order. Where the format allows it they are views of the file: copy them
+        before the file changes.
 
     Raises:
         CheckpointError: the file cannot be read, holds no weights, or asks for code to be run.
     """
     _demand_file(path)
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickled(path, _is_zip(path))
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not (isinstance(content, dict) and content):
-        raise CheckpointError(f"{path}: holds no state dict; is it a checkpoint?")
-    for key, value in content.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise CheckpointError(f"{path}: holds no state dict ({key!r} is no tensor); is it a checkpoint?")
-    if all(key.startswith(_PREFIX) for key in content):
-        return {key.removeprefix(_PREFIX): value for key, value in content.items()}
-    return dict(content)
+    if path.suffix.lower() == ".safetensors":
+        return find_weights(path, _read_safetensors(path), expected, keep)
+    # Only the zip format can be mapped; files from before torch 1.6 are read whole.
+    return find_weights(path, read_pickled(path, mmap=is_zip(path)), expected, keep)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of `read_weights`, of a network that is not known: no prefix but ``module.`` is taken off.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    return read_weights(path).tensors
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -71,31 +66,41 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: the file cannot be read, holds no mapping, or asks for code to be run.
     """
     _demand_file(path)
-    content = _read_pickled(path, mmap=False)
+    content = read_pickled(path, mmap=False)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds no mapping; is it a checkpoint?")
     return content
 
 
-def load_weights(model: nn.Module, path: Path, arch: str) -> None:
+def load_weights(model: nn.Module, path: Path, arch: str) -> str | None:
     """Copy the weights of a file into ``model``, all of them or none.
 
     Args:
         model: a network of the architecture ``arch``, on any device.
-        path: whatever `read_state_dict` reads.
+        path: whatever `read_weights` reads.
         arch: what the error calls the network.
 
+    Returns:
+        What to say of how the weights were found in the file, `layouts.Weights.note`.
+
     Raises:
-        CheckpointError: as `read_state_dict`; or a key is missing, unexpected or of another shape.
+        CheckpointError: as `read_weights`; a key is missing, unexpected or of another shape; or a value is no number.
     """
-    weights = read_state_dict(path)
-    demand_match(path, weights, shapes(model), arch)
-    model.load_state_dict(weights)
+    weights = _fitting(path, shapes(model), arch)
+    model.load_state_dict(weights.tensors)
+    return weights.note()
 
 
-def check_weights(path: Path, arch: str, num_classes: int = 19) -> None:
-    """Raise what `load_weights` would raise, without memory for a network."""
-    demand_match(path, read_state_dict(path), expected_shapes(arch, num_classes), arch)
+def check_weights(path: Path, arch: str, num_classes: int = 19) -> str | None:
+    """Return and raise what `load_weights` would, without memory for a network."""
+    return _fitting(path, expected_shapes(arch, num_classes), arch).note()
+
+
+def _fitting(path: Path, expected: Mapping[str, tuple[int, ...]], arch: str) -> Weights:
+    weights = read_weights(path, expected)
+    demand_match(path, weights.tensors, expected, arch)
+    demand_numbers(path, weights.tensors)
+    return weights
 
 
 def save_checkpoint(
@@ -160,68 +165,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: is truncated, damaged or no safetensors file") from error
 
 
-def _read_pickled(path: Path, mmap: bool) -> Any:
-    try:
-        with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch says about pickle protocols ends in the error below
-            # Only the zip format can be mapped; files from before torch 1.6 are read whole.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # bytes that may be anything make torch raise almost anything
-        name = _refused_name(error, path) if isinstance(error, pickle.UnpicklingError) else None
-        if name is None:
-            raise CheckpointError(f"{path}: is truncated, damaged or no checkpoint") from error
-        raise CheckpointError(
-            f"{path}: refused, it asks for '{name}', which weights do not need; save its state_dict alone"
-        ) from error
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def _refused_name(error: pickle.UnpicklingError, path: Path) -> str | None:
-    """What a pickle wanted to have and was not given; None if it failed for another reason."""
-    named = re.search(r"(?:GLOBAL |via `add_safe_globals`,? but got <class ')([\w.]+)", str(error))
-    if named:
-        return named[1]
-    # torch gives up on pickle protocol 4 and later before it has seen a name.
-    try:
-        if not _is_zip(path):
-            with path.open("rb") as file:
-                return _first_foreign_name(file)
-        with zipfile.ZipFile(path) as archive:
-            pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(pickled) as file:
-                return _first_foreign_name(file)
-    except Exception:  # the pickles end without one, or zipfile makes of damage what it likes
-        return None
-
-
-def _first_foreign_name(file: IO[bytes]) -> str:
-    """The first name that a stream of pickles imports from elsewhere than torch, NumPy and collections.
-
-    The opcodes are listed, not run. A name stands in its opcode, or in the two strings before it, which
-    may have been put into the memo and got from there. Raises where it finds none.
-    """
-    while True:
-        pushed: list[str] = []
-        memo: dict[Any, str] = {}
-        for opcode, argument, _ in pickletools.genops(file):
-            if opcode.name == "MEMOIZE":
-                memo[len(memo)] = pushed[-1]
-            elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
-                memo[argument] = pushed[-1]
-            elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
-                pushed.append(memo[argument])
-            else:
-                pushed.append(argument if isinstance(argument, str) else "")
-            if opcode.name in ("GLOBAL", "STACK_GLOBAL"):
-                module, name = argument.split(" ", 1) if argument else pushed[-3:-1]
-                if module.partition(".")[0] not in ("torch", "numpy", "collections"):
-                    return f"{module}.{name}"
-
-
 def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Key -> shape of everything in a network's state dict."""
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -256,3 +199,34 @@ def demand_match(
     ]
     if problems:
         raise CheckpointError(f"{path}: {'; '.join(problems)}; is it really a '{arch}'?")
+
+
+def demand_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError where a weight is NaN or infinite, or a variance negative; it names the first key."""
+    broken = [(key, problem) for key, value in weights.items() if (problem := _broken(key, value))]
+    if not broken:
+        return
+    key, problem = broken[0]
+    halved = weights[key].dtype == torch.float16 and problem == "inf"
+    why = (
+        "float16 holds nothing above 65504; make the file again from its float32 weights"
+        if halved
+        else "the training that made it diverged, or the file was converted wrongly; take an earlier checkpoint"
+    )
+    raise CheckpointError(
+        f"{path}: {len(broken)} of {len(weights)} keys hold values that no network can use "
+        f"(first: {key} holds {problem}); {why}"
+    )
+
+
+def _broken(key: str, value: Tensor) -> str | None:
+    """What no network can use in a weight; None if all of it is sound."""
+    if not value.numel() or not value.is_floating_point():
+        return None
+    # Ten times as fast as asking each value, and NaN is the least and the greatest of all.
+    low, high = (float(end) for end in torch.aminmax(value if value.element_size() > 1 else value.float()))
+    if math.isnan(low):
+        return "NaN"
+    if math.isinf(low) or math.isinf(high):
+        return "inf"
+    return f"{low:.3g}" if low < 0 and key.endswith("running_var") else None

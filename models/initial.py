@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import CheckpointError, first_few, nearest
-from .checkpoint import demand_match, expected_shapes, read_state_dict, shapes
+from .checkpoint import demand_match, demand_numbers, expected_shapes, read_weights, shapes
+from .layouts import Weights
 
 
 def load_initial(
@@ -24,7 +26,7 @@ def load_initial(
 
     Args:
         model: a network of the architecture ``arch``, on any device.
-        path: whatever `checkpoint.read_state_dict` reads.
+        path: whatever `checkpoint.read_weights` reads.
         arch: what the error calls the network.
         fresh: layers of the network that keep the weights they have, such as ``ocr.cls_head``; whatever the file
             says of them is passed over, their shape too.
@@ -35,10 +37,10 @@ def load_initial(
         The keys that kept their weights, in the network's order.
 
     Raises:
-        CheckpointError: as `checkpoint.read_state_dict`; a key outside the fresh layers is missing, unexpected or
-            of another shape; or a fresh or unused layer does not exist.
+        CheckpointError: as `checkpoint.read_weights`; a key outside the fresh layers is missing, unexpected or
+            of another shape; a fresh or unused layer does not exist; or a value is no number.
     """
-    weights = _fitting(path, shapes(model), arch, fresh, unused, prefix)
+    weights = _fitting(path, shapes(model), arch, fresh, unused, prefix).tensors
     kept = [key for key in model.state_dict() if key not in weights]
     model.load_state_dict(weights, strict=False)
     return kept
@@ -46,9 +48,13 @@ def load_initial(
 
 def check_initial(
     path: Path, arch: str, *, fresh: Sequence[str] = (), unused: Sequence[str] = (), prefix: str = ""
-) -> None:
-    """Raise what `load_initial` would raise, without memory for a network."""
-    _fitting(path, expected_shapes(arch), arch, fresh, unused, prefix)
+) -> str | None:
+    """Raise what `load_initial` would raise, without memory for a network.
+
+    Returns:
+        What to say of how the weights were found in the file, `layouts.Weights.note`.
+    """
+    return _fitting(path, expected_shapes(arch), arch, fresh, unused, prefix).note()
 
 
 def _fitting(
@@ -58,16 +64,20 @@ def _fitting(
     fresh: Sequence[str],
     unused: Sequence[str],
     prefix: str,
-) -> dict[str, Tensor]:
-    weights = {prefix + key: value for key, value in read_state_dict(path).items()}
+) -> Weights:
+    wanted = {key: shape for key, shape in expected.items() if not _is_in(key, fresh)}
+    names = [key.removeprefix(prefix) for key in wanted if key.startswith(prefix)]
+    found = read_weights(path, names, [layer.removeprefix(prefix) for layer in (*fresh, *unused)])
+    weights = {prefix + key: value for key, value in found.tensors.items()}
     _demand_layers(fresh, expected, f"'{arch}'")
     _demand_layers(unused, weights, str(path))
     weights = {key: value for key, value in weights.items() if not _is_in(key, (*fresh, *unused))}
     try:
-        demand_match(path, weights, {k: shape for k, shape in expected.items() if not _is_in(k, fresh)}, arch)
+        demand_match(path, weights, wanted, arch)
     except CheckpointError as error:
         raise CheckpointError(f"{error} If some layers are to start afresh, name them in init.fresh") from error
-    return weights
+    demand_numbers(path, weights)
+    return dataclasses.replace(found, tensors=weights)
 
 
 def _demand_layers(layers: Sequence[str], keys: Iterable[str], where: str) -> None:

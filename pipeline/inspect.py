@@ -1,4 +1,4 @@
-"""Which of the checkpoints and images that a manifest names are there."""
+"""Which of the checkpoints and images that a manifest names are there and can be used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import HmsaError
+from ..models.checkpoint import check_weights
 from .manifest import Manifest, Member
 from .survey import photographs
 
@@ -18,6 +19,13 @@ class Finding:
     name: str
     found: str
     problem: str | None = None
+    missing: bool = True
+    """Whether the problem is that it is not there, and not that it cannot be used."""
+
+    @property
+    def state(self) -> str:
+        """``ok``, ``MISSING`` or ``WRONG``."""
+        return "ok" if self.problem is None else "MISSING" if self.missing else "WRONG"
 
     @property
     def said(self) -> str:
@@ -25,12 +33,14 @@ class Finding:
         return self.problem or self.found
 
     def as_json(self) -> dict[str, Any]:
-        """All fields by name."""
-        return asdict(self)
+        """Kind, name, what was found, the problem, and the state."""
+        fields = asdict(self)
+        del fields["missing"]
+        return fields | {"state": self.state}
 
 
 def inspect(manifest: Manifest) -> list[Finding]:
-    """Look for every checkpoint and list every dataset; nothing is decoded or loaded."""
+    """Hold the weights of every checkpoint against its network, and list every dataset; nothing is decoded or run."""
     found = [_checkpoint(member) for member in manifest.models]
     for dataset in manifest.datasets:
         try:
@@ -51,9 +61,15 @@ def _checkpoint(member: Member) -> Finding:
         return Finding("model", member.name, "external, filled by import-logits")
     try:
         path = member.checkpoint_path()
-        if path.is_file():
-            return Finding("model", member.name, f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-        problem = f"{path}: there is no such checkpoint; put it there or correct --assets"
     except HmsaError as error:
-        problem = str(error)
-    return Finding("model", member.name, "", problem)
+        return Finding("model", member.name, "", str(error))
+    if not path.exists():
+        return Finding(
+            "model", member.name, "", f"{path}: there is no such checkpoint; put it there or correct --assets"
+        )
+    try:
+        note = check_weights(path, member.arch)
+    except HmsaError as error:
+        return Finding("model", member.name, "", str(error), missing=False)
+    text = f"{path} ({path.stat().st_size / 1e6:.1f} MB)"
+    return Finding("model", member.name, f"{text}; {note}" if note else text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ..datasets.images import MEAN, STD
@@ -46,7 +48,8 @@ def plan_dump(
     for member in members:
         member.checkpoint_path()
     surveys = [tuple(photographs(manifest, dataset, afresh=overwrite)) for dataset in manifest.datasets]
-    identities = [identity_of(manifest, member, precision) for member in members]
+    identities, said = identify(manifest, members, precision)
+    notes += said
     jobs = tuple(
         Job(
             member=member,
@@ -66,10 +69,22 @@ def plan_dump(
     return Plan(manifest, jobs, complete, target, precision, tuple(notes), overwrite)
 
 
-def identity_of(manifest: Manifest, member: Member, precision: str) -> Identity:
-    """What a member's logits are made with; CheckpointError if its checkpoint does not fit the manifest."""
+def identify(manifest: Manifest, members: Sequence[Member], precision: str) -> tuple[list[Identity], list[str]]:
+    """What each member's logits are made with, and what to say of how its weights were found in their file.
+
+    Raises:
+        CheckpointError: a checkpoint does not fit the manifest.
+    """
+    identities, notes = [], []
+    for member in members:
+        identities.append(_identity_of(manifest, member, precision, notes))
+    return identities, notes
+
+
+def _identity_of(manifest: Manifest, member: Member, precision: str, notes: list[str]) -> Identity:
     path = member.checkpoint_path()
-    check_weights(path, member.arch)
+    if note := check_weights(path, member.arch):
+        notes.append(f"model {member.name}: {path.name}: {note}")
     digest = sha256(path)
     if member.sha256 and member.sha256 != digest:
         raise CheckpointError(

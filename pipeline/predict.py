@@ -23,7 +23,7 @@ from .fusion_record import describe, read_record
 from .lock import require_free, writer_lock
 from .manifest import Manifest, Member
 from .network_block import Setting
-from .plan import complete_in, identity_of
+from .plan import complete_in, identify
 from .predict_block import Kept, PredictBlock, Seat
 from .prediction_folder import (
     begin_predictions,
@@ -163,12 +163,13 @@ def plan_predict(
                 "'hmsa-pipeline dump' and 'hmsa-pipeline ensemble'"
             )
     roots = [dataset.root_path() for dataset in manifest.datasets]
-    pairs = tuple((member, identity_of(manifest, member, precision)) for member in members)
+    identities, said = identify(manifest, members, precision)
+    pairs = tuple(zip(members, identities, strict=True))
     predictions = tuple(
         _plan(manifest, dataset.name, root, pairs, kept, limit, overwrite)
         for dataset, root in zip(manifest.datasets, roots, strict=True)
     )
-    return PredictPlan(manifest, predictions, target, precision, (note,) if note else (), overwrite)
+    return PredictPlan(manifest, predictions, target, precision, (*([note] if note else ()), *said), overwrite)
 
 
 def _plan(

@@ -394,8 +394,8 @@ class _Trainer:
         states = self.ranks.gather(rng_state(self.device))
         if not self.ranks.first:
             return
-        # A loss can be a number and its gradient none.
-        if not all(bool(value.isfinite().all()) for value in self.network.parameters()):
+        # A loss can be a number and its gradient none; and what a norm has counted can be infinite.
+        if not all(bool(value.isfinite().all()) for value in self.network.state_dict().values()):
             raise TrainingError(
                 f"epoch {self.position.epoch + 1}, step {self.position.step}: the weights are no numbers any more "
                 "and are not saved; go on with --resume from what was saved before, or begin another run "

@@ -12,7 +12,7 @@ import torch
 from ..datasets.pairs import Pair, list_pairs
 from ..datasets.taxonomy import NUM_CLASSES
 from ..errors import CheckpointError, DatasetError, ManifestError, first_few
-from ..models.checkpoint import demand_match, expected_shapes
+from ..models.checkpoint import demand_match, demand_numbers, expected_shapes
 from ..models.initial import check_initial
 from .device import resolve_device, resolve_precision
 from .journal import require_extra
@@ -135,7 +135,11 @@ def plan_training(
         init = recipe.init.path()
         if init is not None:
             settings = recipe.init
-            check_initial(init, recipe.arch, fresh=settings.fresh, unused=settings.unused, prefix=settings.prefix)
+            said = check_initial(
+                init, recipe.arch, fresh=settings.fresh, unused=settings.unused, prefix=settings.prefix
+            )
+            if said:
+                notes.append(f"init: {init.name}: {said}")
         if resume:
             notes.append("resume: no run lies in the output yet, a new one begins")
     return TrainingPlan(recipe, target, precision, processes, train, validation, init, saved, tuple(notes), overwrite)
@@ -237,6 +241,7 @@ def _saved(recipe: Recipe, train: list[Pair], resume: bool, overwrite: bool) -> 
     try:
         saved = read_run(path)
         demand_match(path, saved.weights, expected_shapes(saved.recipe["arch"]), saved.recipe["arch"])
+        demand_numbers(path, saved.weights)
     except CheckpointError as error:
         others = sorted(p.name for p in path.parent.glob("*.pth") if p != path)
         mend = f"put a copy of {first_few(others)} in its place to go on from there, or " if others else ""

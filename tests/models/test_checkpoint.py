@@ -3,7 +3,9 @@ from __future__ import annotations
 import os
 import pickle
 import re
+from collections import defaultdict
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -196,8 +198,8 @@ def test_malice_would_have_worked(tmp_path: Path) -> None:
     ("content", "name"),
     [
         (nn.Conv2d(1, 1, 1), "torch.nn.modules.conv.Conv2d"),
-        ({"epoch": np.int64(3)}, "numpy.dtypes.Int64DType"),
-        ({"root": Path("x")}, "pathlib"),
+        ({"epoch": Fraction(1, 2)}, "fractions.Fraction"),
+        ({"root": defaultdict(list)}, "collections.defaultdict"),
     ],
 )
 def test_harmless_globals_are_refused_too(tmp_path: Path, content: Any, name: str) -> None:

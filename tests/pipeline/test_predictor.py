@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
+from hmsa_pipeline.errors import CheckpointError
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline import predictor as module
@@ -53,6 +55,21 @@ def trunk_of(predictor: Predictor) -> nn.Module:
     model = predictor._model
     assert model is not None
     return model.get_submodule("backbone")
+
+
+def test_weights_beyond_the_precision_are_refused(tmp_path: Path) -> None:
+    state = build(TINY).state_dict()
+    # A norm's variance is folded into the weights before: as it stands it may be of any size.
+    state["backbone.bn1.running_var"][:] = 1e6
+    state["ocr.cls_head.weight"][0, 0] = -1e5
+    save_checkpoint(tmp_path / "large.pth", state, arch=TINY)
+    member = Member(name="ant", arch=TINY, checkpoint=str(tmp_path / "large.pth"))
+    for precision in ("fp32", "bf16"):
+        Predictor(torch.device("cpu"), precision, (1.0,), False).load(member)
+    with pytest.raises(
+        CheckpointError, match=r"large.pth: 1 weights are beyond 65504, .*\(first: ocr.cls_head.weight"
+    ):
+        Predictor(torch.device("cpu"), "fp16", (1.0,), False).load(member)
 
 
 def test_what_fits_is_made_at_once(member: Member) -> None:
