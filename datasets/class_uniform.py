@@ -143,6 +143,28 @@ def build_index(
     return index
 
 
+def without_labels(
+    reader: LabelReader, pairs: Sequence[Pair], index: CentroidIndex, processes: int | None = None
+) -> list[Pair]:
+    """The pairs whose masks label nothing, of all pixels.
+
+    Only masks without a centroid are read again: what lies beside the last whole tile has none.
+
+    Args:
+        reader: of the masks.
+        pairs: images and their masks, as in `build_index`.
+        index: of just these.
+        processes: see `build_index`.
+
+    Raises:
+        DatasetError: a mask or the header of an image cannot be read.
+    """
+    known = set(index.centroids[:, 0].tolist())
+    doubtful = [pair for place, pair in enumerate(pairs) if place not in known]
+    labelled = map_files(partial(_labels_something, reader, NUM_CLASSES), doubtful, processes)
+    return [pair for pair, something in zip(doubtful, labelled, strict=True) if not something]
+
+
 def plan_epoch(
     num_images: int,
     index: CentroidIndex | None,
@@ -197,6 +219,10 @@ def _centroids_of(reader: LabelReader, tile: int, num_classes: int, pair: Pair) 
     # The picture's size decides where a mask that is of another size belongs.
     labels = reader.read(pair, read_size(reader.root / pair.image))
     return tile_centroids(labels, tile, num_classes)
+
+
+def _labels_something(reader: LabelReader, num_classes: int, pair: Pair) -> bool:
+    return bool((reader.read(pair, read_size(reader.root / pair.image)) < num_classes).any())
 
 
 def _fingerprint(reader: LabelReader, pairs: Sequence[Pair], tile: int, num_classes: int) -> str:

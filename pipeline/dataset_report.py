@@ -68,6 +68,8 @@ class SplitReport:
     """What is wrong with files that cannot be read."""
     sound: list[Pair] = field(default_factory=list)
     """What can be trained on."""
+    empty: list[str] = field(default_factory=list)
+    """Masks of these that label nothing."""
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(SLOTS), np.int64))
     """(20,): pixels of each class, and of none, in what can be trained on."""
     images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(SLOTS), np.int64))
@@ -88,6 +90,8 @@ class SplitReport:
             self.sizes[look.size] += 1
         if look.pixels is not None:
             self.sound.append(pair)
+            if not look.pixels[:NUM_CLASSES].any():
+                self.empty.append(pair.mask)
             self.pixels += look.pixels
             self.images += look.pixels > 0
             self.resized += look.size != look.mask_size
@@ -121,6 +125,12 @@ class SplitReport:
             others = sorted(self.unknown)[FEW:]
             yield f"{self.name}: {len(others)} more ids are none of {self.facts.title} ({first_few(others, FEW)})"
         yield from self._some(self.unreadable, "files cannot be read")
+        if self.empty and len(self.empty) == len(self.sound):
+            masks = f"the {len(self.empty)} masks that were read" if len(self.empty) > 1 else "the mask that was read"
+            yield (
+                f"{self.name}: none of {masks} labels anything ({first_few(self.empty, FEW)}); nothing can be learnt "
+                f"from that or scored on it, unpack {self.facts.mask_archive}; {SEE}"
+            )
 
     def _some(self, found: Sequence[str], what: str) -> Iterator[str]:
         different = [*dict.fromkeys(found)]
@@ -140,6 +150,8 @@ class SplitReport:
         what += f", {len(self.sound)} sound; {first_few(sizes, 3) or 'no size'}"
         if self.resized:
             what += f"; {count(self.resized, 'mask')} brought to the size of the image"
+        if self.empty:
+            what += f"; {count(len(self.empty), 'mask')} that {'label' if len(self.empty) > 1 else 'labels'} nothing"
         return what
 
     def figures(self) -> dict[str, Any]:
@@ -156,6 +168,7 @@ class SplitReport:
             "masks_of_another_size": self.other_size,
             "unknown_ids": {str(number): self.unknown[number] for number in sorted(self.unknown)},
             "unreadable": self.unreadable,
+            "masks_that_label_nothing": self.empty,
             **_class_figures(self.pixels, self.images),
         }
 

@@ -26,6 +26,7 @@ LAST, BEST = "last.pth", "best.pth"
 WEIGHTS = "best_weights.pth"
 """The best network alone, in the published layout."""
 
+_MAY_BE_NEGATIVE = "; its region term is a bound that has no least value: the loss may fall below 0"
 _STRIDE = 32  # of the trunk's coarsest branch
 
 
@@ -85,6 +86,7 @@ class TrainingPlan:
         lines += [
             f"steps:   {r.epochs} epochs, {r.global_batch} images a step = {self.world} x {r.batch_size} x "
             f"{self.accumulation} (processes x batch x accumulation), crop {_crop(r)}",
+            f"loss:    {r.loss.criterion}{_MAY_BE_NEGATIVE if r.loss.criterion == 'rmi' else ''}",
             f"machine: {self.device.type}, {self.precision}",
             f"output:  {r.output}",
         ]

@@ -12,12 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from .. import __version__
-from ..datasets.class_uniform import CentroidIndex, build_index
+from ..datasets.class_uniform import CentroidIndex, build_index, without_labels
 from ..datasets.labels import LabelReader
 from ..datasets.segmentation import SegmentationDataset
 from ..datasets.sources import source
 from ..datasets.taxonomy import CLASS_NAMES
 from ..datasets.transforms import EvalTransform, TrainTransform
+from ..errors import DatasetError, first_few
 from ..files import write_text
 from ..models.hmsa import OCRNet
 from ..models.initial import load_initial
@@ -38,7 +39,8 @@ def read_masks(plan: TrainingPlan, ranks: Ranks) -> tuple[LabelReader, CentroidI
     Every mask of both splits is looked at once, so that what is wrong with one is found before the first step.
 
     Raises:
-        DatasetError: a mask cannot be read, or does not fit its image or the dataset's table.
+        DatasetError: a mask cannot be read, or does not fit its image or the dataset's table; or all masks of a split
+            label nothing.
         DiskError: the cache cannot be written.
     """
     cache = plan.recipe.cache_path()
@@ -51,6 +53,21 @@ def read_masks(plan: TrainingPlan, ranks: Ranks) -> tuple[LabelReader, CentroidI
             build_index(reader, some, plan.recipe.sampling.tile, cache=cache, advance=progress.advance)
             for some in (plan.train, plan.validation)
         )
+    data = plan.recipe.data
+    for what, split, some, index in (
+        ("learn from", data.train, plan.train, learnt),
+        ("score", data.validation, plan.validation, scored),
+    ):
+        empty = without_labels(reader, some, index)
+        masks = first_few([pair.mask for pair in empty])
+        if len(empty) == len(some):
+            # The region term alone would go down for ever, with nothing learnt.
+            raise DatasetError(
+                f"{plan.root}: no mask of split '{split}' labels anything ({masks}), so there is nothing to {what}; "
+                f"look at them ('hmsa-pipeline datasets check {data.type}') and unpack them again, or take others"
+            )
+        if empty and ranks.first:
+            progress.note(f"masks: {len(empty)} of the {len(some)} of split '{split}' label nothing ({masks})")
     if ranks.first:
         for what, index in (("learn", learnt), ("score", scored)):
             there = set(index.centroids[:, 1].tolist())

@@ -264,6 +264,25 @@ def test_ids_that_no_table_knows(city: Path, tmp_path: Path) -> None:
     assert ids == {"77": [str(where)], "200": [str(where), str(there)]}
 
 
+def test_masks_that_label_nothing(city: Path, tmp_path: Path) -> None:
+    def void(pixels: np.ndarray) -> np.ndarray:
+        return np.zeros_like(pixels)
+
+    masks = masks_of(city)
+    edit(masks[0], void)
+    some = run("datasets", "check", "cityscapes", "--data-root", str(tmp_path), "--output", str(tmp_path / "out"))
+    assert (some.code, some.err) == (0, "")
+    assert "; 1 mask that labels nothing" in some.out
+    assert "no problems" in some.out
+    for mask in masks[1:]:
+        edit(mask, void)
+    everything = check("cityscapes", tmp_path)
+    (problem,) = problems(everything)
+    assert problem.startswith(f"train: none of the {len(masks)} masks that were read labels anything (")
+    named = everything.figures["splits"]["train"]["masks_that_label_nothing"]
+    assert named == [mask.relative_to(city).as_posix() for mask in masks]
+
+
 def test_damaged_files(city: Path, tmp_path: Path) -> None:
     mask, image = masks_of(city)[0], images_of(city)[1]
     data = bytearray(mask.read_bytes())

@@ -125,6 +125,43 @@ def without_validation(gta5: Path) -> None:
     savemat(gta5 / "split.mat", {"trainIds": arrays["trainIds"], "valIds": np.zeros((0, 1))})
 
 
+def void(path: Path, rows: slice = slice(None)) -> None:
+    """Nothing is labelled in these rows any more: id 0 is GTA5's own for that."""
+    with Image.open(path) as image:
+        palette, ids = image.getpalette(), np.array(image)
+    ids[rows] = 0
+    changed_mask = Image.fromarray(ids)
+    if palette:
+        changed_mask.putpalette(palette)
+    changed_mask.save(path)
+
+
+@pytest.mark.parametrize(("split", "frames", "what"), [("train", (1, 2, 3), "learn from"), ("val", (4, 5), "score")])
+def test_masks_that_label_nothing(
+    world: Path, tmp_path: Path, split: str, frames: tuple[int, ...], what: str
+) -> None:
+    masks = [world / f"GTA5/labels/{number:05d}.png" for number in frames]
+    for mask in masks:
+        void(mask)
+    error = stopped(run(*options(world, tmp_path / "run", *ONE_EPOCH)))
+    assert error.startswith(f"{world / 'GTA5'}: no mask of split '{split}' labels anything (labels/{masks[0].name}, ")
+    assert f"so there is nothing to {what}; look at them ('hmsa-pipeline datasets check gta5')" in error
+    # Nothing that could be taken for a run is left.
+    assert not [*(tmp_path / "run").rglob("*.pth"), *(tmp_path / "run").rglob("recipe.yaml")]
+
+
+def test_some_masks_that_label_nothing_are_counted(world: Path, tmp_path: Path) -> None:
+    void(world / "GTA5/labels/00002.png")
+    # The last rows lie beside the last whole tile, where no centroid is looked for.
+    void(world / "GTA5/labels/00003.png", slice(46))
+    result = run(*options(world, tmp_path / "run", *ONE_EPOCH, "--set", "sampling.tile=46"))
+    assert result.code == 0, result
+    assert "masks: 1 of the 3 of split 'train' label nothing (labels/00002.png)" in result.err.splitlines()
+    assert "loss:    rmi; its region term is a bound that has no least value: the loss may fall below 0" in (
+        result.out.splitlines()
+    )
+
+
 HALF: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no masks": (
         lambda gta5: shutil.rmtree(gta5 / "labels"),
