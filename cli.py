@@ -77,6 +77,14 @@ DatasetsOption = Annotated[
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each dataset.")
 ]
+AverageOption = Annotated[
+    str,
+    typer.Option(
+        "--average",
+        metavar="NAME",
+        help="What mIoU is the mean of: dataset (the classes of its table), labelled-or-predicted, labelled.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
 PrecisionOption = Annotated[
     str | None,
@@ -597,6 +605,7 @@ def evaluate(
     processes: Annotated[
         int | None, typer.Option("--processes", min=1, max=512, metavar="N", help="Processes that read and count.")
     ] = None,
+    average: AverageOption = "dataset",
     json_file: JsonOption = None,
     csv_file: Annotated[
         str | None,
@@ -613,7 +622,7 @@ def evaluate(
     """Score class maps and confidences against labels.
 
     For every dataset of the manifest that has labels: IoU by class, mIoU, accuracy, ECE (15 bins), and how well the
-    confidence tells right from wrong pixels (AUROC, AUPR of both, FPR at 95 % TPR).
+    confidence tells right from wrong pixels (AUROC, AUPR of both, FPR at 95 % TPR). docs/metrics.md has the formulas.
 
     For the validation images of SMIYC: how well low confidence finds what is out of distribution (AUROC, AUPRC, FPR).
 
@@ -628,6 +637,8 @@ def evaluate(
         others = {"--limit": limit, "--csv": csv_file, "--processes": processes}
         if wrong := [name for name, value in others.items() if value]:
             raise HmsaError(f"{wrong[0]}: does not go with BRAVO's tar files; leave it out")
+        if average != "dataset":
+            raise HmsaError(f"--average {average}: BRAVO's figures have the challenge's own average; leave it out")
         if ground_truth is None or samples is None:
             raise HmsaError("--ground-truth and --samples: BRAVO's figures need both tar files; name them")
         if submission is not None and predictions is not None:
@@ -659,7 +670,12 @@ def evaluate(
 
     found = _load(manifest, output, models, datasets, data_root, assets)
     plans = plan_evaluation(
-        found, predictions=predictions, per_model=per_model, leave_one_out=leave_one_out, limit=limit
+        found,
+        predictions=predictions,
+        per_model=per_model,
+        leave_one_out=leave_one_out,
+        limit=limit,
+        average=_average(average),
     )
     results = []
     for plan in plans:
@@ -689,6 +705,7 @@ def calibrate(
     ] = 400_000,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the pixels and of the halves.")] = 0,
     limit: LimitOption = None,
+    average: AverageOption = "dataset",
     json_file: JsonOption = None,
 ) -> None:
     """Fit a temperature to each member, from stored logits and labels.
@@ -708,7 +725,8 @@ def calibrate(
     if write.exists() and Path(manifest).exists() and write.samefile(manifest):
         raise HmsaError(f"--write {write}: is the manifest that is read, which would be lost; name another file")
     found = _load(manifest, output, models, datasets, data_root, assets)
-    result = fit(found, plan_calibration(found, limit=limit), pixels=pixels, seed=seed, weights=weights)
+    images = plan_calibration(found, limit=limit, average=_average(average))
+    result = fit(found, images, pixels=pixels, seed=seed, weights=weights)
     try:
         write_text(write, calibrated_manifest(found, result).to_yaml())
     except OSError as error:
@@ -784,6 +802,7 @@ def report(
     ground_truth: Annotated[
         Path | None, typer.Option("--ground-truth", metavar="TAR", help="BRAVO's ground truth, for its datasets.")
     ] = None,
+    average: AverageOption = "dataset",
     json_file: JsonOption = None,
 ) -> None:
     """Make a folder of pages that shows what the ensemble is worth; open its index.html.
@@ -797,7 +816,15 @@ def report(
     from .pipeline.report import report as make
 
     found = _load(manifest, output, models, datasets, data_root, assets)
-    chapters = plan_report(found, write, members=not no_members, width=width, limit=limit, ground_truth=ground_truth)
+    chapters = plan_report(
+        found,
+        write,
+        members=not no_members,
+        width=width,
+        limit=limit,
+        ground_truth=ground_truth,
+        average=_average(average),
+    )
     results = make(chapters, found, processes)
     for result in results:
         _failed(result.dataset, result.failed)
@@ -805,6 +832,16 @@ def report(
     failed = sum(len(result.failed) for result in results)
     _say(json_file, f"{sum(len(result.cards) for result in results)} images, {failed} failed; {write / PAGE}")
     _finish(False, failed)
+
+
+def _average(name: str) -> str:
+    """One of `averages.AVERAGES`; HmsaError if it is none."""
+    from .errors import nearest
+    from .pipeline.averages import AVERAGES
+
+    if name not in AVERAGES:
+        raise HmsaError(f"--average {name}: is no average; {nearest(name, AVERAGES)}")
+    return name
 
 
 def _predictions(manifest: Manifest) -> Path:
@@ -1252,7 +1289,7 @@ def train(
             line += f", {row['images_per_second']:.2f} images/s"
         if row["mean_iou"] is not None:
             line += f", mIoU {100 * row['mean_iou']:.1f} %{' (best so far)' if row['best'] else ''}"
-            line += f"\n{iou_table([*row['iou'].values()], row['mean_iou'])}"
+            line += f"\n{iou_table([*row['iou'].values()], row['mean_iou'], row['mean_iou_classes'])}"
         _say(json_file, line)
 
     result = run_training(plan, ranks, ended)

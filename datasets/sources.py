@@ -29,6 +29,10 @@ NAMES: tuple[str, ...] = ("cityscapes", "bdd100k", "idd", "mapillary", "wilddash
 GROUP = "hmsa_pipeline.datasets"
 """Of the entry points, each of which names the path of a YAML file like ours."""
 
+LABELLED_OR_PREDICTED, LABELLED = "labelled-or-predicted", "labelled"
+RULES: tuple[str, ...] = (LABELLED_OR_PREDICTED, LABELLED)
+"""Which classes evaluators take the mean IoU over: those with a labelled or a predicted pixel, or a labelled one."""
+
 UNKNOWN = 254
 """What a lookup table gives for ids that are not in the dataset's table."""
 
@@ -96,6 +100,15 @@ class Source:
     counts: Mapping[str, int] = field(default_factory=dict)
     """Split -> how many images its authors distribute; under `TOTAL` those of all splits together, where the split
     is not the authors'. Images that are left out on purpose do not count. A split that is not named is not known."""
+    average: str = LABELLED_OR_PREDICTED
+    """One of `RULES`: which classes the authors' own evaluator takes the mean IoU over."""
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The train ids that its labels can hold at all, ascending; also of masks of train ids, made of the same."""
+        if self.labels is None:
+            return tuple(range(NUM_CLASSES))
+        return tuple(sorted({train for train, _ in self.labels.values()} - {IGNORE}))
 
     @property
     def labelled(self) -> tuple[str, ...]:
@@ -212,6 +225,9 @@ def _described(name: str, facts: dict[str, Any]) -> Source:
     """What a file says of the dataset ``name``; only ``splits`` has to be there."""
     archives = facts.get("archives", {"images": "its images", "masks": "its masks"})
     labels = facts.get("labels")
+    average = facts.get("average", LABELLED_OR_PREDICTED)
+    if average not in RULES:
+        raise DatasetError(f"average '{average}' is none of {', '.join(RULES)}")
     known = {"title": name, "folder": name, "homepage": "", "paper": "", "download": "", "tree": ""}
     texts = {key: facts.get(key, default) for key, default in known.items()}
     splits: dict[str | None, tuple[str, ...]] = {split: tuple(folders) for split, folders in facts["splits"].items()}
@@ -235,4 +251,5 @@ def _described(name: str, facts: dict[str, Any]) -> Source:
         labels=labels and {raw: (train, meaning) for raw, (train, meaning) in labels.items()},
         resize_masks=facts.get("resize_masks", False),
         counts=facts.get("counts", {}),
+        average=average,
     )

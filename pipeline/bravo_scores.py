@@ -18,6 +18,7 @@ import torch
 
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..errors import DatasetError, ManifestError, StoreError, first_few
+from .averages import PLAIN
 from .bravo_files import (
     ENCODED,
     Archive,
@@ -90,10 +91,13 @@ class _Counts:
 
 @dataclass
 class BravoScores:
-    """Figures by the toolkit's names, None where one is not defined; and images that could not be scored."""
+    """Figures by the toolkit's names, None where one is not defined; images, and classes that the mean IoU runs over,
+    of each subset; and images that could not be scored.
+    """
 
     figures: dict[str, Any]
     images: dict[str, int]
+    classes: dict[str, int]
     failed: dict[str, str] = field(default_factory=dict)
 
 
@@ -271,7 +275,12 @@ def _score(
                 number[image.subset] += 1
             progress.advance()
     return {
-        name: BravoScores(summary({subset: figures_of(subset, of[subset]) for subset in SUBSETS}), number, failed)
+        name: BravoScores(
+            summary({subset: figures_of(subset, of[subset]) for subset in SUBSETS}),
+            number,
+            {subset: int(PLAIN.counted(torch.from_numpy(of[subset].matrix)).sum()) for subset in SUBSETS},
+            failed,
+        )
         for name, of in counts.items()
     }
 
@@ -304,8 +313,9 @@ def figures_of(subset: str, counts: _Counts) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if subset not in WITHOUT_CLASSES:
         figures = semantic_figures(torch.from_numpy(counts.matrix), counts.valid)
-        # The toolkit has no accuracy, and all scalars enter the means.
-        found |= {f"{name}_valid": value for name, value in figures.items() if name != "accuracy"}
+        # The toolkit has neither, and all scalars enter the means.
+        others = ("accuracy", "miou_classes")
+        found |= {f"{name}_valid": value for name, value in figures.items() if name not in others}
     if subset in WITH_INVALID:
         found |= {f"{name}_ood": value for name, value in detection_figures(counts.invalid).items()}
     return found
@@ -363,8 +373,9 @@ def comparison(scores: Mapping[str, BravoScores]) -> list[str]:
 
 def table(scores: BravoScores) -> list[str]:
     """A line for each subset, and the means."""
-    lines = [f"{'subset':12} {'images':>6}  " + " ".join(f"{head:>9}" for head in _COLUMNS)]
+    lines = [f"{'subset':12} {'images':>6}  " + " ".join(f"{head:>9}" for head in [*_COLUMNS, "classes"])]
     for subset, images in scores.images.items():
         values = [scores.figures.get(f"{subset}_{name}") for name in _COLUMNS.values()]
-        lines.append(f"{subset:12} {images:6}  " + " ".join(f"{shown(value):>9}" for value in values))
+        classes = "-" if subset in WITHOUT_CLASSES else str(scores.classes[subset])
+        lines.append(f"{subset:12} {images:6}  " + " ".join(f"{v:>9}" for v in [*map(shown, values), classes]))
     return lines + [f"{label}: {shown(scores.figures[name])}" for label, name in _MEANS]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from ..datasets.pairs import Pair
-from ..datasets.sources import KNOWN
+from ..datasets.sources import KNOWN, source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..errors import DatasetError, ManifestError, StoreError, first_few
+from .averages import DATASET, Average, average_of
 from .manifest import Manifest, Member
 from .members import weighed
 from .metrics import LEVELS, confusion, ece, level_counts, mean_iou
@@ -74,11 +75,12 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Judged:
-    """How an ensemble does on pixels that nothing was fitted to; ``nll`` in nats."""
+    """How an ensemble does on pixels that nothing was fitted to; ``nll`` in nats, ``miou`` over ``miou_classes``."""
 
     nll: float
     ece: float
     miou: float
+    miou_classes: int
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Calibration:
         alone: of each member by name, before and after.
         images: how many were fitted to, and how many judged.
         pixels: likewise.
+        average: which classes the mean IoU runs over.
     """
 
     members: tuple[Member, ...]
@@ -100,6 +103,7 @@ class Calibration:
     alone: dict[str, tuple[Judged, Judged]]
     images: tuple[int, int]
     pixels: tuple[int, int]
+    average: Average
 
     def as_json(self) -> dict[str, Any]:
         """All of it by name."""
@@ -109,10 +113,11 @@ class Calibration:
             "alone": {name: {"before": vars(b), "after": vars(a)} for name, (b, a) in self.alone.items()},
             "images": {"fitted": self.images[0], "judged": self.images[1]},
             "pixels": {"fitted": self.pixels[0], "judged": self.pixels[1]},
+            "average": self.average.as_json(),
         }
 
 
-def plan_calibration(manifest: Manifest, *, limit: int | None = None) -> list[Labelled]:
+def plan_calibration(manifest: Manifest, *, limit: int | None = None, average: str = DATASET) -> list[Labelled]:
     """All labelled images of the manifest that every member of a weight above 0 has logits of.
 
     Raises:
@@ -130,9 +135,10 @@ def plan_calibration(manifest: Manifest, *, limit: int | None = None) -> list[La
         raise ManifestError(
             f"no dataset of the manifest has labels to calibrate with; types that have: {first_few(KNOWN, 9)}"
         )
+    mean = average_of(average, [source(entry.type) for entry in entries])
     found: list[Labelled] = []
     for entry in entries:
-        truth = truth_of(entry, limit)
+        truth = replace(truth_of(entry, limit), average=mean)
         stores = tuple(
             LogitStore.open(store_path(manifest.output, entry.name, member.name)) for member in weighed(manifest)
         )
@@ -160,6 +166,7 @@ def calibrate(
         StoreError: logits cannot be read.
         DatasetError: masks cannot be read, or label nothing in one of the halves.
     """
+    average = images[0].truth.average
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
     half = len(images) // 2
     each = max(1, pixels // len(images))
@@ -180,17 +187,18 @@ def calibrate(
         found = {"temperature": round(temperature, _DIGITS)} | ({"weight": round(share, _DIGITS)} if weights else {})
         warm.append(member.model_copy(update=found))
     alone = {
-        old.name: (_judge(manifest, [old], judged, [i]), _judge(manifest, [new], judged, [i]))
+        old.name: (_judge(manifest, [old], judged, [i], average), _judge(manifest, [new], judged, [i], average))
         for i, (old, new) in enumerate(zip(members, warm, strict=True))
     }
     every = list(range(len(members)))
     return Calibration(
         tuple(warm),
-        _judge(manifest, members, judged, every),
-        _judge(manifest, warm, judged, every),
+        _judge(manifest, members, judged, every, average),
+        _judge(manifest, warm, judged, every, average),
         alone,
         (half, len(images) - half),
         (len(fitted.labels), len(judged.labels)),
+        average,
     )
 
 
@@ -346,7 +354,9 @@ def log_chances(z: Tensor, temperatures: Tensor, log_shares: Tensor, labels: Ten
     return (log_shares[:, None] + own).logsumexp(0)
 
 
-def _judge(manifest: Manifest, members: Sequence[Member], pixels: Pixels, which: Sequence[int]) -> Judged:
+def _judge(
+    manifest: Manifest, members: Sequence[Member], pixels: Pixels, which: Sequence[int], average: Average
+) -> Judged:
     functions = manifest.ensemble
     loss = 0.0
     matrix = torch.zeros(len(CLASS_NAMES), len(CLASS_NAMES), dtype=torch.int64)
@@ -375,7 +385,7 @@ def _judge(manifest: Manifest, members: Sequence[Member], pixels: Pixels, which:
         )
         matrix += confusion(fused.label, y)
         levels += level_counts((fused.label == y).numpy(), quantise(fused.confidence).numpy())
-    return Judged(loss / count, ece(levels), mean_iou(matrix))
+    return Judged(loss / count, ece(levels), mean_iou(matrix, average), int(average.counted(matrix).sum()))
 
 
 def calibrated_manifest(manifest: Manifest, calibration: Calibration) -> Manifest:
@@ -389,6 +399,7 @@ def table(calibration: Calibration, target: Path) -> list[str]:
     rows = [*calibration.alone.items(), ("ensemble", (calibration.before, calibration.after))]
     wide = max(len(name) for name, _ in rows)
     fitted = {member.name: member for member in calibration.members}
+    counted = calibration.before.miou_classes, calibration.after.miou_classes
     lines = [
         f"fitted to {calibration.pixels[0]} pixels of {calibration.images[0]} images, "
         f"judged by {calibration.pixels[1]} of {calibration.images[1]} others",
@@ -398,4 +409,5 @@ def table(calibration: Calibration, target: Path) -> list[str]:
         numbers = f"{fitted[name].temperature:11.4f} {fitted[name].weight:7.3f}" if name in fitted else " " * 19
         pairs = ((before.nll, after.nll), (before.ece, after.ece), (before.miou, after.miou))
         lines.append(f"{name:{wide}}  {numbers}  " + "  ".join(f"{b:7.4f} > {a:7.4f}" for b, a in pairs))
+    lines.append(f"mIoU {calibration.average.words()}: {counted[0]} before, {counted[1]} after")
     return [*lines, f"written: {target}"]

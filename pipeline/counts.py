@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
+from .averages import Average
 from .metrics import LEVELS, confusion, detection_figures, level_counts, semantic_figures
 
 CLASSES = len(CLASS_NAMES)
@@ -37,15 +38,16 @@ class Counts:
         self.images += other.images
         return self
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self, average: Average | None = None) -> dict[str, Any]:
         """All figures by name; NaN where one is not defined.
 
-        ``iou`` is NaN for a class that is neither labelled nor predicted, and not counted in ``miou``.
+        ``iou`` is NaN for a class that is neither labelled nor predicted. ``miou`` is the mean over the classes that
+        ``average`` counts, ``miou_classes`` many; None for all that are labelled or predicted.
         """
         seen = {"images": self.images, "pixels": int(self.levels.sum())}
         if self.ood:
             return seen | detection_figures(self.levels)
-        return seen | semantic_figures(torch.from_numpy(self.confusion), self.levels)
+        return seen | semantic_figures(torch.from_numpy(self.confusion), self.levels, average)
 
 
 def count(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Counts:

@@ -17,6 +17,7 @@ from ..datasets.pairs import Pair
 from ..datasets.taxonomy import CLASS_NAMES
 from ..datasets.workers import map_files
 from ..errors import DatasetError, ManifestError, StoreError
+from .averages import DATASET, PLAIN, Average
 from .counts import Counts
 from .manifest import DatasetEntry, Manifest
 from .manifest import Fusion as Functions
@@ -56,16 +57,23 @@ class Evaluation:
 
 @dataclass
 class Evaluated:
-    """Counts of each subject over one dataset, and images that could not be scored -> reasons."""
+    """Counts of each subject over one dataset, how its mean is taken, and images that were not scored -> reasons."""
 
     dataset: str
     counts: dict[str, Counts]
+    average: Average = PLAIN
     failed: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Figures by subject; null where one is not defined."""
-        scores = {name: defined(counts.figures()) for name, counts in self.counts.items()}
-        return {"dataset": self.dataset, "classes": list(CLASS_NAMES), "scores": scores, "failed": self.failed}
+        scores = {name: defined(counts.figures(self.average)) for name, counts in self.counts.items()}
+        found = {"dataset": self.dataset, "classes": list(CLASS_NAMES), "scores": scores, "failed": self.failed}
+        return found if self.ood else found | {"average": self.average.as_json()}
+
+    @property
+    def ood(self) -> bool:
+        """Whether it is scored how well out-of-distribution pixels are found, and there is no mean IoU."""
+        return any(counts.ood for counts in self.counts.values())
 
 
 def plan_evaluation(
@@ -75,6 +83,7 @@ def plan_evaluation(
     per_model: bool = False,
     leave_one_out: bool = False,
     limit: int | None = None,
+    average: str = DATASET,
 ) -> list[Evaluation]:
     """Check that labels, predictions and stores are there.
 
@@ -84,6 +93,7 @@ def plan_evaluation(
         per_model: whether each member is scored from its store too.
         leave_one_out: whether the ensemble without each member is scored from the stores too.
         limit: images per dataset, from the first; None for all.
+        average: which classes a mean IoU runs over, one of `averages.AVERAGES`.
 
     Raises:
         ManifestError: no dataset has labels.
@@ -99,7 +109,7 @@ def plan_evaluation(
     if predictions is not None and len(labelled) > 1:
         raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {_named(labelled)}")
     subjects = subjects_of(weighed(manifest), per_model=per_model, leave_one_out=leave_one_out)
-    return [_plan(manifest, entry, predictions, subjects, limit) for entry in labelled]
+    return [_plan(manifest, entry, predictions, subjects, limit, average) for entry in labelled]
 
 
 def _named(entries: Sequence[DatasetEntry]) -> str:
@@ -112,8 +122,9 @@ def _plan(
     predictions: Path | None,
     subjects: Mapping[str, tuple[int, ...]],
     limit: int | None,
+    average: str,
 ) -> Evaluation:
-    truth = truth_of(entry, limit)
+    truth = truth_of(entry, limit, average)
     folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
     names = [name for pair in truth.pairs for name in prediction_names(pair.image)]
     called = f"the {len(names)} predictions that the labels call for"
@@ -133,7 +144,7 @@ def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
     Raises:
         DatasetError: a process was ended from outside.
     """
-    result = Evaluated(plan.dataset, {name: Counts(plan.truth.ood) for name in plan.names})
+    result = Evaluated(plan.dataset, {name: Counts(plan.truth.ood) for name in plan.names}, plan.truth.average)
     with Progress(len(plan.truth.pairs)) as progress:
         progress.job(plan.dataset, len(plan.truth.pairs))
         found: Iterator[dict[str, Counts] | str] = map_files(partial(_scored, plan), plan.truth.pairs, workers)
@@ -179,11 +190,13 @@ def _from_stores(plan: Evaluation, pair: Pair, truth: np.ndarray) -> dict[str, C
 
 def table(result: Evaluated) -> list[str]:
     """A line for each subject and, where there are classes, one for each with its IoU in every subject."""
-    figures = {name: counts.figures() for name, counts in result.counts.items()}
+    figures = {name: counts.figures(result.average) for name, counts in result.counts.items()}
     wide = max(map(len, [*figures, *CLASS_NAMES]))
     pixels = max(row["pixels"] for row in figures.values())
     images = max(row["images"] for row in figures.values())
     lines = [f"{result.dataset}: {images} images, {pixels} labelled pixels"]
+    if not result.ood:
+        lines.append(f"mIoU {result.average.words()}; miou_classes says how many")
     columns = [name for name in next(iter(figures.values())) if name not in ("images", "pixels", "iou")]
     lines.append(f"{'':{wide}}  " + "  ".join(f"{name:>13}" for name in columns))
     lines += [
@@ -205,7 +218,8 @@ def rows(results: Sequence[Evaluated]) -> list[dict[str, Any]]:
     found = []
     for result in results:
         for name, counts in result.counts.items():
-            figures = defined(counts.figures())
+            figures = defined(counts.figures(result.average))
             iou = {f"iou {c}": value for c, value in zip(CLASS_NAMES, figures.pop("iou", ()), strict=False)}
-            found.append({"dataset": result.dataset, "subject": name, **figures, **iou})
+            rule = {} if counts.ood else {"average": result.average.name}
+            found.append({"dataset": result.dataset, "subject": name, **figures, **rule, **iou})
     return found

@@ -88,10 +88,10 @@ def gallery_picture(image: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
     return torch.cat([picture[:, ::step, ::step].cpu() for picture in (image, *maps)], dim=2)
 
 
-def iou_table(iou: Sequence[float], mean: float) -> str:
-    """IoU of every class in per cent, in columns, and their mean; a dash for a class that does not occur."""
+def iou_table(iou: Sequence[float], mean: float, classes: int) -> str:
+    """IoU of every class in per cent, in columns, and the mean of ``classes`` of them; a dash for one without IoU."""
     cells = [f"{name:13} {_percent(value):>5}" for name, value in zip(CLASS_NAMES, iou, strict=True)]
-    cells.append(f"{'mean':13} {_percent(mean):>5}")
+    cells.append(f"{f'mean of {classes}':13} {_percent(mean):>5}")
     rows = math.ceil(len(cells) / _COLUMNS)
     lines = ["   ".join(cells[row + column * rows] for column in range(_COLUMNS) if row + column * rows < len(cells))
              for row in range(rows)]  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..datasets.taxonomy import IGNORE
+from .averages import PLAIN, Average
 
 
 def confusion(predicted: Tensor, labels: Tensor, num_classes: int = 19) -> Tensor:
@@ -51,9 +52,14 @@ def class_iou(matrix: Tensor) -> Tensor:
     return hit / (matrix.sum(0) + matrix.sum(1) - hit)
 
 
-def mean_iou(matrix: Tensor) -> float:
-    """Mean of `class_iou` over the classes that are labelled or predicted; NaN if there is none."""
-    return class_iou(matrix).nanmean().item()
+def mean_iou(matrix: Tensor, average: Average | None = None) -> float:
+    """Mean of `class_iou` over the classes that ``average`` counts; NaN if there is none.
+
+    Args:
+        matrix: (C, C) int64 of `confusion`.
+        average: which classes; None for all that are labelled or predicted.
+    """
+    return class_iou(matrix)[(average or PLAIN).counted(matrix)].mean().item()
 
 
 # ------------------------------------------------------------------ confidences
@@ -177,15 +183,19 @@ def harmonic_mean(values: Iterable[float]) -> float:
     return 0.0 if (known == 0).any() else float(known.size / (1 / known).sum())
 
 
-def semantic_figures(matrix: Tensor, counts: np.ndarray) -> dict[str, Any]:
+def semantic_figures(matrix: Tensor, counts: np.ndarray, average: Average | None = None) -> dict[str, Any]:
     """What classes and confidences are worth, by name; NaN where a figure is not defined.
 
     Args:
         matrix: (C, C) int64 of `confusion`.
         counts: (2, 65536) int64 of `level_counts`.
+        average: which classes ``miou`` is the mean of, ``miou_classes`` many; None for all that are labelled or
+            predicted.
     """
+    average = average or PLAIN
     return {
-        "miou": mean_iou(matrix),
+        "miou": mean_iou(matrix, average),
+        "miou_classes": int(average.counted(matrix).sum()),
         "accuracy": (matrix.diagonal().sum().double() / matrix.sum()).item(),
         "ece": ece(counts),
         "auroc": auroc(counts),
@@ -202,8 +212,10 @@ def detection_figures(counts: np.ndarray) -> dict[str, float]:
 
 
 def shown(value: float | None) -> str:
-    """A figure for people; a dash where it is not defined."""
-    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+    """A figure or a number of things for people; a dash where it is not defined."""
+    if value is None or math.isnan(value):
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def defined(figures: Mapping[str, Any]) -> dict[str, Any]:

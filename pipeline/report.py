@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -29,6 +29,7 @@ from ..datasets.workers import map_files
 from ..errors import HmsaError, disk_error
 from ..files import write_bytes, write_json, write_text
 from . import plots
+from .averages import DATASET, PLAIN, Average
 from .counts import Counts
 from .exhibits import BINS, CLASS_LEGEND, PICTURES, Card, Exhibit, Room, made_before, show
 from .manifest import Manifest
@@ -45,6 +46,7 @@ _FILES = ("report.css", "report.js")
 _LOWER_IS_BETTER = {"ece", "fpr95"}
 _TITLES = {
     "miou": "mIoU",
+    "miou_classes": "classes",
     "accuracy": "accuracy",
     "ece": "ECE",
     "auroc": "AUROC",
@@ -75,6 +77,7 @@ class Shown:
     Attributes:
         dataset: its name.
         members: names of those that were looked at.
+        average: which classes the mean IoU runs over.
         cards: by image.
         counts: by subject, over all images; empty without labels.
         histogram: pixels by the ensemble's confidence, (64,) int64.
@@ -83,6 +86,7 @@ class Shown:
 
     dataset: str
     members: list[str]
+    average: Average = PLAIN
     cards: dict[str, Card] = field(default_factory=dict)
     counts: dict[str, Counts] = field(default_factory=dict)
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -115,13 +119,23 @@ class Shown:
             return None
         return sum(value * pixels for value, pixels in known) / sum(pixels for _, pixels in known)
 
+    @property
+    def semantic(self) -> bool:
+        """Whether there are labels, and they are classes."""
+        return bool(self.counts) and not self.counts[ENSEMBLE].ood
+
+    def figures(self, shaped: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> dict[str, dict[str, Any]]:
+        """Of each subject over all images, as ``shaped`` makes them; empty without labels."""
+        return {name: shaped(counts.figures(self.average)) for name, counts in self.counts.items()}
+
     def as_json(self) -> dict[str, Any]:
         """Figures by subject and by image; null where one is not defined."""
         disputes = self.disputes
         return {
             "dataset": self.dataset,
             "images": len(self.cards),
-            "scores": {name: defined(counts.figures()) for name, counts in self.counts.items()},
+            "scores": self.figures(defined),
+            **({"average": self.average.as_json()} if self.semantic else {}),
             "confidence": self.mean("confidence"),
             "disagreement": self.mean("disagreement"),
             "information": self.mean("information"),
@@ -148,6 +162,7 @@ def plan_report(
     width: int,
     limit: int | None = None,
     ground_truth: Path | None = None,
+    average: str = DATASET,
 ) -> list[Chapter]:
     """Check that photographs, predictions, labels and stores are there, and that the folder may be written to.
 
@@ -158,6 +173,7 @@ def plan_report(
         width: of the pictures.
         limit: images per dataset, from the first; None for all.
         ground_truth: BRAVO's tar file, for its datasets; None for none.
+        average: which classes a mean IoU runs over, one of `averages.AVERAGES`.
 
     Raises:
         HmsaError: the folder holds something else.
@@ -178,9 +194,9 @@ def plan_report(
         names = [name for image in images for name in prediction_names(image)]
         mend = "make them with 'hmsa-pipeline ensemble', or take --limit"
         require_predictions(predictions, names, f"{len(names)} predictions", mend)
-        truth = truth_of(entry) if entry.type in LABELLED else None
+        truth = truth_of(entry, average=average) if entry.type in LABELLED else None
         if entry.type == BRAVO and ground_truth is not None:
-            truth = bravo_truth(entry, images, ground_truth)
+            truth = bravo_truth(entry, images, ground_truth, average)
         pairs = {pair.image: pair for pair in truth.pairs} if truth else {}
         looked = placed(manifest, entry.name, images) if members else ()
         room = Room(
@@ -222,7 +238,14 @@ def report(chapters: Sequence[Chapter], manifest: Manifest, processes: int | Non
     """
     folder = chapters[0].room.folder
     rooms = [chapter.room for chapter in chapters]
-    found = [Shown(room.dataset, [member.name for member, _ in room.members]) for room in rooms]
+    found = [
+        Shown(
+            room.dataset,
+            [member.name for member, _ in room.members],
+            room.truth.average if room.truth else PLAIN,
+        )
+        for room in rooms
+    ]
     left = []
     for number, chapter in enumerate(chapters):
         for item in chapter.items:
@@ -286,9 +309,7 @@ def _forget(folder: Path, keys: set[str]) -> None:
 def _overview(found: Sequence[Shown]) -> dict[str, Any] | None:
     """mIoU of every subject on every dataset that has classes, and its mean; None if there are not two of them."""
     scores = {
-        one.dataset: {name: counts.figures()["miou"] for name, counts in one.counts.items()}
-        for one in found
-        if one.counts and not one.counts[ENSEMBLE].ood
+        one.dataset: {name: row["miou"] for name, row in one.figures().items()} for one in found if one.semantic
     }
     if len(scores) < 2:
         return None
@@ -312,17 +333,18 @@ def _overview(found: Sequence[Shown]) -> dict[str, Any] | None:
 
 def _summary(one: Shown) -> dict[str, Any]:
     """The dataset's rows of the table, as texts; the best of each figure is marked."""
-    figures = {name: counts.figures() for name, counts in one.counts.items()}
+    figures = one.figures()
     names = [name for name in next(iter(figures.values()), {}) if name in _TITLES]
     best = {}
     for name in names:
         values = [row[name] for row in figures.values() if not np.isnan(row[name])]
-        if len(values) > 1:
+        if len(values) > 1 and name != "miou_classes":
             best[name] = min(values) if name in _LOWER_IS_BETTER else max(values)
     disagreement = one.mean("disagreement")
     return {
         "dataset": one.dataset,
         "images": len(one.cards),
+        "average": f"mIoU {one.average.words()}." if one.semantic else None,
         "columns": [_TITLES[name] for name in names],
         "rows": [
             {
@@ -352,7 +374,7 @@ def _plots(folder: Path, number: int, one: Shown) -> list[dict[str, Any]]:
         draw(folder / name)
         drawn.append({"file": name, "title": title, "words": words, "wide": wide})
 
-    semantic = bool(counts) and not counts[ENSEMBLE].ood
+    semantic = one.semantic
     if semantic:
         words = "Bars: the ensemble. Marks: members. A class that is neither labelled nor predicted has none."
         add("iou", "IoU by class", words, lambda path: plots.iou_bars(path, counts), wide=True)

@@ -21,12 +21,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from ..datasets.images import normalise
+from ..datasets.sources import source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
 from ..errors import TrainingError, first_few
 from ..files import atomic_path
 from ..models.checkpoint import save_checkpoint
 from ..models.losses.composite import LossTerms, training_loss
 from ..models.losses.labels import Whole
+from .averages import DATASET, average_of
 from .device import AUTOCAST, is_out_of_memory
 from .journal import Journal, gallery_picture
 from .lock import writer_lock
@@ -342,9 +344,11 @@ class _Trainer:
 
     def _scores(self, matrix: Tensor) -> dict[str, Any]:
         iou = [None if math.isnan(value) else value for value in class_iou(matrix).tolist()]
-        mean = mean_iou(matrix)
+        average = average_of(DATASET, [source(self.recipe.data.type)])
+        mean = mean_iou(matrix, average)
         return {
             "mean_iou": None if math.isnan(mean) else mean,
+            "mean_iou_classes": int(average.counted(matrix).sum()),
             "iou": dict(zip(CLASS_NAMES, iou, strict=True)),
         }
 

@@ -14,6 +14,7 @@ from ..datasets.smiyc import SMIYC, MaskReader
 from ..datasets.sources import KNOWN, source
 from ..datasets.taxonomy import IGNORE
 from ..errors import DatasetError
+from .averages import DATASET, PLAIN, Average, average_of
 from .bravo_files import Archive, base_of, read_mask, split_of, truth_endings
 from .counts import CLASSES, Counts, count, count_ood
 from .fields import Either
@@ -45,11 +46,13 @@ class Truth:
         reader: of the masks.
         pairs: the images that have one, in the order of their paths.
         ood: whether the labels say what is out of distribution.
+        average: which classes the mean IoU runs over.
     """
 
     reader: Reader
     pairs: tuple[Pair, ...]
     ood: bool = False
+    average: Average = PLAIN
 
     def without_pairs(self) -> Truth:
         """What reads the masks, and is sent to processes with one pair at a time."""
@@ -72,12 +75,13 @@ class Truth:
         return count_ood(confidence, truth) if self.ood else count(label, confidence, truth)
 
 
-def truth_of(entry: DatasetEntry, limit: int | None = None) -> Truth:
+def truth_of(entry: DatasetEntry, limit: int | None = None, average: str = DATASET) -> Truth:
     """The labels of a manifest's dataset.
 
     Args:
         entry: of one of the types in `LABELLED`.
         limit: of how many images, from the first; None for all.
+        average: one of `averages.AVERAGES`.
 
     Raises:
         DatasetError: masks are missing, or the folder is not as its layout says.
@@ -88,7 +92,8 @@ def truth_of(entry: DatasetEntry, limit: int | None = None) -> Truth:
         masks = MaskReader(root)
         return Truth(masks, tuple(masks.pairs(entry.split)[:limit]), ood=True)
     pairs = list_pairs(root, entry.type, entry.split)
-    return Truth(LabelReader(root, source(entry.type)), tuple(pairs[:limit]))
+    facts = source(entry.type)
+    return Truth(LabelReader(root, facts), tuple(pairs[:limit]), average=average_of(average, [facts]))
 
 
 # ------------------------------------------------------------------ BRAVO
@@ -151,13 +156,14 @@ class TarReader:
         return _archives[str(self.root)]
 
 
-def bravo_truth(entry: DatasetEntry, images: list[str], ground_truth: Path) -> Truth:
+def bravo_truth(entry: DatasetEntry, images: list[str], ground_truth: Path, average: str = DATASET) -> Truth:
     """The labels of a dataset of BRAVO's.
 
     Args:
         entry: of the type `BRAVO`, named as the challenge names its folder.
         images: paths of its photographs.
         ground_truth: the challenge's tar file.
+        average: one of `averages.AVERAGES`; the challenge's own is that over labelled or predicted classes.
 
     Raises:
         DatasetError: it is no such file, or knows none of the images.
@@ -169,4 +175,4 @@ def bravo_truth(entry: DatasetEntry, images: list[str], ground_truth: Path) -> T
             f"{ground_truth}: knows no image of {entry.name}; is the dataset named as the challenge names its "
             "folder, and the file of its release?"
         )
-    return Truth(reader, pairs, ood=reader.ood)
+    return Truth(reader, pairs, ood=reader.ood, average=average_of(average, ()))

@@ -24,12 +24,12 @@ def board(output: Path) -> EventAccumulator:
 
 def test_the_table_shows_every_class_once_and_a_dash_where_there_is_none() -> None:
     iou = [0.5] * 18 + [math.nan]
-    table = iou_table(iou, 0.25)
+    table = iou_table(iou, 0.25, 18)
     for name in CLASS_NAMES:
         assert table.count(f" {name} ") == 1, name
     assert table.count("50.0") == 18
     assert "bicycle           -" in table
-    assert "mean           25.0" in table
+    assert "mean of 18     25.0" in table
     assert max(map(len, table.splitlines())) < 80
 
 
