@@ -962,6 +962,8 @@ def submit(
         _failed(check.name, looked.wrong)
         missing = looked.missing or []
         _failed(check.name, dict.fromkeys(missing, "is missing"))
+        for warning in looked.warnings:
+            print(f"warning: {check.name}: {warning}", file=sys.stderr)
         _figures(json_file, asdict(looked))
         held = "" if samples else "; name --samples to hold it against the images that are called for"
         _say(json_file, f"{looked.images} images are sound, {len(looked.wrong)} wrong, {len(missing)} missing{held}")

@@ -5,11 +5,19 @@ An image is known by its base, such as ``bravo_ACDC/fog/test_ref/GOPR0475/GOPR04
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
 import io
+import lzma
+import shutil
 import tarfile
+import tempfile
 import threading
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -51,12 +59,38 @@ def truth_endings(split: str) -> tuple[str, str]:
     return _TRUTH.get(split, "_gt_labelTrainIds.png"), _INVALID.get(split, "_gt_invIds.png")
 
 
+_OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
+"""How compressed files begin, and what unpacks them."""
+_MACOS = "__MACOSX"
+
+
+def _is_rubbish(name: str) -> bool:
+    """Whether macOS has added the file to those that were packed."""
+    parts = name.split("/")
+    return _MACOS in parts or parts[-1].startswith("._") or parts[-1] == ".DS_Store"
+
+
+def plain_name(name: str) -> str:
+    """A member's name from the folder of its split on: without ``./`` and without folders above."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    start = next((number for number in range(len(parts) - 1) if split_of("/".join(parts[number:]))), 0)
+    return "/".join(parts[start:])
+
+
 class Archive:
-    """A tar file whose members are read by name, from several threads.
+    """A tar file whose members are read by name, from several threads, however it was packed.
+
+    It may be compressed (gzip, bzip2, xz), as the challenge's toolkit takes it too; names are those of `plain_name`,
+    and what macOS adds is left out.
 
     Args:
         path: the file.
         what: what it should be, for people.
+
+    Attributes:
+        compressed: whether it is.
+        renamed: names in the file of the members whose `plain_name` is another.
+        rubbish: names of those left out.
 
     Raises:
         DatasetError: it is not there, or no tar file, or damaged.
@@ -65,18 +99,40 @@ class Archive:
     def __init__(self, path: Path, what: str) -> None:
         self.path = path
         self._lock = threading.Lock()
+        self._opened = contextlib.ExitStack()
         try:
-            self._tar = tarfile.open(path, "r:")  # noqa: SIM115  closed by `__exit__`
-            self._members = {member.name: member for member in self._tar.getmembers() if member.isfile()}
-        except (OSError, tarfile.TarError, EOFError) as error:
-            reason = getattr(error, "strerror", None) or "it is no plain tar file, or cut short"
+            tar = tarfile.open(fileobj=self._content(), mode="r:")  # noqa: SIM115  closed with the others
+            self._tar = self._opened.enter_context(tar)
+            files = [member for member in tar.getmembers() if member.isfile()]
+        except (OSError, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+            self._opened.close()
+            reason = getattr(error, "strerror", None) or "it is no plain tar file nor a compressed one, or cut short"
             raise DatasetError(f"{path}: cannot be read as {what} ({reason}); fetch it again") from error
+        self.rubbish = [member.name for member in files if _is_rubbish(member.name)]
+        kept = [member for member in files if not _is_rubbish(member.name)]
+        self._members = {plain_name(member.name): member for member in kept}
+        self.renamed = [member.name for member in kept if plain_name(member.name) != member.name]
+
+    def _content(self) -> IO[bytes]:
+        """The file, unpacked: members of a compressed one cannot be found without unpacking all before them."""
+        file = self._opened.enter_context(self.path.open("rb"))
+        start = file.read(6)
+        file.seek(0)
+        opener = next((opener for magic, opener in _OPENERS if start.startswith(magic)), None)
+        self.compressed = opener is not None
+        if opener is None:
+            return file
+        unpacked = self._opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  likewise
+        with opener(file, "rb") as packed:
+            shutil.copyfileobj(packed, unpacked, 2**20)
+        unpacked.seek(0)
+        return unpacked
 
     def __enter__(self) -> Archive:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._tar.close()
+        self._opened.close()
 
     @property
     def names(self) -> list[str]:

@@ -245,8 +245,6 @@ def _from_submission(archive: Archive, sampling: Archive) -> Read:
             raise DatasetError(
                 f"{archive.path}: {base}{ENCODED} holds {confidences.size} confidences, {sampled} pixels are sampled"
             )
-        if label.max(initial=0) >= CLASSES:
-            raise DatasetError(f"{archive.path}: {base}{ENCODED} holds class {label.max()}, train ids end at 18")
         return {ENSEMBLE: (label, confidences)}
 
     return read
@@ -301,6 +299,11 @@ def _counted(
     if ((ids >= CLASSES) & (ids != IGNORE)).any():
         raise DatasetError(f"{truth.path}: {base} holds ids that are neither train ids nor {IGNORE}: label ids?")
     kept = (ids != IGNORE) & valid
+    # What a class map says where the truth is void or invalid counts nowhere, as in the toolkit: often 255.
+    if (highest := int(label[kept].max(initial=0))) >= CLASSES:
+        raise DatasetError(
+            f"{base}: the prediction holds class {highest} where the ground truth has a class; train ids end at 18"
+        )
     matrix = confusion(torch.from_numpy(label[kept]), torch.from_numpy(ids[kept]), CLASSES).numpy()
     right, valid = (ids == label)[indices], valid[indices]
     return _Counts(

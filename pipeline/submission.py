@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets.taxonomy import CLASS_NAMES
-from ..errors import DatasetError, disk_error
+from ..datasets.taxonomy import CLASS_NAMES, IGNORE
+from ..errors import DatasetError, disk_error, first_few
 from ..files import atomic_path
 from .bravo_codec import encode
 from .bravo_files import (
@@ -92,6 +92,8 @@ class _UnfinishedError(Exception):
 class Checked:
     """What a look into a submission found; ``wrong`` maps names to reasons.
 
+    ``warnings`` tell what `evaluate` takes, and the challenge's own toolkit not, or not always.
+
     Attributes:
         images: that are sound.
         splits: images of each split.
@@ -102,6 +104,7 @@ class Checked:
     splits: dict[str, int] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
     missing: list[str] | None = None
+    warnings: list[str] = field(default_factory=list)
 
 
 def check_submission(path: Path, samples: Path | None) -> Checked:
@@ -126,11 +129,16 @@ def check_submission(path: Path, samples: Path | None) -> Checked:
         if wanted is not None:
             result.missing = sorted(wanted - set(bases))
 
+        result.warnings += _packing(archive)
+        void: list[str] = []
+
         def one(base: str) -> str | None:
             try:
                 if wanted is not None and base not in wanted:
                     return "is not in the sampling file"
                 label, confidences = read_encoded(archive, base)
+                if (label == IGNORE).any():
+                    void.append(base)
                 return _unfit(label, confidences, read_samples(sampling, base) if sampling else None)
             except DatasetError as error:
                 return str(error)
@@ -145,11 +153,34 @@ def check_submission(path: Path, samples: Path | None) -> Checked:
                 else:
                     result.wrong[f"{base}{ENCODED}"] = reason
                 progress.advance()
+        if void:
+            result.warnings.append(
+                f"{len(void)} images hold {IGNORE} ({first_few(sorted(void), 1)}): the toolkit takes it where the "
+                "ground truth is void, and scores nothing at all if it stands on one pixel with a label"
+            )
     return result
 
 
+def _packing(archive: Archive) -> list[str]:
+    """What of the way a submission was packed the challenge's toolkit may not take."""
+    found = []
+    if archive.compressed:
+        found.append("is compressed: the toolkit reads it, but slowly; pack it as a plain tar")
+    if archive.renamed:
+        found.append(
+            f"{len(archive.renamed)} names do not begin with the folder of their split ({archive.renamed[0]}): the "
+            "toolkit finds none of them; pack the folders bravo_* themselves"
+        )
+    if archive.rubbish:
+        found.append(
+            f"{len(archive.rubbish)} files that macOS added are left out ({archive.rubbish[0]}); pack with "
+            "COPYFILE_DISABLE=1"
+        )
+    return found
+
+
 def _unfit(label: np.ndarray, confidences: np.ndarray, indices: np.ndarray | None) -> str | None:
-    if (highest := int(label.max(initial=0))) >= len(CLASS_NAMES):
+    if (highest := int(label[label != IGNORE].max(initial=0))) >= len(CLASS_NAMES):
         return f"holds class {highest}, but predictions are train ids, 0 to {len(CLASS_NAMES) - 1}"
     if indices is not None and indices.size != confidences.size:
         return f"holds {confidences.size} confidences, and {indices.size} pixels are sampled"

@@ -25,10 +25,11 @@ SURFACE = {
     | {"--limit", "--keep", "--device", "--precision", "--label", "--confidence", "--overwrite", "--dry-run"},
     "evaluate": COMMON
     | {"--predictions", "--per-model", "--leave-one-out", "--limit", "--processes", "--csv"}
-    | {"--ground-truth", "--samples", "--submission"},
-    "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit"},
+    | {"--average", "--ground-truth", "--samples", "--submission"},
+    "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average"},
     "render": (COMMON - {"--models"}) | {"--write", "--kinds", "--opacity", "--width", "--limit"},
-    "report": COMMON | {"--write", "--no-members", "--ground-truth", "--width", "--limit", "--processes"},
+    "report": COMMON
+    | {"--write", "--no-members", "--ground-truth", "--width", "--limit", "--processes", "--average"},
     "submit": (COMMON - {"--models"}) | {"--samples", "--predictions", "--check", "--format", "--method"},
     "status": COMMON,
     "verify": COMMON | {"--repair"},
