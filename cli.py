@@ -392,12 +392,17 @@ def _worked(name: str, result: JobResult | Predicted, json_file: str | None) -> 
     _failed(name, result.failed)
     if result.problem:
         print(_one_line(f"failed: {name}: {result.problem}"), file=sys.stderr)
-    if result.fallbacks:
+    from .pipeline.predictor import IN_TILES, SCALE_BY_SCALE, WITHOUT_COMPILE
+
+    ways = list(result.fallbacks.values())
+    if parts := sum(SCALE_BY_SCALE in way or IN_TILES in way for way in ways):
         print(
-            f"{name}: {len(result.fallbacks)} images did not fit into the device's memory at once and were made "
+            f"{name}: {parts} images did not fit into the device's memory at once and were made "
             "in parts; run.json lists them",
             file=sys.stderr,
         )
+    if uncompiled := sum(WITHOUT_COMPILE in way for way in ways):
+        print(f"{name}: {uncompiled} images were made {WITHOUT_COMPILE}; run.json lists them", file=sys.stderr)
     if result.done or result.failed:
         _say(
             json_file,

@@ -53,6 +53,7 @@ class Identity:
         preprocessing: how pixels became the network's input.
         encoding: name of the chunk encoding.
         source: for imported logits, where they came from and which channels were taken.
+        compile: mode of torch.compile, which changes the last digits; ``off`` stands in no store.
     """
 
     model: str
@@ -66,10 +67,11 @@ class Identity:
     preprocessing: Mapping[str, Any] | None
     encoding: str = "lossless"
     source: Mapping[str, Any] | None = None
+    compile: str = "off"
 
     def differences(self, other: Identity) -> list[str]:
         """Every setting in which ``other`` is another work, as ``name mine there, other's now``."""
-        mine, theirs = self.as_json(), other.as_json()
+        mine, theirs = ({"compile": "off"} | one.as_json() for one in (self, other))
         return [
             f"{name} {mine[name]} there, {theirs[name]} now"
             for name in mine
@@ -77,12 +79,14 @@ class Identity:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """All fields by name, as JSON gives them back."""
-        return _plain(asdict(self))
+        """All fields by name, as JSON gives them back; ``compile`` only if something was compiled."""
+        found = _plain(asdict(self))
+        return found if self.compile != "off" else {name: found[name] for name in found if name != "compile"}
 
     @classmethod
     def from_json(cls, attributes: Mapping[str, Any]) -> Identity:
         """The identity among a group's attributes; ValueError or KeyError if it is not all there."""
+        attributes = {"compile": "off"} | dict(attributes)
         known = {field.name: attributes[field.name] for field in fields(cls)}
         for name in ("scales", "classes"):
             if isinstance(known[name], list):

@@ -17,11 +17,12 @@ class Outcome:
     Attributes:
         failed: path -> reason.
         left: paths that were not looked at, because the worker was told to stop or could not go on.
-        fallbacks: path -> how an image was made for which the device's memory was too small at first.
+        fallbacks: path -> how an image was made that could not be made as planned.
         problem: why the whole job cannot be done here (its store is in use, its lock is lost); None if it can.
         disk: why nothing more can be written; None if it can.
         seconds: from the first image to the last.
         times: where they went, by part, where that was looked at.
+        notes: lines for the user, which the run says once.
     """
 
     failed: dict[str, str] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Outcome:
     disk: str | None = None
     seconds: float = 0.0
     times: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

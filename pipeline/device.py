@@ -64,8 +64,28 @@ def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | Non
     return wanted, None
 
 
+def resolve_speed(cuda_graphs: bool, compile: str, device: torch.device) -> tuple[bool, str, list[str]]:
+    """The manifest's ``cuda_graphs`` and ``compile`` as they are really used, and a line for each that is not."""
+    if device.type == "cuda":
+        return cuda_graphs, compile, []
+    notes = ["cuda_graphs: only GPUs have them, so it is left out"] if cuda_graphs else []
+    if compile != "off":
+        notes.append(f"compile: on a CPU nothing is compiled, {compile} is left out (and written down as off)")
+    return False, "off", notes
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether torch had no memory for what it was to do; only on CUDA does it say so by the error's type."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         phrase in str(error) for phrase in ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED")
     )
+
+
+def reason(error: Exception) -> str:
+    """What an error of torch's says in its first line, or in the next one if that one only announces it."""
+    said = ""
+    for line in filter(None, map(str.strip, str(error).splitlines())):
+        said = f"{said} {line}".strip()
+        if not line.endswith(":"):
+            break
+    return said or "no reason given"

@@ -68,6 +68,9 @@ class DumpBlock(NetworkBlock):
         _predictor(self.setting, self.member, self.digest)
         return 1
 
+    def take_notes(self) -> list[str]:
+        return _Last.predictor.take_notes() if _Last.predictor is not None else []
+
     def compute(
         self, images: Sequence[tuple[ImageEntry, Tensor]], courier: Courier
     ) -> Iterator[tuple[str, Made | str]]:

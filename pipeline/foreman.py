@@ -178,6 +178,7 @@ class _Foreman:
     ) -> None:
         self._jobs = [_Job(work) for work in works]
         self._crew, self._progress, self._ended = crew, progress, ended
+        self._said: set[str] = set()
         self._places, self._patience, self._stopping = places, patience, stopping
         self._tickets: dict[int, _Ticket] = {}
         self._numbers = itertools.count()
@@ -349,6 +350,10 @@ class _Foreman:
         tally.done += len(settled) - sum(item.path in outcome.failed for item in settled)
         tally.failed |= outcome.failed
         tally.fallbacks |= outcome.fallbacks
+        for line in outcome.notes:
+            if line not in self._said:
+                self._said.add(line)
+                self._progress.note(line)
         tally.hands[ticket.hand.name] = tally.hands.get(ticket.hand.name, 0) + len(settled)
         for part, seconds in outcome.times.items():
             tally.times[part] = tally.times.get(part, 0.0) + seconds

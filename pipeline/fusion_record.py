@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence, Set
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def _stores(record: dict[str, Any]) -> dict[str, str]:
 
 
 def _fingerprint(identity: Identity) -> str:
-    fields = asdict(identity)
+    fields = identity.as_json()
     # The same content under another file name is the same checkpoint.
     fields.pop("checkpoint")
     return _digest(fields)

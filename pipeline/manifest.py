@@ -42,6 +42,7 @@ from .fields import (
 from .paths import Surroundings, at_home, resolved_path
 
 Precision = Literal["fp16", "bf16", "fp32"]
+Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
 Encoding = Literal["lossless", "compact"]
 Label = Literal["mean-softmax", "max-softmax", "min-softmax", "mean-logit"]
 Confidence = Literal["mean-softmax", "mean-logit", "min-softmax", "entropy", "energy", "rba"]
@@ -110,6 +111,16 @@ class Inference(Settings):
     tile: Tile | None = Field(
         default=None,
         description="Tiles for images that fit into the GPU's memory in no other way; without, such an image fails.",
+    )
+    cuda_graphs: Annotated[bool, Strict()] = Field(
+        default=False,
+        description="On a GPU, from the second image of a size on, launch all kernels at once. Same logits to the "
+        "bit; the memory of one forward pass stays taken.",
+    )
+    compile: Compile = Field(
+        default="off",
+        description="Mode of torch.compile on a GPU, for each image size anew, which takes minutes; needs a C++ "
+        "compiler. The last digits of logits change, so stores tell it.",
     )
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..errors import CheckpointError, DatasetError, DiskError, StoreError, disk_error
 from ..files import sha256
 from .block import Outcome, Report
-from .device import is_out_of_memory
+from .device import is_out_of_memory, resolve_speed
 from .figures import as_size
 from .lock import require_held
 from .manifest import Inference, Member, Tile
@@ -52,6 +52,8 @@ class Setting:
         flip: whether mirrored images are averaged in.
         tile: tiles for images that do not fit into the device's memory otherwise; None to give them up.
         threads: of the CPU, None to leave them as they are.
+        cuda_graphs: whether each image size is captured once and replayed.
+        compile: mode of torch.compile, or ``off``.
     """
 
     device: str
@@ -60,16 +62,27 @@ class Setting:
     flip: bool
     tile: Tile | None = None
     threads: int | None = None
+    cuda_graphs: bool = False
+    compile: str = "off"
 
     @classmethod
     def of(cls, inference: Inference, device: torch.device, precision: str, threads: int | None) -> Setting:
         """The manifest's way to look at images, on a device that is known to be there."""
         name = device.type if device.index is None else str(device)
-        return cls(name, precision, inference.scales, inference.flip, inference.tile, threads)
+        cuda_graphs, compile, _ = resolve_speed(inference.cuda_graphs, inference.compile, device)
+        return cls(name, precision, inference.scales, inference.flip, inference.tile, threads, cuda_graphs, compile)
 
     def predictor(self) -> Predictor:
         """A device set up like this, without a network yet."""
-        return Predictor(torch.device(self.device), self.precision, self.scales, self.flip, self.tile)
+        return Predictor(
+            torch.device(self.device),
+            self.precision,
+            self.scales,
+            self.flip,
+            self.tile,
+            cuda_graphs=self.cuda_graphs,
+            compile=self.compile,
+        )
 
     @property
     def hands(self) -> int:
@@ -271,6 +284,10 @@ class NetworkBlock(ABC):
     ) -> Iterator[tuple[str, Made | str]]:
         """What the networks make of photographs (3, H, W) uint8: their paths, each with it, or with why it failed."""
 
+    @abstractmethod
+    def take_notes(self) -> list[str]:
+        """What the networks have to say to the user since the last time."""
+
     def run(self, report: Report) -> Outcome:
         """Make every image complete that is not; one that fails is tried once more, then listed."""
         begun = time.monotonic()
@@ -279,7 +296,7 @@ class NetworkBlock(ABC):
         todo = self.incomplete(self.entries)
         for _ in range(len(self.entries) - len(todo)):
             report.settle()
-        outcome, times = Outcome(), Times()
+        outcome, times, todo_at_first = Outcome(), Times(), bool(todo)
         try:
             if todo:
                 with report.at_work(self.loads):
@@ -299,6 +316,7 @@ class NetworkBlock(ABC):
         unsettled = [entry for entry in self.entries if entry.path not in outcome.failed]
         outcome.left = tuple(entry.path for entry in self.incomplete(unsettled))
         outcome.seconds, outcome.times = time.monotonic() - begun, times.seconds
+        outcome.notes = tuple(self.take_notes()) if todo_at_first else ()
         return outcome
 
     def _make(

@@ -11,7 +11,7 @@ from ..datasets.taxonomy import CLASS_NAMES
 from ..errors import CheckpointError, ManifestError
 from ..files import sha256
 from ..models.checkpoint import check_weights
-from .device import resolve_device, resolve_precision
+from .device import resolve_device, resolve_precision, resolve_speed
 from .dump import Job, Plan
 from .lock import require_free
 from .manifest import Manifest, Member
@@ -37,7 +37,8 @@ def plan_dump(
     """
     target = resolve_device(device) if isinstance(device, str) else device
     precision, note = resolve_precision(manifest.inference.precision, target)
-    notes = [note] if note else []
+    _, compile, speed_notes = resolve_speed(manifest.inference.cuda_graphs, manifest.inference.compile, target)
+    notes = [*([note] if note else []), *speed_notes]
     members = [m for m in manifest.models if not m.external]
     notes += [
         f"model {m.name}: is external, filled by 'hmsa-pipeline import-logits'" for m in manifest.models if m.external
@@ -48,7 +49,7 @@ def plan_dump(
     for member in members:
         member.checkpoint_path()
     surveys = [tuple(photographs(manifest, dataset, afresh=overwrite)) for dataset in manifest.datasets]
-    identities, said = identify(manifest, members, precision)
+    identities, said = identify(manifest, members, precision, compile)
     notes += said
     jobs = tuple(
         Job(
@@ -69,7 +70,9 @@ def plan_dump(
     return Plan(manifest, jobs, complete, target, precision, tuple(notes), overwrite)
 
 
-def identify(manifest: Manifest, members: Sequence[Member], precision: str) -> tuple[list[Identity], list[str]]:
+def identify(
+    manifest: Manifest, members: Sequence[Member], precision: str, compile: str = "off"
+) -> tuple[list[Identity], list[str]]:
     """What each member's logits are made with, and what to say of how its weights were found in their file.
 
     Raises:
@@ -77,11 +80,11 @@ def identify(manifest: Manifest, members: Sequence[Member], precision: str) -> t
     """
     identities, notes = [], []
     for member in members:
-        identities.append(_identity_of(manifest, member, precision, notes))
+        identities.append(_identity_of(manifest, member, precision, compile, notes))
     return identities, notes
 
 
-def _identity_of(manifest: Manifest, member: Member, precision: str, notes: list[str]) -> Identity:
+def _identity_of(manifest: Manifest, member: Member, precision: str, compile: str, notes: list[str]) -> Identity:
     path = member.checkpoint_path()
     if note := check_weights(path, member.arch):
         notes.append(f"model {member.name}: {path.name}: {note}")
@@ -102,6 +105,7 @@ def _identity_of(manifest: Manifest, member: Member, precision: str, notes: list
         classes=CLASS_NAMES,
         preprocessing=PREPROCESSING,
         encoding=manifest.store.encoding,
+        compile=compile,
     )
 
 

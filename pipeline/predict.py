@@ -16,7 +16,7 @@ import torch
 
 from ..errors import ManifestError, disk_error
 from .crew import Crew
-from .device import resolve_device, resolve_precision
+from .device import resolve_device, resolve_precision, resolve_speed
 from .dump import Job, StoreWork, require_writable, set_aside
 from .foreman import Item, Tally, run_works
 from .fusion_record import describe, read_record
@@ -152,6 +152,7 @@ def plan_predict(
     """
     target = resolve_device(device) if isinstance(device, str) else device
     precision, note = resolve_precision(manifest.inference.precision, target)
+    _, compile, notes = resolve_speed(manifest.inference.cuda_graphs, manifest.inference.compile, target)
     kept = [manifest.member(name).name for name in keep]
     members = [member for member in manifest.models if member.weight or member.name in kept]
     if not any(member.weight for member in members):
@@ -163,13 +164,14 @@ def plan_predict(
                 "'hmsa-pipeline dump' and 'hmsa-pipeline ensemble'"
             )
     roots = [dataset.root_path() for dataset in manifest.datasets]
-    identities, said = identify(manifest, members, precision)
+    identities, said = identify(manifest, members, precision, compile)
     pairs = tuple(zip(members, identities, strict=True))
     predictions = tuple(
         _plan(manifest, dataset.name, root, pairs, kept, limit, overwrite)
         for dataset, root in zip(manifest.datasets, roots, strict=True)
     )
-    return PredictPlan(manifest, predictions, target, precision, (*([note] if note else ()), *said), overwrite)
+    said = (*([note] if note else ()), *notes, *said)
+    return PredictPlan(manifest, predictions, target, precision, said, overwrite)
 
 
 def _plan(

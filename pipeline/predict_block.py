@@ -92,6 +92,10 @@ class Networks:
             predictor.put(torch.device("cpu"))
         self._there = None
 
+    def take_notes(self) -> list[str]:
+        """What they have to say to the user, each line once."""
+        return list(dict.fromkeys(line for one in self._predictors.values() for line in one.take_notes()))
+
     def __getitem__(self, name: str) -> Predictor:
         """The network of the member called ``name``, which is on the device now."""
         if not self.together and self._there != name:
@@ -170,6 +174,9 @@ class PredictBlock(NetworkBlock):
             return 1
         sizes = [2 * NUM_CLASSES * (entry.height or 0) * (entry.width or 0) for entry in self.entries]
         return max(1, min(TURN_IMAGES, _TURN_BYTES // max(1, len(self.seats) * max(sizes))))
+
+    def take_notes(self) -> list[str]:
+        return _Last.networks.take_notes() if _Last.networks is not None else []
 
     def compute(
         self, images: Sequence[tuple[ImageEntry, Tensor]], courier: Courier

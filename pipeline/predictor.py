@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 from ..datasets.images import normalise
 from ..errors import CheckpointError
 from ..models.checkpoint import load_weights
-from ..models.inference import prepare
+from ..models.inference import compile_regions, prepare, without_compile
 from ..models.registry import build_any
-from .device import AUTOCAST, is_out_of_memory
+from .cuda_graphs import GraphForward, release_graphs
+from .device import AUTOCAST, is_out_of_memory, reason
 from .manifest import Member, Tile
 
 SCALE_BY_SCALE = "scale by scale"
 IN_TILES = "in tiles"
+WITHOUT_COMPILE = "without compile"
 
 
 class Predictor:
@@ -29,15 +32,28 @@ class Predictor:
         scales: inference scales.
         flip: whether the mirrored image is averaged in.
         tile: tiles for an image that does not fit into the device's memory otherwise; None to give it up.
+        cuda_graphs: whether images are computed by `GraphForward`.
+        compile: mode of torch.compile, or ``off``.
     """
 
     def __init__(
-        self, device: torch.device, precision: str, scales: tuple[float, ...], flip: bool, tile: Tile | None = None
+        self,
+        device: torch.device,
+        precision: str,
+        scales: tuple[float, ...],
+        flip: bool,
+        tile: Tile | None = None,
+        *,
+        cuda_graphs: bool = False,
+        compile: str = "off",
     ) -> None:
         self._device, self._precision = device, precision
         self._scales, self._flip, self._tile = scales, flip, tile
+        self._compile, self._compiled = compile, False
         self._member: Member | None = None
         self._model: nn.Module | None = None
+        self._notes: list[str] = []
+        self._graphs = GraphForward(self._at_once, self._note) if cuda_graphs else None
         # On a GPU "fp32" would else be computed in TF32, with the mantissa of fp16; and of several equal
         # algorithms always the same one gives the same bytes.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -52,6 +68,20 @@ class Predictor:
         """Move the network, for others to use its place; it computes only where it was loaded."""
         if self._model is not None:
             self._model.to(device)
+            self._forget_graphs()
+
+    def take_notes(self) -> list[str]:
+        """Lines for the user since the last time: what could not be done as planned, and is done otherwise."""
+        taken, self._notes = self._notes, []
+        return taken
+
+    def _note(self, line: str) -> None:
+        if line not in self._notes:
+            self._notes.append(line)
+
+    def _forget_graphs(self) -> None:
+        if self._graphs is not None:
+            self._graphs.clear()
 
     def load(self, member: Member) -> None:
         """Put the network of ``member`` on the device.
@@ -62,11 +92,18 @@ class Predictor:
         if self._member == member:
             return
         self._model = self._member = None
+        self._forget_graphs()
+        if self._graphs is not None or self._compile != "off":
+            # Graphs and compiled parts hold the network that holds them: its memory is wanted now.
+            gc.collect()
         model = build_any(member.arch)
         load_weights(model, member.checkpoint_path(), member.arch)
         prepared = prepare(model.to(self._device), AUTOCAST.get(self._precision))
         self._demand_range(member, prepared)
         self._model, self._member = prepared, member
+        self._compiled = self._compile != "off"
+        if self._compiled:
+            compile_regions(prepared, self._compile)
 
     def _demand_range(self, member: Member, model: nn.Module) -> None:
         """Raise CheckpointError if a weight, its normalisation folded in, is beyond what the precision holds."""
@@ -94,7 +131,16 @@ class Predictor:
         Raises:
             MemoryError, torch.OutOfMemoryError: it does not fit in any of these ways.
         """
+        logits, how = self._somehow(image)
+        if self._compile != "off" and not self._compiled:
+            how = f"{how}, {WITHOUT_COMPILE}" if how else WITHOUT_COMPILE
+        return logits, how
+
+    def _somehow(self, image: Tensor) -> tuple[Tensor, str | None]:
         if (logits := self._try(image, None)) is not None:
+            return logits, None
+        # Other sizes' graphs, and other networks', may have what this image needs.
+        if release_graphs() and (logits := self._try(image, None)) is not None:
             return logits, None
         cpu = torch.device("cpu")
         if self._tile is None:
@@ -122,9 +168,36 @@ class Predictor:
         pixels = normalise(image[None].to(self._device, non_blocking=True)).to(
             dtype, memory_format=torch.channels_last
         )
-        return self._model.predict(  # type: ignore[union-attr, operator]
-            pixels, self._scales, flip=self._flip, gather=gather
-        )[0]
+        try:
+            return self._pass(pixels, gather)
+        except Exception as error:
+            if not self._compiled or is_out_of_memory(error):
+                raise
+            self._stop_compiling(error)
+        return self._pass(pixels, gather)
+
+    def _pass(self, pixels: Tensor, gather: torch.device | None) -> Tensor:
+        if gather is None:
+            return (self._graphs or self._at_once)(pixels)
+        return self._predict(pixels, gather)
+
+    def _at_once(self, pixels: Tensor) -> Tensor:
+        # Rounded in here, because a graph keeps what comes out.
+        return self._predict(pixels, None).to(torch.float16)
+
+    def _predict(self, pixels: Tensor, gather: torch.device | None) -> Tensor:
+        model: Any = self._model
+        return model.predict(pixels, self._scales, flip=self._flip, gather=gather)[0]
+
+    def _stop_compiling(self, error: Exception) -> None:
+        assert self._model is not None
+        without_compile(self._model)
+        self._compiled = False
+        self._forget_graphs()
+        self._note(
+            f"compile: failed ({type(error).__name__}: {reason(error)}); images are made without it, run.json lists "
+            "them"
+        )
 
     def _in_tiles(self, image: Tensor, tile: Tile) -> Tensor:
         height, width = image.shape[1:]
