@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import DatasetError
+from .exif import EXIF_MARK, MOST_EXIF, read_orientation, swaps_sides
 
 MAX_PIXELS = 2**28 // 3
 """Larger pictures are refused (89 million pixels, a quarter of a GiB): damaged headers claim any size."""
@@ -33,7 +34,15 @@ class Header:
     format: str
     """``png``, ``jpeg`` or ``webp``; what the content is, whatever the file is called."""
     height: int
+    """Rows of pixels as they are stored."""
     width: int
+    orientation: int = 1
+    """How EXIF asks a viewer to turn the stored pixels, 1 (not at all) to 8; see `exif.turned`."""
+
+    @property
+    def turned_size(self) -> tuple[int, int]:
+        """``(height, width)`` of the picture that a viewer shows."""
+        return (self.width, self.height) if swaps_sides(self.orientation) else (self.height, self.width)
 
 
 class BadImage(Exception):  # noqa: N818  it never leaves this package: callers see a DatasetError
@@ -46,30 +55,35 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         DatasetError: the file cannot be read, is no PNG, JPEG or WebP, or has more than `MAX_PIXELS`.
     """
+    header = header_of(path)
+    return header.height, header.width
+
+
+def header_of(path: Path) -> Header:
+    """What the header of an image file says; raises as `read_size`."""
     try:
         with path.open("rb") as file:
-            header = read_header(file)
+            return read_header(file)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
     except BadImage as error:
         raise DatasetError(f"{path}: {error}") from error
-    return header.height, header.width
 
 
 def read_header(file: BinaryIO) -> Header:
-    """Format and size, from a file at its beginning.
+    """Format, size and orientation, from a file at its beginning.
 
     Raises:
         BadImage: with the reason.
     """
     start = file.read(32)
     if start.startswith(PNG_SIGNATURE):
-        header = _png_header(start)
+        header = _png_header(start, file)
     elif start.startswith(b"\xff\xd8\xff"):
         file.seek(2)
         header = _jpeg_header(file)
     elif start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        header = _webp_header(start)
+        header = _webp_header(start, file)
     else:
         raise BadImage(_what_instead(start))
     if header.height < 1 or header.width < 1:
@@ -91,16 +105,31 @@ def _what_instead(start: bytes) -> str:
     return f"holds {content or 'no image that we know'}; only PNG, JPEG and WebP are read"
 
 
-def _png_header(start: bytes) -> Header:
+def _png_header(start: bytes, file: BinaryIO) -> Header:
     if len(start) < 32 or start[8:16] != b"\0\0\0\x0dIHDR":
         raise BadImage("the PNG does not begin with its header; the file is damaged")
     width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", start[16:29])
     if depth not in _PNG_DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
         raise BadImage("the PNG's header says what no PNG can be; the file is damaged")
-    return Header("png", height, width)
+    return Header("png", height, width, _png_orientation(file))
+
+
+def _png_orientation(file: BinaryIO) -> int:
+    """Of the chunk eXIf, if it comes before the pixels: to look behind them takes as long as to read the file."""
+    place = len(PNG_SIGNATURE) + 25  # behind the chunk IHDR
+    while True:
+        file.seek(place)
+        head = file.read(8)
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if len(head) < 8 or kind in (b"IDAT", b"IEND"):
+            return 1
+        if kind == b"eXIf":
+            return read_orientation(file.read(min(length, MOST_EXIF)))
+        place += 12 + length
 
 
 def _jpeg_header(file: BinaryIO) -> Header:
+    orientation = 1
     while True:
         byte = file.read(1)
         if not byte:
@@ -118,14 +147,20 @@ def _jpeg_header(file: BinaryIO) -> Header:
             frame = file.read(7)
             if len(frame) < 7:
                 raise BadImage("the JPEG ends within its header; the file is cut short")
-            return Header("jpeg", *struct.unpack(">HH", frame[3:7]))
+            height, width = struct.unpack(">HH", frame[3:7])
+            return Header("jpeg", height, width, orientation)
         length = int.from_bytes(file.read(2), "big")
         if length < 2:
             raise BadImage("the JPEG has a segment without a length; the file is damaged")
+        if marker == 0xE1 and orientation == 1:
+            segment = file.read(length - 2)
+            if segment.startswith(EXIF_MARK):
+                orientation = read_orientation(segment)
+            continue
         file.seek(length - 2, 1)
 
 
-def _webp_header(start: bytes) -> Header:
+def _webp_header(start: bytes, file: BinaryIO) -> Header:
     kind, body = start[12:16], start[20:]
     if len(body) < 10:
         raise BadImage("the WebP ends within its header; the file is cut short")
@@ -138,5 +173,20 @@ def _webp_header(start: bytes) -> Header:
     if kind == b"VP8X":
         if body[0] & 0x02:
             raise BadImage("holds an animated WebP; only still pictures are read")
-        return Header("webp", int.from_bytes(body[7:10], "little") + 1, int.from_bytes(body[4:7], "little") + 1)
+        height, width = int.from_bytes(body[7:10], "little") + 1, int.from_bytes(body[4:7], "little") + 1
+        return Header("webp", height, width, _webp_orientation(file) if body[0] & 0x08 else 1)
     raise BadImage("the WebP's header cannot be read; the file is damaged")
+
+
+def _webp_orientation(file: BinaryIO) -> int:
+    """Of the chunk EXIF, which stands behind the few others."""
+    place = 12
+    while True:
+        file.seek(place)
+        head = file.read(8)
+        length = int.from_bytes(head[4:], "little")
+        if len(head) < 8:
+            return 1
+        if head[:4] == b"EXIF":
+            return read_orientation(file.read(min(length, MOST_EXIF)))
+        place += 8 + length + length % 2

@@ -17,11 +17,14 @@ STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's red, green and blue, 0 to 1; every member was trained so."""
 
 
-def decode_image(path: Path) -> Tensor:
+def decode_image(path: Path, exif: bool = False) -> Tensor:
     """The picture in a PNG, JPEG or WebP file, told by its content and not by its name.
 
-    Grey, palette and CMYK become RGB; transparency and a rotation noted in EXIF are ignored; of 16 bits the
-    upper 8 are kept.
+    Grey, palette and CMYK become RGB; transparency is ignored; of 16 bits the upper 8 are kept.
+
+    Args:
+        path: of the file.
+        exif: whether the picture is turned as EXIF says; if not it is as stored, which is what labels fit.
 
     Returns:
         (3, H, W) uint8, RGB, contiguous.
@@ -31,7 +34,7 @@ def decode_image(path: Path) -> Tensor:
             `MAX_PIXELS`. A JPEG or WebP whose bits are damaged in the middle can decode to a wrong picture:
             these formats have no checksum.
     """
-    return torch.from_numpy(decode_rgb(path)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(decode_rgb(path, exif)).permute(2, 0, 1).contiguous()
 
 
 def normalise(images: Tensor) -> Tensor:

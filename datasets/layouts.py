@@ -6,23 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DatasetError, nearest
+from .others import BESIDE, without_others, without_predictions
+from .outliers import FISHYSCAPES, OUTLIER_LAYOUTS, labelled_frames
 from .sources import KNOWN, SEE, source
 from .splits import choose
-from .walk import SUFFIXES, ImageFile, Layout, PlacedImage, check_names, output_stem, walk
+from .walk import SUFFIXES, ImageFile, Layout, Listing, PlacedImage, check_names, output_stem, walk
 
-__all__ = ["LAYOUTS", "SUFFIXES", "ImageFile", "Layout", "find_images", "list_images", "output_stem"]
+__all__ = ["LAYOUTS", "SUFFIXES", "ImageFile", "Layout", "find_images", "list_images", "output_stem", "survey_images"]
 
 _PLAIN: Mapping[str, Layout] = {
     "bravo": Layout({None: (".",)}, left_out=frozenset({"labels_masks"})),
     "folder": Layout({None: (".",)}),
-    # The second folder of each track is spelled as the BRAVO archive spells it.
-    "smiyc": Layout(
-        {
-            "anomaly": ("dataset_AnomalyTrack/images", "RoadAnomaly21/images"),
-            "obstacle": ("dataset_ObstacleTrack/images", "RoadObsticle21/images"),
-            None: ("images",),
-        },
-    ),
+    **OUTLIER_LAYOUTS,
 }
 
 
@@ -71,6 +66,12 @@ def list_images(root: Path, layout: str, split: str | None = None, exclude: Sequ
 
 def find_images(root: Path, layout: str, split: str | None = None, exclude: Sequence[Path] = ()) -> list[PlacedImage]:
     """As `list_images`, with what the place of each image says."""
+    return survey_images(root, layout, split, exclude).images
+
+
+def survey_images(root: Path, layout: str, split: str | None = None, exclude: Sequence[Path] = ()) -> Listing:
+    """As `find_images`, with what was left out: class maps and confidences beside the photographs, and of a folder
+    laid out as ACDC what BRAVO does not ask for."""
     if layout not in LAYOUTS:
         raise DatasetError(f"unknown dataset type '{layout}'; {nearest(layout, LAYOUTS)}")
     table = LAYOUTS[layout]
@@ -92,15 +93,23 @@ def find_images(root: Path, layout: str, split: str | None = None, exclude: Sequ
         mend = table.mend or "check the folder"
         raise DatasetError(f"{place}: holds no image{ending} of type {' '.join(SUFFIXES)}; {mend}")
     images.sort(key=lambda image: image.path)
+    images, beside = without_predictions(images)
+    left_out = {BESIDE: beside} if beside else {}
+    if layout == "bravo":
+        images, others = without_others(images)
+        left_out |= others
+    if layout == FISHYSCAPES:
+        images, others = labelled_frames(root, images)
+        left_out |= others
     check_names(root, [image.path for image in images])
     if wanted is None:
-        return images
+        return Listing(images, left_out)
     chosen = choose(root, wanted, table, images)
     if not chosen:
         raise DatasetError(
             f"{root}: split '{wanted}' is empty: none of the {len(images)} images belongs to it; {table.mend}"
         )
-    return chosen
+    return Listing(chosen, left_out)
 
 
 def _folders(root: Path, layout: str, split: str | None) -> tuple[str | None, list[tuple[str | None, str]]]:
@@ -117,13 +126,14 @@ def _folders(root: Path, layout: str, split: str | None) -> tuple[str | None, li
         there = next((folder for folder in table.splits[part] if (root / folder).is_dir()), None)
         if there is not None:
             found.append((part, there))
-        elif wanted:
+        elif wanted and not (table.any_part and wanted in table.joined):
             of_split = f"split '{part}'" + (f", part of '{wanted}'," if part != wanted else "")
             expected = " or ".join(f"{folder}/" for folder in table.splits[part])
             raise DatasetError(_not_there(root, f"type '{layout}', {of_split}", expected, table.mend))
     if not found:
-        expected = " or ".join(f"{folder}/" for folders in table.splits.values() for folder in folders)
-        raise DatasetError(_not_there(root, f"type '{layout}'", expected, table.mend))
+        expected = " or ".join(f"{folder}/" for part in parts for folder in table.splits[part])
+        of_split = f", split '{wanted}'," if wanted else ""
+        raise DatasetError(_not_there(root, f"type '{layout}'{of_split}", expected, table.mend))
     return wanted, found
 
 

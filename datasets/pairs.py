@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import DatasetError, first_few
 from .layouts import find_images
 from .sources import SEE, Source, source
-from .walk import PlacedImage
+from .walk import PlacedImage, names_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def _matched(root: Path, facts: Source, images: Sequence[PlacedImage]) -> tuple[
             folder, _, name = path.rpartition("/")
             # Listing a folder once is far cheaper than asking for each file, on network disks above all.
             if folder not in names:
-                names[folder] = _names(root / folder)
+                names[folder] = names_in(root / folder)
             if name in names[folder]:
                 pairs.append(Pair(image.path, path, encoding))
                 break
@@ -105,13 +105,3 @@ def _places(facts: Source, image: PlacedImage) -> list[tuple[str, str]]:
     return [
         (rule.path.format(split=split, below=image.below, stem=image.stem), rule.encoding) for rule in facts.masks
     ]
-
-
-def _names(folder: Path) -> frozenset[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return frozenset()
-    except OSError as error:
-        raise DatasetError(f"{folder}: cannot be read ({error.strerror or error})") from error

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import DatasetError
+from .exif import turned
 from .headers import BadImage, Header, read_header
 from .png import whole_png
 
@@ -20,11 +21,14 @@ from .png import whole_png
 _GREY, _COLOUR, _PALETTE, _COLOUR_WITH_ALPHA = 0, 2, 3, 6
 
 
-def decode_rgb(path: Path) -> NDArray[np.uint8]:
+def decode_rgb(path: Path, exif: bool = False) -> NDArray[np.uint8]:
     """The picture in a PNG, JPEG or WebP file, told by its content and not by its name.
 
-    Grey, palette and CMYK become RGB; transparency and a rotation noted in EXIF are ignored; of 16 bits the
-    upper 8 are kept.
+    Grey, palette and CMYK become RGB; transparency is ignored; of 16 bits the upper 8 are kept.
+
+    Args:
+        path: of the file.
+        exif: whether the picture is turned as EXIF says; if not it is as stored, which is what labels fit.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -36,7 +40,8 @@ def decode_rgb(path: Path) -> NDArray[np.uint8]:
     """
     with _naming(path):
         header, data = _read(path)
-        return _checked(_rgb(data, header.format), header)
+        pixels = _checked(_rgb(data, header.format), header)
+        return np.ascontiguousarray(turned(pixels, header.orientation)) if exif else pixels
 
 
 def decode_ids(path: Path) -> NDArray[np.uint8]:

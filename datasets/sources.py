@@ -1,4 +1,6 @@
-"""The seven datasets that members are trained on: where to get them, how they lie on disk, what their ids mean.
+"""The seven datasets that members are trained on, and others with labels of the same classes.
+
+Where to get them, how they lie on disk, what their ids mean.
 
 The facts stand in ``sources/<name>.yaml``, each with where it comes from; nothing is read before it is asked for.
 Installed packages may bring more: an entry point of the group `GROUP` names the path of such a file of theirs.
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAMES: tuple[str, ...] = ("cityscapes", "bdd100k", "idd", "mapillary", "wilddash", "gta5", "shift")
-"""How manifests and recipes name them."""
+"""How manifests and recipes name those that members are trained on."""
+
+EVALUATED: tuple[str, ...] = ("acdc", "muses")
+"""How manifests name those that no member is trained on."""
 
 GROUP = "hmsa_pipeline.datasets"
 """Of the entry points, each of which names the path of a YAML file like ours."""
@@ -49,7 +54,9 @@ ENCODINGS: tuple[str, ...] = ("train_ids", "ids", "red", "panoptic", "polygons")
 """How a mask says what a pixel shows: a grey value or palette index that is a train id, or a raw id; a raw id in
 the red channel; COCO's panoptic colours with a JSON file beside; polygons with names in a JSON file."""
 
-_OTHER_TYPES = frozenset({"bravo", "folder", "smiyc"})
+_OTHER_TYPES = frozenset(
+    {"bravo", "folder", "fishyscapes", "lostandfound", "roadanomaly", "smiyc", "validation_dataset"}
+)
 _FILES = Path(__file__).with_name("sources")
 
 
@@ -169,7 +176,7 @@ def _outside() -> dict[str, EntryPoint]:
     """Those of other packages."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        if point.name in NAMES or point.name in found or point.name in _OTHER_TYPES:
+        if point.name in (*NAMES, *EVALUATED) or point.name in found or point.name in _OTHER_TYPES:
             raise DatasetError(f"{_origin(point)}: there is a dataset of this name already; rename it there")
         found[point.name] = point
     return found
@@ -184,13 +191,13 @@ class _Known(Collection[str]):
     """All names; installed packages are asked when somebody looks."""
 
     def __contains__(self, name: object) -> bool:
-        return name in NAMES or name in _outside()
+        return name in NAMES or name in EVALUATED or name in _outside()
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*NAMES, *_outside()))
+        return iter((*NAMES, *EVALUATED, *_outside()))
 
     def __len__(self) -> int:
-        return len(NAMES) + len(_outside())
+        return len(NAMES) + len(EVALUATED) + len(_outside())
 
 
 KNOWN: Collection[str] = _Known()
@@ -207,7 +214,7 @@ def source(name: str) -> Source:
     Raises:
         DatasetError: there is none of this name, or what a package says of it cannot be understood.
     """
-    if name in NAMES:
+    if name in NAMES or name in EVALUATED:
         return _described(name, yaml.safe_load((_FILES / f"{name}.yaml").read_text(encoding="utf-8")))
     point = _outside().get(name)
     if point is None:
@@ -241,6 +248,7 @@ def _described(name: str, facts: dict[str, Any]) -> Source:
             default=facts.get("default"),
             stem_ending=facts.get("stem_ending", ""),
             joined={split: tuple(parts) for split, parts in facts.get("joined", {}).items()},
+            any_part=facts.get("any_part", False),
             members=facts.get("members", "all"),
             left_out_stems=frozenset(facts.get("left_out", ())),
             mend=f"unpack {archives['images']}; {SEE}",

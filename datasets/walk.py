@@ -15,6 +15,9 @@ from ..errors import DatasetError, first_few
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """What an image file's name ends with, in capitals or not."""
 
+# What macOS puts into archives: for every file one more that is called alike and holds no picture.
+_NEVER = frozenset({"__MACOSX"})
+
 # File systems take 255 bytes, and outputs put an ending such as _logits.npz in place of the suffix.
 _LONGEST_NAME = 240
 
@@ -32,8 +35,12 @@ class Layout:
     """What the name of an image ends with, before its suffix; files without it are no images."""
     left_out: frozenset[str] = field(default_factory=frozenset)
     """Names of folders that hold no images, at any depth."""
+    left_out_ending: str = ""
+    """What the names of further such folders end with."""
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Split that has no folder of its own -> the splits that it takes images from."""
+    any_part: bool = False
+    """Whether a split of `joined` is read where only some of its parts are there."""
     members: str = "all"
     """Which images of its folders belong to a split: a rule of `splits`."""
     left_out_stems: frozenset[str] = field(default_factory=frozenset)
@@ -72,6 +79,15 @@ class PlacedImage(NamedTuple):
     """Its name without its suffix and without its layout's ending."""
 
 
+class Listing(NamedTuple):
+    """The images of a dataset, and what lies among them and is none of them."""
+
+    images: list[PlacedImage]
+    """Sorted by path."""
+    left_out: dict[str, int]
+    """What was left out, for people -> how many files."""
+
+
 def output_stem(path: str) -> str:
     """``path`` without its last suffix: what the names of the image's outputs begin with."""
     return os.path.splitext(path)[0]  # noqa: PTH122  a Path is ten times slower, and there are many
@@ -90,8 +106,8 @@ def walk(root: Path, start: str, layout: Layout, exclude: Iterable[Path]) -> Ite
         DatasetError: a folder cannot be read; a link leads nowhere.
     """
     top = os.path.realpath(root)
+    ending, left_out = layout.stem_ending, layout.left_out | _NEVER
     excluded = [place for place in map(os.path.realpath, exclude) if not _is_within(top, place)]
-    ending, left_out = layout.stem_ending, layout.left_out
     # Per folder: its path relative to root with a slash at the end, where it really lies, and where the links
     # that led here really stand. A link to a folder that holds one of these is a loop.
     stack: list[tuple[str, str, tuple[str, ...]]] = [
@@ -109,7 +125,7 @@ def walk(root: Path, start: str, layout: Layout, exclude: Iterable[Path]) -> Ite
                     if name[0] == ".":
                         continue
                     if entry.is_dir():
-                        if name in left_out:
+                        if name in left_out or (layout.left_out_ending and name.endswith(layout.left_out_ending)):
                             continue
                         if not entry.is_symlink():
                             stack.append((f"{prefix}{name}/", f"{real}/{name}", links))
@@ -131,6 +147,17 @@ def walk(root: Path, start: str, layout: Layout, exclude: Iterable[Path]) -> Ite
             ) from error
         except OSError as error:
             raise DatasetError(f"{error.filename or real}: cannot be read ({error.strerror})") from error
+
+
+def names_in(folder: Path) -> frozenset[str]:
+    """The names of what lies in ``folder``; none if it is not there; DatasetError if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be read ({error.strerror or error})") from error
 
 
 def _is_within(path: str, folder: str) -> bool:

@@ -30,11 +30,16 @@ class ImageEntry:
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph as the dataset shows it now; ``size`` is (height, width), None if undecodable."""
+    """A photograph as the dataset shows it now.
+
+    ``size`` is (height, width), None if undecodable; ``turned`` says whether EXIF asks viewers to turn the stored
+    pixels, as far as that was looked at.
+    """
 
     path: str
     bytes: int
     size: tuple[int, int] | None
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,11 @@ class Identity:
     encoding: str = "lossless"
     source: Mapping[str, Any] | None = None
     compile: str = "off"
+
+    @property
+    def exif(self) -> bool:
+        """Whether photographs were turned as EXIF says."""
+        return (self.preprocessing or {}).get("orientation") == "exif"
 
     def differences(self, other: Identity) -> list[str]:
         """Every setting in which ``other`` is another work, as ``name mine there, other's now``."""

@@ -31,7 +31,7 @@ from .scores import fuse, quantise
 from .store import LogitStore
 from .survey import store_path
 from .threads import in_order
-from .truth import Truth, truth_of
+from .truth import Truth, truths_of
 
 COLDEST, HOTTEST = 0.05, 20.0
 _TOGETHER = 2**16
@@ -138,7 +138,7 @@ def plan_calibration(manifest: Manifest, *, limit: int | None = None, average: s
     mean = average_of(average, [source(entry.type) for entry in entries])
     found: list[Labelled] = []
     for entry in entries:
-        truth = replace(truth_of(entry, limit), average=mean)
+        truth = replace(truths_of(entry, limit)[None], average=mean)
         stores = tuple(
             LogitStore.open(store_path(manifest.output, entry.name, member.name)) for member in weighed(manifest)
         )

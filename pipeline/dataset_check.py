@@ -83,8 +83,7 @@ def plan_check(
     """
     facts = known_source(name)
     folder = _root_of(facts, data_root, root)
-    # Joined splits hold the images of others once more.
-    wanted = [split] if split else [each for each in facts.labelled if each in facts.layout.splits]
+    wanted = [split] if split else _all_labelled(facts)
     splits = {each: _listed(folder, facts, each) for each in wanted}
     output = output or OUTPUT / name
     _require_writable(output)
@@ -171,7 +170,9 @@ def find_strays(root: Path, facts: Source, splits: Sequence[str]) -> list[str]:
     strays: set[str] = set()
     layout = facts.layout
     for part in {part: None for split in splits for part in layout.joined.get(split, (split,))}:
-        folder = next(folder for folder in layout.splits[part] if (root / folder).is_dir())
+        folder = next((folder for folder in layout.splits[part] if (root / folder).is_dir()), None)
+        if folder is None:
+            continue
         names = (output_stem(image.path)[len(folder) + 1 :] for image in walk(root, folder, layout, ()))
         stems = {name.removesuffix(layout.stem_ending) for name in names}
         for rule in facts.masks:
@@ -225,6 +226,13 @@ def _draw(output: Path, reader: LabelReader, report: DatasetReport) -> None:
         for place in chosen
     ]
     draw_sheet(output / SHEET, f"{title}; labels over {len(shown)} of {count(report.sound, 'image')}", reader, shown)
+
+
+def _all_labelled(facts: Source) -> list[str]:
+    """The splits that together hold every image with a mask once."""
+    layout = facts.layout
+    # Joined splits hold the images of others once more, but where those may be missing they are looked at together.
+    return [split for split in facts.labelled if (split in layout.joined) == layout.any_part]
 
 
 def _root_of(facts: Source, data_root: Path | None, root: Path | None) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..datasets.sources import KNOWN, Source, source
+from ..datasets.sources import EVALUATED, KNOWN, NAMES, Source, source
 from ..errors import DatasetError, ManifestError, StoreError
 
 WIDTH = 100
@@ -70,7 +70,10 @@ def guide(facts: Source) -> list[str]:
         by_use.setdefault(use, []).append(split)
     lines += _entry("splits", [f"{', '.join(splits)}: {use}" for use, splits in by_use.items()])
     lines += _entry("check it", [f"hmsa-pipeline datasets check {facts.name} --data-root DIR"])
-    lines += _entry("train", [f"hmsa-pipeline train --dataset {facts.name} --data-root DIR --assets DIR"])
+    if facts.name in EVALUATED:
+        lines += _entry("score on", [f"a dataset of 'type: {facts.name}' in a manifest: hmsa-pipeline evaluate"])
+    else:
+        lines += _entry("train", [f"hmsa-pipeline train --dataset {facts.name} --data-root DIR --assets DIR"])
     return lines
 
 
@@ -166,7 +169,9 @@ def draw_sources(
     from ..datasets.worlds import write_source
 
     folder = folder or DRAWN
-    for facts in known_sources(names):
+    for facts in known_sources(names or NAMES):
+        if facts.name in EVALUATED:
+            raise DatasetError(f"{facts.name}: cannot be drawn; those that can: {', '.join(NAMES)}")
         try:
             written = write_source(folder, facts.name, train=train, val=val, seed=seed, size=size, style=style)
         except ValueError as error:

@@ -364,6 +364,7 @@ class StoreWork:
             self._token,
             entries,
             self._setting,
+            self._job.identity.exif,
         )
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:

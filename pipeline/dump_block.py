@@ -42,7 +42,7 @@ class DumpBlock(NetworkBlock):
         digest: sha256 of its checkpoint.
         writer: writes into the store, whose template stands.
         token: of the run's lock on the store.
-        root, entries, setting: see `NetworkBlock`.
+        root, entries, setting, exif: see `NetworkBlock`.
     """
 
     member: Member
@@ -52,6 +52,7 @@ class DumpBlock(NetworkBlock):
     token: str
     entries: tuple[ImageEntry, ...]
     setting: Setting
+    exif: bool = False
 
     @property
     def place(self) -> Path:

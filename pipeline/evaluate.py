@@ -26,7 +26,7 @@ from .metrics import defined, shown
 from .predictions import prediction_names, read_prediction, require_predictions
 from .progress import Progress
 from .survey import PREDICTIONS
-from .truth import LABELLED, Truth, truth_of
+from .truth import LABELLED, Truth, truths_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Evaluation:
     """One dataset, ready to be scored.
 
     Attributes:
-        dataset: its name.
+        dataset: its name; with ``/`` and the name of the part behind it, where parts are scored one by one.
         folder: the predictions.
         truth: images with masks.
         members: whose stores are scored.
@@ -57,11 +57,15 @@ class Evaluation:
 
 @dataclass
 class Evaluated:
-    """Counts of each subject over one dataset, how its mean is taken, and images that were not scored -> reasons."""
+    """Counts of each subject over one dataset, how its mean is taken, and images that were not scored -> reasons.
+
+    ``official`` says how many images its authors publish labels of, None if that is not known.
+    """
 
     dataset: str
     counts: dict[str, Counts]
     average: Average = PLAIN
+    official: int | None = None
     failed: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
@@ -109,7 +113,11 @@ def plan_evaluation(
     if predictions is not None and len(labelled) > 1:
         raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {_named(labelled)}")
     subjects = subjects_of(weighed(manifest), per_model=per_model, leave_one_out=leave_one_out)
-    return [_plan(manifest, entry, predictions, subjects, limit, average) for entry in labelled]
+    return [
+        _plan(manifest, entry, part, truth, predictions, subjects)
+        for entry in labelled
+        for part, truth in truths_of(entry, limit, average).items()
+    ]
 
 
 def _named(entries: Sequence[DatasetEntry]) -> str:
@@ -119,19 +127,19 @@ def _named(entries: Sequence[DatasetEntry]) -> str:
 def _plan(
     manifest: Manifest,
     entry: DatasetEntry,
+    part: str | None,
+    truth: Truth,
     predictions: Path | None,
     subjects: Mapping[str, tuple[int, ...]],
-    limit: int | None,
-    average: str,
 ) -> Evaluation:
-    truth = truth_of(entry, limit, average)
     folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
     names = [name for pair in truth.pairs for name in prediction_names(pair.image)]
     called = f"the {len(names)} predictions that the labels call for"
     mend = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
     require_predictions(folder, names, called, mend)
     stores = placed(manifest, entry.name, [pair.image for pair in truth.pairs]) if subjects else ()
-    return Evaluation(entry.name, folder, truth, stores, subjects, manifest.ensemble)
+    name = entry.name if part is None else f"{entry.name}/{part}"
+    return Evaluation(name, folder, truth, stores, subjects, manifest.ensemble)
 
 
 def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
@@ -144,7 +152,8 @@ def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
     Raises:
         DatasetError: a process was ended from outside.
     """
-    result = Evaluated(plan.dataset, {name: Counts(plan.truth.ood) for name in plan.names}, plan.truth.average)
+    counts = {name: Counts(plan.truth.ood) for name in plan.names}
+    result = Evaluated(plan.dataset, counts, plan.truth.average, plan.truth.official)
     with Progress(len(plan.truth.pairs)) as progress:
         progress.job(plan.dataset, len(plan.truth.pairs))
         found: Iterator[dict[str, Counts] | str] = map_files(partial(_scored, plan), plan.truth.pairs, workers)
@@ -194,7 +203,8 @@ def table(result: Evaluated) -> list[str]:
     wide = max(map(len, [*figures, *CLASS_NAMES]))
     pixels = max(row["pixels"] for row in figures.values())
     images = max(row["images"] for row in figures.values())
-    lines = [f"{result.dataset}: {images} images, {pixels} labelled pixels"]
+    of = f" of the {result.official} that its authors label" if images < (result.official or 0) else ""
+    lines = [f"{result.dataset}: {images} images{of}, {pixels} labelled pixels"]
     if not result.ood:
         lines.append(f"mIoU {result.average.words()}; miou_classes says how many")
     columns = [name for name in next(iter(figures.values())) if name not in ("images", "pixels", "iou")]

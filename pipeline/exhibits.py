@@ -68,6 +68,7 @@ class Room:
         functions: of label and confidence.
         folder: of the report.
         width: to which pictures are reduced.
+        exif: whether photographs are turned as EXIF says.
     """
 
     dataset: str
@@ -78,6 +79,7 @@ class Room:
     functions: Functions
     folder: Path
     width: int
+    exif: bool = False
 
 
 @dataclass
@@ -192,7 +194,7 @@ def _key(room: Room, image: str, pair: Pair | None) -> str:
 def _made(room: Room, image: str, pair: Pair | None, folder: Path) -> Exhibit:
     label, confidence = read_prediction(room.predictions, prediction_names(image))
     size = (label.shape[0], label.shape[1])
-    photograph = read_photograph(room.root / image, label)
+    photograph = read_photograph(room.root / image, label, room.exif)
     truth = room.truth.read(pair, size) if room.truth and pair else None
     seen = np.bincount(label.ravel(), minlength=256)
     if truth is not None and room.truth and not room.truth.ood:

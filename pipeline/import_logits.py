@@ -103,7 +103,7 @@ def import_logits(
         flip=None,
         precision=None,
         classes=CLASS_NAMES,
-        preprocessing=None,
+        preprocessing={"orientation": entry.orientation} if entry.exif else None,
         encoding=manifest.store.encoding,
         source={"folder": str(folder.resolve()), "channels": None if channels is None else list(channels)},
     )

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import HmsaError
 from ..models.checkpoint import check_weights
 from .manifest import Manifest, Member
-from .survey import photographs
+from .survey import survey
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,16 @@ def inspect(manifest: Manifest) -> list[Finding]:
     found = [_checkpoint(member) for member in manifest.models]
     for dataset in manifest.datasets:
         try:
-            photos = photographs(manifest, dataset)
+            looked = survey(manifest, dataset, afresh=True)
         except HmsaError as error:
             found.append(Finding("dataset", dataset.name, "", str(error)))
             continue
+        photos = looked.photographs
         unreadable = [photo.path for photo in photos if photo.size is None]
         text = f"{len(photos)} images in {dataset.root_path()}"
         if unreadable:
             text += f", {len(unreadable)} of them unreadable (first: {unreadable[0]})"
-        found.append(Finding("dataset", dataset.name, text))
+        found.append(Finding("dataset", dataset.name, "; ".join([text, *looked.remarks])))
     return found
 
 

@@ -44,6 +44,7 @@ from .paths import Surroundings, at_home, resolved_path
 Precision = Literal["fp16", "bf16", "fp32"]
 Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
 Encoding = Literal["lossless", "compact"]
+Orientation = Literal["stored", "exif"]
 Label = Literal["mean-softmax", "max-softmax", "min-softmax", "mean-logit"]
 Confidence = Literal["mean-softmax", "mean-logit", "min-softmax", "entropy", "energy", "rba"]
 
@@ -210,14 +211,34 @@ class DatasetEntry(Settings):
         description="Folder of its images. ${NAME} is expanded, relative to the manifest.",
     )
     split: Text | None = Field(default=None, description="Part of it, where the type has splits.")
+    orientation: Orientation = Field(
+        default="stored",
+        description="stored: pixels as the file holds them, which is what labels fit. exif, of type folder alone: "
+        "photographs are turned as EXIF says and viewers show them.",
+    )
+
+    @model_validator(mode="after")
+    def _turns_folders_alone(self) -> DatasetEntry:
+        if self.exif and self.type != "folder":
+            message = f"labels of type {self.type!r} fit the stored pixels; remove this, or use type 'folder'"
+            raise MisplacedError(message, "orientation")
+        return self
+
+    @property
+    def exif(self) -> bool:
+        """Whether its photographs are turned as EXIF says."""
+        return self.orientation == "exif"
 
     def root_path(self) -> Path:
         """The absolute path of the dataset's folder, which may not exist.
 
+        Of ACDC as its authors distribute it BRAVO wants what lies in ``rgb_anon``, named from there.
+
         Raises:
             ManifestError: an environment variable in it is not set.
         """
-        return resolved_path(self.root, f"dataset '{self.name}': root {self.root}: ")
+        root = resolved_path(self.root, f"dataset '{self.name}': root {self.root}: ")
+        return root / "rgb_anon" if self.type == "bravo" and (root / "rgb_anon").is_dir() else root
 
 
 class Manifest(Settings):

@@ -249,11 +249,13 @@ class NetworkBlock(ABC):
         root: the folder that the photographs' paths are relative to.
         entries: the images.
         setting: how they are computed.
+        exif: whether photographs are turned as EXIF says.
     """
 
     root: Path
     entries: tuple[ImageEntry, ...]
     setting: Setting
+    exif: bool
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -354,7 +356,7 @@ class NetworkBlock(ABC):
             finally:
                 budget.release(made.bytes)
 
-        photographs = decoded(self.root, todo, report, threads=hands, pinned=device.type == "cuda")
+        photographs = decoded(self.root, todo, report, threads=hands, pinned=device.type == "cuda", exif=self.exif)
         with contextlib.closing(photographs), ThreadPoolExecutor(hands, "write") as writers:
             try:
                 while not report.stopping:

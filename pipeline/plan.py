@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -14,9 +15,9 @@ from ..models.checkpoint import check_weights
 from .device import resolve_device, resolve_precision, resolve_speed
 from .dump import Job, Plan
 from .lock import require_free
-from .manifest import Manifest, Member
+from .manifest import DatasetEntry, Manifest, Member
 from .store import Identity, LogitStore
-from .survey import photographs, store_path
+from .survey import remarks, store_path, survey
 
 PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": list(STD)}
 
@@ -48,21 +49,21 @@ def plan_dump(
     roots = [d.root_path() for d in manifest.datasets]
     for member in members:
         member.checkpoint_path()
-    surveys = [tuple(photographs(manifest, dataset, afresh=overwrite)) for dataset in manifest.datasets]
+    surveys = [survey(manifest, dataset, afresh=overwrite) for dataset in manifest.datasets]
     identities, said = identify(manifest, members, precision, compile)
-    notes += said
+    notes += [*said, *remarks(surveys)]
     jobs = tuple(
         Job(
             member=member,
-            dataset=dataset.name,
+            dataset=looked.dataset.name,
             root=root,
-            store=store_path(manifest.output, dataset.name, member.name),
-            identity=identity,
-            photographs=survey,
+            store=store_path(manifest.output, looked.dataset.name, member.name),
+            identity=identity_on(identity, looked.dataset),
+            photographs=looked.photographs,
             limit=limit,
         )
         for member, identity in zip(members, identities, strict=True)
-        for dataset, root, survey in zip(manifest.datasets, roots, surveys, strict=True)
+        for looked, root in zip(surveys, roots, strict=True)
     )
     for job in jobs:
         require_free(job.store)
@@ -107,6 +108,13 @@ def _identity_of(manifest: Manifest, member: Member, precision: str, compile: st
         encoding=manifest.store.encoding,
         compile=compile,
     )
+
+
+def identity_on(identity: Identity, dataset: DatasetEntry) -> Identity:
+    """What a member's logits over ``dataset`` are made with."""
+    if not dataset.exif:
+        return identity
+    return replace(identity, preprocessing={**(identity.preprocessing or {}), "orientation": dataset.orientation})
 
 
 def complete_in(job: Job) -> set[str]:

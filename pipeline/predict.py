@@ -23,7 +23,7 @@ from .fusion_record import describe, read_record
 from .lock import require_free, writer_lock
 from .manifest import Manifest, Member
 from .network_block import Setting
-from .plan import complete_in, identify
+from .plan import complete_in, identify, identity_on
 from .predict_block import Kept, PredictBlock, Seat
 from .prediction_folder import (
     begin_predictions,
@@ -38,7 +38,7 @@ from .predictions import prediction_names
 from .progress import Progress
 from .record import record_gone, record_run
 from .store import Identity, ImageEntry
-from .survey import PREDICTIONS, photographs, store_path
+from .survey import PREDICTIONS, Survey, remarks, store_path, survey
 
 
 @dataclass(frozen=True)
@@ -166,24 +166,25 @@ def plan_predict(
     roots = [dataset.root_path() for dataset in manifest.datasets]
     identities, said = identify(manifest, members, precision, compile)
     pairs = tuple(zip(members, identities, strict=True))
+    surveys = [survey(manifest, dataset, afresh=overwrite) for dataset in manifest.datasets]
     predictions = tuple(
-        _plan(manifest, dataset.name, root, pairs, kept, limit, overwrite)
-        for dataset, root in zip(manifest.datasets, roots, strict=True)
+        _plan(manifest, looked, root, [(m, identity_on(i, looked.dataset)) for m, i in pairs], kept, limit, overwrite)
+        for looked, root in zip(surveys, roots, strict=True)
     )
-    said = (*([note] if note else ()), *notes, *said)
+    said = (*([note] if note else ()), *notes, *said, *remarks(surveys))
     return PredictPlan(manifest, predictions, target, precision, said, overwrite)
 
 
 def _plan(
     manifest: Manifest,
-    dataset: str,
+    looked: Survey,
     root: Path,
-    members: tuple[tuple[Member, Identity], ...],
+    members: Sequence[tuple[Member, Identity]],
     kept: Sequence[str],
     limit: int | None,
     overwrite: bool,
 ) -> Prediction:
-    photos = tuple(photographs(manifest, manifest.dataset(dataset), afresh=overwrite))
+    dataset, photos = looked.dataset.name, looked.photographs
     folder = manifest.output / PREDICTIONS / dataset
     require_free(folder)
     before = {} if overwrite else read_record(folder)
@@ -209,7 +210,7 @@ def _plan(
             seen[photo.path] = photo.bytes
         skipped += there and all(photo.path in complete for complete in stored)
     require_unchanged(folder, seen)
-    return Prediction(dataset, root, folder, members, keeps, record, partial, tuple(wanted), skipped)
+    return Prediction(dataset, root, folder, tuple(members), keeps, record, partial, tuple(wanted), skipped)
 
 
 def run_predict(
@@ -334,7 +335,8 @@ class _FolderWork:
             Seat(member, identity.sha256, self._kept(member.name, paths)) for member, identity in plan.members
         )
         entries = tuple(self._entries[path] for path in paths)
-        return PredictBlock(plan.folder, self._token, plan.root, seats, self._functions, entries, self._setting)
+        exif = any(identity.exif for _, identity in plan.members)
+        return PredictBlock(plan.folder, self._token, plan.root, seats, self._functions, entries, self._setting, exif)
 
     def _kept(self, name: str, paths: Sequence[str]) -> Kept | None:
         if name not in self._keeps:

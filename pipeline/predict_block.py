@@ -134,7 +134,7 @@ class PredictBlock(NetworkBlock):
         token: of the run's lock on the folder.
         seats: the members; those of weight 0 only have their logits kept.
         functions: of the label and of the confidence.
-        root, entries, setting: see `NetworkBlock`.
+        root, entries, setting, exif: see `NetworkBlock`.
     """
 
     folder: Path
@@ -144,6 +144,7 @@ class PredictBlock(NetworkBlock):
     functions: tuple[str, str]
     entries: tuple[ImageEntry, ...]
     setting: Setting
+    exif: bool = False
 
     @property
     def place(self) -> Path:

@@ -72,9 +72,13 @@ def read_confidence(path: Path) -> np.ndarray:
     return confidence
 
 
-def read_photograph(path: Path, label: np.ndarray) -> np.ndarray:
-    """The photograph (H, W, 3) uint8 of a class map (H, W); DatasetError if it is damaged, or of another size."""
-    photograph = decode_rgb(path)
+def read_photograph(path: Path, label: np.ndarray, exif: bool = False) -> np.ndarray:
+    """The photograph (H, W, 3) uint8 of a class map (H, W), turned as EXIF says if ``exif``.
+
+    Raises:
+        DatasetError: it is damaged, or of another size.
+    """
+    photograph = decode_rgb(path, exif)
     if photograph.shape[:2] != label.shape:
         sizes = [f"{pixels.shape[0]}x{pixels.shape[1]}" for pixels in (photograph, label)]
         raise DatasetError(f"{path}: is {sizes[0]}, its prediction {sizes[1]}; predict it again")

@@ -20,7 +20,13 @@ AHEAD = 12
 
 
 def decoded(
-    root: Path, entries: Sequence[ImageEntry], report: Report, *, threads: int, pinned: bool = False
+    root: Path,
+    entries: Sequence[ImageEntry],
+    report: Report,
+    *,
+    threads: int,
+    pinned: bool = False,
+    exif: bool = False,
 ) -> Generator[tuple[ImageEntry, Tensor | DatasetError]]:
     """Photographs (3, H, W) uint8 in order, each with its entry; a DatasetError for one that is not as it must be.
 
@@ -30,6 +36,7 @@ def decoded(
         report: is told what is in work.
         threads: that decode; decoders work outside of Python's lock.
         pinned: whether they lie in memory that a GPU copies from while it computes.
+        exif: whether they are turned as EXIF says.
     """
     waiting: deque[tuple[ImageEntry, int, Future[Tensor | DatasetError]]] = deque()
     held = 0
@@ -42,18 +49,18 @@ def decoded(
                     yield first, future.result()
                     held -= first_size
                 held += size
-                waiting.append((entry, size, readers.submit(_decode, root, entry, report, pinned)))
+                waiting.append((entry, size, readers.submit(_decode, root, entry, report, pinned, exif)))
             for entry, _, future in waiting:
                 yield entry, future.result()
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(root: Path, entry: ImageEntry, report: Report, pinned: bool) -> Tensor | DatasetError:
+def _decode(root: Path, entry: ImageEntry, report: Report, pinned: bool, exif: bool) -> Tensor | DatasetError:
     path = root / entry.path
     try:
         with report.at_work(entry.path):
-            image = decode_image(path)
+            image = decode_image(path, exif)
     except DatasetError as error:
         return error
     except MemoryError:

@@ -46,6 +46,7 @@ class Rendering:
         width: to which pictures, and those on a sheet, are reduced; None to leave them as they are.
         members: with their stores; none without sheets.
         functions: of members' labels and confidences.
+        exif: whether photographs are turned as EXIF says.
     """
 
     dataset: str
@@ -58,6 +59,7 @@ class Rendering:
     width: int | None
     members: tuple[Placed, ...]
     functions: Functions
+    exif: bool = False
 
 
 @dataclass
@@ -103,7 +105,9 @@ def plan_rendering(
         members = placed(manifest, entry.name, images) if "sheet" in kinds else ()
         functions = manifest.ensemble
         found.append(
-            Rendering(entry.name, root, images, folder, place, tuple(kinds), opacity, width, members, functions)
+            Rendering(
+                entry.name, root, images, folder, place, tuple(kinds), opacity, width, members, functions, entry.exif
+            )
         )
     return found
 
@@ -148,7 +152,9 @@ def _draw(plan: Rendering, image: str) -> None:
             elif kind == "colour":
                 pixels = coloured(label)
             else:
-                pixels = laid_over(read_photograph(plan.root / image, label), coloured(label), plan.opacity)
+                pixels = laid_over(
+                    read_photograph(plan.root / image, label, plan.exif), coloured(label), plan.opacity
+                )
             picture = _reduced(Image.fromarray(pixels), plan.width, exact=kind == "colour")
         with atomic_path(plan.target / f"{label_name.removesuffix('_pred.png')}_{kind}.png") as temporary:
             picture.save(temporary, format="PNG")
@@ -166,7 +172,7 @@ def _sheet(plan: Rendering, image: str, label: np.ndarray, confidence: np.ndarra
     """The photograph, what each member makes of it, and what they say together."""
     subjects = {member.name: (number,) for number, (member, _) in enumerate(plan.members)}
     alone = answers(plan.members, image, subjects, plan.functions)
-    tiles = [("photograph", read_photograph(plan.root / image, label))]
+    tiles = [("photograph", read_photograph(plan.root / image, label, plan.exif))]
     tiles += [(name, coloured(answer[0])) for name, answer in alone.items()]
     tiles += [(ENSEMBLE, coloured(label)), ("confidence", heated(sureness(confidence)))]
     return arrange(tiles, min(plan.width or _TILE, label.shape[1]))

@@ -22,7 +22,7 @@ import jinja2
 import numpy as np
 
 from .. import __version__
-from ..datasets.layouts import list_images
+from ..datasets.layouts import find_images
 from ..datasets.pairs import Pair
 from ..datasets.taxonomy import CLASS_NAMES
 from ..datasets.workers import map_files
@@ -38,7 +38,7 @@ from .metrics import defined, shown
 from .predictions import prediction_names, require_predictions
 from .progress import Progress
 from .survey import PREDICTIONS, own_folders
-from .truth import BRAVO, LABELLED, bravo_truth, truth_of
+from .truth import BRAVO, LABELLED, Truth, bravo_truth, truths_of
 
 PAGE, FIGURES, PLOTS = "index.html", "report.json", "plots"
 _PAGE = Path(__file__).with_name("page")
@@ -188,28 +188,33 @@ def plan_report(
     chapters = []
     for entry in manifest.datasets:
         root = entry.root_path()
-        files = list_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
+        files = find_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
         images = [file.path for file in files]
         predictions = manifest.output / PREDICTIONS / entry.name
         names = [name for image in images for name in prediction_names(image)]
         mend = "make them with 'hmsa-pipeline ensemble', or take --limit"
         require_predictions(predictions, names, f"{len(names)} predictions", mend)
-        truth = truth_of(entry, average=average) if entry.type in LABELLED else None
+        truths: Mapping[str | None, Truth | None] = truths_of(entry, average=average) if entry.type in LABELLED else {None: None}
         if entry.type == BRAVO and ground_truth is not None:
-            truth = bravo_truth(entry, images, ground_truth, average)
-        pairs = {pair.image: pair for pair in truth.pairs} if truth else {}
+            truths = {None: bravo_truth(entry, images, ground_truth, average)}
         looked = placed(manifest, entry.name, images) if members else ()
-        room = Room(
-            entry.name,
-            root,
-            predictions,
-            truth.without_pairs() if truth else None,
-            looked,
-            manifest.ensemble,
-            folder,
-            width,
-        )
-        chapters.append(Chapter(room, tuple((image, pairs.get(image)) for image in images)))
+        parts = [None] if None in truths else list(dict.fromkeys(file.split for file in files))
+        for part in parts:
+            truth = truths.get(part)
+            pairs = {pair.image: pair for pair in truth.pairs} if truth else {}
+            room = Room(
+                entry.name if part is None else f"{entry.name}/{part}",
+                root,
+                predictions,
+                truth.without_pairs() if truth else None,
+                looked,
+                manifest.ensemble,
+                folder,
+                width,
+                entry.exif,
+            )
+            shown = [file.path for file in files if part is None or file.split == part]
+            chapters.append(Chapter(room, tuple((image, pairs.get(image)) for image in shown)))
     _begin(folder)
     return chapters
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..datasets.headers import read_size
-from ..datasets.layouts import list_images
-from ..errors import DatasetError, StoreError
+from ..datasets.headers import header_of
+from ..datasets.layouts import survey_images
+from ..datasets.walk import PlacedImage
+from ..errors import DatasetError, StoreError, first_few
 from .manifest import DatasetEntry, Manifest
 from .places import is_remote
 from .store import LogitStore, Photograph
@@ -17,6 +19,9 @@ from .store import LogitStore, Photograph
 LOGITS = "logits"
 PREDICTIONS = "predictions"
 DAMAGED = "damaged"
+
+_AS_STORED = "their pixels are taken as stored, which is what labels fit"
+_NOT_TURNED = {"folder": "their pixels are taken as stored; 'orientation: exif' on the dataset turns them"}
 
 
 def store_path(output: Path, dataset: str, model: str) -> Path:
@@ -32,7 +37,34 @@ def own_folders(output: Path) -> list[Path]:
     return [] if is_remote(output) else [output / name for name in (LOGITS, PREDICTIONS, DAMAGED)]
 
 
-def photographs(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> list[Photograph]:
+@dataclass(frozen=True)
+class Survey:
+    """A dataset as it lies there now.
+
+    Attributes:
+        dataset: its entry in the manifest.
+        photographs: sorted by path.
+        left_out: what lies among them and is none of them, for people -> how many files.
+    """
+
+    dataset: DatasetEntry
+    photographs: tuple[Photograph, ...]
+    left_out: Mapping[str, int]
+
+    @property
+    def remarks(self) -> list[str]:
+        """What its owner may not expect, a line each."""
+        found = [f"{count} files left out: {what}" for what, count in self.left_out.items()]
+        turned = [photo.path for photo in self.photographs if photo.turned]
+        if turned:
+            done = "they are turned so" if self.dataset.exif else _NOT_TURNED.get(self.dataset.type, _AS_STORED)
+            found.append(
+                f"EXIF asks viewers to turn {len(turned)} of the photographs ({first_few(turned, 3)}); {done}"
+            )
+        return found
+
+
+def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> Survey:
     """All photographs of a dataset, sorted by path, with the sizes that their headers tell.
 
     Headers are read only of files that no store of the dataset knows yet; of all if ``afresh``.
@@ -42,18 +74,31 @@ def photographs(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = Fal
         ManifestError: the root holds an environment variable that is not set.
     """
     root = dataset.root_path()
-    files = list_images(root, dataset.type, dataset.split, own_folders(manifest.output))
+    listing = survey_images(root, dataset.type, dataset.split, own_folders(manifest.output))
     known = {} if afresh else _known_sizes(manifest, dataset)
+
+    def look(image: PlacedImage) -> Photograph:
+        if size := known.get((image.path, image.bytes)):
+            return Photograph(image.path, image.bytes, size)
+        try:
+            header = header_of(root / image.path)
+        except DatasetError:
+            return Photograph(image.path, image.bytes, None)
+        size = header.turned_size if dataset.exif else (header.height, header.width)
+        return Photograph(image.path, image.bytes, size, header.orientation != 1)
+
     with ThreadPoolExecutor(8) as pool:
-        sizes = pool.map(lambda f: known.get((f.path, f.bytes)) or _size(root / f.path), files)
-        return [Photograph(f.path, f.bytes, size) for f, size in zip(files, sizes, strict=True)]
+        return Survey(dataset, tuple(pool.map(look, listing.images)), listing.left_out)
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    try:
-        return read_size(path)
-    except DatasetError:
-        return None
+def remarks(surveys: Iterable[Survey]) -> list[str]:
+    """What the owners of these datasets may not expect, a line each that names the dataset."""
+    return [f"{one.dataset.name}: {remark}" for one in surveys for remark in one.remarks]
+
+
+def photographs(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> list[Photograph]:
+    """The photographs of a dataset alone; see `survey`."""
+    return list(survey(manifest, dataset, afresh=afresh).photographs)
 
 
 def _known_sizes(manifest: Manifest, dataset: DatasetEntry) -> Mapping[tuple[str, int], tuple[int, int]]:
@@ -61,6 +106,9 @@ def _known_sizes(manifest: Manifest, dataset: DatasetEntry) -> Mapping[tuple[str
         path = store_path(manifest.output, dataset.name, member.name)
         # A store that cannot be read is for those to report who need it; sizes come from the files then.
         with contextlib.suppress(StoreError):
-            images = LogitStore.open(path).images
-            return {(e.path, e.bytes): (e.height, e.width) for e in images if e.height and e.width}
+            store = LogitStore.open(path)
+            # One of stored pixels knows nothing of turned ones; those of imported logits do not say which they are.
+            if store.identity.exif == dataset.exif:
+                images = store.images
+                return {(e.path, e.bytes): (e.height, e.width) for e in images if e.height and e.width}
     return {}

@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from ..datasets.labels import LabelReader
+from ..datasets.outlier_masks import OutlierReader
+from ..datasets.outliers import OUTLIERS
 from ..datasets.pairs import Pair, list_pairs
-from ..datasets.smiyc import SMIYC, MaskReader
 from ..datasets.sources import KNOWN, source
 from ..datasets.taxonomy import IGNORE
 from ..errors import DatasetError
@@ -20,7 +21,7 @@ from .counts import CLASSES, Counts, count, count_ood
 from .fields import Either
 from .manifest import DatasetEntry
 
-LABELLED = Either(KNOWN, (SMIYC,))
+LABELLED = Either(KNOWN, OUTLIERS)
 """The types of dataset that have labels beside their photographs."""
 
 BRAVO = "bravo"
@@ -47,12 +48,14 @@ class Truth:
         pairs: the images that have one, in the order of their paths.
         ood: whether the labels say what is out of distribution.
         average: which classes the mean IoU runs over.
+        official: how many images the dataset's authors publish labels of; None if that is not known.
     """
 
     reader: Reader
     pairs: tuple[Pair, ...]
     ood: bool = False
     average: Average = PLAIN
+    official: int | None = None
 
     def without_pairs(self) -> Truth:
         """What reads the masks, and is sent to processes with one pair at a time."""
@@ -75,25 +78,42 @@ class Truth:
         return count_ood(confidence, truth) if self.ood else count(label, confidence, truth)
 
 
-def truth_of(entry: DatasetEntry, limit: int | None = None, average: str = DATASET) -> Truth:
-    """The labels of a manifest's dataset.
+def truths_of(entry: DatasetEntry, limit: int | None = None, average: str = DATASET) -> dict[str | None, Truth]:
+    """The labels of a manifest's dataset, for each part that is scored on its own.
+
+    Sets of which only that is labelled what is out of distribution have parts, such as the tracks of SMIYC: what
+    is unlikely in one may be common in another, so their pixels are never pooled.
 
     Args:
         entry: of one of the types in `LABELLED`.
         limit: of how many images, from the first; None for all.
         average: one of `averages.AVERAGES`.
 
+    Returns:
+        part -> its labels; None for a dataset without parts, or whose split is named.
+
     Raises:
         DatasetError: masks are missing, or the folder is not as its layout says.
         ManifestError: the root holds an environment variable that is not set.
     """
     root = entry.root_path()
-    if entry.type == SMIYC:
-        masks = MaskReader(root)
-        return Truth(masks, tuple(masks.pairs(entry.split)[:limit]), ood=True)
-    pairs = list_pairs(root, entry.type, entry.split)
-    facts = source(entry.type)
-    return Truth(LabelReader(root, facts), tuple(pairs[:limit]), average=average_of(average, [facts]))
+    if entry.type not in OUTLIERS:
+        pairs = list_pairs(root, entry.type, entry.split)
+        facts = source(entry.type)
+        return {None: Truth(LabelReader(root, facts), tuple(pairs[:limit]), average=average_of(average, [facts]))}
+    counts = OUTLIERS[entry.type].counts
+    reader = OutlierReader(root, entry.type)
+    found = reader.pairs(entry.split)
+    first = {pair.image for pair in sorted((p for pairs in found.values() for p in pairs), key=_image)[:limit]}
+    kept = {part: tuple(pair for pair in pairs if pair.image in first) for part, pairs in found.items()}
+    truths = {part: Truth(reader, pairs, ood=True, official=counts.get(part)) for part, pairs in kept.items() if pairs}
+    if entry.split is None and OUTLIERS[entry.type].layout.default is None:
+        return truths
+    return {None: next(iter(truths.values()))}
+
+
+def _image(pair: Pair) -> str:
+    return pair.image
 
 
 # ------------------------------------------------------------------ BRAVO

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hmsa_pipeline.datasets.layouts import LAYOUTS, ImageFile, find_images, list_images, output_stem
-from hmsa_pipeline.datasets.sources import NAMES, source
+from hmsa_pipeline.datasets.outliers import OUTLIERS
+from hmsa_pipeline.datasets.sources import EVALUATED, NAMES, source
 from hmsa_pipeline.errors import DatasetError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -231,7 +232,7 @@ def test_listing_does_not_wait_for_torch():
 
 def test_every_default_is_a_split():
     for layout in LAYOUTS.values():
-        assert layout.default is None or layout.default in layout.splits
+        assert layout.default is None or layout.default in layout.split_names
 
 
 # The seven source datasets.
@@ -283,7 +284,7 @@ def lists(root: Path, **content: str | bytes) -> None:
 
 
 def test_layouts_are_a_collection_of_names():
-    assert list(LAYOUTS) == ["bravo", "folder", "smiyc", *NAMES] and len(LAYOUTS) == 10
+    assert list(LAYOUTS) == ["bravo", "folder", *OUTLIERS, *NAMES, *EVALUATED] and len(LAYOUTS) == len(list(LAYOUTS))
     assert "gta5" in LAYOUTS and "folder" in LAYOUTS and "gta" not in LAYOUTS
     assert LAYOUTS["gta5"] is source("gta5").layout
     with pytest.raises(KeyError):
