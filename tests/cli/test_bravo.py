@@ -247,6 +247,22 @@ def test_the_figures_are_the_toolkits(kind: str) -> None:
     assert row.split()[1:3] == ["1", f"{METRICS['ACDCfog_miou_valid']:.4f}"]
 
 
+def test_what_macos_adds_to_archives_is_left_out(tmp_path: Path) -> None:
+    """Its tar writes a file of attributes before each file, and its zip a folder of them."""
+
+    def packed(path: str) -> str:
+        contents: dict[str, bytes] = {}
+        for name, content in members(path).items():
+            folder, _, file = name.rpartition("/")
+            contents |= {f"{folder}/._{file}": b"\0\5\x16\7" * 40, f"__MACOSX/{name}": b"no picture", name: content}
+        return archive(tmp_path / Path(path).name, contents)
+
+    truth, samples, submission = map(packed, (TRUTH, SAMPLES, SUBMISSION))
+    options = ("--ground-truth", truth, "--samples", samples, "--submission", submission, "--json", "-")
+    result = run("evaluate", *options)
+    assert (result.code, result.out) == (0, score("--submission", SUBMISSION).out)
+
+
 def without(path: str, part: str) -> dict[str, bytes]:
     return {name: content for name, content in members(path).items() if part not in name}
 

@@ -249,6 +249,78 @@ def test_masks_that_are_missing_or_something_else(odd: Bench) -> None:
     )
 
 
+def both_tracks(bench: Bench) -> Bench:
+    """Two tracks, each told apart perfectly; all of the obstacle track is surer than most of the anomaly track."""
+    for track, name, suffix, low, high in (
+        ("dataset_AnomalyTrack", "validation0000", "jpg", 20000, 30000),
+        ("dataset_ObstacleTrack", "validation_1", "webp", 40000, 60000),
+    ):
+        bench.photo(f"smiyc/{track}/images/{name}.{suffix}")
+        mask = np.zeros((48, 80), np.uint8)
+        mask[20:30, 20:40], mask[:8] = 1, 255
+        folder = bench.root / "photos/smiyc" / track / "labels_masks"
+        folder.mkdir()
+        Image.fromarray(mask).save(folder / f"{name}_labels_semantic.png")
+        stem = bench.predictions / "odd" / track / "images" / name
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros_like(mask)).save(f"{stem}_pred.png")
+        Image.fromarray(np.where(mask == 1, low, high).astype(np.uint16)).save(f"{stem}_conf.png")
+    bench.tree["datasets"] = [{"name": "odd", "type": "smiyc", "root": "photos/smiyc"}]
+    return bench.save()
+
+
+@pytest.fixture
+def tracks(fresh: Bench, tmp_path: Path) -> Bench:
+    return both_tracks(fresh.copy(tmp_path / "tracks"))
+
+
+def test_each_track_has_a_row_of_its_own(tracks: Bench, tmp_path: Path) -> None:
+    result = tracks.run("evaluate", "--json", "-", "--csv", str(tmp_path / "s.csv"))
+    assert result.code == 0
+    assert [one["dataset"] for one in result.figures] == ["odd/anomaly", "odd/obstacle"]
+    for one in result.figures:
+        scores = one["scores"]["ensemble"]
+        assert (scores["images"], scores["auroc"], scores["auprc"], scores["fpr95"]) == (1, 1.0, 1.0, 0.0)
+    rows = (tmp_path / "s.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["dataset", "odd/anomaly", "odd/obstacle"]
+    lines = tracks.run("evaluate").out.splitlines()
+    assert lines[0] == "odd/anomaly: 1 images of the 10 that its authors label, 3200 labelled pixels"
+
+
+def test_a_track_that_is_named_keeps_the_datasets_name(tracks: Bench) -> None:
+    tracks.tree["datasets"][0]["split"] = "obstacle"
+    assert [one["dataset"] for one in tracks.save().run("evaluate", "--json", "-").figures] == ["odd"]
+
+
+def test_the_limit_counts_images_of_the_whole_dataset(tracks: Bench) -> None:
+    result = tracks.run("evaluate", "--limit", "1", "--json", "-")
+    assert [one["dataset"] for one in result.figures] == ["odd/anomaly"]
+
+
+def test_acdc_is_scored_by_class(fresh: Bench, tmp_path: Path) -> None:
+    bench = fresh.copy(tmp_path / "acdc")
+    for condition in ("fog", "night"):
+        name = f"{condition}/val/GOPR0475/GOPR0475_frame_000041"
+        bench.photo(f"ACDC/rgb_anon/{name}_rgb_anon.png")
+        bench.photo(f"ACDC/rgb_anon/{name.replace('val', 'val_ref')}_rgb_ref_anon.png")
+        labels = np.zeros((48, 80), np.uint8)
+        labels[:10], labels[10:20] = 10, 255
+        mask = bench.root / f"photos/ACDC/gt/{name}_gt_labelTrainIds.png"
+        mask.parent.mkdir(parents=True)
+        Image.fromarray(labels).save(mask)
+        stem = bench.predictions / "bad" / "rgb_anon" / f"{name}_rgb_anon"
+        stem.parent.mkdir(parents=True)
+        label = np.where(labels == 10, 10 if condition == "fog" else 0, 0).astype(np.uint8)
+        Image.fromarray(label).save(f"{stem}_pred.png")
+        Image.fromarray(np.full((48, 80), 40000, np.uint16)).save(f"{stem}_conf.png")
+    for split, accuracy in (("val_fog", 1.0), ("val_night", 28 / 38), (None, 66 / 76)):
+        bench.tree["datasets"] = [{"name": "bad", "type": "acdc", "root": "photos/ACDC", "split": split}]
+        (found,) = bench.save().run("evaluate", "--json", "-").figures
+        assert found["scores"]["ensemble"]["accuracy"] == pytest.approx(accuracy), split
+    bench.tree["datasets"][0]["split"] = "test"
+    assert "the masks of split 'test' of ACDC are not published" in bench.save().run("evaluate").refusal()
+
+
 # ------------------------------------------------------------------ wrong input
 
 

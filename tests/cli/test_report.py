@@ -19,7 +19,7 @@ from hmsa_pipeline.pipeline.store import LogitStore
 from PIL import Image
 
 from .bench import Bench, files, run
-from .test_evaluate import ROOT, odd, predicted, scored, truth
+from .test_evaluate import ROOT, both_tracks, odd, predicted, scored, truth
 
 __all__ = ["odd", "scored"]
 
@@ -263,6 +263,14 @@ def test_masks_of_what_is_out_of_distribution(odd: Bench, tmp_path: Path) -> Non
     shown = pixels(tmp_path / "r" / "pictures" / cards["validation0"]["key"] / "foreign.png")
     assert np.array_equal(shown == 0, mask == 1)
     assert np.array_equal(shown == 1, mask == 255)
+
+
+def test_sets_that_are_not_pooled_have_a_chapter_each(fresh: Bench, tmp_path: Path) -> None:
+    bench = both_tracks(fresh.copy(tmp_path / "tracks"))
+    result = bench.run("report", "--write", str(tmp_path / "r"), "--no-members", "--json", "-")
+    assert result.code == 0
+    assert [(one["dataset"], one["images"]) for one in result.figures] == [("odd/anomaly", 1), ("odd/obstacle", 1)]
+    assert [one["scores"]["ensemble"]["auroc"] for one in result.figures] == [1.0, 1.0]
 
 
 # ------------------------------------------------------------------ again

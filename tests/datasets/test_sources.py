@@ -24,7 +24,7 @@ FILES = ROOT / "datasets/sources"
 
 def test_there_are_seven():
     assert list(GOLDEN["datasets"]) == list(NAMES) == [*dict.fromkeys(NAMES)] and len(NAMES) == 7
-    assert {path.name for path in FILES.iterdir()} == {f"{name}.yaml" for name in NAMES}
+    assert {path.name for path in FILES.iterdir()} == {f"{name}.yaml" for name in (*NAMES, *EVALUATED)}
 
 
 def test_classes_and_colours():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hmsa_pipeline.datasets.headers import Header
 from hmsa_pipeline.errors import DatasetError
 from hmsa_pipeline.pipeline import survey as survey_module
 from hmsa_pipeline.pipeline.manifest import Manifest
@@ -26,13 +27,13 @@ def paths(manifest: Manifest) -> list[str]:
 def headers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose headers were read."""
     read: list[str] = []
-    real = survey_module.read_size
+    real = survey_module.header_of
 
-    def spy(path: Path) -> tuple[int, int]:
+    def spy(path: Path) -> Header:
         read.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(survey_module, "read_size", spy)
+    monkeypatch.setattr(survey_module, "header_of", spy)
     return read
 
 
