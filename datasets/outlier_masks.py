@@ -41,7 +41,8 @@ class OutlierReader:
             if (pair := self._pair(image, names)) is not None:
                 found.setdefault(image.split, []).append(pair)
         if not found:
-            raise DatasetError(f"{self.root}: no image has a mask ({OUTLIERS[self.name].hint})")
+            where, _, more = OUTLIERS[self.name].hint.partition("; ")
+            raise DatasetError(f"{self.root}: no image has a mask ({where})" + (f"; {more}" if more else ""))
         return found
 
     def _pair(self, image: PlacedImage, names: dict[str, frozenset[str]]) -> Pair | None:

@@ -48,6 +48,8 @@ def split_uses(facts: Source) -> dict[str, str]:
         elif split in facts.layout.joined:
             parts = " and ".join(facts.layout.joined[split])
             uses[split] = f"{parts}, with other cities for validation" if "_cv" in split else f"{parts} together"
+            if split == facts.layout.default:
+                uses[split] += "; what a manifest reads if it names no split"
         elif split == "train":
             uses[split] = "trained on"
         elif split == facts.layout.default:
@@ -68,7 +70,8 @@ def guide(facts: Source) -> list[str]:
     by_use: dict[str, list[str]] = {}
     for split, use in split_uses(facts).items():
         by_use.setdefault(use, []).append(split)
-    lines += _entry("splits", [f"{', '.join(splits)}: {use}" for use, splits in by_use.items()])
+    said = [_wrapped(f"{', '.join(splits)}: {use}") for use, splits in by_use.items()]
+    lines += _entry("splits", [line for lines in said for line in lines])
     lines += _entry("check it", [f"hmsa-pipeline datasets check {facts.name} --data-root DIR"])
     if facts.name in EVALUATED:
         lines += _entry("score on", [f"a dataset of 'type: {facts.name}' in a manifest: hmsa-pipeline evaluate"])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hmsa_pipeline import __version__
-from hmsa_pipeline.datasets.sources import NAMES, source
+from hmsa_pipeline.datasets.sources import EVALUATED, NAMES, source
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.datasets.worlds import write_source
 from hmsa_pipeline.pipeline.recipe import load_recipe, recipe_of
@@ -21,7 +21,7 @@ from PIL import Image
 
 from .bench import Result, changed, files, run
 
-KNOWN = ", ".join(NAMES)
+KNOWN = ", ".join((*NAMES, *EVALUATED))
 GT = "gtFine_trainvaltest/gtFine"
 LEFT = "leftImg8bit_trainvaltest/leftImg8bit"
 # The ids of the 19 classes in the masks of Cityscapes, in the order of the classes.
@@ -87,7 +87,7 @@ def images_of(city: Path, split: str = "train") -> list[Path]:
 def test_the_list_says_all_that_is_needed_to_get_each() -> None:
     result = run("datasets", "list")
     assert (result.code, result.err) == (0, "")
-    for name in NAMES:
+    for name in (*NAMES, *EVALUATED):
         facts = source(name)
         (block,) = (text for text in result.out.split("\n\n") if text.startswith(f"{name}: "))
         for said in (facts.title, facts.homepage, facts.paper, " ".join(facts.download.split()), "HMSA_DATA_ROOT"):
@@ -96,9 +96,19 @@ def test_the_list_says_all_that_is_needed_to_get_each() -> None:
             assert " ".join(line.split()) in " ".join(block.split())
         for split in facts.layout.split_names:
             assert split in block
-        assert f"train --dataset {name} --data-root" in block
+        # No member is trained on those that are only evaluated on, so they have no recipe.
+        assert (f"train --dataset {name} --data-root" in block) == (name in NAMES)
+        assert f"datasets check {name} --data-root" in block
     long = [line for line in result.out.splitlines() if len(line) > 100]
     assert all(line.split()[:1] == ["paper"] for line in long)
+
+
+@pytest.mark.parametrize("name", EVALUATED)
+def test_what_is_only_evaluated_on_is_neither_drawn_nor_has_a_recipe(name: str, tmp_path: Path) -> None:
+    said = run("datasets", "draw", name, "--output", str(tmp_path)).refusal()
+    assert said == f"{name}: cannot be drawn; those that can: {', '.join(NAMES)}"
+    assert f"--dataset {name}: is not known; " in run("train", "--dataset", name).refusal()
+    assert files(tmp_path) == {}
 
 
 def test_the_list_of_some() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from hmsa_pipeline.datasets import splits, taxonomy
-from hmsa_pipeline.datasets.sources import ENCODINGS, NAMES, UNKNOWN, source
+from hmsa_pipeline.datasets.sources import ENCODINGS, EVALUATED, NAMES, UNKNOWN, source
 from hmsa_pipeline.errors import DatasetError
 
 ROOT = Path(__file__).parents[2]

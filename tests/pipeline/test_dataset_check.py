@@ -246,3 +246,22 @@ def test_images_that_are_not_there_are_counted_against_the_official_numbers(tmp_
     assert joined.problems[0].startswith("trainval: 3472 images of the 3475 ")
     folds = run_check(plan_check("cityscapes", root=root, split="train_cv1", output=tmp_path / "out", workers=1))
     assert folds.problems == []  # nobody says how many images a fold has
+
+
+def test_conditions_of_acdc_that_are_missing_are_counted(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        below = f"fog/{split}/GOPR0475/GOPR0475_frame_000041"
+        for path in (f"rgb_anon/{below}_rgb_anon.png", f"gt/{below}_gt_labelTrainIds.png"):
+            (tmp_path / path).parent.mkdir(parents=True)
+        Image.new("RGB", (6, 4)).save(tmp_path / f"rgb_anon/{below}_rgb_anon.png")
+        Image.new("L", (6, 4)).save(tmp_path / f"gt/{below}_gt_labelTrainIds.png")
+    stray = tmp_path / "gt/fog/val/GOPR0475/GOPR0475_frame_000099_gt_labelTrainIds.png"
+    Image.new("L", (6, 4)).save(stray)
+    report = run_check(plan_check("acdc", root=tmp_path, output=tmp_path / "out"))
+    assert [(split.name, split.expected, split.missing) for split in report.splits] == [
+        ("train", 1600, 1599),
+        ("val", 406, 405),
+    ]
+    assert any(stray.name in problem for problem in report.problems)
+    alone = run_check(plan_check("acdc", root=tmp_path, split="val_fog", output=tmp_path / "out"))
+    assert [(split.name, split.expected) for split in alone.splits] == [("val_fog", 100)]

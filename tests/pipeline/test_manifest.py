@@ -101,7 +101,9 @@ def refusal(source: str | Path, **kwargs: Any) -> str:
 
 
 def test_every_field_is_read() -> None:
-    text = GOOD.replace("sha256: null", f"sha256: {'aB' * 32}").replace("split: null", "split: val")
+    text = GOOD.replace("sha256: null", f"sha256: {'aB' * 32}").replace(
+        "split: null", "split: val\n    orientation: exif"
+    )
     manifest = load_manifest(write(text))
     here = Path.cwd()
     assert manifest.resolved() == {
@@ -131,7 +133,13 @@ def test_every_field_is_read() -> None:
             },
         ],
         "datasets": [
-            {"name": "photos", "type": "folder", "root": str(here / "photos"), "split": "val"},
+            {
+                "name": "photos",
+                "type": "folder",
+                "root": str(here / "photos"),
+                "split": "val",
+                "orientation": "exif",
+            },
         ],
     }
     assert json.loads(json.dumps(manifest.resolved())) == manifest.resolved()
