@@ -194,7 +194,9 @@ def plan_report(
         names = [name for image in images for name in prediction_names(image)]
         mend = "make them with 'hmsa-pipeline ensemble', or take --limit"
         require_predictions(predictions, names, f"{len(names)} predictions", mend)
-        truths: Mapping[str | None, Truth | None] = truths_of(entry, average=average) if entry.type in LABELLED else {None: None}
+        truths: Mapping[str | None, Truth | None] = {None: None}
+        if entry.type in LABELLED:
+            truths = truths_of(entry, average=average)
         if entry.type == BRAVO and ground_truth is not None:
             truths = {None: bravo_truth(entry, images, ground_truth, average)}
         looked = placed(manifest, entry.name, images) if members else ()

@@ -105,8 +105,10 @@ def truths_of(entry: DatasetEntry, limit: int | None = None, average: str = DATA
     reader = OutlierReader(root, entry.type)
     found = reader.pairs(entry.split)
     first = {pair.image for pair in sorted((p for pairs in found.values() for p in pairs), key=_image)[:limit]}
-    kept = {part: tuple(pair for pair in pairs if pair.image in first) for part, pairs in found.items()}
-    truths = {part: Truth(reader, pairs, ood=True, official=counts.get(part)) for part, pairs in kept.items() if pairs}
+    truths: dict[str | None, Truth] = {}
+    for part, pairs in found.items():
+        if kept := tuple(pair for pair in pairs if pair.image in first):
+            truths[part] = Truth(reader, kept, ood=True, official=counts.get(part))
     if entry.split is None and OUTLIERS[entry.type].layout.default is None:
         return truths
     return {None: next(iter(truths.values()))}
