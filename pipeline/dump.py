@@ -22,7 +22,7 @@ from .foreman import Item, Tally, run_works
 from .lock import writer_lock
 from .manifest import Manifest, Member
 from .network_block import Setting
-from .places import free_bytes, make_folder, remove, write_bytes
+from .places import free_bytes, make_folder, remove, remove_partials, write_bytes
 from .progress import Progress, say
 from .record import record_gone, record_run
 from .store import Identity, LogitStore, Photograph
@@ -371,6 +371,9 @@ class StoreWork:
         assert self._store is not None
         entries = [self._store.images[self._store.index[path]] for path in paths]
         return [entry.path for entry in self._writer.incomplete(entries)]
+
+    def sweep(self) -> None:
+        remove_partials(self._job.store)
 
     def close(self) -> None:
         self._held.close()

@@ -25,7 +25,7 @@ from .foreman import Item, Tally, run_works
 from .fusion_record import describe, read_record
 from .lock import require_free, require_held, writer_lock
 from .manifest import Manifest, Member
-from .places import is_remote
+from .places import is_remote, remove_partials
 from .prediction_folder import (
     begin_predictions,
     existing_predictions,
@@ -121,6 +121,8 @@ def _plan(manifest: Manifest, dataset: str, limit: int | None, overwrite: bool, 
             raise StoreError(f"{path}: there is no store; make it with '{_filler(member)}', or pass --allow-missing")
         members.append((member, LogitStore.open(path) if there else None))
     stores = [store for _, store in members if store is not None]
+    for store in stores:
+        store.require_arrays()
     if not stores:
         raise StoreError(f"{dataset}: no member has a store; make them with 'hmsa-pipeline dump'")
     entries = _common_table(dataset, stores, gone(manifest.output, dataset))
@@ -317,6 +319,9 @@ class _FolderWork:
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
         return without_prediction(self._plan.folder, paths)
+
+    def sweep(self) -> None:
+        remove_partials(self._plan.folder)
 
     def close(self) -> None:
         self._held.close()

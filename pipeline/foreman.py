@@ -11,6 +11,7 @@ goes next, how large it is, and what becomes of images whose worker died or hang
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections import deque
@@ -67,6 +68,10 @@ class Work(Protocol):
         """Those of the images that are not complete now."""
         ...
 
+    def sweep(self) -> None:
+        """Remove what writers that died left behind; none is at work any more. OSError if it cannot be."""
+        ...
+
     def close(self) -> None:
         """Give the lock back."""
         ...
@@ -101,6 +106,7 @@ class _Job:
     died_on: dict[str, str] = field(default_factory=dict)
     given_up: int = 0
     running: int = 0
+    was_given: bool = False
 
     @property
     def left(self) -> int:
@@ -233,6 +239,9 @@ class _Foreman:
                 continue
             job.ended = True
             job.tally.seconds = time.monotonic() - job.opened
+            if job.was_given:
+                with contextlib.suppress(OSError):  # whoever opens it next tries again
+                    job.work.sweep()
             job.work.close()
             self._ended(position, job.tally)
 
@@ -314,6 +323,7 @@ class _Foreman:
         number = next(self._numbers)
         self._tickets[number] = _Ticket(job, items, hand)
         job.running += 1
+        job.was_given = True
         self._loaded[hand.name] = job.work.key
         self._progress.job(job.work.name, len(items), hand.name)
         self._crew.submit(number, job.work.block([item.path for item in items]), hand)

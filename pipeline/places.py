@@ -325,6 +325,22 @@ def _local_listing(folder: str, prefix: str) -> Iterator[Found]:
                     yield Found(prefix + entry.name, status.st_size, status.st_mtime_ns)
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove below ``folder`` what writers left that died in the middle of a file; nobody else may write there.
+
+    In an object store there is no such thing.
+
+    Raises:
+        OSError: it cannot be read, or a file cannot be removed.
+    """
+    if is_remote(folder):
+        return
+    for at, _, names in os.walk(folder):  # names alone: on a network disk their sizes would cost a question each
+        for name in names:
+            if files.is_partial(name):
+                Path(at, name).unlink(missing_ok=True)
+
+
 def _remote_listing(folder: Path) -> Iterator[Found]:
     try:
         with reached(folder):

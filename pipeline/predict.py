@@ -23,6 +23,7 @@ from .fusion_record import describe, read_record
 from .lock import require_free, writer_lock
 from .manifest import Manifest, Member
 from .network_block import Setting
+from .places import remove_partials
 from .plan import complete_in, identify, identity_on
 from .predict_block import Kept, PredictBlock, Seat
 from .prediction_folder import (
@@ -350,6 +351,11 @@ class _FolderWork:
         for work in self._keeps.values():
             lacking |= set(work.incomplete(paths))
         return [path for path in paths if path in lacking]
+
+    def sweep(self) -> None:
+        remove_partials(self._plan.folder)
+        for work in self._keeps.values():
+            work.sweep()
 
     def close(self) -> None:
         self._held.close()

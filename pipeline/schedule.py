@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from dask import config as dask_config
-from distributed import Client, Future, Nanny, Scheduler, SpecCluster, get_worker
+from distributed import Client, Future, Nanny, Scheduler, SpecCluster, Status, get_worker
 from distributed.scheduler import KilledWorker
 
 from .. import __version__
@@ -45,6 +45,8 @@ START_SECONDS = 120.0
 CONNECT_SECONDS = 30.0
 LOST_SECONDS = 10.0
 GONE_SECONDS = 60.0
+STARTS = 8
+"""So many processes that a worker begins one after another, of which none gets ready, are no slow start any more."""
 THREADS_EACH = 4
 _QUIET = logging.CRITICAL + 1
 
@@ -192,6 +194,10 @@ class DaskCrew(ABC):
     def _gone(self, seconds: float) -> None:
         """Raise what says that nobody has been there for so long."""
 
+    def _is_one_starting(self) -> bool:
+        """Whether a worker is known to be on its way, however long it takes."""
+        return False
+
     # the crew
 
     def start(self, places: tuple[Path, ...]) -> None:
@@ -227,7 +233,7 @@ class DaskCrew(ABC):
         with _marker(places[0] if places else None) as marker:
             while not found:
                 known = self._scheduler_workers()
-                if not known and time.monotonic() > end:
+                if not known and time.monotonic() > end and not self._is_one_starting():
                     self._gone(START_SECONDS)
                 if not known:
                     time.sleep(0.05)
@@ -314,7 +320,7 @@ class DaskCrew(ABC):
 
     def _look_around(self) -> None:
         now = time.monotonic()
-        if self.hands():
+        if self.hands() or self._is_one_starting():
             self._alive = now
         elif now - self._alive > GONE_SECONDS:
             self._gone(now - self._alive)
@@ -430,6 +436,8 @@ class _Local(DaskCrew):
         self._devices, self._threads = devices, threads
         self._cluster: SpecCluster | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._settings = contextlib.ExitStack()
+        self._begun: dict[str, set[Any]] = {}
 
     def describe(self) -> list[str]:
         """Name, device and threads of each, although none is started."""
@@ -475,6 +483,9 @@ class _Local(DaskCrew):
             # Dask's own MALLOC_TRIM_THRESHOLD_ gives memory back after every layer: 2.6 times slower on a CPU.
             "distributed.nanny.pre-spawn-environ": plain,
         }
+        # Else Dask closes for good the worker whose next process is not ready 15 s after the death of the last one.
+        # It looks when that happens, so the setting holds as long as the crew.
+        self._settings.enter_context(dask_config.set({"distributed.deploy.lost-worker-timeout": "3650 days"}))
         with dask_config.set(quick), _without_warnings():
             self._cluster = _begun({"cls": Scheduler, "options": options}, workers)
             self.dashboard = self._cluster.dashboard_link if has_dashboard else None
@@ -486,6 +497,48 @@ class _Local(DaskCrew):
         if nanny is not None and nanny.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(nanny.pid, 9)
+
+    def _look_around(self) -> None:
+        ready = {hand.name for hand in self.hands()}
+        for name in ready:
+            self._begun.pop(name, None)
+        self._begin_again(ready)
+        super()._look_around()
+
+    def _begin_again(self, ready: set[str]) -> None:
+        """A nanny that could not start its process gives up; another one tries again, a few times."""
+        cluster = self._cluster
+        if cluster is None:
+            return
+        ended = [
+            (name, nanny)
+            for name, nanny in list(cluster.workers.items())
+            if name not in ready and nanny.status in (Status.closed, Status.failed)
+        ]
+        for name, nanny in ended:
+            begun = self._begun.setdefault(str(name), set())
+            if len(begun) < STARTS:
+                begun.add(id(nanny))
+                del cluster.workers[name]
+        if any(name not in cluster.workers for name, _ in ended):
+            cluster.scale(len(cluster.worker_spec))  # it makes those that are missing
+
+    def _is_one_starting(self) -> bool:
+        cluster = self._cluster
+        if cluster is None:
+            return False
+        for name in cluster.worker_spec:
+            nanny: Any = cluster.workers.get(name)
+            begun = self._begun.setdefault(str(name), set())
+            process = None if nanny is None else nanny.process
+            if process is not None and process.status == Status.starting:
+                begun.add(process.pid)
+                starting = True
+            else:
+                starting = nanny is None
+            if starting and len(begun) < STARTS:
+                return True
+        return False
 
     def _gone(self, seconds: float) -> None:
         raise HmsaError(
@@ -500,6 +553,7 @@ class _Local(DaskCrew):
             with contextlib.suppress(Exception):
                 self._cluster.close(timeout=5)
             self._cluster = None
+        self._settings.close()
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None

@@ -28,16 +28,28 @@ import numpy as np
 import zarr
 from numcodecs import Blosc
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, BloscShuffle, BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import FsspecStore, LocalStore
 
 from ..errors import StoreError, first_few
-from ..files import PARTIAL, is_partial
+from ..files import PARTIAL
 from .attributes import Identity, ImageEntry, Photograph, brought_up, check_images, images_from_json, rows_of
 from .compact import LIMIT, FixedPoint, decoded, encoded
-from .places import Found, address, is_remote, listing, reached, remove, remove_folder, size, state, write_bytes
+from .places import (
+    Found,
+    address,
+    is_remote,
+    listing,
+    reached,
+    remove,
+    remove_folder,
+    remove_partials,
+    size,
+    state,
+    write_bytes,
+)
 from .shards import read_chunk, shard_pieces
 
 FORMAT_VERSION = 1
@@ -52,14 +64,14 @@ class _Encoding(NamedTuple):
     filters: tuple[FixedPoint, ...]
     compressor: Literal["lz4", "zstd"]
     level: int
-    shuffle: BloscShuffle
+    shuffle: Literal["shuffle", "bitshuffle"]
 
 
 _ENCODINGS = {
-    "lossless": _Encoding((), "lz4", 5, BloscShuffle.shuffle),
-    "compact": _Encoding((FixedPoint(),), "zstd", 3, BloscShuffle.bitshuffle),
+    "lossless": _Encoding((), "lz4", 5, "shuffle"),
+    "compact": _Encoding((FixedPoint(),), "zstd", 3, "bitshuffle"),
 }
-_SHUFFLES = {BloscShuffle.shuffle: Blosc.SHUFFLE, BloscShuffle.bitshuffle: Blosc.BITSHUFFLE}
+_SHUFFLES = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
 
 class DamagedShardError(StoreError):
@@ -205,10 +217,7 @@ class LogitStore:
             return cls.create(path, identity, versions)
         store = cls.open(path, writable=True)
         store.require(identity)
-        if not is_remote(path):
-            for found in list(listing(path)):
-                if is_partial(found.name):
-                    remove(path / found.name)
+        remove_partials(path)
         return store
 
     def require(self, identity: Identity) -> None:
@@ -399,8 +408,19 @@ class LogitStore:
         """For every image whether its shard exists and is not empty."""
         return [bool(size) for size in self.shard_sizes()]
 
+    def require_arrays(self) -> None:
+        """Raise StoreError if the metadata of an array are not what this version writes.
+
+        Zarr finds much of what can be wrong with them only when it reads a chunk, where it looks like damage of the
+        shard.
+        """
+        for name in rows_of(self.images):
+            if size(self.path / name / "zarr.json") is not None:
+                self._array(name)
+
     def require_complete(self, images: Sequence[str]) -> None:
-        """Raise StoreError, with their number, if logits of these images are missing."""
+        """Raise StoreError, with their number, if logits of these images are missing, or see `require_arrays`."""
+        self.require_arrays()
         known = {entry.path for entry, ok in zip(self.images, self.complete(), strict=True) if ok}
         if missing := [image for image in images if image not in known]:
             raise StoreError(
@@ -449,7 +469,7 @@ class LogitStore:
             array = self._array(entry.array)
             if entry.row >= array.shape[0]:
                 raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run 'hmsa-pipeline dump' again")
-            if isinstance(array.store, _DurableStore) and _is_as_written(array, self.identity):
+            if isinstance(array.store, _DurableStore):
                 block = self._read_file(entry, shard, *slice(start, stop).indices(array.shape[2])[:2], room)
             else:
                 block = np.asarray(array[entry.row, :, start:stop, :])
@@ -596,11 +616,7 @@ class ShardWriter:
             )
             if array.shape[0] <= entry.row:
                 raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run the same command again")
-        shard = _shard(self.path, entry)
-        if shard is not None and _is_as_written(array, self._identity):
-            write_bytes(shard, *_packed(logits, self._identity))
-        else:
-            array[entry.row : entry.row + 1] = logits[None]
+        write_bytes(self.path / entry.array / f"c.{entry.row}.0.0.0", *_packed(logits, self._identity))
 
     def _require_unchanged(self, entry: ImageEntry) -> None:
         """Raise StoreError if another work took the store's place since it was opened."""
@@ -639,7 +655,7 @@ def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
         and array.dtype == np.float16
         and array.chunks == (1, classes, strip, width)
         and array.shards == (1, classes, _whole(height, strip), width)
-        and array.filters == _ENCODINGS[identity.encoding].filters
+        and _is_as_written(array, identity)
         and array.metadata.encode_chunk_key((3, 2, 1, 0)) == "c.3.2.1.0"
         and bool(np.isnan(array.fill_value))
     )

@@ -119,6 +119,7 @@ def verify(manifest: Manifest, *, repair: bool = False) -> list[Verified]:
             try:
                 if LogitStore.exists(path):
                     store = LogitStore.open(path)
+                    store.require_arrays()
                     counts.append(sum(size is not None for size in store.shard_sizes()))
                     stores.append((dataset.name, member.name, store))
             except StoreError as error:

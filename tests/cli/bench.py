@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -140,7 +141,7 @@ def run(*argv: str) -> Result:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return Result(code or 0, out.getvalue(), err.getvalue())
+    return Result(code or 0, out.getvalue(), _without_progress(err.getvalue()))
 
 
 def start(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -162,9 +163,17 @@ def start_python(*argv: str, env: Mapping[str, str] | None = None) -> subprocess
 
 def ended(process: subprocess.Popen[str]) -> Result:
     """Wait for what `start` began."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert "Traceback" not in err, err
-    return Result(process.returncode, out, err)
+    return Result(process.returncode, out, _without_progress(err))
+
+
+# What is said every 30 s where standard error is no terminal: on a busy machine more often than on another.
+_PROGRESS = re.compile(r"^.*total \d+/\d+ \w+s, .* left\n", re.MULTILINE)
+
+
+def _without_progress(err: str) -> str:
+    return _PROGRESS.sub("", err)
 
 
 def quiet(err: str) -> list[str]:

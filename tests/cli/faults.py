@@ -32,6 +32,14 @@ for _name in ("read_bytes", "open"):
     setattr(pathlib.Path, _name, _patched(getattr(pathlib.Path, _name)))
 """
 
+# Processes that another Python starts take their time, and Dask is told to have little patience with them.
+_SLOW = """
+import sys, time
+
+if "--multiprocessing-fork" in sys.orig_argv:
+    time.sleep({seconds})
+"""
+
 # One process saves a training run; it stands still right after one of its saves until it may go on.
 _HOLD = """
 import os, pathlib, time
@@ -72,7 +80,7 @@ class Hold:
             assert process.poll() is None, process.communicate()
             return (self.folder / "held").exists()
 
-        wait_for(held, 100)
+        wait_for(held)
 
     def release(self) -> None:
         (self.folder / "go").touch()
@@ -83,6 +91,13 @@ def troubled(folder: Path) -> dict[str, str]:
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(_SITE)
     return {"PYTHONPATH": str(folder / "site")}
+
+
+def slow(folder: Path, seconds: float) -> dict[str, str]:
+    """Environment in which every worker starts so much later, and Dask waits for a second for the next one."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(_SLOW.format(seconds=seconds))
+    return {"PYTHONPATH": str(folder / "site"), "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "1s"}
 
 
 def workers(pid: int) -> list[psutil.Process]:
@@ -101,7 +116,7 @@ def _line(process: psutil.Process) -> list[str]:
         return []
 
 
-def wait_for(when: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(when: Callable[[], bool], seconds: float = 240.0) -> None:
     """Wait until ``when`` holds; AssertionError if it never does."""
     end = time.monotonic() + seconds
     while not when():

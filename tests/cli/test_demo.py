@@ -283,7 +283,7 @@ def test_interrupted_in_school_it_goes_on_there(tmp_path: Path) -> None:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _out, err = process.communicate(timeout=120)
+    _out, err = process.communicate(timeout=240)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "interrupted: what is complete is kept; run the same command again to go on"
     # Nobody is left working.

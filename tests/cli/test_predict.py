@@ -459,7 +459,7 @@ def test_it_goes_on_after_an_interruption(long: Bench, tmp_path: Path, how: sign
         time.sleep(0.01)
     process.send_signal(how)
     if how == signal.SIGKILL:
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
     else:
         result = ended(process)
         assert result.code == 130

@@ -44,7 +44,7 @@ def interrupted(words: list[str], output: Path, folder: Path, number: signal.Sig
     assert (saved["epoch"], 0 < saved["training"]["step"] < 5) == (1, True)
     process.send_signal(number)
     hold.release()
-    _out, err = process.communicate(timeout=60)
+    _out, err = process.communicate(timeout=240)
     assert "Traceback" not in err
     return process.returncode, err
 
@@ -138,7 +138,7 @@ def test_a_process_that_dies_takes_the_others_with_it(world: Path, tmp_path: Pat
     workers = [int(pid) for pid in children if int(pid) != process.pid]
     assert len(workers) == 2, children
     subprocess.run([sys.executable, "-c", f"import os; os.kill({workers[1]}, 9)"], check=True)
-    _out, err = process.communicate(timeout=90)
+    _out, err = process.communicate(timeout=240)
     assert process.returncode not in (0, 130)
     assert "Traceback" not in err, err
     left = subprocess.run(

@@ -65,7 +65,7 @@ def test_figures_into_a_pipe_leave_the_pipe_what_it_is(empty: Bench) -> None:
 
 def test_an_error_in_debug_mode_keeps_its_traceback() -> None:
     process = start("--debug", "status", "--manifest", "nowhere.yaml")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "Traceback" in err
     assert "nowhere.yaml: no such manifest" in err

@@ -15,7 +15,7 @@ from hmsa_pipeline.errors import StoreError
 
 from .bench import Bench, ended, files, quiet
 from .conftest import plain_cpu
-from .faults import kill, troubled, wait_for, workers
+from .faults import kill, slow, troubled, wait_for, workers
 
 IMAGES = 24
 
@@ -78,6 +78,15 @@ def test_a_worker_that_dies_costs_nothing(bench: Bench, reference: Bench) -> Non
     assert files(bench.logits) == files(reference.logits)
 
 
+def test_a_worker_whose_next_process_starts_slowly_is_waited_for(bench: Bench, reference: Bench) -> None:
+    process = bench.start("dump", "--workers", "1", "--models", "ant", env=slow(bench.root, 4.0))
+    wait_for(lambda: shards(bench) >= 3)
+    kill(workers(process.pid)[0])
+    result = ended(process)
+    assert (result.code, quiet(result.err)) == (0, [])
+    assert files(bench.store("street", "ant")) == files(reference.store("street", "ant"))
+
+
 def test_an_image_that_kills_workers_is_given_up_and_the_others_are_done(bench: Bench, reference: Bench) -> None:
     shutil.copy(bench.root / "photos/street/05.png", bench.root / "photos/street/kill.png")
     result = ended(bench.start("dump", "--workers", "1", "--models", "ant", env=troubled(bench.root)))
@@ -128,7 +137,7 @@ def test_a_second_ctrl_c_stops_at_once(bench: Bench, reference: Bench) -> None:
     crew = workers(process.pid)
     process.send_signal(signal.SIGINT)
     assert ended(process).code == 130
-    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in crew), 10)
+    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in crew), 60)
     (bench.root / "photos/street/hang.png").unlink()
     assert bench.run("dump").code == 0
 
@@ -140,7 +149,7 @@ def test_workers_die_with_a_run_that_was_killed(bench: Bench, reference: Bench) 
     assert len(crew) == 2
     process.kill()
     assert ended(process).code == -signal.SIGKILL
-    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in crew), 10)
+    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in crew), 60)
     result = bench.run("dump")
     assert (result.code, result.err) == (0, "")
     assert files(bench.logits) == files(reference.logits)

@@ -28,6 +28,7 @@ class Shelf:
     refusal: Exception | None = None
     done: list[str] = field(default_factory=list)
     held: bool = False
+    swept: int = 0
 
     def open(self) -> list[Item]:
         if self.refusal:
@@ -40,6 +41,10 @@ class Shelf:
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
         return [path for path in paths if path not in self.done]
+
+    def sweep(self) -> None:
+        assert self.held
+        self.swept += 1
 
     def close(self) -> None:
         self.held = False
@@ -246,3 +251,18 @@ def test_workers_that_die_now_and_then_cost_no_image(seed: int) -> None:
     assert len(shelf.done) + len(tally.failed) == 150
     assert tally.done == len(shelf.done)
     assert len(shelf.done) == len(set(shelf.done))
+
+
+def test_what_dead_writers_left_is_removed_once_nobody_writes_any_more_and_only_where_somebody_wrote() -> None:
+    written, done_before = Shelf("s", ["a", "kill", "b"]), Shelf("t", [])
+    run([written, done_before], Crew(2))
+    assert (written.swept, done_before.swept) == (1, 0)
+
+
+def test_what_cannot_be_removed_does_not_fail_the_run() -> None:
+    class Stuck(Shelf):
+        def sweep(self) -> None:
+            raise PermissionError
+
+    tally = run([Stuck("s", ["a", "b"])], Crew(1))["s"]
+    assert (tally.done, tally.problem) == (2, None)

@@ -311,7 +311,7 @@ def test_of_many_that_race_for_a_dead_lock_one_at_a_time_gets_it(target: Path, p
     left_behind(target, path, started="long ago")
     command = [sys.executable, "-c", RACE, target, tmp_path / "alone", path.read_text(), "8"]
     racers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(5)]
-    errors = [racer.communicate(timeout=120)[1].decode() for racer in racers]
+    errors = [racer.communicate(timeout=240)[1].decode() for racer in racers]
     assert errors == [""] * 5
     assert others(path) == set()
 

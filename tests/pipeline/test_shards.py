@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs import blosc
 
-from .stores import CLASSES, edit_json, filled, logits, photo, plain_array, same_bits, strips_of_eight
+from .stores import CLASSES, filled, logits, photo, plain_array, same_bits, strips_of_eight
 
 SIZE = (21, 6)
 PHOTOS = [photo("a.png", SIZE), photo("b.png", SIZE)]
@@ -76,23 +76,6 @@ def test_the_same_room_serves_all_strips_and_images(store: LogitStore) -> None:
         whole = store.read(index)
         for start, stop in store.strips(index):
             assert same_bits(store.read(index, start, stop, room), whole[:, start:stop])
-
-
-@pytest.mark.usefixtures("low_strips")
-def test_an_array_of_other_codecs_is_left_to_zarr(tmp_path: Path, opened: list[int]) -> None:
-    with strips_of_eight():
-        _, made = filled(tmp_path / "s.zarr", PHOTOS[:1])
-
-    def turn(array: dict[str, Any]) -> None:
-        array["codecs"][0]["configuration"]["index_location"] = "start"
-
-    edit_json(tmp_path / "s.zarr/21x6/zarr.json", turn)
-    (tmp_path / "s.zarr/21x6/c.0.0.0.0").unlink()
-    store = LogitStore.open(tmp_path / "s.zarr")
-    array = plain_array(tmp_path / "s.zarr", "21x6", "r+")
-    array[0] = made["a.png"]
-    assert same_bits(store.read(0, 3, 17), made["a.png"][:, 3:17])
-    assert opened == []
 
 
 def shard_of(tmp_path: Path, content: np.ndarray, **changes: int) -> Path:

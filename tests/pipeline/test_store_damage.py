@@ -251,6 +251,21 @@ WRONG_ARRAYS: dict[str, Callable[[dict], object]] = {
     "an encoding of other steps": lambda array: array["codecs"][0]["configuration"]["codecs"].insert(
         0, {"name": "hmsa.fixed_point", "configuration": {"steps": 32}}
     ),
+    "another compressor": lambda array: array["codecs"][0]["configuration"]["codecs"][1]["configuration"].update(
+        cname="zstd"
+    ),
+    "no checksums": lambda array: array["codecs"][0]["configuration"]["codecs"].pop(),
+    "values of the other byte order": lambda array: array["codecs"][0]["configuration"]["codecs"][0][
+        "configuration"
+    ].update(endian="big"),
+    "an index without its byte order": lambda array: array["codecs"][0]["configuration"]["index_codecs"][0].pop(
+        "configuration"
+    ),
+    "an index of the other byte order": lambda array: array["codecs"][0]["configuration"]["index_codecs"][0][
+        "configuration"
+    ].update(endian="big"),
+    "an index without a checksum": lambda array: array["codecs"][0]["configuration"]["index_codecs"].pop(),
+    "an index at the start": lambda array: array["codecs"][0]["configuration"].update(index_location="start"),
     "a codec of somebody's": lambda array: array["codecs"].append({"name": "somebodys"}),
     "a key too few": lambda array: array.pop("chunk_grid"),
 }
@@ -270,6 +285,8 @@ def test_an_array_that_is_not_the_tables_is_neither_read_nor_written(where: Path
         store.read(1)
     assert not isinstance(caught.value, DamagedShardError)
     if wrong != "images less":
+        with pytest.raises(StoreError, match="remove this one file"):
+            LogitStore.open(where).require_arrays()
         assert "remove this one file, the next 'hmsa-pipeline dump'" in str(caught.value)
         with pytest.raises(StoreError):
             store.write(0, logits(0, 21, 6))

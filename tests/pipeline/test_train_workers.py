@@ -40,7 +40,7 @@ sys.exit(7)
 
 def ended(code: str) -> tuple[int, str]:
     result = subprocess.run(
-        [sys.executable, "-P", "-c", code], timeout=60, capture_output=True, text=True, check=False
+        [sys.executable, "-P", "-c", code], timeout=240, capture_output=True, text=True, check=False
     )
     return result.returncode, result.stderr
 
