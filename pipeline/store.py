@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,7 @@ from .places import (
     is_remote,
     listing,
     reached,
+    read_bytes,
     remove,
     remove_folder,
     remove_partials,
@@ -634,7 +636,8 @@ def _open_array(store: Any, path: Path, name: str, identity: Identity) -> zarr.A
     """The array of images of one size; StoreError if its metadata are not what the table calls for."""
     try:
         node = zarr.open_array(store, path=name, mode="r" if store.read_only else "r+", zarr_format=3)
-        if not _fits(node, name, identity):
+        codecs = json.loads(read_bytes(path / name / "zarr.json"))["codecs"]
+        if not _fits(node, name, identity) or not _are_ours(codecs, node, identity):
             raise ValueError("is not the array that the table of images calls for")
     except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError, FileNotFoundError) as error:
         raise StoreError(
@@ -655,7 +658,6 @@ def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
         and array.dtype == np.float16
         and array.chunks == (1, classes, strip, width)
         and array.shards == (1, classes, _whole(height, strip), width)
-        and _is_as_written(array, identity)
         and array.metadata.encode_chunk_key((3, 2, 1, 0)) == "c.3.2.1.0"
         and bool(np.isnan(array.fill_value))
     )
@@ -683,12 +685,17 @@ def _packed(logits: np.ndarray, identity: Identity) -> list[bytes]:
     return shard_pieces(strips(), Blosc(encoding.compressor, encoding.level, _SHUFFLES[encoding.shuffle]))
 
 
-def _is_as_written(array: zarr.Array, identity: Identity) -> bool:
-    """Whether every byte of the array's shards lies where this version puts it."""
-    codecs = [*_ENCODINGS[identity.encoding].filters, BytesCodec(), _compressor(identity), Crc32cCodec()]
-    return isinstance(array.metadata, ArrayV3Metadata) and array.metadata.codecs == (
-        ShardingCodec(chunk_shape=array.chunks, codecs=codecs),
-    )
+def _are_ours(codecs: Any, array: zarr.Array, identity: Identity) -> bool:
+    """Whether every byte of the array's shards lies where this version puts it.
+
+    Args:
+        codecs: as they stand in the file. Zarr's versions differ in what they take for one that is not all there.
+        array: whose chunks have the right shape.
+        identity: of the store.
+    """
+    inside = [*_ENCODINGS[identity.encoding].filters, BytesCodec(), _compressor(identity), Crc32cCodec()]
+    ours = ShardingCodec(chunk_shape=array.chunks, codecs=inside)
+    return isinstance(array.metadata, ArrayV3Metadata) and codecs == json.loads(json.dumps([ours.to_dict()]))
 
 
 def _shard(path: Path, entry: ImageEntry) -> Path | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-import tomllib
+import runpy
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -19,6 +20,7 @@ MAY_IMPORT = {
     "datasets": {"datasets"} | GROUND,
     "files": {"errors"},
     "errors": set(),
+    "setup": set(),
     "__init__": set(),
 }
 STAGES = {"dump", "ensemble", "evaluate", "calibrate", "submission", "upload", "bravo_scores", "report"}
@@ -147,15 +149,16 @@ def test_no_import_leaves_the_package() -> None:
 
 
 def test_the_root_holds_no_other_python_file() -> None:
-    allowed = {"cli.py", "errors.py", "files.py", "__init__.py"}
+    allowed = {"cli.py", "errors.py", "files.py", "__init__.py", "setup.py"}
     assert {file for file in python_files(ROOT) if "/" not in file} <= allowed
 
 
-def test_packages_are_the_folders_that_hold_python_files() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+def test_folders_that_hold_python_files_are_packages() -> None:
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(ROOT / "setup.py"))
     folders = {Path(file).parent for file in python_files(ROOT)}
     names = [".".join([PACKAGE, *folder.parts]) for folder in folders]
-    assert sorted(project["tool"]["setuptools"]["packages"]) == sorted(names)
+    assert {*names} <= {*setup.call_args.kwargs["packages"]}
     assert [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").exists()] == []
 
 

@@ -6,7 +6,6 @@ import pickle
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from string import Formatter
 
@@ -130,8 +129,3 @@ def test_nothing_is_read_or_waited_for_at_import():
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0"]
-
-
-def test_the_files_are_packed():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "datasets/sources/*.yaml" in project["tool"]["setuptools"]["package-data"]["hmsa_pipeline"]

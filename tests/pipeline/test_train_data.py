@@ -379,6 +379,6 @@ def test_workers_go_on_when_everybody_is_told_to_stop(streets: Path, number: sig
     workers: Any = getattr(there, "_workers")  # noqa: B009  torch says of no other way to them
     for worker in workers:
         # By another process, as these do; what its own parent sends ends a worker.
-        subprocess.run(["kill", f"-{number.value}", str(worker.pid)], check=True)
+        subprocess.run([sys.executable, "-c", f"import os; os.kill({worker.pid}, {number.value})"], check=True)
     assert len(list(there)) == len(learnt) - 1
     assert all(worker.is_alive() for worker in workers)

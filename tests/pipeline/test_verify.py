@@ -206,9 +206,22 @@ def test_what_the_machine_does_not_give_is_unreadable_and_never_moved(
 def test_damaged_metadata_of_an_array_move_no_sound_shard(manifest: Manifest) -> None:
     edit_json(store_at(manifest, "street", "ant") / "9x11" / "zarr.json", lambda array: array["shape"].reverse())
     result = by_store(verify(manifest, repair=True))["street/ant"]
-    assert (result.sound, result.damaged, result.moved) == (0, {}, 0)
-    assert list(result.unreadable) == ["a.png", "b.png", "c.png", "d.png"]
+    assert (result.sound, result.damaged, result.unreadable, result.moved) == (0, {}, {}, 0)
+    assert "9x11/zarr.json: cannot be understood" in (result.problem or "")
     assert shard(manifest, 0).exists()
+
+
+def test_an_index_codec_without_its_byte_order_moves_no_sound_shard(manifest: Manifest) -> None:
+    def cut(array: dict[str, Any]) -> None:
+        array["codecs"][0]["configuration"]["index_codecs"][0].pop("configuration")
+
+    store = store_at(manifest, "street", "ant")
+    edit_json(store / "9x11" / "zarr.json", cut)
+    before = tree(store)
+    result = by_store(verify(manifest, repair=True))["street/ant"]
+    assert "9x11/zarr.json: cannot be understood" in (result.problem or "")
+    assert (result.damaged, result.moved) == ({}, 0)
+    assert tree(store) == before
 
 
 def test_repair_needs_the_lock_and_looking_does_not(manifest: Manifest) -> None:
