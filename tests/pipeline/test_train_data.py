@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import signal
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
