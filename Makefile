@@ -1,14 +1,46 @@
 PYTHON ?= python3
-VENV ?= .venv
+PY := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# An environment belongs to one Python: beside a .venv of another one a second is made, such as .venv-3.13.
+ifndef VENV
+  MADE_BY := $(shell sed -n 's/^version = \([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2>/dev/null)
+  VENV := $(if $(filter-out $(PY),$(MADE_BY)),.venv-$(PY),.venv)
+endif
 BIN = $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: help demo docs test test-slow lint format clean
+
+# Tests see nothing of the shell that started them: what a variable set there hides would fail for others.
+BARE = env -i PATH="$$PATH" HOME="$$HOME"
+PLAIN = $(BARE) LC_ALL=C.UTF-8
+# What users have set: output that is not buffered, warnings of our own modules as errors (Python takes no wildcard,
+# so they are listed), a narrow terminal without colours, no UTF-8, one thread.
+MODULES = $(shell find cli.py errors.py files.py datasets models pipeline -name '*.py' | sed 's/\.py$$//; s,/__init__$$,,; s,/,.,g')
+comma := ,
+empty :=
+WARNINGS = $(subst $(empty) $(empty),$(comma),$(addprefix error:::hmsa_pipeline.,$(MODULES)))
+SET = $(BARE) LC_ALL=C PYTHONUNBUFFERED=1 COLUMNS=60 NO_COLOR=1 OMP_NUM_THREADS=1 PYTHONWARNINGS="$(WARNINGS)"
+PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
+# What depends on such settings: the commands as users run them, and what writes files, prints or starts processes.
+# Left out of the second pass: the walk of the demo and the documents, the full-size network and the browser, which
+# run the same commands again for minutes.
+ON_SETTINGS = tests/cli tests/test_errors.py tests/test_files.py $(addprefix tests/pipeline/test_,$(addsuffix .py, \
+  journal lock manifest_writing places progress record schedule stopping store store_golden survey train_workers))
+LEFT_OUT = $(addprefix --ignore=tests/cli/test_,demo.py w48.py report_page.py cloud.py)
+# What depends on the versions of libraries that a newer Python brings: stores, manifests, commands.
+ON_NEWEST = tests/cli $(wildcard tests/pipeline/test_store*.py tests/pipeline/test_shard*.py) \
+  $(wildcard tests/pipeline/test_manifest*.py) tests/pipeline/test_compact.py tests/pipeline/test_verify.py
+
+.PHONY: help demo docs test test-bare test-settings test-newest test-newest-here test-slow lint format clean same-python
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-$(VENV)/.core: pyproject.toml
+same-python:
+	@made=$$(sed -n 's/^version = \([0-9]*\.[0-9]*\).*/\1/p' $(VENV)/pyvenv.cfg 2>/dev/null || true); \
+	if [ -n "$$made" ] && [ "$$made" != "$(PY)" ]; then \
+	  echo "error: $(VENV) is of Python $$made, $(PYTHON) is $(PY); name another folder with: make VENV=.venv-$(PY)"; exit 2; fi
+
+$(VENV)/.core: pyproject.toml setup.py | same-python
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
@@ -21,11 +53,24 @@ $(VENV)/.test: $(VENV)/.core
 demo: $(VENV)/.core  ## set up, then take the whole way on drawn streets
 	$(BIN)/hmsa-pipeline demo --output $(DEMO)
 
-test: $(VENV)/.test  ## set up, then run the test suite
-	$(BIN)/python -m pytest -n auto --dist loadfile
+test: test-bare test-settings  ## set up, then run the suite in a bare environment, and in part with settings of users
+
+test-bare: $(VENV)/.test  ## the suite, with nothing in the environment but PATH, HOME and a UTF-8 locale
+	$(PLAIN) $(PYTEST)
+
+test-settings: $(VENV)/.test  ## the commands once more, with settings that users have
+	$(SET) $(PYTEST) $(ON_SETTINGS) $(LEFT_OUT)
+
+test-newest:  ## stores, manifests and commands on the newest Python at hand that is supported
+	@newest=$$(.ci/newest-python) && version=$$($$newest -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+	if [ "$$version" = "$(PY)" ]; then echo "test-newest: no Python newer than $(PY) is at hand; nothing to do"; \
+	else $(MAKE) test-newest-here PYTHON="$$newest" VENV="$(VENV)-$$version"; fi
+
+test-newest-here: $(VENV)/.test
+	$(PLAIN) $(PYTEST) $(ON_NEWEST) $(LEFT_OUT)
 
 test-slow: $(VENV)/.test  ## set up, then run the tests that take minutes: faults, kills, clusters
-	$(BIN)/python -m pytest -m slow --timeout=1800
+	$(PLAIN) $(BIN)/python -m pytest -m slow --timeout=1800
 
 docs: $(VENV)/.test  ## the documents as a site, in site/
 	$(BIN)/python -m mkdocs build --quiet
@@ -41,4 +86,4 @@ format: $(VENV)/.test  ## rewrite the files in the house style
 	$(BIN)/ruff format .
 
 clean:  ## remove what was built, the environment too
-	rm -rf $(VENV) .typing build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* .typing build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -417,7 +417,8 @@ def _silence() -> None:
 def _without_warnings() -> Iterator[None]:
     """Python's helper process, begun in here, says nothing of what killed workers left behind."""
     before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"
+    silent = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ["PYTHONWARNINGS"] = f"{before},{silent}" if before else silent
     try:
         resource_tracker.ensure_running()
         yield
