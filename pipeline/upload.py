@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import zipfile
 import zlib
@@ -113,12 +114,12 @@ def write_upload(plan: Upload, target: Path) -> Uploaded:
 
     Args:
         plan: of `plan_upload`.
-        target: a ``.zip`` file, or else a folder. A folder that is there is replaced if it is empty or holds an
-            earlier submission.
+        target: a ``.zip`` file, or else a folder. A folder that is there is replaced if it is empty or holds files
+            of an earlier submission, and no others.
 
     Raises:
         StoreError: predictions are missing.
-        HmsaError: the folder holds something else.
+        HmsaError: the folder holds something else, photographs and predictions in particular.
         DiskError: the target cannot be written.
     """
     names = [name for image in plan.files.values() for name in plan.format.sources(image)]
@@ -169,7 +170,10 @@ def _other_size(plan: Upload, image: str, size: tuple[int, int]) -> str | None:
 
 
 def _require_free(plan: Upload, target: Path) -> None:
-    if target.suffix == ZIP:
+    """Raise HmsaError if what lies at ``target`` is not an earlier submission of the same files."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(target)):
+        raise HmsaError(f"--output: {target} is a URL; name a folder or a {ZIP} file on a disk, and upload that")
+    if _is_zip(target):
         if target.is_dir():
             raise HmsaError(f"--output: {target} is a folder; name a file, or a folder without {ZIP}")
         return
@@ -179,13 +183,22 @@ def _require_free(plan: Upload, target: Path) -> None:
         )
     if target.exists() and not target.is_dir():
         raise HmsaError(f"--output: {target} is a file; name a folder, or a {ZIP} file")
-    known = {plan.format.key(name) for name in plan.files}
-    others = [name for name in _below(target) if plan.format.key(name) not in known]
+    # The folder is replaced: photographs and predictions may be called like the files of a submission.
+    place = target.resolve()
+    for what, other in (("photographs", plan.root), ("predictions", plan.folder)):
+        here = Path(other).resolve() if isinstance(other, Path) else None
+        if here is not None and (here in (place, *place.parents) or place in here.parents):
+            raise HmsaError(f"--output: {target} and the {what} ({other}) lie in one another; name another folder")
+    others = [name for name in _below(target) if name not in plan.files]
     if others:
         raise HmsaError(
             f"--output: {target} holds {len(others)} files that are no part of this submission "
             f"({first_few(others, 1)}); name another folder"
         )
+
+
+def _is_zip(path: Path) -> bool:
+    return path.suffix.lower() == ZIP
 
 
 def _below(folder: Path) -> list[str]:
@@ -219,7 +232,7 @@ class _Folder:
 @contextlib.contextmanager
 def _written(target: Path) -> Iterator[_Target]:
     """Where to put files; they take the target's place when the block ends without an exception."""
-    if target.suffix == ZIP:
+    if _is_zip(target):
         with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
             yield _Zip(file)
         return

@@ -325,6 +325,32 @@ def test_a_folder_is_replaced_by_the_next_submission_only_if_it_holds_nothing_el
     assert (target / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "place", ["run/predictions/set", "run/predictions", "photos/Cityscapes", "photos", "run/predictions/set/x"]
+)
+def test_photographs_and_predictions_are_never_replaced(city: Bench, place: str) -> None:
+    before = files(city.root)
+    said = submit(city, "cityscapes", city.root / place).refusal()
+    assert "lie in one another; name another folder" in said
+    assert files(city.root) == before
+
+
+def test_predictions_of_another_run_are_never_replaced(city: Bench, tmp_path: Path) -> None:
+    shutil.copytree(city.predictions / "set", tmp_path / "other")
+    before = files(tmp_path / "other")
+    said = submit(city, "cityscapes", tmp_path / "other").refusal()
+    assert "holds 4 files that are no part of this submission" in said
+    assert files(tmp_path / "other") == before
+
+
+def test_a_photograph_may_be_called_like_its_file(tmp_path: Path) -> None:
+    bench = project(tmp_path, "folder", "wild", ["a.png", "b.png"])
+    before = files(tmp_path)
+    said = submit(bench, "wilddash", tmp_path / "photos/wild").refusal()
+    assert "and the photographs" in said
+    assert files(tmp_path) == before
+
+
 @pytest.mark.parametrize("name", ["sub.zip", "sub"])
 def test_an_interruption_leaves_nothing_and_the_next_run_writes_all(
     city: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -378,6 +404,8 @@ def test_what_a_killed_run_has_left_is_removed_or_put_back(city: Bench, tmp_path
         (("--format", "acdc", "--check", "x", "--predictions", "y"), "--check: nothing is written"),
         (("--format", "cityscapes", "--output", "x.tar"), "--output: x.tar would be a folder; --format cityscapes"),
         (("--format", "cityscapes", "--output", "manifest.yaml"), "--output: manifest.yaml is a file; name a folder"),
+        (("--format", "cityscapes", "--output", "s3://b/x.zip"), "--output: s3:/b/x.zip is a URL; name a folder or"),
+        (("--samples", "s.tar", "--output", "s3://b/x.tar"), "--output: s3:/b/x.tar is a URL; name a tar file"),
         (("--format", "smiyc", "--method", "a,b", "--output", "x"), "--method: 'a,b' cannot name a folder"),
         (("--format", "smiyc", "--method", "", "--output", "x"), "--method: '' cannot name a folder"),
         (("--format", "cityscapes", "--datasets", "sett", "--output", "x"), "no dataset 'sett' in the manifest"),
