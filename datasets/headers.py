@@ -59,26 +59,31 @@ def read_size(path: Path) -> tuple[int, int]:
     return header.height, header.width
 
 
-def header_of(path: Path) -> Header:
-    """What the header of an image file says; raises as `read_size`."""
+def header_of(path: Path, late_exif: bool = False) -> Header:
+    """What the header of an image file says; see `read_header`; raises as `read_size`."""
     try:
         with path.open("rb") as file:
-            return read_header(file)
+            return read_header(file, late_exif)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
     except BadImage as error:
         raise DatasetError(f"{path}: {error}") from error
 
 
-def read_header(file: BinaryIO) -> Header:
+def read_header(file: BinaryIO, late_exif: bool = False) -> Header:
     """Format, size and orientation, from a file at its beginning.
+
+    Args:
+        file: which is read no further than it takes.
+        late_exif: whether the orientation of a PNG is also looked for behind its pixels. Few programs write it there,
+            and to get there takes as long as to read the file where disks are slow.
 
     Raises:
         BadImage: with the reason.
     """
     start = file.read(32)
     if start.startswith(PNG_SIGNATURE):
-        header = _png_header(start, file)
+        header = _png_header(start, file, late_exif)
     elif start.startswith(b"\xff\xd8\xff"):
         file.seek(2)
         header = _jpeg_header(file)
@@ -105,23 +110,23 @@ def _what_instead(start: bytes) -> str:
     return f"holds {content or 'no image that we know'}; only PNG, JPEG and WebP are read"
 
 
-def _png_header(start: bytes, file: BinaryIO) -> Header:
+def _png_header(start: bytes, file: BinaryIO, late_exif: bool) -> Header:
     if len(start) < 32 or start[8:16] != b"\0\0\0\x0dIHDR":
         raise BadImage("the PNG does not begin with its header; the file is damaged")
     width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", start[16:29])
     if depth not in _PNG_DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
         raise BadImage("the PNG's header says what no PNG can be; the file is damaged")
-    return Header("png", height, width, _png_orientation(file))
+    return Header("png", height, width, _png_orientation(file, late_exif))
 
 
-def _png_orientation(file: BinaryIO) -> int:
-    """Of the chunk eXIf, if it comes before the pixels: to look behind them takes as long as to read the file."""
+def _png_orientation(file: BinaryIO, late_exif: bool) -> int:
+    """Of the chunk eXIf."""
     place = len(PNG_SIGNATURE) + 25  # behind the chunk IHDR
     while True:
         file.seek(place)
         head = file.read(8)
         length, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if len(head) < 8 or kind in (b"IDAT", b"IEND"):
+        if len(head) < 8 or kind == b"IEND" or (kind == b"IDAT" and not late_exif):
             return 1
         if kind == b"eXIf":
             return read_orientation(file.read(min(length, MOST_EXIF)))

@@ -39,7 +39,7 @@ def decode_rgb(path: Path, exif: bool = False) -> NDArray[np.uint8]:
             these formats have no checksum.
     """
     with _naming(path):
-        header, data = _read(path)
+        header, data = _read(path, exif)
         pixels = _checked(_rgb(data, header.format), header)
         return np.ascontiguousarray(turned(pixels, header.orientation)) if exif else pixels
 
@@ -120,9 +120,9 @@ def _naming(path: Path) -> Iterator[None]:
         raise DatasetError(f"{path}: {error}") from error
 
 
-def _read(path: Path) -> tuple[Header, bytearray]:
+def _read(path: Path, late_exif: bool = False) -> tuple[Header, bytearray]:
     with path.open("rb") as file:
-        header = read_header(file)
+        header = read_header(file, late_exif)
         file.seek(0)
         return header, bytearray(file.read())
 

@@ -81,7 +81,7 @@ def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -
         if size := known.get((image.path, image.bytes)):
             return Photograph(image.path, image.bytes, size)
         try:
-            header = header_of(root / image.path)
+            header = header_of(root / image.path, late_exif=dataset.exif)
         except DatasetError:
             return Photograph(image.path, image.bytes, None)
         size = header.turned_size if dataset.exif else (header.height, header.width)

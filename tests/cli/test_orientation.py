@@ -91,6 +91,12 @@ def test_predict_turns_as_dump_does(phone: Bench) -> None:
     assert attributes(phone.store("turned", "ant"))["preprocessing"]["orientation"] == "exif"
 
 
+def test_sizes_in_a_store_of_stored_pixels_are_not_taken_for_turned_ones(phone: Bench) -> None:
+    assert phone.run("dump", "--datasets", "turned").code == 0
+    assert exif(phone).run("predict", "--datasets", "turned").code == 0
+    assert opened(phone.predictions / "turned" / "a_pred.png").shape == (40, 64)
+
+
 @pytest.mark.parametrize("command", ["dump", "predict"])
 def test_turned_and_stored_pixels_are_never_mixed(phone: Bench, command: str) -> None:
     assert phone.run(command).code == 0

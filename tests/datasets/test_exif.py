@@ -42,6 +42,19 @@ def test_pixels_are_turned_on_request_alone(tmp_path: Path, suffix: str, orienta
     assert (header_of(path).orientation, header_of(path).turned_size) == (orientation, shown.shape[:2])
 
 
+def test_exif_behind_the_pixels_of_a_png_is_found_where_pixels_are_to_be_turned(tmp_path: Path) -> None:
+    data = photograph(tmp_path / "a.png", 8).read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    rest = data[:start] + data[end:]
+    path = tmp_path / "late.png"
+    path.write_bytes(rest[:-12] + data[start:end] + rest[-12:])
+    assert header_of(path).orientation == 1
+    assert header_of(path, late_exif=True).turned_size == (9, 6)
+    assert np.array_equal(decode_rgb(path), PIXELS)
+    assert np.array_equal(decode_rgb(path, exif=True), np.rot90(PIXELS))
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_most_photographs_say_nothing(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 from hmsa_pipeline.datasets.headers import Header
+from hmsa_pipeline.datasets.images import decode_image
 from hmsa_pipeline.errors import DatasetError
 from hmsa_pipeline.pipeline import survey as survey_module
 from hmsa_pipeline.pipeline.manifest import Manifest
 from hmsa_pipeline.pipeline.store import Photograph
 from hmsa_pipeline.pipeline.survey import photographs, store_path
+from PIL import Image
 
 from .stores import SIZE, begun, draw_photo, manifest_of, store_at
 
@@ -29,9 +31,9 @@ def headers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
     real = survey_module.header_of
 
-    def spy(path: Path) -> Header:
+    def spy(path: Path, late_exif: bool = False) -> Header:
         read.append(path.name)
-        return real(path)
+        return real(path, late_exif)
 
     monkeypatch.setattr(survey_module, "header_of", spy)
     return read
@@ -156,3 +158,23 @@ def test_no_folder_is_an_error(tmp_path: Path) -> None:
 
 def test_a_store_lies_under_its_dataset_and_model() -> None:
     assert store_path(Path("out"), "street", "ant") == Path("out/logits/street/ant.zarr")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before the pixels", "behind them"])
+def test_turned_photographs_have_the_size_that_they_are_decoded_to(tmp_path: Path, late: bool) -> None:
+    path = tmp_path / "photos" / "a.png"
+    path.parent.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(path, exif=exif)
+    if late:
+        data = path.read_bytes()
+        start = data.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        path.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+    manifest = manifest_of(tmp_path, ["ant"], {"street": path.parent})
+    stored = manifest.dataset("street")
+    turned = stored.model_copy(update={"orientation": "exif"})
+    assert [photo.size for photo in photographs(manifest, stored)] == [(4, 8)]
+    assert [(photo.size, photo.turned) for photo in photographs(manifest, turned)] == [((8, 4), True)]
+    assert decode_image(path, exif=True).shape == (3, 8, 4)
