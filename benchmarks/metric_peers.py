@@ -1,0 +1,151 @@
+"""Make the tables of docs/metrics.md: our metrics beside those of the packages that others use, on the same pictures.
+
+    python -m venv peers && peers/bin/pip install torch scikit-learn -r benchmarks/peers/requirements.txt
+    python -m venv numpy1 && numpy1/bin/pip install -r benchmarks/peers/requirements-numpy1.txt
+    git clone https://github.com/valeoai/bravo_challenge toolkit && git -C toolkit checkout d54005d
+    python benchmarks/metric_peers.py --peers peers/bin/python --numpy1 numpy1/bin/python --toolkit toolkit
+
+What the peers say is kept in tests/data/metric_peers.json; a test holds our
+figures against it, and the page against both. Without options the page is written from what is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from hmsa_pipeline.datasets.sources import LABELLED, LABELLED_OR_PREDICTED
+from hmsa_pipeline.pipeline.averages import Average
+from hmsa_pipeline.pipeline.metrics import LEVELS, confusion, detection_figures, level_counts, semantic_figures
+
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = Path(__file__).with_name("peers")
+KEPT = ROOT / "tests" / "data" / "metric_peers.json"
+PAGE = ROOT / "docs" / "metrics.md"
+CLOSE = 1e-6
+"""Figures that differ by less are the same; some peers compute in float32."""
+TITLES = {
+    "miou": f"mIoU, `{LABELLED_OR_PREDICTED}`",
+    "miou labelled": f"mIoU, `{LABELLED}`",
+    "accuracy": "accuracy",
+    "ece": "ECE, 15 bins",
+    "auroc": "AUROC",
+    "auprc_success": "AUPR of right pixels",
+    "auprc_error": "AUPR of wrong pixels",
+    "fpr95": "FPR at 95 % TPR",
+    "ood auroc": "out of distribution: AUROC",
+    "ood auprc": "out of distribution: AUPRC",
+    "ood fpr95": "out of distribution: FPR at 95 % TPR",
+}
+FUNCTIONS = {
+    "cityscapesScripts": "`evalPixelLevelSemanticLabeling`",
+    "bdd100k": "`bdd100k.eval.run -t sem_seg`",
+    "torchmetrics": "`functional.classification`",
+    "torch-uncertainty": "`MeanIntersectionOverUnion`, `CalibrationError`, `FPR95`",
+    "pytorch-ood": "`AUROC`, `AUPR`, `FPRAtTPR`",
+    "netcal": "`ECE`",
+    "scikit-learn": "`roc_auc_score`, `average_precision_score`, `accuracy_score`",
+    "BRAVO toolkit": "`fast_cm`, `per_class_iou`, `get_curve_metrics`",
+}
+MEAN = "miou"
+_WITH_NUMPY_1 = ("bdd100k", "BRAVO toolkit")
+
+
+def _data() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("metric_peers_data", PEERS / "data.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def ours() -> dict[str, float]:
+    """Our figures of the pictures, by the names of `TITLES`."""
+    data = _data()
+    p = data.pixels(data.pictures())
+    level = p["level"].astype("uint16")
+    matrix = confusion(torch.from_numpy(p["label"]), torch.from_numpy(p["truth"]))
+    counts = level_counts(p["right"], level)
+    found = semantic_figures(matrix, counts, Average(LABELLED_OR_PREDICTED, LABELLED_OR_PREDICTED))
+    found["miou labelled"] = semantic_figures(matrix, counts, Average(LABELLED, LABELLED))[MEAN]
+    odd = detection_figures(level_counts(p["odd"], (LEVELS - 1 - p["level"]).astype("uint16")))
+    found |= {f"ood {name}": value for name, value in odd.items()}
+    return {name: found[name] for name in TITLES}
+
+
+def theirs(peers: str, numpy1: str, toolkit: str) -> dict[str, Any]:
+    """What each peer says, run in its own environment."""
+    found = {}
+    for name in FUNCTIONS:
+        python = numpy1 if name in _WITH_NUMPY_1 else peers
+        words = [python, "-W", "ignore", str(PEERS / "run_peer.py"), name, str(Path(toolkit).resolve())]
+        said = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found[name] = json.loads(said.splitlines()[-1])
+    return found
+
+
+def _cell(value: float, peer: float | None) -> str:
+    if peer is None:
+        return "-"
+    return "same" if abs(value - peer) < CLOSE else f"**{peer:.4f}**"
+
+
+def tables(own: dict[str, float], peers: dict[str, Any]) -> str:
+    """Markdown: each figure beside the peers' and, below it, what a peer makes of input that its users have."""
+    heads = [f"{name} {found['version']}" for name, found in peers.items()]
+    lines = ["| figure | ours | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
+    for name, title in TITLES.items():
+        cells = [_cell(own[name], found["figures"].get(_theirs(name))) for found in peers.values()]
+        lines.append(f"| {title} | {own[name]:.4f} | " + " | ".join(cells) + " |")
+    lines += ["", "| peer | of it |", "|---|---|"]
+    lines += [f"| {name} {found['version']} | {FUNCTIONS[name]} |" for name, found in peers.items()]
+    lines += ["", "| peer | input | one would expect | it gives |", "|---|---|---|---|"]
+    for name, found in peers.items():
+        for what, (wanted, given) in found.get("oddities", {}).items():
+            lines.append(f"| {name} {found['version']} | {what} | {_shown(wanted)} | {_shown(given)} |")
+    return "\n".join(lines)
+
+
+def _theirs(name: str) -> str:
+    """A peer has one mean IoU; both of ours are held against it."""
+    return MEAN if name == "miou labelled" else name
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4f}"
+
+
+def page(text: str, made: str) -> str:
+    """``text`` with what stands between its markers replaced."""
+    pattern = r"(<!-- peers: made by benchmarks/metric_peers.py -->\n).*?(\n<!-- end of peers -->)"
+    found, count = re.subn(pattern, lambda match: f"{match[1]}\n{made}\n{match[2]}", text, flags=re.DOTALL)
+    if count != 1:
+        raise SystemExit("docs/metrics.md: the markers of the tables are not there")
+    return found
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for option in ("--peers", "--numpy1", "--toolkit"):
+        parser.add_argument(option)
+    options = parser.parse_args()
+    given = (options.peers, options.numpy1, options.toolkit)
+    if any(given):
+        if not all(given):
+            sys.exit("--peers, --numpy1 and --toolkit belong together")
+        KEPT.write_text(json.dumps(theirs(*given), indent=1) + "\n")
+    PAGE.write_text(page(PAGE.read_text(), tables(ours(), json.loads(KEPT.read_text()))))
+
+
+if __name__ == "__main__":
+    main()
