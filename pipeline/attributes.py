@@ -96,8 +96,8 @@ class Identity:
     @classmethod
     def from_json(cls, attributes: Mapping[str, Any]) -> Identity:
         """The identity among a group's attributes; ValueError or KeyError if it is not all there."""
-        attributes = {"compile": "off"} | dict(attributes)
-        known = {field.name: attributes[field.name] for field in fields(cls)}
+        known: dict[str, Any] = {"compile": "off"} | dict(attributes)
+        known = {field.name: known[field.name] for field in fields(cls)}
         for name in ("scales", "classes"):
             if isinstance(known[name], list):
                 known[name] = tuple(known[name])

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -114,7 +114,7 @@ def release_graphs() -> bool:
 
 
 # Graphs of one device share their memory: they run one after another, and what one leaves is copied before the next.
-_pools: dict[torch.device, tuple[int, int]] = {}
+_pools: dict[torch.device, Any] = {}
 _lock = threading.Lock()
 
 
