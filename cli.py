@@ -15,7 +15,7 @@ from . import __version__
 from .errors import HmsaError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from .pipeline.bravo_scores import BravoScores
     from .pipeline.dump import JobResult
@@ -38,19 +38,26 @@ datasets_app = typer.Typer(help="List, check or draw datasets to train on.", ric
 app.add_typer(datasets_app, name="datasets")
 
 
-def _folder(text: str | Path) -> Path:
-    # A variable of the shell that is not set would else mean the current folder.
-    if not str(text).strip():
-        raise HmsaError(
-            "--output, --data-root, --root, --assets, --cache: an empty name is no folder; name one, or leave it out"
-        )
-    return Path(text)
+def _folder(flag: str) -> Callable[[str | Path], Path]:
+    """What reads the value of an option that names a folder or a file."""
+
+    def parsed(text: str | Path) -> Path:
+        # A variable of the shell that is not set would else mean the current folder.
+        if not str(text).strip():
+            raise HmsaError(f"{flag}: an empty name names nothing; give one, or leave the option out")
+        return Path(text)
+
+    return parsed
 
 
-def _place(text: str | Path) -> str:
-    """A folder or a URL as it was written: as a path a URL would lose a slash."""
-    _folder(text)
-    return str(text)
+def _location(flag: str) -> Callable[[str | Path], str]:
+    """The same of a folder or a URL, which as a path would lose a slash."""
+
+    def parsed(text: str | Path) -> str:
+        _folder(flag)(text)
+        return str(text)
+
+    return parsed
 
 
 ManifestOption = Annotated[
@@ -63,7 +70,7 @@ OutputOption = Annotated[
         "--output",
         "-o",
         metavar="DIR",
-        parser=_place,
+        parser=_location("--output"),
         help="Folder of all results, or a URL such as s3://bucket/run (not to train); wins over the manifest.",
     ),
 ]
@@ -128,14 +135,19 @@ PatienceOption = Annotated[
 ]
 SamplesOption = Annotated[
     Path | None,
-    typer.Option("--samples", metavar="TAR", help="BRAVO's sampling file, bravo_SAMPLING.tar."),
+    typer.Option(
+        "--samples", metavar="TAR", parser=_folder("--samples"), help="BRAVO's sampling file, bravo_SAMPLING.tar."
+    ),
 ]
 DataRootOption = Annotated[
     Path | None,
-    typer.Option("--data-root", metavar="DIR", parser=_folder, help="Wins over the variable HMSA_DATA_ROOT."),
+    typer.Option(
+        "--data-root", metavar="DIR", parser=_folder("--data-root"), help="Wins over the variable HMSA_DATA_ROOT."
+    ),
 ]
 AssetsOption = Annotated[
-    Path | None, typer.Option("--assets", metavar="DIR", parser=_folder, help="Wins over the variable HMSA_ASSETS.")
+    Path | None,
+    typer.Option("--assets", metavar="DIR", parser=_folder("--assets"), help="Wins over the variable HMSA_ASSETS."),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Start afresh: all results that lie there are removed first.")
@@ -143,11 +155,11 @@ OverwriteOption = Annotated[
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
 
 
-def _figures_file(target: str | None) -> str | None:
-    if target:
+def _figures_file(parameter: typer.CallbackParam, target: str | None) -> str | None:
+    if target is not None:
         from .pipeline.figures import require_target
 
-        require_target(target)
+        require_target(target, parameter.opts[0])
     return target
 
 
@@ -186,6 +198,20 @@ def _say(target: str | None, line: str) -> None:
 def _failed(result: str, failed: dict[str, str]) -> None:
     for image, reason in failed.items():
         print(_one_line(f"failed: {result}: {image}: {reason}"), file=sys.stderr)
+
+
+def _refuse_without_effect(context: typer.Context, why: str, *names: str) -> None:
+    """HmsaError if an option was given on the command line whose parameter is one of ``names``."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            raise HmsaError(f"{parameter.opts[0]}: changes nothing {why}; leave it out")
+
+
+def _note(line: str) -> None:
+    from .pipeline.progress import say
+
+    say(_one_line(f"note: {line}"))
 
 
 def _one_line(text: str) -> str:
@@ -295,6 +321,7 @@ def _load(
 
 @app.command()
 def dump(
+    context: typer.Context,
     manifest: ManifestOption = "bravo.yaml",
     output: OutputOption = None,
     models: ModelsOption = None,
@@ -322,6 +349,10 @@ def dump(
     from .pipeline.plan import plan_dump
     from .pipeline.schedule import hire
 
+    if workers == 0:
+        _refuse_without_effect(
+            context, "with --workers 0: nobody is there to end a process that hangs", "image_timeout"
+        )
     crew, target, threads = hire(device, workers=workers, scheduler=scheduler)
     try:
         plan = plan_dump(found, device=target, limit=limit, overwrite=overwrite)
@@ -426,6 +457,7 @@ def _finish(interrupted: bool, failed: int) -> None:
 
 @app.command()
 def predict(
+    context: typer.Context,
     manifest: ManifestOption = "bravo.yaml",
     output: OutputOption = None,
     models: ModelsOption = None,
@@ -467,6 +499,10 @@ def predict(
     from .pipeline.predict import plan_predict, run_predict
     from .pipeline.schedule import hire
 
+    if workers == 0:
+        _refuse_without_effect(
+            context, "with --workers 0: nobody is there to end a process that hangs", "image_timeout"
+        )
     crew, target, threads = hire(device, workers=workers, scheduler=scheduler)
     try:
         plan = plan_predict(found, device=target, limit=limit, overwrite=overwrite, keep=_names("--keep", keep) or ())
@@ -500,6 +536,7 @@ def predict(
 
 @app.command()
 def ensemble(
+    context: typer.Context,
     manifest: ManifestOption = "bravo.yaml",
     output: OutputOption = None,
     models: ModelsOption = None,
@@ -529,6 +566,10 @@ def ensemble(
     from .pipeline.ensemble import plan_ensemble, run_ensemble
     from .pipeline.schedule import hire
 
+    if workers == 0:
+        _refuse_without_effect(
+            context, "with --workers 0: nobody is there to end a process that hangs", "image_timeout"
+        )
     plans = plan_ensemble(found, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
     if dry_run:
         for plan in plans:
@@ -587,6 +628,7 @@ def ensemble(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     manifest: ManifestOption = "bravo.yaml",
     output: OutputOption = None,
     models: ModelsOption = None,
@@ -598,7 +640,7 @@ def evaluate(
         typer.Option(
             "--predictions",
             metavar="DIR",
-            parser=_folder,
+            parser=_folder("--predictions"),
             help="A tree of _pred.png and _conf.png; ours if left out.",
         ),
     ] = None,
@@ -617,11 +659,20 @@ def evaluate(
         typer.Option("--csv", metavar="FILE", callback=_figures_file, help="Write a row for each subject there."),
     ] = None,
     ground_truth: Annotated[
-        Path | None, typer.Option("--ground-truth", metavar="TAR", help="BRAVO's ground truth: score BRAVO instead.")
+        Path | None,
+        typer.Option(
+            "--ground-truth",
+            metavar="TAR",
+            parser=_folder("--ground-truth"),
+            help="BRAVO's ground truth: score BRAVO instead.",
+        ),
     ] = None,
     samples: SamplesOption = None,
     submission: Annotated[
-        Path | None, typer.Option("--submission", metavar="TAR", help="Score this submission to BRAVO.")
+        Path | None,
+        typer.Option(
+            "--submission", metavar="TAR", parser=_folder("--submission"), help="Score this submission to BRAVO."
+        ),
     ] = None,
 ) -> None:
     """Score class maps and confidences against labels.
@@ -650,6 +701,14 @@ def evaluate(
             raise HmsaError("--submission, --predictions: name one of them")
         if submission is not None and (per_model or leave_one_out):
             raise HmsaError("--submission: holds no members; leave --per-model and --leave-one-out out")
+        if submission is not None:
+            everything = ("output", "models", "datasets", "data_root", "assets")
+            _refuse_without_effect(context, "beside --submission", *everything)
+        elif not (per_model or leave_one_out):
+            _refuse_without_effect(context, "without --per-model or --leave-one-out", "models")
+            _refuse_without_effect(context, "beside --ground-truth, which names the datasets", "datasets")
+            if predictions is not None:
+                _refuse_without_effect(context, "beside --predictions", "output", "data_root", "assets")
         from .pipeline.bravo_scores import score_members, score_predictions, score_submission
         from .pipeline.members import subjects_of, weighed
 
@@ -669,6 +728,10 @@ def evaluate(
         return
     if samples is not None:
         raise HmsaError("--samples: belongs to --ground-truth; name both, or leave it out")
+    if not (per_model or leave_one_out):
+        _refuse_without_effect(context, "without --per-model or --leave-one-out", "models")
+        if predictions is not None:
+            _refuse_without_effect(context, "beside --predictions", "output")
     from .pipeline.evaluate import evaluate as score
     from .pipeline.evaluate import plan_evaluation, rows, table
     from .pipeline.figures import write_rows
@@ -691,13 +754,15 @@ def evaluate(
             _say(json_file, line)
     _figures(json_file, [result.as_json() for result in results])
     if csv_file:
-        write_rows(csv_file, rows(results))
+        write_rows(csv_file, rows(results), "--csv")
     _finish(False, sum(len(result.failed) for result in results))
 
 
 @app.command()
 def calibrate(
-    write: Annotated[Path, typer.Option("--write", metavar="FILE", parser=_folder, help="The manifest to write.")],
+    write: Annotated[
+        Path, typer.Option("--write", metavar="FILE", parser=_folder("--write"), help="The manifest to write.")
+    ],
     manifest: ManifestOption = "bravo.yaml",
     output: OutputOption = None,
     models: ModelsOption = None,
@@ -726,7 +791,7 @@ def calibrate(
     from .pipeline.calibrate import calibrated_manifest, plan_calibration, table
     from .pipeline.figures import require_target
 
-    require_target(str(write))
+    require_target(str(write), "--write")
     if write.exists() and Path(manifest).exists() and write.samefile(manifest):
         raise HmsaError(f"--write {write}: is the manifest that is read, which would be lost; name another file")
     found = _load(manifest, output, models, datasets, data_root, assets)
@@ -743,7 +808,9 @@ def calibrate(
 
 @app.command()
 def render(
-    write: Annotated[Path, typer.Option("--write", metavar="DIR", parser=_folder, help="Where the pictures go.")],
+    write: Annotated[
+        Path, typer.Option("--write", metavar="DIR", parser=_folder("--write"), help="Where the pictures go.")
+    ],
     manifest: ManifestOption = "bravo.yaml",
     output: OutputOption = None,
     datasets: DatasetsOption = None,
@@ -787,7 +854,10 @@ def render(
 
 @app.command()
 def report(
-    write: Annotated[Path, typer.Option("--write", metavar="DIR", parser=_folder, help="Where the report goes.")],
+    context: typer.Context,
+    write: Annotated[
+        Path, typer.Option("--write", metavar="DIR", parser=_folder("--write"), help="Where the report goes.")
+    ],
     manifest: ManifestOption = "bravo.yaml",
     output: OutputOption = None,
     models: ModelsOption = None,
@@ -805,7 +875,13 @@ def report(
         int | None, typer.Option("--processes", min=1, max=512, metavar="N", help="Processes that read and draw.")
     ] = None,
     ground_truth: Annotated[
-        Path | None, typer.Option("--ground-truth", metavar="TAR", help="BRAVO's ground truth, for its datasets.")
+        Path | None,
+        typer.Option(
+            "--ground-truth",
+            metavar="TAR",
+            parser=_folder("--ground-truth"),
+            help="BRAVO's ground truth, for its datasets.",
+        ),
     ] = None,
     average: AverageOption = "dataset",
     json_file: JsonOption = None,
@@ -820,6 +896,8 @@ def report(
     from .pipeline.report import PAGE, plan_report
     from .pipeline.report import report as make
 
+    if no_members:
+        _refuse_without_effect(context, "beside --no-members", "models")
     found = _load(manifest, output, models, datasets, data_root, assets)
     chapters = plan_report(
         found,
@@ -880,6 +958,7 @@ def _say_members(scores: dict[str, BravoScores], json_file: str | None) -> None:
 
 @app.command()
 def submit(
+    context: typer.Context,
     manifest: ManifestOption = "bravo.yaml",
     output: Annotated[
         Path | None,
@@ -887,7 +966,7 @@ def submit(
             "--output",
             "-o",
             metavar="PLACE",
-            parser=_folder,
+            parser=_folder("--output"),
             help="What to write: the tar file of BRAVO; a .zip file or a folder for the others.",
         ),
     ] = None,
@@ -911,13 +990,18 @@ def submit(
         typer.Option(
             "--predictions",
             metavar="DIR",
-            parser=_folder,
+            parser=_folder("--predictions"),
             help="Predictions of the dataset (of bravo: holds bravo_ACDC/...); the manifest's if left out.",
         ),
     ] = None,
     check: Annotated[
         Path | None,
-        typer.Option("--check", metavar="PLACE", help="Decode this submission instead, and say what is wrong."),
+        typer.Option(
+            "--check",
+            metavar="PLACE",
+            parser=_folder("--check"),
+            help="Decode this submission instead, and say what is wrong.",
+        ),
     ] = None,
     data_root: DataRootOption = None,
     assets: AssetsOption = None,
@@ -962,6 +1046,9 @@ def submit(
             "--datasets: the sampling file says what BRAVO takes; leave it out, or name another --format, of "
             f"{', '.join(name for name in FORMATS if name != BRAVO)}"
         )
+    if check is not None or predictions is not None:
+        why = "beside --check" if check is not None else "beside --predictions"
+        _refuse_without_effect(context, why, "data_root", "assets")
     if check is not None:
         looked = check_submission(check, samples)
         _failed(check.name, looked.wrong)
@@ -1104,7 +1191,10 @@ def verify(
 
 @app.command("import-logits")
 def import_logits(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Tree of <image path>_logits.npz files.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", parser=_folder("FOLDER"), help="Tree of <image path>_logits.npz files."),
+    ],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The member (arch: external) to fill.")],
     dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="The dataset they were made of.")],
     manifest: ManifestOption = "bravo.yaml",
@@ -1166,12 +1256,16 @@ def train(
     data_root: DataRootOption = None,
     root: Annotated[
         Path | None,
-        typer.Option("--root", metavar="DIR", parser=_folder, help="The dataset's own folder, over --data-root."),
+        typer.Option(
+            "--root", metavar="DIR", parser=_folder("--root"), help="The dataset's own folder, over --data-root."
+        ),
     ] = None,
     assets: AssetsOption = None,
     cache: Annotated[
         Path | None,
-        typer.Option("--cache", metavar="DIR", parser=_folder, help="What is made of the masks once; can be shared."),
+        typer.Option(
+            "--cache", metavar="DIR", parser=_folder("--cache"), help="What is made of the masks once; can be shared."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each split.")
@@ -1340,7 +1434,9 @@ def datasets_check(
     data_root: DataRootOption = None,
     root: Annotated[
         Path | None,
-        typer.Option("--root", metavar="DIR", parser=_folder, help="The dataset's own folder, over --data-root."),
+        typer.Option(
+            "--root", metavar="DIR", parser=_folder("--root"), help="The dataset's own folder, over --data-root."
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option("--split", metavar="NAME", help="Only this split; else all that have masks.")
@@ -1350,7 +1446,9 @@ def datasets_check(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", parser=_folder, help="Where figures and pictures go."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", parser=_folder("--output"), help="Where figures and pictures go."
+        ),
     ] = None,
     workers: Annotated[
         int | None,
@@ -1385,7 +1483,13 @@ def datasets_draw(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", parser=_folder, help="The data root to draw into, else drawn."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            parser=_folder("--output"),
+            help="The data root to draw into, else drawn.",
+        ),
     ] = None,
     train: Annotated[int, typer.Option("--train", min=1, metavar="N", help="Frames to learn from, of each.")] = 8,
     val: Annotated[int, typer.Option("--val", min=1, metavar="N", help="Frames to score on, of each.")] = 4,
@@ -1417,7 +1521,10 @@ def datasets_draw(
 @app.command()
 def demo(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", parser=_folder, help="Where everything of the demo goes.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", parser=_folder("--output"), help="Where everything of the demo goes."
+        ),
     ] = Path("demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of streets and first weights.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A small part of everything: to see that it works.")] = False,
@@ -1452,9 +1559,11 @@ def _going_on(words: Sequence[str]) -> str:
 
 def main() -> None:
     """The entry point: errors in one line, exit codes 0, 1, 2 and 130 as the README says."""
+    from .files import tell_limits
     from .pipeline import streams
 
     streams.prepare()
+    tell_limits(_note)
     signal.signal(signal.SIGTERM, _terminate)
     debug = "--debug" in sys.argv[1:]
     if debug:

@@ -239,6 +239,8 @@ def _root_of(facts: Source, data_root: Path | None, root: Path | None) -> Path:
     from .paths import Surroundings, at_home, located, resolved_path  # not above: see the module's first lines
 
     if root is not None:
+        if data_root is not None:
+            raise ManifestError("--data-root: changes nothing beside --root; leave it out")
         return Path.cwd() / at_home(str(root))
     variables = Surroundings.of(Path.cwd(), data_root).variables
     try:

@@ -17,12 +17,18 @@ from ..files import as_json, write_text
 STANDARD_OUTPUT = "-"
 
 
-def require_target(target: str) -> None:
+def require_target(target: str, flag: str = "--json") -> None:
     """Refuse before the work what could not be written after it.
+
+    Args:
+        target: what the option was given.
+        flag: the option, for messages.
 
     Raises:
         HmsaError: ``target`` is no file that can be written.
     """
+    if not target.strip():
+        raise HmsaError(f"{flag}: an empty name names no file; give one, or leave the option out")
     path = Path(target)
     if target == STANDARD_OUTPUT or _is_special(path):
         return
@@ -33,19 +39,19 @@ def require_target(target: str) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise _unwritable(flag, target, error) from error
 
 
-def write_figures(target: str, figures: Any) -> None:
+def write_figures(target: str, figures: Any, flag: str = "--json") -> None:
     """Write ``figures`` as JSON.
 
     Raises:
         HmsaError: ``target`` cannot be written.
     """
-    _write(target, as_json(figures))
+    _write(target, as_json(figures), flag)
 
 
-def write_rows(target: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(target: str, rows: Sequence[Mapping[str, Any]], flag: str) -> None:
     """Write ``rows`` as CSV, under all their names; a row is empty where it has none.
 
     Raises:
@@ -56,10 +62,10 @@ def write_rows(target: str, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write(target, text.getvalue())
+    _write(target, text.getvalue(), flag)
 
 
-def _write(target: str, text: str) -> None:
+def _write(target: str, text: str, flag: str) -> None:
     if target == STANDARD_OUTPUT:
         print(text, end="")
         return
@@ -71,7 +77,7 @@ def _write(target: str, text: str) -> None:
     except BrokenPipeError:  # whoever read /dev/stdout has left, as in `| head`
         return
     except OSError as error:
-        raise _unwritable(target, error) from error
+        raise _unwritable(flag, target, error) from error
 
 
 def _is_special(path: Path) -> bool:
@@ -79,8 +85,8 @@ def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_dir() and (path.is_symlink() or not path.is_file())
 
 
-def _unwritable(target: str, error: OSError) -> HmsaError:
-    return HmsaError(f"--json {target}: cannot be written ({error.strerror}); name another file")
+def _unwritable(flag: str, target: str, error: OSError) -> HmsaError:
+    return HmsaError(f"{flag} {target}: cannot be written ({error.strerror}); name another file")
 
 
 def as_size(count: float) -> str:

@@ -39,7 +39,7 @@ from .fields import (
     at_least_one,
     one_of,
 )
-from .paths import Surroundings, at_home, resolved_path
+from .paths import Surroundings, at_home, refuse_unused, resolved_path
 
 Precision = Literal["fp16", "bf16", "fp32"]
 Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
@@ -390,6 +390,7 @@ def load_manifest(
     document = read_document(path, name).override(overrides or {})
     if output is not None:
         document = document.override({"output": str(output)})
+    refuse_unused(document, data_root, assets)
     manifest = validate(Manifest, document, Surroundings.of(path, data_root, assets))
     return manifest.model_copy(
         update={

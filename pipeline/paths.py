@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ManifestError
-from .documents import describe, one_line
+from .documents import Document, describe, one_line
 
 FLAGS = {"HMSA_DATA_ROOT": "--data-root", "HMSA_ASSETS": "--assets"}
 
@@ -41,6 +41,30 @@ class Surroundings:
     def here(cls) -> Surroundings:
         """Those of settings made in Python: the current folder."""
         return cls(None, Path.cwd(), _variables(None, None))
+
+
+def refuse_unused(document: Document, data_root: Path | None, assets: Path | None) -> None:
+    """Refuse a folder that no path of the document asks for.
+
+    Raises:
+        ManifestError: it was given on the command line, and ``${NAME}`` stands nowhere in the document.
+    """
+    for (name, flag), value in zip(FLAGS.items(), (data_root, assets), strict=True):
+        if value is not None and not any(f"${{{name}}}" in text for text in _texts(document.tree)):
+            raise ManifestError(
+                f"{flag}: changes nothing: no path of {document.name} holds ${{{name}}}; leave it out"
+            )
+
+
+def _texts(tree: object) -> Iterator[str]:
+    if isinstance(tree, dict):
+        for value in tree.values():
+            yield from _texts(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _texts(value)
+    elif isinstance(tree, str):
+        yield tree
 
 
 def _variables(data_root: Path | None, assets: Path | None) -> dict[str, str]:

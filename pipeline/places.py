@@ -239,8 +239,7 @@ def remove_all(folder: Path, names: Iterable[str]) -> None:
 def move(path: Path, target: Path) -> None:
     """Give a file another place, whose folder is made where it is missing."""
     if not is_remote(path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
+        files.move(path, target)
         return
     with reached(path):
         _system(path).copy(address(path), address(target))

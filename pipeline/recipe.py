@@ -21,7 +21,7 @@ from .documents import Document, MisplacedError, as_yaml, one_line, read_documen
 from .fields import Count, InputPath, LocalOutputPath, Natural, NotNegative, Positive, Share, Text, one_of
 from .manifest import SHIPPED, Precision, Scales, Settings, Version, find_manifest, shipped_manifests
 from .overrides import Setting, changed
-from .paths import Surroundings, at_home, is_url, resolved_path
+from .paths import Surroundings, at_home, is_url, refuse_unused, resolved_path
 
 RECIPES = SHIPPED / "train"
 RANDOM = "random"
@@ -371,6 +371,7 @@ def load_recipe(
             for key in reversed(place):
                 tree = {key: tree}
             document = document.override(tree)
+    refuse_unused(document, data_root, assets)
     recipe = validate(Recipe, document, Surroundings.of(path, data_root, assets))
     recipe._notes = notes
     return recipe

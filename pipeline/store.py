@@ -379,6 +379,7 @@ class LogitStore:
                     filters=_ENCODINGS[self.identity.encoding].filters or None,
                     compressors=[_compressor(self.identity), Crc32cCodec()],
                     chunk_key_encoding={"name": "default", "separator": "."},
+                    dimension_names=_dimensions(name),
                 )
             elif self._array(name).shape[0] < count:
                 self._array(name).resize(shape)
@@ -713,6 +714,11 @@ def _holds_shards(path: Path) -> bool:
 def _size(array: str) -> tuple[int, int]:
     height, width = array.split("x")
     return int(height), int(width)
+
+
+def _dimensions(array: str) -> tuple[str, str, str, str]:
+    """Names of an array's axes. xarray takes one name for one length in the whole group, so they carry the size."""
+    return f"image_{array}", "class", f"y_{array}", f"x_{array}"
 
 
 def _whole(height: int, strip: int) -> int:

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -200,7 +201,16 @@ def test_a_guard_is_given_back_after_an_exception(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
-@pytest.mark.parametrize(("code", "passes"), [(errno.ENOSYS, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+@pytest.mark.parametrize(
+    ("code", "passes"),
+    [
+        (errno.ENOSYS, True),
+        (errno.ENOTSUP, True),
+        (errno.ENOLCK, True),
+        (errno.EINVAL, True),
+        (errno.EIO, False),
+    ],
+)
 def test_where_the_disk_knows_no_guards_work_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, passes: bool
 ) -> None:
@@ -212,3 +222,55 @@ def test_where_the_disk_knows_no_guards_work_goes_on(
         with guarded(tmp_path / "guard"):
             entered = True
         assert entered
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(("code", "passes"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_where_the_disk_cannot_flush_a_folder_files_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, passes: bool
+) -> None:
+    flush, told = os.fsync, []
+
+    def fail_for_folders(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", fail_for_folders)
+    files.tell_limits(told.append)
+    with contextlib.nullcontext() if passes else pytest.raises(OSError, match=os.strerror(code)):
+        for name in ("one", "two"):
+            write_bytes(tmp_path / name, b"whole")
+            assert (tmp_path / name).read_bytes() == b"whole"
+    assert len(told) == passes
+
+
+@pytest.mark.parametrize("across", [False, True])
+def test_a_file_is_moved_also_to_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, across: bool) -> None:
+    source, target = tmp_path / "a" / "file", tmp_path / "b" / "c" / "file"
+    write_bytes(source, b"content")
+    os.utime(source, ns=(10**18, 10**18))
+    if across:
+        monkeypatch.setattr(Path, "rename", _across)
+    files.move(source, target)
+    assert (target.read_bytes(), target.stat().st_mtime_ns) == (b"content", 10**18)
+    assert not source.exists()
+    assert names(target.parent) == {"file"}
+
+
+def test_a_move_to_a_full_disk_leaves_the_file_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    source, target = tmp_path / "file", tmp_path / "b" / "file"
+    write_bytes(source, b"content")
+    monkeypatch.setattr(Path, "rename", _across)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        files.move(source, target)
+    assert source.read_bytes() == b"content"
+    assert names(target.parent) == set()
+
+
+def _across(path: Path, target: Path) -> Path:
+    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path), None, str(target))

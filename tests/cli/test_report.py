@@ -382,7 +382,11 @@ def test_what_is_missing_is_said_before_the_work(scored: Bench, tmp_path: Path) 
     assert said.startswith(f"{bench.predictions}/city: lacks 1 of 6 predictions (")
     assert "ensemble" in said
     assert not (tmp_path / "r").exists()
-    assert run("report", "--write", "").refusal().endswith("an empty name is no folder; name one, or leave it out")
+    assert (
+        run("report", "--write", "")
+        .refusal()
+        .endswith("--write: an empty name names nothing; give one, or leave the option out")
+    )
 
 
 def test_the_thumbnails_are_small(told: tuple[Bench, Path]) -> None:

@@ -164,7 +164,7 @@ def test_an_empty_option_is_refused(
 
     def attempt() -> None:
         message = run(*command.split(), "--manifest", str(unfinished.manifest), option, value).refusal()
-        assert option in message
+        assert message.startswith(f"{option}: ")
         assert "No such option" not in message
 
     assert changed(unfinished.root, attempt) == set()
