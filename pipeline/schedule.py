@@ -161,6 +161,23 @@ def _sees(marker: str | None) -> bool | str:
 
 # ------------------------------------------------------------------ the run's side
 
+_LIFT = "start workers with --memory-limit 0, since most of what they hold is not Dask's"
+
+
+def _limit(worker: dict[str, Any]) -> str:
+    return f"{worker['memory_limit'] / 2**20:.0f} MiB"
+
+
+def _no_answer(name: str, reason: object, worker: dict[str, Any], where: str) -> str:
+    """What is wrong with a worker that could not say what it is."""
+    said = " ".join(str(reason).split()) or type(reason).__name__
+    if worker.get("memory_limit") and not isinstance(reason, ImportError):
+        return (
+            f"worker {name}: ended before it could answer ({said}); it has a memory limit of {_limit(worker)}, at "
+            f"which Dask ends a worker; {_LIFT}"
+        )
+    return f"worker {name}: cannot run hmsa-pipeline {__version__} ({said}); install it {where}"
+
 
 class DaskCrew(ABC):
     """What a cluster of our own and a running one have in common."""
@@ -175,6 +192,8 @@ class DaskCrew(ABC):
         self._addresses: dict[str, str] = {}
         self._hands: list[Hand] = []
         self._admitted: set[str] = set()
+        self._limited: dict[str, dict[str, Any]] = {}
+        self._paused: dict[str, dict[str, Any]] = {}
         self._looked = self._alive = 0.0
         self._said = 0.0
 
@@ -245,8 +264,7 @@ class DaskCrew(ABC):
                     # One that died in this moment is Dask's to start again, or the run's to miss.
                     elif not isinstance(answer, OSError) or time.monotonic() > end:
                         raise StoreError(
-                            f"worker {address}: cannot run hmsa-pipeline {__version__} ({answer}); install it where "
-                            "that worker runs"
+                            _no_answer(str(known[address]["name"]), answer, known[address], "where it runs")
                         )
         return found
 
@@ -255,7 +273,22 @@ class DaskCrew(ABC):
         if self._client is None or self._client.status != "running":
             return {}
         known = self._client.scheduler_info(n_workers=-1)["workers"]
-        return {a: w for a, w in known.items() if w.get("status", "running") == "running" and _fits(w)}
+        fit = {a: w for a, w in known.items() if _fits(w)}
+        self._limited.update({str(w["name"]): w for w in fit.values() if w.get("memory_limit")})
+        self._paused = {str(w["name"]): w for w in fit.values() if w.get("status") == "paused"}
+        return {a: w for a, w in fit.items() if w.get("status", "running") == "running"}
+
+    def _memory(self) -> str | None:
+        """Why workers may be missing, if Dask was told how much memory they may take."""
+        if self._paused:
+            name, worker = next(iter(self._paused.items()))
+            return f"worker {name} is paused: it takes most of its memory limit of {_limit(worker)}; {_LIFT}"
+        if self._limited:
+            name, worker = next(iter(self._limited.items()))
+            return (
+                f"worker {name} was there, and had a memory limit of {_limit(worker)}, at which Dask ends it; {_LIFT}"
+            )
+        return None
 
     def hands(self) -> list[Hand]:
         """The workers that live now, looked up once a second."""
@@ -615,8 +648,8 @@ class _Running(DaskCrew):
             if future.status == "finished":
                 problem = _problem(future.result(timeout=GONE_SECONDS) | {"name": name}, places, self.device)
             elif future.status == "error":
-                reason = " ".join(str(future.exception(timeout=GONE_SECONDS)).split())
-                problem = f"worker {name}: cannot run hmsa-pipeline {__version__} ({reason}); install it there"
+                reason = future.exception(timeout=GONE_SECONDS)
+                problem = _no_answer(name, reason, self._limited.get(name, {}), "there")
             else:  # it is gone, and will be asked again if it comes back
                 self._asked.discard(address)
                 return
@@ -667,6 +700,11 @@ class _Running(DaskCrew):
                 self._client.restart_workers([address], timeout=GONE_SECONDS, raise_for_error=False)
 
     def _gone(self, seconds: float) -> None:
+        if memory := self._memory():
+            raise StoreError(
+                f"--scheduler {self._address}: no worker took work for {seconds:.0f} s: {memory}, and run the same "
+                "command again"
+            )
         raise StoreError(
             f"--scheduler {self._address}: no worker with the resource {RESOURCE}=1 was there for {seconds:.0f} s; "
             "start one with 'dask worker ... --nthreads 1 --resources GPU=1', and run the same command again"
@@ -684,5 +722,5 @@ class _Running(DaskCrew):
         self._answered = now
         if not self.hands() and now - self._said > 30:
             self._said = now
-            say(f"{self._address}: no worker is there; waiting for one")
+            say(f"{self._address}: {self._memory() or 'no worker is there'}; waiting for one")
         super()._look_around()

@@ -14,6 +14,7 @@ from hmsa_pipeline.cli import app
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.pipeline.manifest_fields import manifest_fields
 from hmsa_pipeline.pipeline.store import Identity, LogitStore, Photograph
+from PIL import Image
 from typer.core import TyperGroup
 
 from .documents import DOCS, PAGES, ROOT, commands
@@ -110,6 +111,10 @@ def stored(tmp_path: Path) -> Path:
     for number in range(2):
         draw = np.random.default_rng(number)
         store.write(number, draw.standard_normal((len(CLASS_NAMES), 70, 90)).astype(np.float16))
+    fog = tmp_path / "runs/bravo/predictions/bravo_ACDC/fog"
+    fog.mkdir(parents=True)
+    Image.fromarray(np.full((70, 90), 7, np.uint8)).save(fog / "a_pred.png")
+    Image.fromarray(np.full((70, 90), 65536 // 4, np.uint16)).save(fog / "a_conf.png")
     return tmp_path
 
 
@@ -118,6 +123,7 @@ CHECKS = {
     "PyTorch": "assert complete == [0, 1] and top.shape == (19, 64, 90)",
     "dask": "assert mean.shape == (19,) and mean[0] == mean[0]",
     "xarray": "assert road.shape == (70, 90) and bool((road == road).all())",
+    "Predictions": "assert set(label.flat) == {7} and abs(confidence - 0.25).max() < 1e-5",
 }
 
 
@@ -125,9 +131,29 @@ CHECKS = {
 def test_logits_are_used_as_the_page_says(stored: Path, how: str) -> None:
     section = (DOCS / "store.md").read_text().partition(f"## {how}\n")[2]
     program = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0].replace("1080x1920", "70x90")
+    _run(stored, f"{program}\n{CHECKS[how]}")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/store.md"])
+@pytest.mark.parametrize("state", ["missing", "empty", "complete"])
+def test_the_pages_read_no_image_that_is_not_complete(stored: Path, page: str, state: str) -> None:
+    text = (ROOT / page).read_text()
+    program = next(
+        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "zarr.open_group" in block
+    )
+    for row in range(2):
+        shard = stored / f"runs/bravo/logits/bravo_ACDC/cityscapes.zarr/70x90/c.{row}.0.0.0"
+        if state == "missing":
+            shard.unlink()
+        elif state == "empty":
+            shard.write_bytes(b"")
+    _run(stored, f"{program}\nassert ('logits' in globals()) == {state == 'complete'}")
+
+
+def _run(folder: Path, program: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-c", f"{program}\n{CHECKS[how]}"],
-        cwd=stored,
+        [sys.executable, "-P", "-c", program],
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,

@@ -167,6 +167,30 @@ def test_a_scheduler_without_workers_for_us_is_said_so(
     assert not bench.output.exists()
 
 
+def test_a_worker_that_its_memory_limit_pauses_is_said_so(
+    bench: Bench, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.START_SECONDS", 6.0)
+    cluster.worker("small", "--resources", "GPU=1", "--memory-limit", "20MiB", "--no-nanny")
+    message = bench.run("dump", "--scheduler", str(cluster.file)).refusal()
+    assert "worker small is paused: it takes most of its memory limit of 20 MiB" in message
+    assert "--memory-limit 0" in message
+    assert "no worker with the resource" not in message
+    assert not bench.output.exists()
+
+
+def test_a_worker_that_its_memory_limit_ends_is_said_so(
+    bench: Bench, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch takes more than the limit, so that its nanny ends it when it is first asked for something."""
+    monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.START_SECONDS", 20.0)
+    cluster.worker("small", "--resources", "GPU=1", "--memory-limit", "200MiB")
+    message = bench.run("dump", "--scheduler", str(cluster.file)).refusal()
+    assert "memory limit of 200 MiB" in message
+    assert "--memory-limit 0" in message
+    assert "install it" not in message
+
+
 def test_nobody_at_the_address_is_said_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.CONNECT_SECONDS", 1.0)
     message = bench.run("dump", "--scheduler", "tcp://127.0.0.1:1").refusal()
