@@ -232,10 +232,6 @@ class _Folder:
 @contextlib.contextmanager
 def _written(target: Path) -> Iterator[_Target]:
     """Where to put files; they take the target's place when the block ends without an exception."""
-    if _is_zip(target):
-        with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
-            yield _Zip(file)
-        return
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     # Named after the target, so that what a killed run has left is found and removed.
@@ -245,6 +241,16 @@ def _written(target: Path) -> Iterator[_Target]:
             old.rename(target)  # killed between the two renames below
         for left in (temporary, old):
             shutil.rmtree(left, ignore_errors=True)
+            left.unlink(missing_ok=True)
+        if _is_zip(target):
+            try:
+                with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
+                    yield _Zip(file)
+                with atomic_path(target) as last:
+                    temporary.rename(last)
+            finally:
+                temporary.unlink(missing_ok=True)
+            return
         temporary.mkdir()
         try:
             yield _Folder(temporary)

@@ -382,6 +382,13 @@ def test_what_a_killed_run_has_left_is_removed_or_put_back(city: Bench, tmp_path
     assert [path.name for path in out.iterdir()] == ["sub"]
 
 
+def test_half_a_zip_of_a_killed_run_is_removed(city: Bench, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".sub.zip.new.partial").write_bytes(b"half")
+    assert submit(city, "cityscapes", tmp_path / "out" / "sub.zip").code == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sub.zip"]
+
+
 # ------------------------------------------------------------------ what is refused
 
 
