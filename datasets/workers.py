@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
 from ..errors import DatasetError
@@ -53,13 +54,37 @@ def map_files(
         executor.shutdown(cancel_futures=True)
 
 
+def start_server(modules: Sequence[str]) -> None:
+    """Start the process that all worker processes of this one are forked from, if it does not run yet.
+
+    Ctrl-C and SIGTERM that reach a whole group of processes end neither it nor, while they start, its workers: these
+    signals are blocked from the beginning, and a worker does with them what it wants.
+
+    Args:
+        modules: what it imports once, so that no worker has to; a module that cannot be imported is left out.
+    """
+    multiprocessing.set_forkserver_preload([*modules])
+    resource_tracker.ensure_running()  # which unblocks the signals when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent() -> None:
+    """In a worker: end as soon as the process that started it is gone, even where it was killed."""
+    threading.Thread(target=_wait_for_parent, name="parent", daemon=True).start()
+
+
 def _start() -> None:
     """Leave Ctrl-C to the parent, and end with it: a worker whose parent was killed waits for work for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -37,7 +37,7 @@ from .optim import build_optimizer, build_schedule
 from .progress import Progress
 from .ranks import Ranks
 from .stopping import Stopping
-from .train_data import Batch, Shares, batches, epoch_draws
+from .train_data import Batch, Shares, batches, epoch_draws, start_workers_server
 from .train_plan import BEST, CHECKPOINTS, LAST, WEIGHTS, TrainingPlan
 from .train_setup import build_loaders, build_network, prepare_output, read_masks, shared
 from .train_state import Position, SavedRun, fingerprint, rng_state, save_run, set_rng_state
@@ -118,6 +118,8 @@ class _Trainer:
         self.plan, self.ranks, self.ended = plan, ranks, ended
         self.recipe, self.device = plan.recipe, plan.device
         self.position = plan.saved.position if plan.saved else Position()
+        if self.recipe.workers:
+            start_workers_server()
         self.reader, self.index = read_masks(plan, ranks)
         self.network = build_network(plan, ranks)
         self.model: nn.Module = shared(self.network, plan) if ranks.world > 1 else self.network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..datasets.class_uniform import CentroidIndex, plan_epoch
 from ..datasets.segmentation import Draw, Sample, SegmentationDataset
+from ..datasets.workers import end_with_parent, start_server
 from ..errors import DatasetError, HmsaError
 from .device import is_out_of_memory
 from .recipe import Recipe
@@ -131,9 +133,13 @@ def validation_loader(
 
 def _loader(dataset: SegmentationDataset, workers: int, device: torch.device, **how: Any) -> DataLoader[Any]:
     workers = min(workers, os.cpu_count() or 1)
+    if workers:
+        start_workers_server()
     return DataLoader(
         _Careful(dataset),
         num_workers=workers,
+        # Never a plain fork: by now this process holds threads, whose locks nobody would open in the copy.
+        multiprocessing_context="forkserver" if workers else None,
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
@@ -144,6 +150,11 @@ def _loader(dataset: SegmentationDataset, workers: int, device: torch.device, **
     )
 
 
+def start_workers_server() -> None:
+    """Start what worker processes are forked from; it imports what they need once, and they share its memory."""
+    start_server([__name__])
+
+
 def _heed_the_parent(worker: int) -> None:
     """In a worker: only its parent ends it.
 
@@ -151,12 +162,15 @@ def _heed_the_parent(worker: int) -> None:
     own SIGTERM must not be ignored: it would wait for ever for the worker's end.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS
+        # Before any thread is there, which would take the signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with, args=(os.getppid(),), name="parent", daemon=True).start()
+        threading.Thread(target=_end_by, args=(parent.pid,), name="SIGTERM", daemon=True).start()
+    end_with_parent()
 
 
-def _end_with(parent: int) -> None:
+def _end_by(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
