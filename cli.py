@@ -81,6 +81,10 @@ DatasetsOption = Annotated[
     str | None,
     typer.Option("--datasets", metavar="A,B", help="Only these datasets, by name, comma separated."),
 ]
+UNLABELLED = "--allow-unlabelled"
+UnlabelledOption = Annotated[
+    bool, typer.Option(UNLABELLED, help="Leave out images that have no mask, and name them.")
+]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each dataset.")
 ]
@@ -674,6 +678,7 @@ def evaluate(
             "--submission", metavar="TAR", parser=_folder("--submission"), help="Score this submission to BRAVO."
         ),
     ] = None,
+    allow_unlabelled: UnlabelledOption = False,
 ) -> None:
     """Score class maps and confidences against labels.
 
@@ -690,7 +695,7 @@ def evaluate(
     Example: hmsa-pipeline evaluate --submission sub.tar --ground-truth gt.tar --samples bravo_SAMPLING.tar
     """
     if ground_truth is not None or submission is not None:
-        others = {"--limit": limit, "--csv": csv_file, "--processes": processes}
+        others = {"--limit": limit, "--csv": csv_file, "--processes": processes, UNLABELLED: allow_unlabelled}
         if wrong := [name for name, value in others.items() if value]:
             raise HmsaError(f"{wrong[0]}: does not go with BRAVO's tar files; leave it out")
         if average != "dataset":
@@ -744,9 +749,12 @@ def evaluate(
         leave_one_out=leave_one_out,
         limit=limit,
         average=_average(average),
+        allow_unlabelled=allow_unlabelled,
     )
     results = []
     for plan in plans:
+        if plan.truth.left_out:
+            typer.echo(f"note: {without_masks(plan.dataset, plan.truth.left_out)}", err=True)
         result = score(plan, processes)
         results.append(result)
         _failed(result.dataset, result.failed)
@@ -1322,6 +1330,7 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other value of the recipe; may be given again."),
     ] = None,
+    allow_unlabelled: UnlabelledOption = False,
     dry_run: DryRunOption = False,
     json_file: JsonOption = None,
 ) -> None:
@@ -1355,7 +1364,7 @@ def train(
             "activation_checkpointing": activation_checkpointing,
             "compile": compiled,
             "workers": workers,
-            "data": {"limit": limit},
+            "data": {"limit": limit, "allow_unlabelled": allow_unlabelled or None},
             "augmentation": {"crop": None if crop_size is None else parse_size(crop_size)},
             "loss": {"criterion": loss},
             "optimizer": {"lr": lr, "name": optimizer},

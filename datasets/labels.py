@@ -34,7 +34,8 @@ class LabelReader:
         self.root = root
         self.source = source
         self.cache = cache
-        self._tables = {rule.encoding: source.lookup(rule.encoding) for rule in source.masks}
+        encodings = {rule.encoding for rule in source.masks} | ({"ids_v2"} if source.labels_v2 else set())
+        self._tables = {encoding: source.lookup(encoding) for encoding in encodings}
 
     def prepare(
         self,
@@ -77,7 +78,7 @@ class LabelReader:
         """
         path = self.root / pair.mask
         match pair.encoding:
-            case "train_ids" | "ids":
+            case "train_ids" | "ids" | "ids_v2":
                 return decode_ids(path)
             case "red":
                 return decode_colours(path)[..., 0]

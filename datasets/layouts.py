@@ -83,12 +83,13 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
     images: list[PlacedImage] = []
     for of, folder in folders:
         start = 0 if folder == "." else len(folder) + 1
-        for path, size in ((image.path, image.bytes) for image in walk(root, folder, table, exclude)):
+        ending, part = table.ending(of), part_of(table, of, folder)
+        for path, size in ((image.path, image.bytes) for image in walk(root, folder, table, exclude, of)):
             name = path.rindex("/") + 1 if "/" in path else 0
-            stem = output_stem(path[name:]).removesuffix(table.stem_ending)
-            images.append(PlacedImage(path, size, of, path[start:name], stem))
+            stem = output_stem(path[name:]).removesuffix(ending)
+            images.append(PlacedImage(path, size, of, path[start:name], stem, part))
     if not images:
-        ending = f" whose name ends in {table.stem_ending} and" if table.stem_ending else ""
+        ending = f" whose name ends in {table.ending(folders[0][0])} and" if table.stem_ending else ""
         place = root / folders[0][1] if len(folders) == 1 else root
         mend = table.mend or "check the folder"
         raise DatasetError(f"{place}: holds no image{ending} of type {' '.join(SUFFIXES)}; {mend}")
@@ -112,6 +113,19 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
     return Listing(chosen, left_out)
 
 
+def split_folders(root: Path, table: Layout, split: str | None) -> list[str]:
+    """The folders that hold the images of a split, relative to ``root``: those that are there."""
+    first = next((folder for folder in table.splits[split] if (root / folder).is_dir()), None)
+    more = [folder for folder in table.more.get(split or "", ()) if (root / folder).is_dir()]
+    return [*([first] if first is not None else ()), *more]
+
+
+def part_of(table: Layout, split: str | None, folder: str) -> str:
+    """What stands before the usual folder of a split in ``folder``, with a slash; nothing for any other folder."""
+    usual = table.splits[split][0]
+    return folder.removesuffix(usual) if folder.endswith(f"/{usual}") else ""
+
+
 def _folders(root: Path, layout: str, split: str | None) -> tuple[str | None, list[tuple[str | None, str]]]:
     """The split that is meant, and the folders to read, relative to ``root``, each with the split it is of."""
     table = LAYOUTS[layout]
@@ -123,10 +137,9 @@ def _folders(root: Path, layout: str, split: str | None) -> tuple[str | None, li
     parts = table.joined.get(wanted, (wanted,)) if wanted else tuple(table.splits)
     found: list[tuple[str | None, str]] = []
     for part in parts:
-        there = next((folder for folder in table.splits[part] if (root / folder).is_dir()), None)
-        if there is not None:
-            found.append((part, there))
-        elif wanted and not (table.any_part and wanted in table.joined):
+        there = split_folders(root, table, part)
+        found += [(part, folder) for folder in there]
+        if not there and wanted and not (table.any_part and wanted in table.joined):
             of_split = f"split '{part}'" + (f", part of '{wanted}'," if part != wanted else "")
             expected = " or ".join(f"{folder}/" for folder in table.splits[part])
             raise DatasetError(_not_there(root, f"type '{layout}', {of_split}", expected, table.mend))

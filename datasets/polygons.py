@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from ..errors import DatasetError, disk_error, nearest
 from ..files import atomic_path
@@ -28,6 +28,9 @@ BACKGROUND = "unlabeled"
 
 # Beyond, numbers would not fit what Pillow draws with; no picture is so large.
 _FARTHEST = 1_000_000
+
+_KEY = "drawn-from"
+_HEAD = 256  # bytes; the text stands before the pixels
 
 
 def draw(path: Path, ids: Mapping[str, int]) -> NDArray[np.uint8]:
@@ -68,13 +71,22 @@ def draw(path: Path, ids: Mapping[str, int]) -> NDArray[np.uint8]:
 def is_drawn(path: Path, drawn: Path) -> bool:
     """Whether ``drawn`` was made of ``path`` as it is now.
 
-    The file carries the time of its source, so that neither an older nor a newer source passes, nor one of the
-    same name in another folder.
+    The picture holds the time and the size of its source in a text, so that neither an older nor a newer source
+    passes, nor one of the same name in another folder. The time of the picture itself would not do: some disks keep
+    coarser times than others (NTFS, SMB, exFAT).
     """
     try:
-        return drawn.stat().st_mtime_ns == path.stat().st_mtime_ns
+        made_of = _made_of(path)
+        with drawn.open("rb") as file:
+            return made_of in file.read(_HEAD)
     except OSError:
         return False
+
+
+def _made_of(path: Path) -> bytes:
+    """What tells a version of a file from others."""
+    status = path.stat()
+    return f"{_KEY}\0{status.st_mtime_ns} {status.st_size}\n".encode()
 
 
 def draw_files(
@@ -102,14 +114,20 @@ def draw_files(
 def _draw_file(task: tuple[Path, Path], ids: Mapping[str, int]) -> None:
     path, drawn = task
     # Before reading: a file that changes meanwhile will be drawn again.
-    time = path.stat().st_mtime_ns if path.exists() else 0
+    made_of = _made_of(path) if path.exists() else b""
     picture = Image.fromarray(draw(path, ids))
     try:
         with atomic_path(drawn) as temporary:
-            picture.save(temporary, "PNG", compress_level=1)
-            os.utime(temporary, ns=(time, time))
+            picture.save(temporary, "PNG", compress_level=1, pnginfo=_text(made_of))
     except OSError as error:
         raise disk_error(drawn, error) from error
+
+
+def _text(made_of: bytes) -> PngInfo:
+    """A chunk that stands before the pixels: a key, a zero, and the text."""
+    info = PngInfo()
+    info.add(b"tEXt", made_of)
+    return info
 
 
 def _read(path: Path) -> dict[str, Any]:

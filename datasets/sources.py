@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import yaml
 
 from ..errors import DatasetError, nearest
 from .taxonomy import IGNORE, NUM_CLASSES
-from .walk import Layout
+from .walk import Layout, replaced
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,9 +50,10 @@ TOTAL = "total"
 DRAWN_MARK = ".drawn.json"
 """A hidden file in the folder of a dataset that was drawn: it holds as many images as were asked for."""
 
-ENCODINGS: tuple[str, ...] = ("train_ids", "ids", "red", "panoptic", "polygons")
-"""How a mask says what a pixel shows: a grey value or palette index that is a train id, or a raw id; a raw id in
-the red channel; COCO's panoptic colours with a JSON file beside; polygons with names in a JSON file."""
+ENCODINGS: tuple[str, ...] = ("train_ids", "ids", "ids_v2", "red", "panoptic", "polygons")
+"""How a mask says what a pixel shows: a grey value or palette index that is a train id, a raw id, or a raw id of the
+dataset's later table; a raw id in the red channel; COCO's panoptic colours with a JSON file beside; polygons with
+names in a JSON file."""
 
 _OTHER_TYPES = frozenset(
     {"bravo", "folder", "fishyscapes", "lostandfound", "roadanomaly", "smiyc", "validation_dataset"}
@@ -67,9 +68,12 @@ class MaskRule:
     encoding: str
     """One of `ENCODINGS`."""
     path: str
-    """Relative to the root, with the fields ``{split}`` (what the dataset calls the split that the image lies in),
+    """Relative to the root, with the fields ``{part}`` (what stands before the usual folder of the images, with a
+    slash; mostly nothing), ``{split}`` (what the dataset calls the split that the image lies in),
     ``{below}`` (folders between the split's and the image, each with a slash) and ``{stem}`` (the image's name
     without its suffix and without the layout's ending)."""
+    told_by: tuple[str, ...] = ()
+    """Files below the root that list the labels; where there are any, they tell ``ids`` from ``ids_v2``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,15 @@ class Source:
     """Where masks may lie, in the order of preference."""
     labels: Mapping[int, tuple[int, str]] | None
     """Raw id -> train id and name; None where there are no raw ids."""
+    labels_v2: Mapping[int, tuple[int, str]] | None
+    """Raw id of a later table -> the raw id of `labels` that it counts as, and its own name; None where there is no
+    later table."""
+    mapping: str
+    """Which of `mappings` the train ids of `labels` are; empty where there is one alone."""
+    mappings: Mapping[str, Mapping[int, int]]
+    """Name of a mapping to train ids -> raw ids whose train id it has otherwise than the first one."""
+    remarks: tuple[str, ...]
+    """What else one has to know of it, a sentence or two each."""
     resize_masks: bool
     """Whether some masks have another size than their images, and are to be resized."""
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -109,6 +122,10 @@ class Source:
     is not the authors'. Images that are left out on purpose do not count. A split that is not named is not known."""
     average: str = LABELLED_OR_PREDICTED
     """One of `RULES`: which classes the authors' own evaluator takes the mean IoU over."""
+    parts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Part that some have alone -> `counts` of it."""
+    beside: tuple[str, ...] = ()
+    """Folders of further parts that may have been unpacked beside the dataset's folder and not into it."""
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -121,6 +138,26 @@ class Source:
     def labelled(self) -> tuple[str, ...]:
         """The splits that can have masks."""
         return tuple(split for split in self.layout.split_names if split not in self.unlabelled)
+
+    def mapped(self, mapping: str | None) -> Source:
+        """The same dataset with another mapping of its raw ids to train ids.
+
+        Args:
+            mapping: one of `mappings`; None for the first.
+
+        Raises:
+            DatasetError: the dataset has no such mapping.
+        """
+        if mapping is None or mapping == self.mapping:
+            return self
+        if mapping not in self.mappings:
+            if not self.mappings:
+                raise DatasetError(f"{self.title} has no other mappings, but '{mapping}' was given; leave it out")
+            raise DatasetError(f"{self.title} has no mapping '{mapping}'; {nearest(mapping, self.mappings)}")
+        assert self.labels is not None
+        others = self.mappings[mapping]
+        labels = {raw: (others.get(raw, train), meaning) for raw, (train, meaning) in self.labels.items()}
+        return replace(self, labels=labels, mapping=mapping)
 
     def lookup(self, encoding: str) -> NDArray[np.uint8]:
         """What the ids in masks of one encoding mean.
@@ -142,8 +179,12 @@ class Source:
             ids = [*range(NUM_CLASSES), IGNORE]
             table[ids] = ids
             return table
-        if self.labels is None:
+        if self.labels is None or (encoding == "ids_v2" and self.labels_v2 is None):
             raise ValueError(f"{self.name} has no raw ids")
+        if encoding == "ids_v2":
+            for raw, (counts_as, _) in (self.labels_v2 or {}).items():
+                table[raw] = self.labels[counts_as][0]
+            return table
         for raw, (train, _) in self.labels.items():
             table[raw % 256] = train  # -1 is 255 in a mask of 8 bits
         return table
@@ -238,6 +279,17 @@ def _described(name: str, facts: dict[str, Any]) -> Source:
     known = {"title": name, "folder": name, "homepage": "", "paper": "", "download": "", "tree": ""}
     texts = {key: facts.get(key, default) for key, default in known.items()}
     splits: dict[str | None, tuple[str, ...]] = {split: tuple(folders) for split, folders in facts["splits"].items()}
+    called = {split: split for split in facts["splits"]} | facts.get("split_folders", {})
+    unlabelled = list(facts.get("unlabelled", ()))
+    variants: dict[str, dict[str, tuple[str, ...]]] = {}
+    for variant, changes in facts.get("variants", {}).items():
+        for split in facts["splits"]:
+            name_of = f"{split}_{variant}"
+            variants[name_of] = {old: tuple(new) for old, new in changes.items()}
+            splits[name_of] = tuple(path for folder in splits[split] for path in replaced(folder, variants[name_of]))
+            called[name_of] = called[split]
+            unlabelled += [name_of] if split in unlabelled else []
+    mappings = facts.get("mappings", {})
     return Source(
         name=name,
         **texts,
@@ -251,13 +303,23 @@ def _described(name: str, facts: dict[str, Any]) -> Source:
             any_part=facts.get("any_part", False),
             members=facts.get("members", "all"),
             left_out_stems=frozenset(facts.get("left_out", ())),
+            more={split: tuple(folders) for split, folders in facts.get("more", {}).items()},
+            variants=variants,
             mend=f"unpack {archives['images']}; {SEE}",
         ),
-        split_folders={split: split for split in facts["splits"]} | facts.get("split_folders", {}),
-        unlabelled=tuple(facts.get("unlabelled", ())),
-        masks=tuple(MaskRule(**rule) for rule in facts.get("masks", ())),
+        split_folders=called,
+        unlabelled=tuple(unlabelled),
+        masks=tuple(
+            MaskRule(**rule | {"told_by": tuple(rule.get("told_by", ()))}) for rule in facts.get("masks", ())
+        ),
         labels=labels and {raw: (train, meaning) for raw, (train, meaning) in labels.items()},
+        labels_v2=facts.get("labels_v2") and {raw: (old, text) for raw, (old, text) in facts["labels_v2"].items()},
+        mapping=next(iter(mappings), ""),
+        mappings=mappings,
+        remarks=tuple(" ".join(remark.split()) for remark in facts.get("remarks", ())),
         resize_masks=facts.get("resize_masks", False),
         counts=facts.get("counts", {}),
         average=average,
+        parts=facts.get("parts", {}),
+        beside=tuple(facts.get("beside", ())),
     )

@@ -45,13 +45,31 @@ class Layout:
     """Which images of its folders belong to a split: a rule of `splits`."""
     left_out_stems: frozenset[str] = field(default_factory=frozenset)
     """Names of images, without their suffix, that belong to no split."""
+    more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Split -> folders that are read as well where they are there, such as those of a second part."""
+    variants: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Split that lies as another one does -> what stands in its paths in place of what, with alternatives: another
+    camera or another part of the same dataset."""
     mend: str = ""
     """What to do where the folders are missing, for the end of an error."""
+
+    def ending(self, split: str | None) -> str:
+        """What the name of an image of a split ends with, before its suffix."""
+        return replaced(self.stem_ending, self.variants.get(split or "", {}))[0]
 
     @property
     def split_names(self) -> tuple[str, ...]:
         """The splits that a manifest can name."""
         return (*(split for split in self.splits if split is not None), *self.joined)
+
+
+def replaced(path: str, changes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The paths that ``path`` becomes by the changes of a variant, one for each alternative."""
+    paths = (path,)
+    for old, new in changes.items():
+        if old in path:
+            paths = tuple(each.replace(old, into) for each in paths for into in new)
+    return paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +95,9 @@ class PlacedImage(NamedTuple):
     """Folders between that folder and the image, each with a slash."""
     stem: str
     """Its name without its suffix and without its layout's ending."""
+    part: str = ""
+    """What stands before the split's folder, with a slash, where the dataset comes in parts with folders of their
+    own."""
 
 
 class Listing(NamedTuple):
@@ -93,7 +114,9 @@ def output_stem(path: str) -> str:
     return os.path.splitext(path)[0]  # noqa: PTH122  a Path is ten times slower, and there are many
 
 
-def walk(root: Path, start: str, layout: Layout, exclude: Iterable[Path]) -> Iterator[ImageFile]:
+def walk(
+    root: Path, start: str, layout: Layout, exclude: Iterable[Path], split: str | None = None
+) -> Iterator[ImageFile]:
     """Every image below ``root / start``, in no order.
 
     Args:
@@ -101,12 +124,13 @@ def walk(root: Path, start: str, layout: Layout, exclude: Iterable[Path]) -> Ite
         start: a folder below it; its images' paths begin with it.
         layout: says how images are called and which folders hold none.
         exclude: folders to leave out, known by their place, links resolved.
+        split: whose images they are, where names differ by split.
 
     Raises:
         DatasetError: a folder cannot be read; a link leads nowhere.
     """
     top = os.path.realpath(root)
-    ending, left_out = layout.stem_ending, layout.left_out | _NEVER
+    ending, left_out = layout.ending(split), layout.left_out | _NEVER
     excluded = [place for place in map(os.path.realpath, exclude) if not _is_within(top, place)]
     # Per folder: its path relative to root with a slash at the end, where it really lies, and where the links
     # that led here really stand. A link to a folder that holds one of these is a loop.

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets.labels import LabelReader
-from ..datasets.pairs import Pair, find_pairs, list_pairs, panoptic_json
+from ..datasets.layouts import part_of, split_folders
+from ..datasets.pairs import Pair, find_pairs, list_pairs, mask_places, panoptic_json
 from ..datasets.pixels import decode_rgb
-from ..datasets.sources import DRAWN_MARK, SEE, UNKNOWN, Source
+from ..datasets.sources import DRAWN_MARK, SEE, TOTAL, UNKNOWN, Source
 from ..datasets.walk import output_stem, walk
 from ..datasets.workers import map_files
 from ..errors import DatasetError, ManifestError, StoreError, disk_error
@@ -83,7 +84,7 @@ def plan_check(
     """
     facts = known_source(name)
     folder = _root_of(facts, data_root, root)
-    wanted = [split] if split else _all_labelled(facts)
+    wanted = [split] if split else _own(_all_labelled(facts), facts, folder)
     splits = {each: _listed(folder, facts, each) for each in wanted}
     output = output or OUTPUT / name
     _require_writable(output)
@@ -103,14 +104,16 @@ def run_check(plan: CheckPlan) -> DatasetReport:
     with Progress(sum(map(len, wanted.values()))) as progress:
         for split, pairs in wanted.items():
             found, alone = plan.splits[split]
-            expected = expected_images(plan.root, plan.facts, split)
+            expected = expected_images(plan.root, plan.facts, split, len(found) + len(alone))
             splits.append(SplitReport(split, plan.facts, len(found), alone, expected))
             progress.job(f"{plan.facts.name} {split}", len(pairs))
             for pair, look in zip(pairs, map_files(partial(look_at, reader), pairs, plan.workers), strict=True):
                 splits[-1].add(pair, look)
                 progress.advance()
     strays = find_strays(plan.root, plan.facts, [*wanted])
-    report = DatasetReport(plan.facts, plan.root, plan.limit, tuple(splits), tuple(strays))
+    all_there = _all_images(plan.root, plan.facts)
+    beside = _beside(plan.root, plan.facts)
+    report = DatasetReport(plan.facts, plan.root, plan.limit, tuple(splits), tuple(strays), all_there, beside)
     try:
         write_json(plan.output / FIGURES, report.figures())
         _draw(plan.output, reader, report)
@@ -119,13 +122,43 @@ def run_check(plan: CheckPlan) -> DatasetReport:
     return report
 
 
-def expected_images(root: Path, facts: Source, split: str) -> int | None:
-    """How many images of a split its authors distribute; None where that is not known, or the dataset was drawn."""
+def expected_images(root: Path, facts: Source, split: str, found: int) -> int | None:
+    """How many images of a split its authors distribute.
+
+    Args:
+        root: the dataset's folder.
+        facts: which dataset it is.
+        split: which split.
+        found: how many are there; if it is one of the dataset's parts, that part is what is expected.
+
+    Returns:
+        None where it is not known, or the dataset was drawn.
+    """
     if (root / DRAWN_MARK).is_file():
         return None
     parts = facts.layout.joined.get(split, (split,)) if "_cv" not in split else ()
     known = [facts.counts[part] for part in parts if part in facts.counts]
-    return sum(known) if known and len(known) == len(parts) else None
+    if not known or len(known) < len(parts):
+        return None
+    alone = any(found == part.get(split) for part in facts.parts.values())
+    return found if alone else sum(known)
+
+
+def _all_images(root: Path, facts: Source) -> int | None:
+    """The images of all splits, where their number is known but not that of each split; else None."""
+    if TOTAL not in facts.counts or (root / DRAWN_MARK).is_file():
+        return None
+    folders = {folder for split in facts.layout.splits for folder in split_folders(root, facts.layout, split)}
+    return sum(1 for folder in folders for _ in walk(root, folder, facts.layout, ()))
+
+
+def _beside(root: Path, facts: Source) -> tuple[str, ...]:
+    """Further parts of the dataset that lie beside its folder, and are not read from there."""
+    return tuple(
+        name
+        for name in facts.beside
+        if root.name != name and (root.parent / name).is_dir() and not (root / name).is_dir()
+    )
 
 
 def look_at(reader: LabelReader, pair: Pair) -> Look:
@@ -170,16 +203,14 @@ def find_strays(root: Path, facts: Source, splits: Sequence[str]) -> list[str]:
     strays: set[str] = set()
     layout = facts.layout
     for part in {part: None for split in splits for part in layout.joined.get(split, (split,))}:
-        folder = next((folder for folder in layout.splits[part] if (root / folder).is_dir()), None)
-        if folder is None:
-            continue
-        names = (output_stem(image.path)[len(folder) + 1 :] for image in walk(root, folder, layout, ()))
-        stems = {name.removesuffix(layout.stem_ending) for name in names}
-        for rule in facts.masks:
-            base, _, ending = rule.path.format(split=facts.split_folders[part], below="", stem="\0").partition("\0")
-            strays |= {base + stem + ending for stem in _stems_below(root / base, ending)} - {
-                base + stem + ending for stem in stems
-            }
+        for folder in split_folders(root, layout, part):
+            names = (output_stem(image.path)[len(folder) + 1 :] for image in walk(root, folder, layout, (), part))
+            stems = {name.removesuffix(layout.ending(part)) for name in names}
+            for path, _ in mask_places(facts, part, part_of(layout, part, folder), "", "\0"):
+                base, _, ending = path.partition("\0")
+                strays |= {base + stem + ending for stem in _stems_below(root / base, ending)} - {
+                    base + stem + ending for stem in stems
+                }
     return sorted(strays)
 
 
@@ -248,6 +279,15 @@ def _root_of(facts: Source, data_root: Path | None, root: Path | None) -> Path:
     except ValueError as error:
         raise ManifestError(f"--data-root: {error}") from error
     return resolved_path(place, f"{facts.name}: ")
+
+
+def _own(splits: Sequence[str], facts: Source, root: Path) -> list[str]:
+    """Those of ``splits`` to look at: of variants, those alone that are there."""
+    layout = facts.layout
+    plain = [split for split in splits if split not in layout.variants]
+    there = [split for split in splits if split in layout.variants and split_folders(root, layout, split)]
+    none = there and not any(split_folders(root, layout, split) for split in plain)
+    return there if none else [*plain, *there]
 
 
 def _listed(root: Path, facts: Source, split: str) -> tuple[list[Pair], list[str]]:

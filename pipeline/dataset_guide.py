@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.sources import EVALUATED, KNOWN, NAMES, Source, source
+from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..errors import DatasetError, ManifestError, StoreError
 
 WIDTH = 100
@@ -69,15 +70,43 @@ def guide(facts: Source) -> list[str]:
     lines += _entry("", [part for line in facts.tree.rstrip().splitlines() for part in _fitted(line)])
     by_use: dict[str, list[str]] = {}
     for split, use in split_uses(facts).items():
-        by_use.setdefault(use, []).append(split)
+        if split not in facts.layout.variants:
+            by_use.setdefault(use, []).append(split)
     said = [_wrapped(f"{', '.join(splits)}: {use}") for use, splits in by_use.items()]
     lines += _entry("splits", [line for lines in said for line in lines])
+    if facts.counts:
+        counts = [f"{split} {number}" for split, number in facts.counts.items()]
+        counts += [
+            f"{part} alone: {', '.join(f'{split} {number}' for split, number in numbers.items())}"
+            for part, numbers in facts.parts.items()
+        ]
+        lines += _entry("images", _wrapped("; ".join(counts)))
+    for line in [*mapping_lines(facts), *facts.remarks]:
+        lines += _entry("note", _wrapped(line))
     lines += _entry("check it", [f"hmsa-pipeline datasets check {facts.name} --data-root DIR"])
     if facts.name in EVALUATED:
         lines += _entry("score on", [f"a dataset of 'type: {facts.name}' in a manifest: hmsa-pipeline evaluate"])
     else:
         lines += _entry("train", [f"hmsa-pipeline train --dataset {facts.name} --data-root DIR --assets DIR"])
     return lines
+
+
+def mapping_lines(facts: Source) -> list[str]:
+    """A sentence for each mapping but the first: in which ids it differs."""
+    labels = facts.labels or {}
+    return [
+        f"mapping: {name} differs from {facts.mapping} in {len(others)} ids: "
+        + ", ".join(
+            f"{raw} {labels[raw][1].rpartition('--')[2]} ({_train_name(labels[raw][0])} -> {_train_name(train)})"
+            for raw, train in others.items()
+        )
+        for name, others in facts.mappings.items()
+        if name != facts.mapping
+    ]
+
+
+def _train_name(train: int) -> str:
+    return "ignored" if train == IGNORE else CLASS_NAMES[train]
 
 
 def guide_figures(facts: Source) -> dict[str, Any]:
@@ -92,6 +121,10 @@ def guide_figures(facts: Source) -> dict[str, Any]:
         "tree": facts.tree,
         "splits": split_uses(facts),
         "labelled": list(facts.labelled),
+        "counts": dict(facts.counts),
+        "parts": {part: dict(numbers) for part, numbers in facts.parts.items()},
+        "mappings": {name: dict(others) for name, others in facts.mappings.items()},
+        "remarks": list(facts.remarks),
         "default": facts.layout.default,
     }
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..datasets.pairs import Pair
-from ..datasets.sources import SEE, Source
+from ..datasets.sources import SEE, TOTAL, Source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
 from ..errors import first_few
 
@@ -183,6 +183,8 @@ class DatasetReport:
         limit: how many images of each split were read; all if None.
         splits: what each split holds.
         without_image: masks that belong to no image; paths relative to the root.
+        all_images: how many images lie in the folders of all splits; None where nobody says how many there must be.
+        beside: folders of further parts beside the root, which are not read.
     """
 
     facts: Source
@@ -190,6 +192,8 @@ class DatasetReport:
     limit: int | None
     splits: tuple[SplitReport, ...]
     without_image: tuple[str, ...]
+    all_images: int | None = None
+    beside: tuple[str, ...] = ()
 
     @property
     def sound(self) -> int:
@@ -210,6 +214,16 @@ class DatasetReport:
     def problems(self) -> list[str]:
         """What is wrong, one line each."""
         found = [line for split in self.splits for line in split.problems()]
+        if self.all_images is not None and (missing := self.facts.counts[TOTAL] - self.all_images) > 0:
+            found.append(
+                f"{count(missing, 'image')} of the {self.facts.counts[TOTAL]} that are distributed "
+                f"{'are' if missing > 1 else 'is'} missing; unpack {self.facts.image_archive}; {SEE}"
+            )
+        for name in self.beside:
+            found.append(
+                f"{self.root.parent / name}: another part of {self.facts.title}, which is not read from there; "
+                f"move it into {self.root}, link it there, or name {self.root.parent} with --root"
+            )
         if self.without_image:
             found.append(
                 f"{count(len(self.without_image), 'mask')} without an image "
@@ -235,6 +249,8 @@ class DatasetReport:
             "limit": self.limit,
             "splits": {split.name: split.figures() for split in self.splits},
             "masks_without_image": list(self.without_image),
+            "distributed": self.facts.counts.get(TOTAL),
+            "parts_beside": list(self.beside),
             **_class_figures(self.pixels, self.images),
             "problems": self.problems,
         }

@@ -67,11 +67,14 @@ class Evaluated:
     average: Average = PLAIN
     official: int | None = None
     failed: dict[str, str] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Figures by subject; null where one is not defined."""
         scores = {name: defined(counts.figures(self.average)) for name, counts in self.counts.items()}
         found = {"dataset": self.dataset, "classes": list(CLASS_NAMES), "scores": scores, "failed": self.failed}
+        if self.left_out:
+            found["without_mask"] = list(self.left_out)
         return found if self.ood else found | {"average": self.average.as_json()}
 
     @property
@@ -88,6 +91,7 @@ def plan_evaluation(
     leave_one_out: bool = False,
     limit: int | None = None,
     average: str = DATASET,
+    allow_unlabelled: bool = False,
 ) -> list[Evaluation]:
     """Check that labels, predictions and stores are there.
 
@@ -98,6 +102,7 @@ def plan_evaluation(
         leave_one_out: whether the ensemble without each member is scored from the stores too.
         limit: images per dataset, from the first; None for all.
         average: which classes a mean IoU runs over, one of `averages.AVERAGES`.
+        allow_unlabelled: leave out images that have no mask, whatever the manifest says of them.
 
     Raises:
         ManifestError: no dataset has labels.
@@ -116,7 +121,7 @@ def plan_evaluation(
     return [
         _plan(manifest, entry, part, truth, predictions, subjects)
         for entry in labelled
-        for part, truth in truths_of(entry, limit, average).items()
+        for part, truth in truths_of(entry, limit, average, allow_unlabelled=allow_unlabelled).items()
     ]
 
 
@@ -153,7 +158,7 @@ def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
         DatasetError: a process was ended from outside.
     """
     counts = {name: Counts(plan.truth.ood) for name in plan.names}
-    result = Evaluated(plan.dataset, counts, plan.truth.average, plan.truth.official)
+    result = Evaluated(plan.dataset, counts, plan.truth.average, plan.truth.official, left_out=plan.truth.left_out)
     with Progress(len(plan.truth.pairs)) as progress:
         progress.job(plan.dataset, len(plan.truth.pairs))
         found: Iterator[dict[str, Counts] | str] = map_files(partial(_scored, plan), plan.truth.pairs, workers)

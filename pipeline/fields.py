@@ -12,13 +12,30 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, Strict, ValidationInfo
 
-from ..errors import nearest
+from ..datasets.sources import KNOWN, source
+from ..errors import DatasetError, nearest
 from .documents import describe
 from .paths import Surroundings, is_unicode, located, resolved
 from .places import is_remote, place
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_NAME = 100
+
+
+def check_mapping(name: str, mapping: str | None) -> None:
+    """Refuse a mapping that a type of dataset does not have.
+
+    Raises:
+        ValueError: it has none of this name.
+    """
+    if mapping is None:
+        return
+    if name not in KNOWN:
+        raise ValueError(f"type '{name}' has no mappings, but '{mapping}' was given; leave it out")
+    try:
+        source(name).mapped(mapping)
+    except DatasetError as error:
+        raise ValueError(str(error)) from error
 
 
 def _input_path(value: object, info: ValidationInfo) -> str:

@@ -37,6 +37,7 @@ from .fields import (
     Sha256,
     Text,
     at_least_one,
+    check_mapping,
     one_of,
 )
 from .paths import Surroundings, at_home, refuse_unused, resolved_path
@@ -228,6 +229,21 @@ class DatasetEntry(Settings):
     def exif(self) -> bool:
         """Whether its photographs are turned as EXIF says."""
         return self.orientation == "exif"
+
+    mapping: Text | None = Field(
+        default=None, description="Which mapping of its ids to the 19 classes, where 'datasets list' names several."
+    )
+    without_masks: tuple[Text, ...] = Field(
+        default=(), description="Images that have no mask and are left out of scores, by their paths below the root."
+    )
+    allow_unlabelled: bool = Field(
+        default=False, description="Leave every image out of scores that has no mask; they are counted and named."
+    )
+
+    @model_validator(mode="after")
+    def _knows_the_mapping(self) -> DatasetEntry:
+        check_mapping(self.type, self.mapping)
+        return self
 
     def root_path(self) -> Path:
         """The absolute path of the dataset's folder, which may not exist.

@@ -18,7 +18,18 @@ from ..datasets.sources import KNOWN, NAMES
 from ..errors import ManifestError, nearest
 from ..models.registry import ARCHITECTURES
 from .documents import Document, MisplacedError, as_yaml, one_line, read_document, validate
-from .fields import Count, InputPath, LocalOutputPath, Natural, NotNegative, Positive, Share, Text, one_of
+from .fields import (
+    Count,
+    InputPath,
+    LocalOutputPath,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    Text,
+    check_mapping,
+    one_of,
+)
 from .manifest import SHIPPED, Precision, Scales, Settings, Version, find_manifest, shipped_manifests
 from .overrides import Setting, changed
 from .paths import Surroundings, at_home, is_url, refuse_unused, resolved_path
@@ -71,10 +82,25 @@ class Data(Settings):
     train: Text = Field(default="train", description="The split that is learnt from.")
     validation: Text = Field(default="val", description="The split that is scored.")
     limit: Count | None = Field(default=None, description="Only the first images of each split; all if null.")
+    mapping: Text | None = Field(
+        default=None, description="Which mapping of its ids to the 19 classes, where 'datasets list' names several."
+    )
+    without_masks: tuple[Text, ...] = Field(
+        default=(),
+        description="Images of either split that have no mask and are left out, by their paths below root.",
+    )
+    allow_unlabelled: bool = Field(
+        default=False, description="Leave every image out that has no mask; they are counted and named."
+    )
     cache: InputPath | None = Field(
         default=None,
         description="Folder for what is made of the masks once (centroids, drawn polygons); <output>/cache if null.",
     )
+
+    @model_validator(mode="after")
+    def _knows_the_mapping(self) -> Data:
+        check_mapping(self.type, self.mapping)
+        return self
 
     def root_path(self) -> Path:
         """The absolute path of the dataset's folder, which may not exist.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ..datasets.pairs import Pair, list_pairs
+from ..datasets.pairs import Pair, labelled_pairs, refuse_absent, without_masks
 from ..datasets.taxonomy import NUM_CLASSES
 from ..errors import CheckpointError, DatasetError, ManifestError, first_few
 from ..models.checkpoint import demand_match, demand_numbers, expected_shapes
@@ -125,8 +125,15 @@ def plan_training(
     if ranks is None or ranks.first:
         _check_writable(recipe.output)
         require_free(recipe.output / CHECKPOINTS)
-    train, validation = (_pairs(recipe, split) for split in (recipe.data.train, recipe.data.validation))
+    data = recipe.data
+    (train, no_mask), (validation, none_either) = (_pairs(recipe, split) for split in (data.train, data.validation))
+    left_out = sorted({*no_mask, *none_either})
+    refuse_absent(
+        data.root_path(), f"{data.train}' or '{data.validation}", set(data.without_masks).difference(left_out)
+    )
     notes = [note] if note else []
+    if left_out:
+        notes.append(without_masks(data.type, left_out))
     both = {pair.image for pair in train} & {pair.image for pair in validation}
     if both:
         notes.append(f"data: {len(both)} images are both learnt from and scored on")
@@ -222,13 +229,23 @@ def _check_writable(output: Path) -> None:
             raise ManifestError(f"{place}: cannot be written (no right to); free it or choose another --output")
 
 
-def _pairs(recipe: Recipe, split: str) -> list[Pair]:
-    pairs = list_pairs(recipe.data.root_path(), recipe.data.type, split)[: recipe.data.limit]
+def _pairs(recipe: Recipe, split: str) -> tuple[list[Pair], list[str]]:
+    """The images of a split with their masks, and those that are left out since they have none."""
+    data = recipe.data
+    pairs, left_out = labelled_pairs(
+        data.root_path(),
+        data.type,
+        split,
+        leave_out=data.without_masks,
+        allow_unlabelled=data.allow_unlabelled,
+        all_there=False,
+    )
+    pairs = pairs[: data.limit]
     if not pairs:
         raise DatasetError(
             f"{recipe.data.root_path()}: split '{split}' is empty; check the folder or the split lists"
         )
-    return pairs
+    return pairs, left_out
 
 
 def _saved(recipe: Recipe, train: list[Pair], resume: bool, overwrite: bool) -> SavedRun | None:

@@ -44,7 +44,7 @@ def read_masks(plan: TrainingPlan, ranks: Ranks) -> tuple[LabelReader, CentroidI
         DiskError: the cache cannot be written.
     """
     cache = plan.recipe.cache_path()
-    reader = LabelReader(plan.root, source(plan.recipe.data.type), cache)
+    reader = LabelReader(plan.root, source(plan.recipe.data.type).mapped(plan.recipe.data.mapping), cache)
     pairs = [*plan.train, *plan.validation]
     with ranks.in_turn(), Progress(2 * len(pairs) if ranks.first else 0, "mask") as progress:
         progress.job("masks", len(pairs))

@@ -11,7 +11,7 @@ import numpy as np
 from ..datasets.labels import LabelReader
 from ..datasets.outlier_masks import OutlierReader
 from ..datasets.outliers import OUTLIERS
-from ..datasets.pairs import Pair, list_pairs
+from ..datasets.pairs import Pair, labelled_pairs
 from ..datasets.sources import KNOWN, source
 from ..datasets.taxonomy import IGNORE
 from ..errors import DatasetError
@@ -49,6 +49,7 @@ class Truth:
         ood: whether the labels say what is out of distribution.
         average: which classes the mean IoU runs over.
         official: how many images the dataset's authors publish labels of; None if that is not known.
+        left_out: images that have none and were to be left out, in the order of their paths.
     """
 
     reader: Reader
@@ -56,10 +57,11 @@ class Truth:
     ood: bool = False
     average: Average = PLAIN
     official: int | None = None
+    left_out: tuple[str, ...] = ()
 
     def without_pairs(self) -> Truth:
         """What reads the masks, and is sent to processes with one pair at a time."""
-        return replace(self, pairs=())
+        return replace(self, pairs=(), left_out=())
 
     def source(self, pair: Pair) -> Path:
         """The file that the mask is read from."""
@@ -78,7 +80,9 @@ class Truth:
         return count_ood(confidence, truth) if self.ood else count(label, confidence, truth)
 
 
-def truths_of(entry: DatasetEntry, limit: int | None = None, average: str = DATASET) -> dict[str | None, Truth]:
+def truths_of(
+    entry: DatasetEntry, limit: int | None = None, average: str = DATASET, *, allow_unlabelled: bool = False
+) -> dict[str | None, Truth]:
     """The labels of a manifest's dataset, for each part that is scored on its own.
 
     Sets of which only that is labelled what is out of distribution have parts, such as the tracks of SMIYC: what
@@ -88,6 +92,7 @@ def truths_of(entry: DatasetEntry, limit: int | None = None, average: str = DATA
         entry: of one of the types in `LABELLED`.
         limit: of how many images, from the first; None for all.
         average: one of `averages.AVERAGES`.
+        allow_unlabelled: leave out images that have no mask, whatever ``entry`` says of them.
 
     Returns:
         part -> its labels; None for a dataset without parts, or whose split is named.
@@ -98,9 +103,16 @@ def truths_of(entry: DatasetEntry, limit: int | None = None, average: str = DATA
     """
     root = entry.root_path()
     if entry.type not in OUTLIERS:
-        pairs = list_pairs(root, entry.type, entry.split)
-        facts = source(entry.type)
-        return {None: Truth(LabelReader(root, facts), tuple(pairs[:limit]), average=average_of(average, [facts]))}
+        pairs, left_out = labelled_pairs(
+            root,
+            entry.type,
+            entry.split,
+            leave_out=entry.without_masks,
+            allow_unlabelled=allow_unlabelled or entry.allow_unlabelled,
+        )
+        facts = source(entry.type).mapped(entry.mapping)
+        kept, reader = tuple(pairs[:limit]), LabelReader(root, facts)
+        return {None: Truth(reader, kept, average=average_of(average, [facts]), left_out=tuple(left_out))}
     counts = OUTLIERS[entry.type].counts
     reader = OutlierReader(root, entry.type)
     found = reader.pairs(entry.split)

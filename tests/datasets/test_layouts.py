@@ -335,9 +335,9 @@ def test_half_of_a_joined_split_is_not_enough(tmp_path):
 
 def test_images_know_their_place(tmp_path):
     tree(tmp_path, "leftImg8bit/val/drive/1/a_leftImg8bit.jpg", "leftImg8bit/val/b_leftImg8bit.png")
-    assert [image[2:] for image in find_images(tmp_path, "idd")] == [("val", "", "b"), ("val", "drive/1/", "a")]
+    assert [image[2:5] for image in find_images(tmp_path, "idd")] == [("val", "", "b"), ("val", "drive/1/", "a")]
     tree(tmp_path / "plain", "c.png", "d/e.png")
-    assert [image[2:] for image in find_images(tmp_path / "plain", "folder")] == [(None, "", "c"), (None, "d/", "e")]
+    assert [image[2:5] for image in find_images(tmp_path / "plain", "folder")] == [(None, "", "c"), (None, "d/", "e")]
 
 
 def test_idd_takes_both_formats(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,13 @@ EXAMPLES = {
             "gtFine/val/ulm/ulm_000000_000019_gtFine_labelIds.png": "ids",
         },
     ),
-    "bdd100k": ("images/10k/val/7d06-1.jpg", {"labels/sem_seg/masks/val/7d06-1.png": "train_ids"}),
+    "bdd100k": (
+        "images/10k/val/7d06-1.jpg",
+        {
+            "labels/sem_seg/masks/val/7d06-1.png": "train_ids",
+            "seg/labels/val/7d06-1_train_id.png": "train_ids",
+        },
+    ),
     "idd": (
         "leftImg8bit/val/119/frame1_leftImg8bit.jpg",
         {
@@ -34,6 +41,7 @@ EXAMPLES = {
             "validation/labels_cityscapes/a_B-1.png": "train_ids",
             "validation/labels/a_B-1.png": "ids",
             "validation/v1.2/labels/a_B-1.png": "ids",
+            "validation/v2.0/labels/a_B-1.png": "ids_v2",
         },
     ),
     "wilddash": (
@@ -46,6 +54,7 @@ EXAMPLES = {
         {
             "discrete/labels_cityscapes/val/front/0aee-69fd/00000010_semseg_front.png": "train_ids",
             "discrete/labels/val/front/0aee-69fd/00000010_semseg_front.png": "red",
+            "discrete/images/val/front/semseg/0aee-69fd/00000010_semseg_front.png": "red",
             "discrete/images/val/front/0aee-69fd/00000010_semseg_front.png": "red",
         },
     ),
@@ -67,6 +76,9 @@ def begin(root: Path, name: str) -> str:
         np.savez(root / "split.npz", valIds=[42])
     if name == "wilddash":
         tree(root, "panoptic.json")
+    if name == "mapillary":
+        labels = [{"name": meaning} for _, meaning in (source(name).labels or {}).values()]
+        (root / "config.json").write_text(json.dumps({"labels": labels}))
     return image
 
 
@@ -151,7 +163,7 @@ def test_colours_without_their_meaning_are_refused(tmp_path):
     begin(tmp_path, "wilddash")
     tree(tmp_path, "panoptic/wd0000_100000.png")
     (tmp_path / "panoptic.json").unlink()
-    with pytest.raises(DatasetError, match=r"panoptic\.json: there is no such file.*unpack wd_public_02\.zip"):
+    with pytest.raises(DatasetError, match=r"panoptic\.json: there is no such file.*unpack wd_public_v2p0\.zip"):
         list_pairs(tmp_path, "wilddash")
     tree(tmp_path, "semantic_csTrain/wd0000_100000_labelIds.png")
     assert len(list_pairs(tmp_path, "wilddash")) == 1

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from hmsa_pipeline.datasets import splits, taxonomy
-from hmsa_pipeline.datasets.sources import ENCODINGS, EVALUATED, NAMES, UNKNOWN, source
+from hmsa_pipeline.datasets.sources import ENCODINGS, EVALUATED, NAMES, TOTAL, UNKNOWN, source
 from hmsa_pipeline.errors import DatasetError
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +56,8 @@ def test_a_lookup_is_its_table_and_nothing_else(name):
         meant = {n: n for n in [*range(19), 255]}
         if rule.encoding != "train_ids":
             meant = {raw % 256: train for raw, (train, _) in (facts.labels or {}).items()}
+        if rule.encoding == "ids_v2":
+            meant = {raw: meant[old] for raw, (old, _) in (facts.labels_v2 or {}).items()}
         assert {raw: int(train) for raw, train in enumerate(table) if train != UNKNOWN} == meant
 
 
@@ -89,13 +91,15 @@ def test_the_files_say_what_they_must_and_nothing_that_is_not_read(name):
         "labels",
     }
     optional = {"joined", "members", "left_out", "unlabelled", "stem_ending", "split_folders", "resize_masks"}
-    optional |= {"counts"}
+    optional |= {"counts", "more", "parts", "beside", "variants", "labels_v2", "mappings", "remarks"}
     assert needed <= set(facts) <= needed | optional
     assert set(facts["archives"]) == {"images", "masks"}
     assert facts["tree"].startswith(f"{facts['folder']}/\n")
     assert facts["homepage"].startswith("http") and facts["paper"].startswith("https://")
     assert re.match(r"# .*\n#\n# .*(Layout|layout)", text), "the head of the file says where its facts come from"
-    assert len(facts["labels"] or {}) == len(re.findall(r"^  -?\d+: \[", text, re.M)), "no id stands there twice"
+    assert len(facts["labels"] or {}) + len(facts.get("labels_v2", {})) == len(
+        re.findall(r"^  -?\d+: \[", text, re.M)
+    ), "no id stands there twice"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,15 +114,17 @@ def test_what_the_facts_refer_to_is_there(name):
     for rule in facts.masks:
         assert rule.encoding in ENCODINGS
         fields = [field for _, field, _, _ in Formatter().parse(rule.path) if field]
-        assert set(fields) <= {"split", "below", "stem"} and {"below", "stem"} <= set(fields)
-    for folders in layout.splits.values():
-        assert all(Path(folder).name in facts.tree for folder in folders)
+        assert set(fields) <= {"part", "split", "below", "stem"} and {"below", "stem"} <= set(fields)
+    for split, folders in layout.splits.items():
+        assert split in layout.variants or all(Path(folder).name in facts.tree for folder in folders)
+    assert set(facts.counts) <= {*layout.splits, TOTAL}
+    assert all(count > 0 for count in facts.counts.values())
 
 
 def test_facts_travel_to_other_processes():
     for name in NAMES:
         data = pickle.dumps(source(name))
-        assert pickle.loads(data) == source(name) and len(data) < 8192
+        assert pickle.loads(data) == source(name) and len(data) < 16384
 
 
 def test_nothing_is_read_or_waited_for_at_import():
