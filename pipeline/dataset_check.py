@@ -201,6 +201,7 @@ def find_strays(root: Path, facts: Source, splits: Sequence[str]) -> list[str]:
         DatasetError: a folder of images cannot be read.
     """
     strays: set[str] = set()
+    wanted: set[str] = set()
     layout = facts.layout
     for part in {part: None for split in splits for part in layout.joined.get(split, (split,))}:
         for folder in split_folders(root, layout, part):
@@ -208,10 +209,9 @@ def find_strays(root: Path, facts: Source, splits: Sequence[str]) -> list[str]:
             stems = {name.removesuffix(layout.ending(part)) for name in names}
             for path, _ in mask_places(facts, part, part_of(layout, part, folder), "", "\0"):
                 base, _, ending = path.partition("\0")
-                strays |= {base + stem + ending for stem in _stems_below(root / base, ending)} - {
-                    base + stem + ending for stem in stems
-                }
-    return sorted(strays)
+                strays |= {base + stem + ending for stem in _stems_below(root / base, ending)}
+                wanted |= {base + stem + ending for stem in stems}
+    return sorted(strays - wanted)
 
 
 def _stems_below(folder: Path, ending: str) -> Iterator[str]:

@@ -346,7 +346,7 @@ class _Trainer:
 
     def _scores(self, matrix: Tensor) -> dict[str, Any]:
         iou = [None if math.isnan(value) else value for value in class_iou(matrix).tolist()]
-        average = average_of(DATASET, [source(self.recipe.data.type)])
+        average = average_of(DATASET, [source(self.recipe.data.type).mapped(self.recipe.data.mapping)])
         mean = mean_iou(matrix, average)
         return {
             "mean_iou": None if math.isnan(mean) else mean,
