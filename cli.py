@@ -753,8 +753,8 @@ def evaluate(
     )
     results = []
     for plan in plans:
-        if plan.truth.left_out:
-            typer.echo(f"note: {without_masks(plan.dataset, plan.truth.left_out)}", err=True)
+        if note := plan.note:
+            typer.echo(f"note: {note}", err=True)
         result = score(plan, processes)
         results.append(result)
         _failed(result.dataset, result.failed)

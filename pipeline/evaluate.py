@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.pairs import Pair
+from ..datasets.pairs import Pair, without_masks
 from ..datasets.taxonomy import CLASS_NAMES
 from ..datasets.workers import map_files
 from ..errors import DatasetError, ManifestError, StoreError
@@ -48,6 +48,11 @@ class Evaluation:
     members: tuple[Placed, ...]
     subjects: Mapping[str, tuple[int, ...]]
     functions: Functions
+
+    @property
+    def note(self) -> str | None:
+        """What is said of images that are left out since they have no mask; None if there are none."""
+        return without_masks(self.dataset, self.truth.left_out) if self.truth.left_out else None
 
     @property
     def names(self) -> list[str]:
