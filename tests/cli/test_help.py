@@ -25,7 +25,7 @@ SURFACE = {
     | {"--limit", "--keep", "--device", "--precision", "--label", "--confidence", "--overwrite", "--dry-run"},
     "evaluate": COMMON
     | {"--predictions", "--per-model", "--leave-one-out", "--limit", "--processes", "--csv"}
-    | {"--average", "--ground-truth", "--samples", "--submission"},
+    | {"--average", "--ground-truth", "--samples", "--submission", "--allow-unlabelled"},
     "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average"},
     "render": (COMMON - {"--models"}) | {"--write", "--kinds", "--opacity", "--width", "--limit"},
     "report": COMMON
@@ -39,7 +39,7 @@ SURFACE = {
     | {"--dataset", "--root", "--cache", "--limit", "--device", "--gpus", "--resume", "--overwrite", "--dry-run"}
     | {"--init", "--arch", "--epochs", "--global-batch", "--batch-size", "--lr", "--optimizer", "--crop-size"}
     | {"--loss", "--seed", "--precision", "--batch-norm", "--activation-checkpointing", "--compile", "--workers"}
-    | {"--set"},
+    | {"--set", "--allow-unlabelled"},
     "demo": {"--output", "-o", "--seed", "--quick"},
     "datasets list": {"NAME", "--json"},
     "datasets check": {
