@@ -65,6 +65,9 @@ class Cluster:
         self.workers.append(one)
         return one
 
+    def said_by_workers(self) -> str:
+        return "".join(log.read_text(errors="replace") for log in self._folder.glob("worker-*.log"))
+
     def close(self) -> None:
         for process in (*self.workers, self.scheduler):
             process.send_signal(signal.SIGTERM)
@@ -170,8 +173,9 @@ def test_a_scheduler_without_workers_for_us_is_said_so(
 def test_a_worker_that_its_memory_limit_pauses_is_said_so(
     bench: Bench, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.START_SECONDS", 6.0)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.START_SECONDS", 3.0)
     cluster.worker("small", "--resources", "GPU=1", "--memory-limit", "20MiB", "--no-nanny")
+    wait_for(lambda: "Pausing worker" in cluster.said_by_workers())
     message = bench.run("dump", "--scheduler", str(cluster.file)).refusal()
     assert "worker small is paused: it takes most of its memory limit of 20 MiB" in message
     assert "--memory-limit 0" in message

@@ -458,7 +458,7 @@ def test_the_command_that_it_names_is_ready_to_run(
         (("--train", "0"), "Invalid value for '--train'"),
         (("--val", "0"), "Invalid value for '--val'"),
         (("--seed", "-1"), "Invalid value for '--seed'"),
-        (("--output", ""), "--output, --data-root, --root, --assets, --cache: an empty name is no folder"),
+        (("--output", ""), "--output: an empty name names nothing"),
     ],
 )
 def test_what_cannot_be_drawn(options: tuple[str, ...], said: str, tmp_path: Path) -> None:
