@@ -843,12 +843,14 @@ def render(
     Example: hmsa-pipeline render --manifest bravo.yaml --datasets bravo_ACDC --limit 20 --write slides
     """
     from .errors import nearest
+    from .pipeline.figures import require_folder
     from .pipeline.render import KINDS, plan_rendering
     from .pipeline.render import render as draw
 
     wanted = _names("--kinds", kinds) or []
     if unknown := [kind for kind in wanted if kind not in KINDS]:
         raise HmsaError(f"--kinds {unknown[0]}: is no kind of picture; {nearest(unknown[0], KINDS)}")
+    require_folder(write, "--write")
     found = _load(manifest, output, None, datasets, data_root, assets)
     plans = plan_rendering(found, write, wanted, opacity=opacity, width=width, limit=limit)
     results = [draw(plan) for plan in plans]
@@ -901,11 +903,13 @@ def report(
 
     Example: hmsa-pipeline report --manifest cityscapes --write report
     """
+    from .pipeline.figures import require_folder
     from .pipeline.report import PAGE, plan_report
     from .pipeline.report import report as make
 
     if no_members:
         _refuse_without_effect(context, "beside --no-members", "models")
+    require_folder(write, "--write")
     found = _load(manifest, output, models, datasets, data_root, assets)
     chapters = plan_report(
         found,

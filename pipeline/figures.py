@@ -42,6 +42,22 @@ def require_target(target: str, flag: str = "--json") -> None:
         raise _unwritable(flag, target, error) from error
 
 
+def require_folder(folder: Path, flag: str) -> None:
+    """Refuse before the work a folder that could not be filled after it; nothing is made.
+
+    Raises:
+        HmsaError: ``folder`` cannot be made, or nothing can be written into it.
+    """
+    try:
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise HmsaError(
+            f"{flag} {folder}: cannot be written ({error.strerror or error}); name another folder"
+        ) from error
+
+
 def write_figures(target: str, figures: Any, flag: str = "--json") -> None:
     """Write ``figures`` as JSON.
 

@@ -89,7 +89,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
         value = json.loads(read_bytes(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, OSError) as error:
         raise StoreError(f"{path}: cannot be read ({error}); make the predictions again with --overwrite") from error

@@ -76,7 +76,7 @@ def _noted(folder: Path) -> dict[str, int]:
         value = json.loads(read_bytes(path))
         if not isinstance(value, dict) or not all(isinstance(size, int) for size in value.values()):
             raise ValueError("it is no list of sizes")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, OSError) as error:
         raise StoreError(

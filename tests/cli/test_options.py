@@ -110,6 +110,28 @@ def test_a_file_that_cannot_be_written_is_named_with_its_option(
     assert changed(full.root, attempt) == set()
 
 
+@pytest.mark.parametrize("command", ["render", "report"])
+@pytest.mark.parametrize("place", ["manifest.yaml", "manifest.yaml/below", "/proc/below"])
+def test_a_folder_that_cannot_be_written_is_named_with_its_option(
+    full: Bench, monkeypatch: pytest.MonkeyPatch, command: str, place: str
+) -> None:
+    monkeypatch.chdir(full.root)
+
+    def attempt() -> None:
+        said = run(command, "--manifest", str(full.manifest), "--write", place).refusal()
+        assert said.startswith(f"--write {place}: cannot be written (")
+
+    assert changed(full.root, attempt) == set()
+
+
+@pytest.mark.parametrize("command", ["dump", "predict"])
+def test_an_output_below_a_file_is_refused_as_such(full: Bench, command: str) -> None:
+    output = full.manifest / "below"
+    said = run(command, "--manifest", str(full.manifest), "--workers", "0", "--output", str(output)).refusal()
+    assert said.startswith(f"{output}: cannot be written (")
+    assert "--output" in said
+
+
 EMPTY = {
     "evaluate": ("--predictions", "--ground-truth", "--samples", "--submission"),
     "submit": ("--samples", "--output", "--predictions", "--check"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
 from hmsa_pipeline.pipeline.store import LogitStore, strip_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from .stores import (
     SETTINGS,
     VERSIONS,
     begun,
+    edit_json,
     filled,
     identity,
     logits,
@@ -104,6 +106,22 @@ def test_plain_zarr_reads_a_store_without_this_package(where: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-I", "-c", script, where], capture_output=True, check=True)
     assert done.stdout == made["night/c.jpg"].tobytes()
+
+
+def test_xarray_opens_a_store_of_several_sizes_as_one_dataset(where: Path) -> None:
+    _, made = filled(where, MIXED)
+    opened = xarray.open_zarr(where, consolidated=False)
+    assert opened["33x57"].dims == ("image_33x57", "class", "y_33x57", "x_33x57")
+    assert same_bits(opened["48x80"].isel(image_48x80=1).to_numpy(), made["night/c.jpg"])
+
+
+def test_a_store_without_names_of_dimensions_is_read_and_grows(where: Path) -> None:
+    _, made = filled(where, MIXED[:1])
+    edit_json(where / "48x80" / "zarr.json", lambda array: array.pop("dimension_names"))
+    store = begun(where, MIXED)
+    assert same_bits(store.read(0), made["day/a.png"])
+    store.write(2, made["day/a.png"])
+    assert same_bits(LogitStore.open(where).read(2), made["day/a.png"])
 
 
 def test_an_image_that_was_not_dumped_never_looks_like_logits_to_plain_zarr(where: Path) -> None:
