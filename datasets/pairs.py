@@ -58,6 +58,11 @@ def list_pairs(root: Path, name: str, split: str | None = None) -> list[Pair]:
     return labelled_pairs(root, name, split)[0]
 
 
+_HOW_TO_LEAVE_OUT = (
+    "; allow_unlabelled: true of the dataset, or --allow-unlabelled of evaluate and train, leaves them out"
+)
+
+
 def labelled_pairs(
     root: Path,
     name: str,
@@ -66,6 +71,7 @@ def labelled_pairs(
     leave_out: Collection[str] = (),
     allow_unlabelled: bool = False,
     all_there: bool = True,
+    mapping: str | None = None,
 ) -> tuple[list[Pair], list[str]]:
     """The images of a split with their masks, and those that are left out because they have none.
 
@@ -76,6 +82,7 @@ def labelled_pairs(
         leave_out: images to leave out, by their paths relative to the root.
         allow_unlabelled: leave out whatever has no mask.
         all_there: whether ``leave_out`` may name no others than images of this split.
+        mapping: how raw ids are mapped to train ids; None for the dataset's first way.
 
     Returns:
         Pairs, sorted by image; and the paths of images that are left out, sorted.
@@ -85,7 +92,7 @@ def labelled_pairs(
             left out, or none has one; ``leave_out`` names images that are not there; there is nothing that says what
             the colours of panoptic masks mean.
     """
-    facts = source(name)
+    facts = source(name).mapped(mapping)
     split = split or facts.layout.default
     if split in facts.unlabelled:
         raise DatasetError(
@@ -107,7 +114,7 @@ def labelled_pairs(
         places = " or ".join(path for path, _ in _places(facts, alone[0]))
         raise DatasetError(
             f"{root}: {len(alone)} of the {len(pairs) + len(alone)} images of split '{split}' have no mask "
-            f"({images}); for the first that would be {places}; {mend}; --allow-unlabelled leaves them out"
+            f"({images}); for the first that would be {places}; {mend}{_HOW_TO_LEAVE_OUT if pairs else ''}"
         )
     for beside in sorted({panoptic_json(pair.mask) for pair in pairs if pair.encoding == "panoptic"}):
         if not (root / beside).is_file():

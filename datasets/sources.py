@@ -157,7 +157,9 @@ class Source:
         assert self.labels is not None
         others = self.mappings[mapping]
         labels = {raw: (others.get(raw, train), meaning) for raw, (train, meaning) in self.labels.items()}
-        return replace(self, labels=labels, mapping=mapping)
+        # Masks of train ids were made by the first mapping, and cannot be brought to another one.
+        masks = tuple(rule for rule in self.masks if rule.encoding != "train_ids")
+        return replace(self, labels=labels, mapping=mapping, masks=masks)
 
     def lookup(self, encoding: str) -> NDArray[np.uint8]:
         """What the ids in masks of one encoding mean.

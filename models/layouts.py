@@ -28,6 +28,8 @@ _COUNTER = "num_batches_tracked"
 _USUAL = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params")
 _DEPTH = 3  # of entries within entries
 _AVERAGED = re.compile(r"(^|_)(ema|swa|avg|averaged?|average)(_|$)")
+# Moments have the names and shapes of the weights that they belong to.
+_OPTIMIZER = re.compile(r"(^|_)(optim(izers?|s)?|exp_avg(_sq)?|momentum_(avg|buffer))(_|$)", re.IGNORECASE)
 # Wrappers that may stand before any part of a network, and are never its own names.
 _INSIDE = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # What trainers keep beside a network within one state dict: losses, metrics, and how often they have averaged.
@@ -125,7 +127,8 @@ def _entries(content: Any, name: str, depth: int) -> Iterator[tuple[str, Mapping
         return
     yield name, content
     for key, value in content.items():
-        yield from _entries(value, f"{name}.{key}" if name else key, depth - 1)
+        if not _OPTIMIZER.search(key):
+            yield from _entries(value, f"{name}.{key}" if name else key, depth - 1)
 
 
 def _holds(mapping: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets.pairs import Pair
+from ..datasets.pairs import Pair, without_masks
 from ..datasets.sources import KNOWN, source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..errors import DatasetError, ManifestError, StoreError, first_few
@@ -26,7 +26,7 @@ from .averages import DATASET, Average, average_of
 from .manifest import Manifest, Member
 from .members import weighed
 from .metrics import LEVELS, confusion, ece, level_counts, mean_iou
-from .progress import Progress
+from .progress import Progress, say
 from .scores import fuse, quantise
 from .store import LogitStore
 from .survey import store_path
@@ -139,6 +139,8 @@ def plan_calibration(manifest: Manifest, *, limit: int | None = None, average: s
     found: list[Labelled] = []
     for entry in entries:
         truth = replace(truths_of(entry, limit)[None], average=mean)
+        if truth.left_out:
+            say(without_masks(entry.name, truth.left_out))
         stores = tuple(
             LogitStore.open(store_path(manifest.output, entry.name, member.name)) for member in weighed(manifest)
         )

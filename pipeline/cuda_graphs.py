@@ -114,7 +114,7 @@ def release_graphs() -> bool:
 
 
 # Graphs of one device share their memory: they run one after another, and what one leaves is copied before the next.
-_pools: dict[torch.device, Any] = {}
+_live: weakref.WeakKeyDictionary[Any, torch.device] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -129,10 +129,8 @@ def capture_graph(work: Work, pixels: Tensor) -> Work:
         RuntimeError: something in ``work`` cannot be captured, or the memory is too small.
     """
     device = pixels.device
-    with _lock:
-        pool = _pools.get(device)
-        if pool is None:
-            pool = _pools[device] = torch.cuda.graph_pool_handle()
+    with _lock:  # A pool whose graphs are all gone cannot be captured into again; without one the graph gets its own.
+        pool = next((graph.pool() for graph, place in list(_live.items()) if place == device), None)
     static = pixels.clone(memory_format=torch.preserve_format)
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
@@ -140,6 +138,8 @@ def capture_graph(work: Work, pixels: Tensor) -> Work:
     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
         output = work(static)
     torch.cuda.current_stream(device).wait_stream(stream)
+    with _lock:
+        _live[graph] = device
 
     def replay(images: Tensor) -> Tensor:
         static.copy_(images)

@@ -27,6 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..datasets.pairs import Pair
+from ..datasets.sources import Source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
 from ..errors import DatasetError, DiskError, StoreError, disk_error
 from ..files import atomic_path, write_bytes, write_text
@@ -175,15 +176,18 @@ def show(rooms: Sequence[Room], item: tuple[int, tuple[str, Pair | None]]) -> Ex
 def _key(room: Room, image: str, pair: Pair | None) -> str:
     """Another one if anything changed that the pictures and figures are made of."""
     sources = [room.root / image, *(room.predictions / name for name in prediction_names(image))]
+    meaning: list[Any] = []
     if pair and room.truth:
         sources.append(room.truth.source(pair))
+        facts: Source | None = getattr(room.truth.reader, "source", None)
+        meaning = [pair.encoding, facts and facts.mapping]
     for _, path in room.members:
         store = opened(path)
         shard = store.shard_path(store.index[image])
         sources += [shard] if shard else []
     numbers = [(member.name, member.weight, member.temperature) for member, _ in room.members]
     functions = room.functions.model_dump(mode="json")
-    said = [_FORMAT, room.dataset, image, room.width, numbers, functions]
+    said = [_FORMAT, room.dataset, image, room.width, numbers, functions, meaning]
     said += [(str(path), state(path)) for path in sources]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:20]
 

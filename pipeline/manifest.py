@@ -254,7 +254,10 @@ class DatasetEntry(Settings):
             ManifestError: an environment variable in it is not set.
         """
         root = resolved_path(self.root, f"dataset '{self.name}': root {self.root}: ")
-        return root / "rgb_anon" if self.type == "bravo" and (root / "rgb_anon").is_dir() else root
+        if self.type != "bravo":
+            return root
+        inner = (root / name for name in ("rgb_anon", "rgb_anon_trainvaltest/rgb_anon"))
+        return next((folder for folder in inner if folder.is_dir()), root)
 
 
 class Manifest(Settings):

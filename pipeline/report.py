@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import __version__
 from ..datasets.layouts import find_images
-from ..datasets.pairs import Pair
+from ..datasets.pairs import Pair, without_masks
 from ..datasets.taxonomy import CLASS_NAMES
 from ..datasets.workers import map_files
 from ..errors import HmsaError, disk_error
@@ -36,7 +36,7 @@ from .manifest import Manifest
 from .members import ENSEMBLE, placed, weighed
 from .metrics import defined, shown
 from .predictions import prediction_names, require_predictions
-from .progress import Progress
+from .progress import Progress, say
 from .survey import PREDICTIONS, own_folders
 from .truth import BRAVO, LABELLED, Truth, bravo_truth, truths_of
 
@@ -196,7 +196,10 @@ def plan_report(
         require_predictions(predictions, names, f"{len(names)} predictions", mend)
         truths: Mapping[str | None, Truth | None] = {None: None}
         if entry.type in LABELLED:
-            truths = truths_of(entry, average=average)
+            found = truths_of(entry, average=average)
+            if left_out := {path for truth in found.values() for path in truth.left_out}:
+                say(without_masks(entry.name, sorted(left_out)))
+            truths = found
         if entry.type == BRAVO and ground_truth is not None:
             truths = {None: bravo_truth(entry, images, ground_truth, average)}
         looked = placed(manifest, entry.name, images) if members else ()

@@ -552,7 +552,7 @@ class _Local(DaskCrew):
         for name, nanny in ended:
             begun = self._begun.setdefault(str(name), set())
             if len(begun) < STARTS:
-                begun.add(id(nanny))
+                begun.add(nanny)  # itself: the number of one that is gone is given to the next
                 del cluster.workers[name]
         if any(name not in cluster.workers for name, _ in ended):
             cluster.scale(len(cluster.worker_spec))  # it makes those that are missing

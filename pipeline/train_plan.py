@@ -237,6 +237,7 @@ def _pairs(recipe: Recipe, split: str) -> tuple[list[Pair], list[str]]:
         data.type,
         split,
         leave_out=data.without_masks,
+        mapping=data.mapping,
         allow_unlabelled=data.allow_unlabelled,
         all_there=False,
     )

@@ -170,9 +170,13 @@ def set_rng_state(states: Mapping[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(states["cuda"], device)
 
 
+# Settings that runs of earlier versions do not name, and what those did.
+_ADDED: dict[str, Any] = {"data.mapping": None, "data.without_masks": [], "data.allow_unlabelled": False}
+
+
 def demand_same(path: Path, saved: Mapping[str, Any], recipe: Recipe) -> None:
     """Raise ManifestError if a run cannot go on under ``recipe`` as it began; it names what differs."""
-    before, now = dict(_leaves(saved)), dict(_leaves(recipe.resolved()))
+    before, now = _ADDED | dict(_leaves(saved)), dict(_leaves(recipe.resolved()))
     names = sorted(before.keys() | now.keys())
     different = [
         f"{name} was {_shown(before, name)} and is {_shown(now, name)}"

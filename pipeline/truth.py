@@ -108,6 +108,7 @@ def truths_of(
             entry.type,
             entry.split,
             leave_out=entry.without_masks,
+            mapping=entry.mapping,
             allow_unlabelled=allow_unlabelled or entry.allow_unlabelled,
         )
         facts = source(entry.type).mapped(entry.mapping)

@@ -176,6 +176,8 @@ def main() -> int:
                 second = do(step, left)
                 if len(second["rows"]) >= len(results[place]["rows"]):
                     results[place] = second
+                else:
+                    write(options.out / "steps" / f"{step.name}.json", results[place])
                 write(options.out / "results.json", results)
     shown = table(results)
     (options.out / "table.txt").write_text(shown + "\n")

@@ -164,18 +164,23 @@ def tests(kit: Kit) -> None:
     """The tests marked ``gpu``, by file; in a rehearsal that they can be collected."""
     marked = [p for p in sorted((ROOT / "tests").rglob("test_*.py")) if re.search(r"\bmark\.gpu\b", p.read_text())]
     report = kit.work / "junit.xml"
-    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
+    words = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
     words += ["--timeout=60", "--tb=short", *(["--collect-only"] if kit.rehearse else [])]
-    done = subprocess.run([*words, *map(str, marked)], cwd=ROOT, capture_output=True, text=True)
-    print(done.stdout[-3000:], done.stderr[-1000:])
-    line = next(
-        (line for line in reversed(done.stdout.splitlines()) if re.search(r"\d+ (passed|failed|test)", line)), ""
+    done = subprocess.Popen(
+        [*words, *map(str, marked)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
+    assert done.stdout is not None
+    said = ""
+    for heard in done.stdout:  # a step that is killed at its limit leaves what was said until then
+        print(heard, end="", flush=True)
+        said += heard
+    done.wait()
+    line = next((line for line in reversed(said.splitlines()) if re.search(r"\d+ (passed|failed|test)", line)), "")
     kit.fact(summary=line.strip("= "), files=len(marked))
-    for found in re.findall(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$", done.stdout, re.MULTILINE):
+    for found in re.findall(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$", said, re.MULTILINE):
         kit.row(found[0].rpartition("/")[2], error=found[1][:200])
     if done.returncode:
-        raise SystemExit(f"pytest: exit {done.returncode}: {line or done.stderr.strip()[-200:]}")
+        raise SystemExit(f"pytest: exit {done.returncode}: {line or said.strip()[-200:]}")
 
 
 # ------------------------------------------------------------------ the forward pass
@@ -331,6 +336,11 @@ def job_of(output: Path, stage: str) -> dict[str, Any]:
     return {"done": sum(j["done"] for j in jobs), "seconds": sum(j["seconds"] for j in jobs), "times": times}
 
 
+def steady_rate(job: dict[str, Any]) -> float:
+    """Images a second of a job once its network is loaded: of the time that it read, computed and wrote."""
+    return job["done"] / max(1e-9, sum(job["times"].values()))
+
+
 def in_one_process(kit: Kit) -> list[str]:
     return ["--workers", "0"] if kit.rehearse else []
 
@@ -356,7 +366,9 @@ def dump(kit: Kit) -> None:
         alone = len(images) / (time.monotonic() - begun)
         del one
         gc.collect()
-        rate = job["done"] / job["seconds"]
+        if kit.device == "cuda":
+            torch.cuda.empty_cache()  # the next command is another process on the same card
+        rate = steady_rate(job)
         limit = next((line for line in said.splitlines() if line.startswith("limited by")), "")
         kit.row(
             case,
@@ -381,7 +393,7 @@ def predict(kit: Kit) -> None:
         limit = next((line for line in said.splitlines() if line.startswith("limited by")), "")
         kit.row(
             case,
-            images_per_s=round(job["done"] / job["seconds"], 3),
+            images_per_s=round(steady_rate(job), 3),
             with_start_s=round(time.monotonic() - begun, 1),
             waited=limit,
         )

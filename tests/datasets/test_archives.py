@@ -216,6 +216,9 @@ def test_robustnet_maps_twelve_ids_otherwise():
     assert [raw for raw in range(66) if ours[raw] != expected[raw]] == [2, 5, 7, 8, 9, 10, 11, 23, 26, 28, 41, 46]
     assert other.lookup("ids_v2")[V2_NAMES.index("object--manhole")] == 0
     assert facts.lookup("ids_v2")[V2_NAMES.index("object--manhole")] == 255
+    # Train ids on the disk were made by the first mapping, and say nothing of curbs.
+    assert "train_ids" in {rule.encoding for rule in facts.masks}
+    assert "train_ids" not in {rule.encoding for rule in other.masks}
     with pytest.raises(DatasetError, match=r"no mapping 'robustnt'; did you mean 'robustnet'\?"):
         facts.mapped("robustnt")
     with pytest.raises(DatasetError, match=r"IDD .* has no other mappings"):

@@ -84,6 +84,10 @@ LAYOUTS: dict[str, tuple[Callable[[State], Any], str | None]] = {
         lambda s: {"model_state_dict": s, "optimizer_state_dict": {}, "loss": torch.tensor(0.5)},
         "weights taken from 'model_state_dict'",
     ),
+    "moments named as the weights": (
+        lambda s: {"state_dict": s, "optimizer": {"exp_avg": other(s), "exp_avg_sq": other(s)}},
+        None,
+    ),
     "an entry of an entry": (lambda s: {"checkpoint": {"model": s}}, "weights taken from 'checkpoint.model'"),
     "timm": (
         lambda s: {

@@ -19,6 +19,9 @@ data:
   train: train
   validation: val
   limit: 5
+  mapping: null
+  without_masks: [a/b.jpg]
+  allow_unlabelled: true
   cache: made
 init:
   checkpoint: [weights/a.pth, weights/b.pth]

@@ -109,7 +109,8 @@ def test_every_field_is_read() -> None:
     assert manifest.resolved() == {
         "version": 1,
         "output": str(here / "out"),
-        "inference": {"scales": [0.5, 1.0, 2.0], "flip": False, "precision": "fp16", "tile": None},
+        "inference": {"scales": [0.5, 1.0, 2.0], "flip": False, "precision": "fp16", "tile": None}
+        | {"cuda_graphs": False, "compile": "off"},
         "store": {"encoding": "lossless"},
         "ensemble": {"label": "mean-softmax", "confidence": "mean-softmax"},
         "models": [
@@ -139,6 +140,9 @@ def test_every_field_is_read() -> None:
                 "root": str(here / "photos"),
                 "split": "val",
                 "orientation": "exif",
+                "mapping": None,
+                "without_masks": [],
+                "allow_unlabelled": False,
             },
         ],
     }
@@ -441,3 +445,12 @@ def test_loading_is_quick() -> None:
         return time.perf_counter() - start
 
     assert min(seconds() for _ in range(3)) < 0.15
+
+
+@pytest.mark.parametrize("inside", ["rgb_anon", "rgb_anon_trainvaltest/rgb_anon"])
+def test_bravo_finds_acdc_where_its_archives_were_unpacked(tmp_path: Path, inside: str) -> None:
+    (tmp_path / inside / "fog/test").mkdir(parents=True)
+    (tmp_path / "gt_trainval/gt/fog/val").mkdir(parents=True)
+    entries = {kind: DatasetEntry(name="a", type=kind, root=str(tmp_path)) for kind in ("bravo", "folder")}
+    assert entries["bravo"].root_path() == tmp_path / inside
+    assert entries["folder"].root_path() == tmp_path

@@ -16,6 +16,7 @@ from hmsa_pipeline.models.registry import ARCHITECTURES
 from hmsa_pipeline.pipeline import recipe as module
 from hmsa_pipeline.pipeline.manifest import Settings
 from hmsa_pipeline.pipeline.recipe import RANDOM, load_recipe, parse_size, recipe_of
+from hmsa_pipeline.pipeline.train_state import demand_same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +64,9 @@ def test_a_minimal_recipe_takes_the_defaults() -> None:
             "train": "train",
             "validation": "val",
             "limit": None,
+            "mapping": None,
+            "without_masks": [],
+            "allow_unlabelled": False,
             "cache": None,
         },
         "init": {"checkpoint": [], "fresh": [], "unused": [], "prefix": ""},
@@ -188,7 +192,6 @@ def test_paths_of_flags_start_at_the_current_folder_and_win(monkeypatch: pytest.
         root=Path("streets"),
         cache=Path("kept"),
         init="w.pth",
-        data_root=Path("/never/asked"),
     )
     here = Path.cwd()
     assert (recipe.output, recipe.data.root_path(), recipe.cache_path()) == (
@@ -336,3 +339,14 @@ def test_every_dataset_has_its_recipe(name: str) -> None:
 @given(st.integers(0, 999_999), st.integers(0, 999_999), st.sampled_from("xX"))
 def test_a_size_is_height_by_width(height: int, width: int, times: str) -> None:
     assert parse_size(f"{height}{times}{width}") == [height, width]
+
+
+def test_a_run_from_before_a_setting_was_known_goes_on(tmp_path: Path) -> None:
+    recipe = load_recipe("gta5", root=tmp_path)
+    saved = recipe.resolved()
+    for name in ("mapping", "without_masks", "allow_unlabelled"):
+        del saved["data"][name]
+    demand_same(tmp_path / "last.pth", saved, recipe)
+    other = load_recipe("gta5", root=tmp_path, settings=["data.allow_unlabelled=true"])
+    with pytest.raises(ManifestError, match=r"data\.allow_unlabelled was False and is True"):
+        demand_same(tmp_path / "last.pth", saved, other)
