@@ -21,13 +21,14 @@ WARNINGS = $(subst $(empty) $(empty),$(comma),$(addprefix error:::hmsa_pipeline.
 SET = $(BARE) LC_ALL=C PYTHONUNBUFFERED=1 COLUMNS=60 NO_COLOR=1 OMP_NUM_THREADS=1 PYTHONWARNINGS="$(WARNINGS)"
 PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
 # What depends on such settings: the commands as users run them, and what writes files, prints or starts processes.
-# Left out of the second pass: the walk of the demo and the documents, the full-size network and the browser, which
-# run the same commands again for minutes.
-ON_SETTINGS = tests/cli tests/test_errors.py tests/test_files.py $(addprefix tests/pipeline/test_,$(addsuffix .py, \
+# Left out of the second and third pass are commands that take minutes, of which the first pass has all: the walk of the
+# demo and the documents, training, clusters, object stores, BRAVO's report, the full-size network, the browser.
+LONG = bravo cloud cluster demo kills report report_page train train_interruptions train_wrong_input w48 workers
+COMMANDS = $(filter-out $(LONG:%=tests/cli/test_%.py),$(wildcard tests/cli/test_*.py))
+ON_SETTINGS = $(COMMANDS) tests/test_errors.py tests/test_files.py $(addprefix tests/pipeline/test_,$(addsuffix .py, \
   journal lock manifest_writing places progress record schedule stopping store store_golden survey train_workers))
-LEFT_OUT = $(addprefix --ignore=tests/cli/test_,demo.py w48.py report_page.py cloud.py)
 # What depends on the versions of libraries that a newer Python brings: stores, manifests, commands.
-ON_NEWEST = tests/cli $(wildcard tests/pipeline/test_store*.py tests/pipeline/test_shard*.py) \
+ON_NEWEST = $(COMMANDS) $(wildcard tests/pipeline/test_store*.py tests/pipeline/test_shard*.py) \
   $(wildcard tests/pipeline/test_manifest*.py) tests/pipeline/test_compact.py tests/pipeline/test_verify.py
 
 .PHONY: help demo docs test test-bare test-settings test-newest test-newest-here test-slow lint format clean same-python
@@ -59,7 +60,7 @@ test-bare: $(VENV)/.test  ## the suite, with nothing in the environment but PATH
 	$(PLAIN) $(PYTEST)
 
 test-settings: $(VENV)/.test  ## the commands once more, with settings that users have
-	$(SET) $(PYTEST) $(ON_SETTINGS) $(LEFT_OUT)
+	$(SET) $(PYTEST) $(ON_SETTINGS)
 
 test-newest:  ## stores, manifests and commands on the newest Python at hand that is supported
 	@newest=$$(.ci/newest-python) && version=$$($$newest -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
@@ -67,7 +68,7 @@ test-newest:  ## stores, manifests and commands on the newest Python at hand tha
 	else $(MAKE) test-newest-here PYTHON="$$newest" VENV="$(VENV)-$$version"; fi
 
 test-newest-here: $(VENV)/.test
-	$(PLAIN) $(PYTEST) $(ON_NEWEST) $(LEFT_OUT)
+	$(PLAIN) $(PYTEST) $(ON_NEWEST)
 
 test-slow: $(VENV)/.test  ## set up, then run the tests that take minutes: faults, kills, clusters
 	$(PLAIN) $(BIN)/python -m pytest -m slow --timeout=1800

@@ -23,7 +23,8 @@ def test_the_default_is_the_bravo_manifest_and_needs_no_variable() -> None:
     assert [model["source"] for model in shown["models"]] == MEMBERS
     assert [dataset["name"] for dataset in shown["datasets"]] == SUBSETS
     assert shown["models"][0]["checkpoint"].startswith("${HMSA_ASSETS}/seg_weights/")
-    assert shown["inference"] == {"scales": [0.5, 1.0, 2.0], "flip": False, "precision": "fp16", "tile": None}
+    shared = {"scales": [0.5, 1.0, 2.0], "flip": False, "precision": "fp16", "tile": None}
+    assert shown["inference"] == shared | {"cuda_graphs": False, "compile": "off"}
     assert run("manifest", "show", "--manifest", "bravo").out == result.out
 
 

@@ -302,4 +302,6 @@ def test_a_minute_of_training_would_tell_streets_from_skies(tmp_path: Path) -> N
     result = run("train", "--manifest", "demo", *words, "--epochs", "8")
     assert result.code == 0, result
     (row,) = (row for row in history(tmp_path / "run") if row["mean_iou"] is not None)
-    assert row["mean_iou"] > 0.25
+    # One class everywhere has a mean of 0.03; what is reached differs by some hundredths from processor to processor.
+    assert row["mean_iou"] > 0.2
+    assert row["iou"]["road"] > 0.8

@@ -171,7 +171,7 @@ def test_a_setting_does_not_hide_what_the_file_has_wrong() -> None:
     path = write(GOOD.replace("flip: 0.25", "flip: 3").replace("epochs: 3", "epochs: 0"))
     message = refusal(path, settings=["augmentation.color_jitter=0"])
     assert "r.yaml:19: epochs: must be 1 or more, not 0" in message
-    assert "line 30: augmentation.flip: must lie between 0 and 1, not 3" in message
+    assert "line 33: augmentation.flip: must lie between 0 and 1, not 3" in message
 
 
 @settings(deadline=None)
