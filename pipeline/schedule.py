@@ -472,6 +472,7 @@ class _Local(DaskCrew):
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._settings = contextlib.ExitStack()
         self._begun: dict[str, set[Any]] = {}
+        self._missing: dict[str, float] = {}
 
     def describe(self) -> list[str]:
         """Name, device and threads of each, although none is started."""
@@ -568,8 +569,12 @@ class _Local(DaskCrew):
             if process is not None and process.status == Status.starting:
                 begun.add(process.pid)
                 starting = True
+            elif nanny is None:
+                starting = time.monotonic() - self._missing.setdefault(str(name), time.monotonic()) < START_SECONDS
             else:
-                starting = nanny is None
+                starting = False
+            if nanny is not None:
+                self._missing.pop(str(name), None)
             if starting and len(begun) < STARTS:
                 return True
         return False
