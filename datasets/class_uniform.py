@@ -27,6 +27,7 @@ from ..files import write_bytes
 from .headers import read_size
 from .pairs import Pair, panoptic_json
 from .taxonomy import NUM_CLASSES
+from .walk import located
 from .workers import map_files
 
 if TYPE_CHECKING:
@@ -217,12 +218,12 @@ def plan_epoch(
 
 def _centroids_of(reader: LabelReader, tile: int, num_classes: int, pair: Pair) -> NDArray[np.int32]:
     # The picture's size decides where a mask that is of another size belongs.
-    labels = reader.read(pair, read_size(reader.root / pair.image))
+    labels = reader.read(pair, read_size(located(reader.root, pair.image)))
     return tile_centroids(labels, tile, num_classes)
 
 
 def _labels_something(reader: LabelReader, num_classes: int, pair: Pair) -> bool:
-    return bool((reader.read(pair, read_size(reader.root / pair.image)) < num_classes).any())
+    return bool((reader.read(pair, read_size(located(reader.root, pair.image))) < num_classes).any())
 
 
 def _fingerprint(reader: LabelReader, pairs: Sequence[Pair], tile: int, num_classes: int) -> str:
@@ -235,7 +236,7 @@ def _fingerprint(reader: LabelReader, pairs: Sequence[Pair], tile: int, num_clas
         "labels": sorted((reader.source.labels or {}).items()),
         "resize_masks": reader.source.resize_masks,
         "beside": [[path, _bytes(reader.root / path)] for path in beside],
-        "pairs": [[pair.image, pair.mask, pair.encoding, _bytes(reader.root / pair.mask)] for pair in pairs],
+        "pairs": [[pair.image, pair.mask, pair.encoding, _bytes(located(reader.root, pair.mask))] for pair in pairs],
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 

@@ -15,6 +15,7 @@ from .panoptic import read_categories
 from .pixels import decode_colours, decode_ids
 from .polygons import draw, draw_files, is_drawn
 from .sources import UNKNOWN, Source
+from .walk import located
 
 
 def _nothing() -> None:
@@ -60,7 +61,7 @@ class LabelReader:
             if pair.encoding == "polygons":
                 if self.cache is None:
                     raise ValueError("polygons are drawn into a cache, and there is none")
-                task = (self.root / pair.mask, self._drawn(self.cache, pair))
+                task = (located(self.root, pair.mask), self._drawn(self.cache, pair))
                 if not is_drawn(*task):
                     tasks.append(task)
                     continue
@@ -76,7 +77,7 @@ class LabelReader:
         Raises:
             DatasetError: the mask is missing, damaged, or not written as its encoding says.
         """
-        path = self.root / pair.mask
+        path = located(self.root, pair.mask)
         match pair.encoding:
             case "train_ids" | "ids" | "ids_v2":
                 return decode_ids(path)
@@ -113,7 +114,7 @@ class LabelReader:
             ids = np.unique(raw[labels == UNKNOWN])
             known = "train ids" if pair.encoding == "train_ids" else f"ids of {self.source.title}"
             raise DatasetError(
-                f"{self.root / pair.mask}: holds the ids {first_few(ids)}, which are no {known}; "
+                f"{located(self.root, pair.mask)}: holds the ids {first_few(ids)}, which are no {known}; "
                 "is it the right file, unpacked from the right archive?"
             )
         return labels
@@ -122,8 +123,8 @@ class LabelReader:
         height, width = size
         if not self.source.resize_masks:
             raise DatasetError(
-                f"{self.root / pair.mask}: has {raw.shape[0]} x {raw.shape[1]} pixels, but its image {pair.image} "
-                f"has {height} x {width}; they do not belong together, unpack both again"
+                f"{located(self.root, pair.mask)}: has {raw.shape[0]} x {raw.shape[1]} pixels, but its image "
+                f"{pair.image} has {height} x {width}; they do not belong together, unpack both again"
             )
         return np.array(Image.fromarray(raw).resize((width, height), Image.Resampling.NEAREST))
 

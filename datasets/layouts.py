@@ -10,7 +10,7 @@ from .others import BESIDE, without_others, without_predictions
 from .outliers import FISHYSCAPES, OUTLIER_LAYOUTS, labelled_frames
 from .sources import KNOWN, SEE, source
 from .splits import choose
-from .walk import SUFFIXES, ImageFile, Layout, Listing, PlacedImage, check_names, output_stem, walk
+from .walk import SUFFIXES, ImageFile, Layout, Listing, PlacedImage, check_names, located, output_stem, walk
 
 __all__ = ["LAYOUTS", "SUFFIXES", "ImageFile", "Layout", "find_images", "list_images", "output_stem", "survey_images"]
 
@@ -115,8 +115,8 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
 
 def split_folders(root: Path, table: Layout, split: str | None) -> list[str]:
     """The folders that hold the images of a split, relative to ``root``: those that are there."""
-    first = next((folder for folder in table.splits[split] if (root / folder).is_dir()), None)
-    more = [folder for folder in table.more.get(split or "", ()) if (root / folder).is_dir()]
+    first = next((folder for folder in table.splits[split] if located(root, folder).is_dir()), None)
+    more = [folder for folder in table.more.get(split or "", ()) if located(root, folder).is_dir()]
     return [*([first] if first is not None else ()), *more]
 
 

@@ -11,7 +11,7 @@ from ..errors import DatasetError, first_few
 from .layouts import find_images
 from .sources import SEE, MaskRule, Source, source
 from .vistas import encoding_of
-from .walk import PlacedImage, names_in, replaced
+from .walk import PlacedImage, located, names_in, replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def _matched(root: Path, facts: Source, images: Sequence[PlacedImage]) -> tuple[
             folder, _, name = path.rpartition("/")
             # Listing a folder once is far cheaper than asking for each file, on network disks above all.
             if folder not in names:
-                names[folder] = names_in(root / folder)
+                names[folder] = names_in(located(root, folder))
             if name in names[folder]:
                 if rule not in encodings:
                     encodings[rule] = encoding_of(root, facts, rule, folder)

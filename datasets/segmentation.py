@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .images import decode_image
+from .walk import located
 
 if TYPE_CHECKING:
     from .labels import LabelReader
@@ -74,7 +75,7 @@ class SegmentationDataset(Dataset[Sample]):
         """
         index, seed, centroid = Draw(draw, 0) if isinstance(draw, int) else draw
         pair = self.pairs[index]
-        image = decode_image(self.root / pair.image)
+        image = decode_image(located(self.root, pair.image))
         labels = torch.from_numpy(self.reader.read(pair, (image.shape[1], image.shape[2])))
         with torch.random.fork_rng(devices=[]):
             # torch.manual_seed would seed the GPUs too, whose generators nobody puts back afterwards.

@@ -124,8 +124,6 @@ class Source:
     """One of `RULES`: which classes the authors' own evaluator takes the mean IoU over."""
     parts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Part that some have alone -> `counts` of it."""
-    beside: tuple[str, ...] = ()
-    """Folders of further parts that may have been unpacked beside the dataset's folder and not into it."""
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -323,5 +321,4 @@ def _described(name: str, facts: dict[str, Any]) -> Source:
         counts=facts.get("counts", {}),
         average=average,
         parts=facts.get("parts", {}),
-        beside=tuple(facts.get("beside", ())),
     )

@@ -18,6 +18,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # What macOS puts into archives: for every file one more that is called alike and holds no picture.
 _NEVER = frozenset({"__MACOSX"})
 
+PARTS_BESIDE = ("idd20kII",)
+"""Names of parts of datasets whose archives bring a folder of their own, which then lies beside that of the first
+part: part II of IDD."""
+
 # File systems take 255 bytes, and outputs put an ending such as _logits.npz in place of the suffix.
 _LONGEST_NAME = 240
 
@@ -46,7 +50,8 @@ class Layout:
     left_out_stems: frozenset[str] = field(default_factory=frozenset)
     """Names of images, without their suffix, that belong to no split."""
     more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Split -> folders that are read as well where they are there, such as those of a second part."""
+    """Split -> folders that are read as well where they are there, such as those of a second part; a part of
+    `PARTS_BESIDE` may lie beside the root, too."""
     variants: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     """Split that lies as another one does -> what stands in its paths in place of what, with alternatives: another
     camera or another part of the same dataset."""
@@ -109,6 +114,28 @@ class Listing(NamedTuple):
     """What was left out, for people -> how many files."""
 
 
+def located(root: Path, path: str) -> Path:
+    """Where a file of a dataset lies: below its root, or in a part that was unpacked beside the root.
+
+    Names are the same in both places, so that stores, predictions and caches stay good when a part is moved.
+
+    Args:
+        root: the dataset's folder.
+        path: of the file, relative to the root, with forward slashes.
+    """
+    return root.parent / path if path.partition("/")[0] in parts_beside(root) else root / path
+
+
+def parts_beside(root: Path) -> tuple[str, ...]:
+    """The parts of a dataset that lie beside its folder, and not in it."""
+    # The root may be the part itself, which is then not read a second time.
+    return tuple(
+        part
+        for part in PARTS_BESIDE
+        if root.name != part and not (root / part).is_dir() and (root.parent / part).is_dir()
+    )
+
+
 def output_stem(path: str) -> str:
     """``path`` without its last suffix: what the names of the image's outputs begin with."""
     return os.path.splitext(path)[0]  # noqa: PTH122  a Path is ten times slower, and there are many
@@ -135,7 +162,7 @@ def walk(
     # Per folder: its path relative to root with a slash at the end, where it really lies, and where the links
     # that led here really stand. A link to a folder that holds one of these is a loop.
     stack: list[tuple[str, str, tuple[str, ...]]] = [
-        ("" if start == "." else f"{start}/", os.path.realpath(root / start), ())
+        ("" if start == "." else f"{start}/", os.path.realpath(located(root, start)), ())
     ]
     while stack:
         prefix, real, links = stack.pop()

@@ -17,6 +17,7 @@ from ..datasets.labels import LabelReader
 from ..datasets.pairs import Pair
 from ..datasets.pixels import decode_rgb
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES, PALETTE
+from ..datasets.walk import located
 from ..files import atomic_path
 from .dataset_report import count, percent
 
@@ -179,7 +180,7 @@ def _stripes(height: int, width: int) -> NDArray[np.bool_]:
 
 def _cell(reader: LabelReader, pair: Pair) -> Image.Image:
     """An image under its labels, as large as its place on the sheet allows."""
-    pixels = decode_rgb(reader.root / pair.image)
+    pixels = decode_rgb(located(reader.root, pair.image))
     height, width = pixels.shape[:2]
     labels = reader.read(pair, (height, width))
     scale = min(_CELL / width, _TALLEST * _CELL / height)

@@ -19,7 +19,7 @@ from ..datasets.layouts import part_of, split_folders
 from ..datasets.pairs import Pair, find_pairs, list_pairs, mask_places, panoptic_json
 from ..datasets.pixels import decode_rgb
 from ..datasets.sources import DRAWN_MARK, SEE, TOTAL, UNKNOWN, Source
-from ..datasets.walk import output_stem, walk
+from ..datasets.walk import located, output_stem, parts_beside, walk
 from ..datasets.workers import map_files
 from ..errors import DatasetError, ManifestError, StoreError, disk_error
 from ..files import write_json
@@ -153,12 +153,9 @@ def _all_images(root: Path, facts: Source) -> int | None:
 
 
 def _beside(root: Path, facts: Source) -> tuple[str, ...]:
-    """Further parts of the dataset that lie beside its folder, and are not read from there."""
-    return tuple(
-        name
-        for name in facts.beside
-        if root.name != name and (root.parent / name).is_dir() and not (root / name).is_dir()
-    )
+    """Further parts of the dataset that lie beside its folder, and are read from there."""
+    folders = {folder for more in facts.layout.more.values() for folder in more}
+    return tuple(part for part in parts_beside(root) if any(folder.startswith(f"{part}/") for folder in folders))
 
 
 def look_at(reader: LabelReader, pair: Pair) -> Look:
@@ -166,7 +163,7 @@ def look_at(reader: LabelReader, pair: Pair) -> Look:
     unreadable: list[str] = []
     size = raw = None
     try:
-        height, width, _ = decode_rgb(reader.root / pair.image).shape
+        height, width, _ = decode_rgb(located(reader.root, pair.image)).shape
         size = height, width
     except DatasetError as error:
         unreadable.append(str(error))
@@ -209,7 +206,7 @@ def find_strays(root: Path, facts: Source, splits: Sequence[str]) -> list[str]:
             stems = {name.removesuffix(layout.ending(part)) for name in names}
             for path, _ in mask_places(facts, part, part_of(layout, part, folder), "", "\0"):
                 base, _, ending = path.partition("\0")
-                strays |= {base + stem + ending for stem in _stems_below(root / base, ending)}
+                strays |= {base + stem + ending for stem in _stems_below(located(root, base), ending)}
                 wanted |= {base + stem + ending for stem in stems}
     return sorted(strays - wanted)
 

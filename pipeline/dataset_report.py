@@ -184,7 +184,7 @@ class DatasetReport:
         splits: what each split holds.
         without_image: masks that belong to no image; paths relative to the root.
         all_images: how many images lie in the folders of all splits; None where nobody says how many there must be.
-        beside: folders of further parts beside the root, which are not read.
+        beside: folders of further parts beside the root, which are read as if they lay in it.
     """
 
     facts: Source
@@ -219,11 +219,6 @@ class DatasetReport:
                 f"{count(missing, 'image')} of the {self.facts.counts[TOTAL]} that are distributed "
                 f"{'are' if missing > 1 else 'is'} missing; unpack {self.facts.image_archive}; {SEE}"
             )
-        for name in self.beside:
-            found.append(
-                f"{self.root.parent / name}: another part of {self.facts.title}, which is not read from there; "
-                f"move it into {self.root}, link it there, or name {self.root.parent} with --root"
-            )
         if self.without_image:
             found.append(
                 f"{count(len(self.without_image), 'mask')} without an image "
@@ -234,7 +229,7 @@ class DatasetReport:
     def summary(self) -> list[str]:
         """What was found, for people."""
         wide = max(len(split.name) for split in self.splits)
-        lines = [f"{self.facts.title}: {self.root}"]
+        lines = [f"{self.facts.title}: {self.root}", *(f"  with {self.root.parent / name}" for name in self.beside)]
         lines += [f"  {split.name:{wide}}  {split.summary()}" for split in self.splits]
         lines += [f"  {line}" for line in _table(self.pixels, self.images)]
         lines.append(count(len(self.problems), "problem") if self.problems else "no problems")

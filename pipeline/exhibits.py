@@ -29,6 +29,7 @@ from torch import Tensor
 from ..datasets.pairs import Pair
 from ..datasets.sources import Source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
+from ..datasets.walk import located
 from ..errors import DatasetError, DiskError, StoreError, disk_error
 from ..files import atomic_path, write_bytes, write_text
 from .colours import heated, sureness
@@ -175,7 +176,7 @@ def show(rooms: Sequence[Room], item: tuple[int, tuple[str, Pair | None]]) -> Ex
 
 def _key(room: Room, image: str, pair: Pair | None) -> str:
     """Another one if anything changed that the pictures and figures are made of."""
-    sources = [room.root / image, *(room.predictions / name for name in prediction_names(image))]
+    sources = [located(room.root, image), *(room.predictions / name for name in prediction_names(image))]
     meaning: list[Any] = []
     if pair and room.truth:
         sources.append(room.truth.source(pair))
@@ -198,7 +199,7 @@ def _key(room: Room, image: str, pair: Pair | None) -> str:
 def _made(room: Room, image: str, pair: Pair | None, folder: Path) -> Exhibit:
     label, confidence = read_prediction(room.predictions, prediction_names(image))
     size = (label.shape[0], label.shape[1])
-    photograph = read_photograph(room.root / image, label, room.exif)
+    photograph = read_photograph(located(room.root, image), label, room.exif)
     truth = room.truth.read(pair, size) if room.truth and pair else None
     seen = np.bincount(label.ravel(), minlength=256)
     if truth is not None and room.truth and not room.truth.ood:

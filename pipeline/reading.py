@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..datasets.images import decode_image
+from ..datasets.walk import located
 from ..errors import DatasetError
 from .block import Report
 from .store import ImageEntry
@@ -57,7 +58,7 @@ def decoded(
 
 
 def _decode(root: Path, entry: ImageEntry, report: Report, pinned: bool, exif: bool) -> Tensor | DatasetError:
-    path = root / entry.path
+    path = located(root, entry.path)
     try:
         with report.at_work(entry.path):
             image = decode_image(path, exif)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..datasets.layouts import list_images
+from ..datasets.walk import located
 from ..errors import DatasetError, StoreError, disk_error
 from ..files import atomic_path
 from .colours import coloured, heated, laid_over, sureness
@@ -153,7 +154,7 @@ def _draw(plan: Rendering, image: str) -> None:
                 pixels = coloured(label)
             else:
                 pixels = laid_over(
-                    read_photograph(plan.root / image, label, plan.exif), coloured(label), plan.opacity
+                    read_photograph(located(plan.root, image), label, plan.exif), coloured(label), plan.opacity
                 )
             picture = _reduced(Image.fromarray(pixels), plan.width, exact=kind == "colour")
         with atomic_path(plan.target / f"{label_name.removesuffix('_pred.png')}_{kind}.png") as temporary:
@@ -172,7 +173,7 @@ def _sheet(plan: Rendering, image: str, label: np.ndarray, confidence: np.ndarra
     """The photograph, what each member makes of it, and what they say together."""
     subjects = {member.name: (number,) for number, (member, _) in enumerate(plan.members)}
     alone = answers(plan.members, image, subjects, plan.functions)
-    tiles = [("photograph", read_photograph(plan.root / image, label, plan.exif))]
+    tiles = [("photograph", read_photograph(located(plan.root, image), label, plan.exif))]
     tiles += [(name, coloured(answer[0])) for name, answer in alone.items()]
     tiles += [(ENSEMBLE, coloured(label)), ("confidence", heated(sureness(confidence)))]
     return arrange(tiles, min(plan.width or _TILE, label.shape[1]))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..datasets.headers import header_of
 from ..datasets.layouts import survey_images
-from ..datasets.walk import PlacedImage
+from ..datasets.walk import PlacedImage, located, parts_beside
 from ..errors import DatasetError, StoreError, first_few
 from .manifest import DatasetEntry, Manifest
 from .places import is_remote
@@ -45,16 +46,21 @@ class Survey:
         dataset: its entry in the manifest.
         photographs: sorted by path.
         left_out: what lies among them and is none of them, for people -> how many files.
+        beside: folder of a part that lies beside the root and is read as if it lay in it -> how many photographs.
     """
 
     dataset: DatasetEntry
     photographs: tuple[Photograph, ...]
     left_out: Mapping[str, int]
+    beside: Mapping[Path, int] = field(default_factory=dict)
 
     @property
     def remarks(self) -> list[str]:
         """What its owner may not expect, a line each."""
         found = [f"{count} files left out: {what}" for what, count in self.left_out.items()]
+        found += [
+            f"{count} of the photographs lie beside the root, in {place}" for place, count in self.beside.items()
+        ]
         turned = [photo.path for photo in self.photographs if photo.turned]
         if turned:
             done = "they are turned so" if self.dataset.exif else _NOT_TURNED.get(self.dataset.type, _AS_STORED)
@@ -81,14 +87,17 @@ def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -
         if size := known.get((image.path, image.bytes)):
             return Photograph(image.path, image.bytes, size)
         try:
-            header = header_of(root / image.path, late_exif=dataset.exif)
+            header = header_of(located(root, image.path), late_exif=dataset.exif)
         except DatasetError:
             return Photograph(image.path, image.bytes, None)
         size = header.turned_size if dataset.exif else (header.height, header.width)
         return Photograph(image.path, image.bytes, size, header.orientation != 1)
 
     with ThreadPoolExecutor(8) as pool:
-        return Survey(dataset, tuple(pool.map(look, listing.images)), listing.left_out)
+        photographs = tuple(pool.map(look, listing.images))
+    firsts = Counter(image.path.partition("/")[0] for image in listing.images)
+    beside = {located(root, part): firsts[part] for part in parts_beside(root) if firsts[part]}
+    return Survey(dataset, photographs, listing.left_out, beside)
 
 
 def remarks(surveys: Iterable[Survey]) -> list[str]:

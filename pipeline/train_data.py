@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..datasets.class_uniform import CentroidIndex, plan_epoch
 from ..datasets.segmentation import Draw, Sample, SegmentationDataset
+from ..datasets.walk import located
 from ..datasets.workers import end_with_parent, start_server
 from ..errors import DatasetError, HmsaError
 from .device import is_out_of_memory
@@ -108,7 +109,7 @@ class _Careful(Dataset[Any]):
 
     def _path(self, draw: Draw | int) -> Path:
         place = draw if isinstance(draw, int) else draw.image
-        return self._dataset.root / self._dataset.pairs[place].image
+        return located(self._dataset.root, self._dataset.pairs[place].image)
 
 
 def _collate(samples: list[Sample | HmsaError]) -> Batch | HmsaError:

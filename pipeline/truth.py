@@ -14,6 +14,7 @@ from ..datasets.outliers import OUTLIERS
 from ..datasets.pairs import Pair, labelled_pairs
 from ..datasets.sources import KNOWN, source
 from ..datasets.taxonomy import IGNORE
+from ..datasets.walk import located
 from ..errors import DatasetError
 from .averages import DATASET, PLAIN, Average, average_of
 from .bravo_files import Archive, base_of, read_mask, split_of, truth_endings
@@ -65,7 +66,7 @@ class Truth:
 
     def source(self, pair: Pair) -> Path:
         """The file that the mask is read from."""
-        return self.reader.root if isinstance(self.reader, TarReader) else self.reader.root / pair.mask
+        return self.reader.root if isinstance(self.reader, TarReader) else located(self.reader.root, pair.mask)
 
     def read(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
         """(H, W) uint8 train ids, or 0 and 1 if `ood`; 255 where nothing is known.

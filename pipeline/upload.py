@@ -19,6 +19,7 @@ from typing import Protocol
 
 from ..datasets.headers import read_size
 from ..datasets.layouts import list_images
+from ..datasets.walk import located
 from ..errors import DatasetError, HmsaError, ManifestError, disk_error, first_few
 from ..files import PARTIAL, atomic_path, guarded
 from .manifest import Manifest
@@ -163,7 +164,7 @@ class _UnfinishedError(Exception):
 
 
 def _other_size(plan: Upload, image: str, size: tuple[int, int]) -> str | None:
-    height, width = read_size(plan.root / image)
+    height, width = read_size(located(plan.root, image))
     if size == (height, width):
         return None
     return f"is {size[0]}x{size[1]}, its photograph {height}x{width}; benchmarks take the photograph's own size"

@@ -99,13 +99,14 @@ def idd(folder: Path, suffix: str, drive: str, label: str) -> None:
         polygon_file(folder / f"gtFine/{split}/{drive}/frame1_gtFine_polygons.json", label)
 
 
-@pytest.mark.parametrize("inside", [False, True])
-def test_both_parts_of_idd_are_read(tmp_path, inside):
-    root = tmp_path / "IDD_Segmentation" if inside else tmp_path
+@pytest.mark.parametrize("where", ["inside", "around", "beside"])
+def test_both_parts_of_idd_are_read(tmp_path, where):
+    """Part II inside part I's folder, both in the folder that is named, or part II beside part I's folder."""
+    root = tmp_path if where == "around" else tmp_path / "IDD_Segmentation"
     idd(tmp_path / "IDD_Segmentation", "png", "0", "road")
-    idd(root / "idd20kII", "jpg", "0", "sky")
+    idd((root if where == "inside" else tmp_path) / "idd20kII", "jpg", "0", "sky")
     pairs, alone = find_pairs(root, "idd", "train")
-    first = "" if inside else "IDD_Segmentation/"
+    first = "IDD_Segmentation/" if where == "around" else ""
     assert alone == []
     assert sorted((pair.image, pair.mask) for pair in pairs) == sorted(
         (
@@ -118,6 +119,29 @@ def test_both_parts_of_idd_are_read(tmp_path, inside):
     reader.prepare(pairs, processes=1)
     shown = {pair.image.rpartition(".")[2]: set(np.unique(reader.read(pair, SIZE))) for pair in pairs}
     assert shown == {"png": {0}, "jpg": {10}}  # road, sky
+
+
+def test_a_part_inside_wins_over_one_beside(tmp_path):
+    root = tmp_path / "IDD_Segmentation"
+    idd(root, "png", "0", "road")
+    idd(root / "idd20kII", "jpg", "1", "sky")
+    idd(tmp_path / "idd20kII", "jpg", "2", "sky")
+    assert [pair.image for pair in list_pairs(root, "idd", "val")] == [
+        "idd20kII/leftImg8bit/val/1/frame1_leftImg8bit.jpg",
+        "leftImg8bit/val/0/frame1_leftImg8bit.png",
+    ]
+
+
+def test_what_lies_beside_other_datasets_is_not_theirs(tmp_path):
+    touch(tmp_path, "Cityscapes-nvidia/leftImg8bit/val/a/a_leftImg8bit.png")
+    idd(tmp_path / "idd20kII", "png", "1", "sky")
+    assert [image.path for image in list_images(tmp_path / "Cityscapes-nvidia", "cityscapes")] == [
+        "leftImg8bit/val/a/a_leftImg8bit.png"
+    ]
+    # The part itself is named: it is not its own second part.
+    assert [pair.image for pair in list_pairs(tmp_path / "idd20kII", "idd", "val")] == [
+        "leftImg8bit/val/1/frame1_leftImg8bit.png"
+    ]
 
 
 def test_part_two_of_idd_alone(tmp_path):

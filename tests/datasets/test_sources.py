@@ -91,7 +91,7 @@ def test_the_files_say_what_they_must_and_nothing_that_is_not_read(name):
         "labels",
     }
     optional = {"joined", "members", "left_out", "unlabelled", "stem_ending", "split_folders", "resize_masks"}
-    optional |= {"average", "counts", "more", "parts", "beside", "variants", "labels_v2", "mappings", "remarks"}
+    optional |= {"average", "counts", "more", "parts", "variants", "labels_v2", "mappings", "remarks"}
     assert needed <= set(facts) <= needed | optional
     assert set(facts["archives"]) == {"images", "masks"}
     assert facts["tree"].startswith(f"{facts['folder']}/\n")
