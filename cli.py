@@ -311,8 +311,9 @@ def _load(
     **overrides: Any,
 ) -> Manifest:
     from .pipeline.manifest import load_manifest
+    from .pipeline.places import require_no_file
 
-    return load_manifest(
+    found = load_manifest(
         manifest,
         output=output,
         data_root=data_root,
@@ -321,6 +322,8 @@ def _load(
         datasets=_names("--datasets", datasets),
         overrides=overrides,
     )
+    require_no_file(found.output)
+    return found
 
 
 @app.command()

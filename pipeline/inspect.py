@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import HmsaError
-from ..models.checkpoint import check_weights
+from ..models.precision import check_range
+from .device import AUTOCAST, resolve_device, resolve_precision
 from .manifest import Manifest, Member
+from .member_check import check_member, digest
 from .survey import survey
 
 
@@ -40,8 +42,11 @@ class Finding:
 
 
 def inspect(manifest: Manifest) -> list[Finding]:
-    """Hold the weights of every checkpoint against its network, and list every dataset; nothing is decoded or run."""
-    found = [_checkpoint(member) for member in manifest.models]
+    """Hold every checkpoint against its network, precision and sha256, and list every dataset.
+
+    Nothing is decoded or run.
+    """
+    found = [_checkpoint(member, manifest.inference.precision) for member in manifest.models]
     for dataset in manifest.datasets:
         try:
             looked = survey(manifest, dataset, afresh=True)
@@ -57,7 +62,7 @@ def inspect(manifest: Manifest) -> list[Finding]:
     return found
 
 
-def _checkpoint(member: Member) -> Finding:
+def _checkpoint(member: Member, precision: str) -> Finding:
     if member.external:
         return Finding("model", member.name, "external, filled by import-logits")
     try:
@@ -68,9 +73,24 @@ def _checkpoint(member: Member) -> Finding:
         return Finding(
             "model", member.name, "", f"{path}: there is no such checkpoint; put it there or correct --assets"
         )
+    notes = []
     try:
-        note = check_weights(path, member.arch)
-    except HmsaError as error:
-        return Finding("model", member.name, "", str(error), missing=False)
-    text = f"{path} ({path.stat().st_size / 1e6:.1f} MB)"
-    return Finding("model", member.name, f"{text}; {note}" if note else text)
+        # As elsewhere on this machine; on another one, that computes in what the manifest wants, it may be refused.
+        used, _ = resolve_precision(precision, resolve_device("auto"))
+        if note := check_member(member, used):
+            notes.append(note)
+        if member.sha256:
+            digest(member)
+            notes.append("its sha256 is that of the manifest")
+    except (HmsaError, OSError) as error:
+        return Finding("model", member.name, "", _said(error), missing=False)
+    if used != precision:
+        try:
+            check_range(path, member.arch, AUTOCAST[precision])
+        except HmsaError as error:
+            notes.append(f"of no use on a GPU: {error}")
+    return Finding("model", member.name, "; ".join([f"{path} ({path.stat().st_size / 1e6:.1f} MB)", *notes]))
+
+
+def _said(error: HmsaError | OSError) -> str:
+    return f"{error.filename}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)

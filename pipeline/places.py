@@ -24,6 +24,7 @@ from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from .. import files
+from ..errors import StoreError
 
 EXTRA = "hmsa-pipeline[cloud]"
 _GUARD_SECONDS = 30.0
@@ -291,6 +292,24 @@ def _content(path: Path) -> bytes | None:
 
 
 # ------------------------------------------------------------------ folders
+
+
+def require_no_file(output: Path) -> None:
+    """Refuse an output that can be no folder, since a file lies in its place or above it; nothing is made.
+
+    Raises:
+        StoreError: it cannot.
+    """
+    if is_remote(output):
+        return
+    # What cannot be asked is for those to report who need it.
+    with contextlib.suppress(OSError):
+        there = next(path for path in (output, *output.parents) if path.exists())
+        if not there.is_dir():
+            raise StoreError(
+                f"{output}: cannot be written ({there} is a file); choose another --output, or correct 'output' in "
+                "the manifest"
+            )
 
 
 def make_folder(path: Path) -> None:

@@ -9,13 +9,12 @@ import torch
 
 from ..datasets.images import MEAN, STD
 from ..datasets.taxonomy import CLASS_NAMES
-from ..errors import CheckpointError, ManifestError
-from ..files import sha256
-from ..models.checkpoint import check_weights
+from ..errors import ManifestError
 from .device import resolve_device, resolve_precision, resolve_speed
 from .dump import Job, Plan
 from .lock import require_free
 from .manifest import DatasetEntry, Manifest, Member
+from .member_check import check_member, digest
 from .store import Identity, LogitStore
 from .survey import remarks, store_path, survey
 
@@ -87,19 +86,13 @@ def identify(
 
 def _identity_of(manifest: Manifest, member: Member, precision: str, compile: str, notes: list[str]) -> Identity:
     path = member.checkpoint_path()
-    if note := check_weights(path, member.arch):
+    if note := check_member(member, precision):
         notes.append(f"model {member.name}: {path.name}: {note}")
-    digest = sha256(path)
-    if member.sha256 and member.sha256 != digest:
-        raise CheckpointError(
-            f"{path}: its sha256 is {digest[:12]}..., the manifest says {member.sha256[:12]}... for model "
-            f"'{member.name}'; fetch the file again, or correct the manifest"
-        )
     return Identity(
         model=member.name,
         architecture=member.arch,
         checkpoint=path.name,
-        sha256=digest,
+        sha256=digest(member),
         scales=tuple(sorted(manifest.inference.scales)),
         flip=manifest.inference.flip,
         precision=precision,

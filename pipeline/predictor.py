@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.images import normalise
-from ..errors import CheckpointError
 from ..models.checkpoint import load_weights
 from ..models.inference import compile_regions, prepare, without_compile
+from ..models.precision import demand_range
 from ..models.registry import build_any
 from .cuda_graphs import GraphForward, release_graphs
 from .device import AUTOCAST, is_out_of_memory, reason
@@ -99,24 +99,11 @@ class Predictor:
         model = build_any(member.arch)
         load_weights(model, member.checkpoint_path(), member.arch)
         prepared = prepare(model.to(self._device), AUTOCAST.get(self._precision))
-        self._demand_range(member, prepared)
+        demand_range(member.checkpoint_path(), prepared, AUTOCAST.get(self._precision, torch.float32))
         self._model, self._member = prepared, member
         self._compiled = self._compile != "off"
         if self._compiled:
             compile_regions(prepared, self._compile)
-
-    def _demand_range(self, member: Member, model: nn.Module) -> None:
-        """Raise CheckpointError if a weight, its normalisation folded in, is beyond what the precision holds."""
-        names, weights = zip(*model.named_parameters(), strict=True)
-        largest = torch.stack([weight.detach().abs().max().float() for weight in weights]).cpu()
-        limit = torch.finfo(AUTOCAST.get(self._precision, torch.float32)).max
-        beyond = [name for name, value in zip(names, largest.tolist(), strict=True) if not value <= limit]
-        if beyond:
-            raise CheckpointError(
-                f"model {member.name!r}: {member.checkpoint_path()}: {len(beyond)} weights are beyond {limit:.6g}, "
-                f"the largest number of {self._precision} (first: {beyond[0]}); give --precision "
-                f"{'bf16 or ' if self._precision == 'fp16' else ''}fp32"
-            )
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> tuple[Tensor, str | None]:

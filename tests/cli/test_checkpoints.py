@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,3 +99,88 @@ def test_weights_halved_beyond_their_range_are_refused(empty: Bench) -> None:
     refusal = empty.run("dump").refusal()
     assert refusal.startswith(f"{path}: 1 of 391 keys hold values that no network can use (first: backbone.")
     assert refusal.endswith("float16 holds nothing above 65504; make the file again from its float32 weights")
+
+
+@pytest.mark.parametrize(
+    ("precision", "limit", "wider"), [("fp16", "65504", "bf16 or fp32"), ("bf16", "3.3", "fp32")]
+)
+def test_weights_beyond_the_precision_are_refused_before_anything_starts(
+    empty: Bench, monkeypatch: pytest.MonkeyPatch, precision: str, limit: str, wider: str
+) -> None:
+    def large(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        state["ocr.cls_head.weight"][0, 0] = -1e5 if precision == "fp16" else -3.4e38
+        return state
+
+    path = rewrite(empty, "bee", large)
+    empty.tree["inference"]["precision"] = precision
+    before = files(empty.save().root)
+    said = f"{path}: 1 weights are beyond {limit}"
+    first = f"the largest number of {precision} (first: ocr.cls_head.weight); use precision {wider}"
+
+    # A CPU computes no fp16: there the file can be used, and what it is for a GPU is said.
+    checked = run("manifest", "check", "--manifest", str(empty.manifest))
+    row = checked.out.splitlines()[1]
+    assert checked.code == (0 if precision == "fp16" else 2)
+    assert row.startswith("ok      model    bee: " if precision == "fp16" else f"WRONG   model    bee: {said}")
+    assert said in row
+    assert row.endswith(first)
+
+    for module in ("plan", "predict", "inspect"):
+        monkeypatch.setattr(f"hmsa_pipeline.pipeline.{module}.resolve_precision", lambda wanted, _: (wanted, None))
+    checked = run("manifest", "check", "--manifest", str(empty.manifest))
+    assert checked.code == 2
+    assert checked.out.splitlines()[1].startswith(f"WRONG   model    bee: {said}")
+    for command in ("dump", "predict"):
+        refusal = empty.run(command).refusal()
+        assert refusal.startswith(said)
+        assert refusal.endswith(first)
+    assert files(empty.root) == before
+
+
+def test_a_normalisation_is_folded_before_a_weight_is_called_too_large(
+    empty: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the network computes: what a norm makes small may be large in the file, and the other way round."""
+    monkeypatch.setattr("hmsa_pipeline.pipeline.plan.resolve_precision", lambda wanted, _: (wanted, None))
+
+    def change(weight: float, gain: float) -> Any:
+        def changed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            state["backbone.conv1.weight"][0] = weight
+            state["backbone.bn1.weight"][:] = gain
+            state["backbone.bn1.running_var"][:] = 1.0
+            return state
+
+        return changed
+
+    dry = ("--precision", "fp16", "--dry-run")
+    rewrite(empty, "bee", change(1e5, 1e-3))
+    assert empty.run("dump", *dry).code == 0
+    path = rewrite(empty, "cat", change(100.0, 1000.0))
+    assert empty.run("dump", *dry).refusal().startswith(f"{path}: 1 weights are beyond 65504")
+
+
+def test_the_sha256_of_the_manifest_is_checked_without_a_run(empty: Bench) -> None:
+    for member in empty.tree["models"][:2]:
+        member["sha256"] = hashlib.sha256((empty.root / member["checkpoint"]).read_bytes()).hexdigest()
+    good = run("manifest", "check", "--manifest", str(empty.save().manifest))
+    ends = [line.endswith(" MB); its sha256 is that of the manifest") for line in good.out.splitlines()]
+    assert (good.code, ends[:3]) == (0, [True, True, False])
+
+    empty.tree["models"][1]["sha256"] = "0" * 64
+    wrong = run("manifest", "check", "--manifest", str(empty.save().manifest))
+    assert (wrong.code, wrong.out.splitlines()[-1]) == (2, "1 of 5 are wrong")
+    assert wrong.out.splitlines()[1] == f"WRONG   model    bee: {empty.run('dump').refusal()}"
+
+
+def test_a_checkpoint_that_the_disk_does_not_give_leaves_the_others_checked(
+    empty: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    empty.tree["models"][0]["sha256"] = "0" * 64
+    monkeypatch.setattr("hmsa_pipeline.pipeline.member_check.sha256", fail)
+    checked = run("manifest", "check", "--manifest", str(empty.save().manifest))
+    lines = checked.out.splitlines()
+    assert lines[0] == f"WRONG   model    ant: {empty.root / 'weights/ant.pth'}: cannot be read (Input/output error)"
+    assert (checked.code, len(lines)) == (2, 6)

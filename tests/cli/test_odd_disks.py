@@ -13,7 +13,7 @@ from unittest import mock
 
 import pytest
 
-from .bench import Bench, files, quiet
+from .bench import Bench, ended, files, quiet, start_python
 
 NO_LOCKS = {"NFS without lockd": errno.ENOLCK, "Lustre without -o flock": errno.ENOSYS, "some FUSE": errno.EINVAL}
 
@@ -49,6 +49,39 @@ def test_work_goes_on_and_it_is_said_once(empty: Bench, finished: Bench, disk: s
     assert files(empty.predictions) == files(finished.predictions)
     left = [path.name for path in empty.output.rglob("*") if ".guard" in path.name or path.suffix == ".lock"]
     assert left == []
+
+
+AS_NFS_OR_CIFS = """
+import errno, fcntl, os, stat, sys
+
+fsync = os.fsync
+
+def no_locks(handle, operation):
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+def no_folders(handle):
+    if stat.S_ISDIR(os.fstat(handle).st_mode):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    fsync(handle)
+
+fcntl.flock, os.fsync = no_locks, no_folders
+sys.argv = ["hmsa-pipeline", *sys.argv[1:]]
+from hmsa_pipeline.cli import main
+main()
+"""
+
+
+def test_a_process_of_its_own_goes_on_too_and_leaves_nothing_behind(empty: Bench, finished: Bench) -> None:
+    """With the system's calls replaced before anything of ours is imported."""
+    for command in ("dump", "ensemble"):
+        words = (command, "--manifest", str(empty.manifest), "--workers", "0")
+        result = ended(start_python("-c", AS_NFS_OR_CIFS, *words))
+        assert result.code == 0, result
+        notes = [line for line in quiet(result.err) if line.startswith("note: ")]
+        assert sorted("file locks" in note for note in notes) == [False, True]
+        assert sum("flush of folders" in note for note in notes) == 1
+    assert files(empty.predictions) == files(finished.predictions)
+    assert files(empty.root).keys() == files(finished.root).keys()
 
 
 def test_another_failure_of_the_flush_is_still_an_error(empty: Bench) -> None:

@@ -124,12 +124,21 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_option(
     assert changed(full.root, attempt) == set()
 
 
-@pytest.mark.parametrize("command", ["dump", "predict"])
-def test_an_output_below_a_file_is_refused_as_such(full: Bench, command: str) -> None:
-    output = full.manifest / "below"
-    said = run(command, "--manifest", str(full.manifest), "--workers", "0", "--output", str(output)).refusal()
-    assert said.startswith(f"{output}: cannot be written (")
-    assert "--output" in said
+@pytest.mark.parametrize("command", [command for command in STAGES if not command.startswith("submit")])
+def test_an_output_that_is_a_file_or_below_one_is_refused_as_such(
+    full: Bench, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(full.root)
+
+    def attempt() -> None:
+        for output in (full.manifest, full.manifest / "below"):
+            words = (*command.split(), "--manifest", str(full.manifest), *STAGES[command])
+            said = run(*words, "--output", str(output)).refusal()
+            assert said.startswith(
+                f"{output}: cannot be written ({full.manifest} is a file); choose another --output"
+            )
+
+    assert changed(full.root, attempt) == set()
 
 
 EMPTY = {

@@ -1,0 +1,74 @@
+"""Whether weights fit the precision that a network is to compute in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+from .checkpoint import expected_shapes, read_weights
+from .inference import prepare
+from .registry import build_any
+
+_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
+_EPS = 1e-5  # of every normalisation that `prepare` folds
+
+
+def demand_range(path: Path, model: nn.Module, dtype: torch.dtype) -> None:
+    """Hold the weights of a network that `prepare` made ready against what ``dtype`` holds.
+
+    Args:
+        path: the checkpoint that they were read from, for the message.
+        model: on any device.
+        dtype: in which the network computes.
+
+    Raises:
+        CheckpointError: a weight, its normalisation folded in, is beyond the largest number of ``dtype``; it names
+            the first key.
+    """
+    names, weights = zip(*model.named_parameters(), strict=True)
+    largest = torch.stack([weight.detach().abs().max().float() for weight in weights]).cpu().tolist()
+    limit = torch.finfo(dtype).max
+    beyond = [name for name, value in zip(names, largest, strict=True) if not value <= limit]
+    if not beyond:
+        return
+    wider = {torch.float16: "bf16 or fp32", torch.bfloat16: "fp32"}.get(dtype)
+    fix = f"use precision {wider}" if wider else "the training that made it diverged; take an earlier checkpoint"
+    raise CheckpointError(
+        f"{path}: {len(beyond)} weights are beyond {limit:.6g}, the largest number of {_NAMES[dtype]} "
+        f"(first: {beyond[0]}); {fix}"
+    )
+
+
+def check_range(path: Path, arch: str, dtype: torch.dtype) -> None:
+    """Raise what `demand_range` would of a file that `checkpoint.check_weights` passes."""
+    weights = read_weights(path, expected_shapes(arch)).tensors
+    if _bound(weights) <= torch.finfo(dtype).max:
+        return
+    with torch.device("meta"):
+        model = build_any(arch)
+    model.load_state_dict(weights, assign=True)
+    demand_range(path, prepare(model.float(), dtype), dtype)
+
+
+def _bound(weights: Mapping[str, Tensor]) -> float:
+    """What no weight is beyond, with any normalisation of the network folded into it.
+
+    To fold for certain takes twice as long as all other checks of the file together, and is needed only above this.
+    """
+    largest = scale = 0.0
+    for key, value in weights.items():
+        if not value.numel() or not value.is_floating_point():
+            continue
+        value = value.float()
+        if key.endswith("running_var"):
+            gain = weights.get(f"{key.removesuffix('running_var')}weight")
+            factor = (value.double() + _EPS).rsqrt() * (1.0 if gain is None else gain.double().abs())
+            scale = max(scale, float(factor.max()))
+        else:
+            low, high = torch.aminmax(value)
+            largest = max(largest, -float(low), float(high))
+    return largest * (1 + 2 * scale)
