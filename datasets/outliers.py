@@ -62,6 +62,8 @@ class OutlierSet:
             a star stands for a number.
         hint: what an error says where no image has a mask.
         counts: split -> how many images its authors distribute masks for.
+        source: where `counts` comes from.
+        unsure: whether `counts` is what others say of it, and not its authors.
     """
 
     title: str
@@ -69,6 +71,8 @@ class OutlierSet:
     masks: Mapping[str | None, tuple[tuple[str, str], ...]]
     hint: str
     counts: Mapping[str | None, int] = field(default_factory=dict)
+    source: str = ""
+    unsure: bool = False
 
 
 def _twice(folder: str, *outer: str) -> tuple[str, ...]:
@@ -76,6 +80,7 @@ def _twice(folder: str, *outer: str) -> tuple[str, ...]:
     return (folder, *(f"{name}/{folder}" for name in outer))
 
 
+_TOOLKIT = "https://github.com/SegmentMeIfYouCan/road-anomaly-benchmark (1c7804e)"
 _BUNDLE = ("RoadAnomaly21", "RoadObsticle21", "fs_static", "FS_LostFound_full", "RoadAnomaly")
 
 OUTLIERS: Mapping[str, OutlierSet] = {
@@ -92,6 +97,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
         {None: (("{folder}labels_masks/{stem}_labels_semantic.png", "outlier"),)},
         "labels_masks/<name>_labels_semantic.png beside images/; SMIYC publishes those of its validation images",
         {"anomaly": 10, "obstacle": 30},
+        f"{_TOOLKIT}, datasets/tracks.py and tracks_extra.py: expected_length of the validation splits",
     ),
     LOST_AND_FOUND: OutlierSet(
         "LostAndFound",
@@ -113,6 +119,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
         },
         "gtCoarse/<split>/<street>/<name>_gtCoarse_labelIds.png; unpack gtCoarse.zip of LostAndFound",
         {"train": 1036, "test": 1203},
+        f"{_TOOLKIT}, datasets/tracks.py: expected_length of LostAndFound-train and LostAndFound-test",
     ),
     FISHYSCAPES: OutlierSet(
         "Fishyscapes",
@@ -133,6 +140,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
         "LostAndFound/labels/<name>.png beside LostAndFound/original/, Static/labels/ likewise, or "
         "fishyscapes_lostandfound/*_labels.png beside LostAndFound's leftImg8bit/",
         {"lostandfound": 100, "static": 30},
+        f"{_TOOLKIT}, datasets/tracks_extra.py; https://arxiv.org/abs/1904.03215 (static)",
     ),
     ROAD_ANOMALY: OutlierSet(
         "RoadAnomaly",
@@ -140,6 +148,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
         {None: (("{folder}frames/{below}{stem}.labels/labels_semantic.png", "road_and_anomaly"),)},
         "frames/<name>.labels/labels_semantic.png beside frames/<name>.jpg",
         {None: 60},
+        "https://arxiv.org/abs/1904.07595",
     ),
     VALIDATION_DATASET: OutlierSet(
         "Validation_Dataset",
@@ -150,6 +159,9 @@ OUTLIERS: Mapping[str, OutlierSet] = {
         },
         "labels_masks/<name>.png beside images/",
         {"RoadAnomaly21": 10, "RoadObsticle21": 30, "fs_static": 30, "FS_LostFound_full": 100, "RoadAnomaly": 60},
+        "as many as the sets have that it was made of (above); nobody says how many it holds itself: "
+        "https://github.com/shyam671/Mask2Anomaly-Unmasking-Anomalies-in-Road-Scene-Segmentation",
+        unsure=True,
     ),
 }
 """Type, as a manifest names it -> where it lies and what its masks mean."""

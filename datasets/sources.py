@@ -44,6 +44,9 @@ UNKNOWN = 254
 SEE = "see: hmsa-pipeline datasets list"
 """How an error ends that is about a folder which does not look as it must."""
 
+FACTS = ("download", "archives", "layout", "labels", "counts")
+"""What the file of a dataset names the source of."""
+
 TOTAL = "total"
 """The key of `Source.counts` for the images of all splits."""
 
@@ -120,6 +123,10 @@ class Source:
     counts: Mapping[str, int] = field(default_factory=dict)
     """Split -> how many images its authors distribute; under `TOTAL` those of all splits together, where the split
     is not the authors'. Images that are left out on purpose do not count. A split that is not named is not known."""
+    unsure: frozenset[str] = frozenset()
+    """Of `counts` and `parts`, the names of numbers that the authors do not state: others counted them."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Kind of fact -> where it comes from: addresses and citations. Kinds: `FACTS`, and ``parts`` where there are."""
     average: str = LABELLED_OR_PREDICTED
     """One of `RULES`: which classes the authors' own evaluator takes the mean IoU over."""
     parts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -319,6 +326,8 @@ def _described(name: str, facts: dict[str, Any]) -> Source:
         remarks=tuple(" ".join(remark.split()) for remark in facts.get("remarks", ())),
         resize_masks=facts.get("resize_masks", False),
         counts=facts.get("counts", {}),
+        unsure=frozenset(facts.get("unsure", ())),
+        sources={kind: " ".join(text.split()) for kind, text in facts.get("sources", {}).items()},
         average=average,
         parts=facts.get("parts", {}),
     )

@@ -12,6 +12,7 @@ from typing import Any
 from ..datasets.sources import EVALUATED, KNOWN, NAMES, Source, source
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..errors import DatasetError, ManifestError, StoreError
+from .dataset_report import COUNTED
 
 WIDTH = 100
 """Columns of a terminal that the guide is to be read on."""
@@ -20,6 +21,7 @@ DRAWN = Path("drawn")
 """The data root that datasets are drawn into, below the current folder."""
 
 TINY = "hrnet_tiny_ocr_mscale"
+_KINDS = {"download": "where to get it", "archives": "the archives' names", "counts": "the numbers of images"}
 _CROP, _LONG_EDGE = (96, 192), 240
 _LABEL = 10
 
@@ -75,20 +77,25 @@ def guide(facts: Source) -> list[str]:
     said = [_wrapped(f"{', '.join(splits)}: {use}") for use, splits in by_use.items()]
     lines += _entry("splits", [line for lines in said for line in lines])
     if facts.counts:
-        counts = [f"{split} {number}" for split, number in facts.counts.items()]
-        counts += [
-            f"{part} alone: {', '.join(f'{split} {number}' for split, number in numbers.items())}"
-            for part, numbers in facts.parts.items()
-        ]
+        counts = [f"{split} {number}{_unsure(facts, split)}" for split, number in facts.counts.items()]
+        for part, numbers in facts.parts.items():
+            each = ", ".join(f"{split} {number}" for split, number in numbers.items())
+            counts.append(f"{part} alone: {each}{_unsure(facts, part)}")
         lines += _entry("images", _wrapped("; ".join(counts)))
     for line in [*mapping_lines(facts), *facts.remarks]:
         lines += _entry("note", _wrapped(line))
+    for kind, text in facts.sources.items():
+        lines += _entry("source", _wrapped(f"of {_KINDS.get(kind, kind)}: {text}"))
     lines += _entry("check it", [f"hmsa-pipeline datasets check {facts.name} --data-root DIR"])
     if facts.name in EVALUATED:
         lines += _entry("score on", [f"a dataset of 'type: {facts.name}' in a manifest: hmsa-pipeline evaluate"])
     else:
         lines += _entry("train", [f"hmsa-pipeline train --dataset {facts.name} --data-root DIR --assets DIR"])
     return lines
+
+
+def _unsure(facts: Source, name: str) -> str:
+    return f" ({COUNTED})" if name in facts.unsure else ""
 
 
 def mapping_lines(facts: Source) -> list[str]:
@@ -122,6 +129,8 @@ def guide_figures(facts: Source) -> dict[str, Any]:
         "splits": split_uses(facts),
         "labelled": list(facts.labelled),
         "counts": dict(facts.counts),
+        "unsure": sorted(facts.unsure),
+        "sources": dict(facts.sources),
         "parts": {part: dict(numbers) for part, numbers in facts.parts.items()},
         "mappings": {name: dict(others) for name, others in facts.mappings.items()},
         "remarks": list(facts.remarks),

@@ -19,6 +19,9 @@ from ..datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
 from ..errors import first_few
 
 FIGURES = "check.json"
+COUNTED = "counted by others, not stated by the authors"
+"""What is said of a number in `Source.unsure`."""
+
 FEW = 5
 """Of each kind of problem in a split so many are said; `FIGURES` holds them all."""
 
@@ -80,6 +83,11 @@ class SplitReport:
         """How many of the images that are distributed are not there."""
         return max(0, (self.expected or 0) - self.pairs - len(self.without_mask))
 
+    @property
+    def unsure(self) -> bool:
+        """Whether `expected` is a number that the authors do not state."""
+        return self.name in self.facts.unsure and self.expected == self.facts.counts.get(self.name)
+
     def add(self, pair: Pair, look: Look) -> None:
         """Count one image."""
         self.looked_at += 1
@@ -105,8 +113,9 @@ class SplitReport:
         """What is wrong, one line each, the first few of each kind."""
         if self.missing:
             yield (
-                f"{self.name}: {count(self.missing, 'image')} of the {self.expected} that are distributed "
-                f"{'are' if self.missing > 1 else 'is'} missing; unpack {self.facts.image_archive}; {SEE}"
+                f"{self.name}: {count(self.missing, 'image')} of the {self.expected} that are distributed"
+                f"{f' ({COUNTED})' if self.unsure else ''} {'are' if self.missing > 1 else 'is'} missing; "
+                f"unpack {self.facts.image_archive}; {SEE}"
             )
         if self.without_mask:
             total = self.pairs + len(self.without_mask)
@@ -159,6 +168,7 @@ class SplitReport:
         return {
             "images": self.pairs + len(self.without_mask),
             "distributed": self.expected,
+            "distributed_is_unsure": self.unsure,
             "masks": self.pairs,
             "read": self.looked_at,
             "sound": len(self.sound),

@@ -64,13 +64,15 @@ class Evaluation:
 class Evaluated:
     """Counts of each subject over one dataset, how its mean is taken, and images that were not scored -> reasons.
 
-    ``official`` says how many images its authors publish labels of, None if that is not known.
+    ``official`` says how many images its authors publish labels of, None if that is not known; ``unsure`` that it is
+    what others say.
     """
 
     dataset: str
     counts: dict[str, Counts]
     average: Average = PLAIN
     official: int | None = None
+    unsure: bool = False
     failed: dict[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
@@ -163,7 +165,9 @@ def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
         DatasetError: a process was ended from outside.
     """
     counts = {name: Counts(plan.truth.ood) for name in plan.names}
-    result = Evaluated(plan.dataset, counts, plan.truth.average, plan.truth.official, left_out=plan.truth.left_out)
+    result = Evaluated(
+        plan.dataset, counts, plan.truth.average, plan.truth.official, plan.truth.unsure, left_out=plan.truth.left_out
+    )
     with Progress(len(plan.truth.pairs)) as progress:
         progress.job(plan.dataset, len(plan.truth.pairs))
         found: Iterator[dict[str, Counts] | str] = map_files(partial(_scored, plan), plan.truth.pairs, workers)
@@ -213,7 +217,8 @@ def table(result: Evaluated) -> list[str]:
     wide = max(map(len, [*figures, *CLASS_NAMES]))
     pixels = max(row["pixels"] for row in figures.values())
     images = max(row["images"] for row in figures.values())
-    of = f" of the {result.official} that its authors label" if images < (result.official or 0) else ""
+    whose = "it should have by others' count" if result.unsure else "its authors label"
+    of = f" of the {result.official} that {whose}" if images < (result.official or 0) else ""
     lines = [f"{result.dataset}: {images} images{of}, {pixels} labelled pixels"]
     if not result.ood:
         lines.append(f"mIoU {result.average.words()}; miou_classes says how many")

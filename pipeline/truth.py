@@ -50,6 +50,7 @@ class Truth:
         ood: whether the labels say what is out of distribution.
         average: which classes the mean IoU runs over.
         official: how many images the dataset's authors publish labels of; None if that is not known.
+        unsure: whether ``official`` is what others say, and not the authors.
         left_out: images that have none and were to be left out, in the order of their paths.
     """
 
@@ -58,6 +59,7 @@ class Truth:
     ood: bool = False
     average: Average = PLAIN
     official: int | None = None
+    unsure: bool = False
     left_out: tuple[str, ...] = ()
 
     def without_pairs(self) -> Truth:
@@ -115,15 +117,15 @@ def truths_of(
         facts = source(entry.type).mapped(entry.mapping)
         kept, reader = tuple(pairs[:limit]), LabelReader(root, facts)
         return {None: Truth(reader, kept, average=average_of(average, [facts]), left_out=tuple(left_out))}
-    counts = OUTLIERS[entry.type].counts
+    facts = OUTLIERS[entry.type]
     reader = OutlierReader(root, entry.type)
     found = reader.pairs(entry.split)
     first = {pair.image for pair in sorted((p for pairs in found.values() for p in pairs), key=_image)[:limit]}
     truths: dict[str | None, Truth] = {}
     for part, pairs in found.items():
         if kept := tuple(pair for pair in pairs if pair.image in first):
-            truths[part] = Truth(reader, kept, ood=True, official=counts.get(part))
-    if entry.split is None and OUTLIERS[entry.type].layout.default is None:
+            truths[part] = Truth(reader, kept, ood=True, official=facts.counts.get(part), unsure=facts.unsure)
+    if entry.split is None and facts.layout.default is None:
         return truths
     return {None: next(iter(truths.values()))}
 

@@ -103,6 +103,18 @@ def test_the_list_says_all_that_is_needed_to_get_each() -> None:
     assert all(line.split()[:1] == ["paper"] for line in long)
 
 
+@pytest.mark.parametrize("name", [*NAMES, *EVALUATED])
+def test_the_list_says_where_each_fact_comes_from(name: str) -> None:
+    result = run("datasets", "list", name, "--json", "-")
+    (figures,) = result.figures
+    assert figures["sources"] == dict(source(name).sources)
+    assert figures["unsure"] == sorted(source(name).unsure)
+    block = " ".join(" ".join(line[12:] for line in result.err.splitlines()).split())
+    assert all(text in block for text in figures["sources"].values())
+    counted = result.err.replace("\n            ", " ").count("(counted by others, not stated by the authors)")
+    assert counted == len(figures["unsure"])
+
+
 @pytest.mark.parametrize("name", EVALUATED)
 def test_what_is_only_evaluated_on_is_neither_drawn_nor_has_a_recipe(name: str, tmp_path: Path) -> None:
     said = run("datasets", "draw", name, "--output", str(tmp_path)).refusal()

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import yaml
 from hmsa_pipeline.datasets import splits, taxonomy
-from hmsa_pipeline.datasets.sources import ENCODINGS, EVALUATED, NAMES, TOTAL, UNKNOWN, source
+from hmsa_pipeline.datasets.outliers import OUTLIERS
+from hmsa_pipeline.datasets.sources import ENCODINGS, EVALUATED, FACTS, NAMES, TOTAL, UNKNOWN, source
 from hmsa_pipeline.errors import DatasetError
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,7 @@ def test_the_files_say_what_they_must_and_nothing_that_is_not_read(name):
         "homepage",
         "paper",
         "download",
+        "sources",
         "archives",
         "tree",
         "splits",
@@ -91,7 +93,7 @@ def test_the_files_say_what_they_must_and_nothing_that_is_not_read(name):
         "labels",
     }
     optional = {"joined", "members", "left_out", "unlabelled", "stem_ending", "split_folders", "resize_masks"}
-    optional |= {"average", "counts", "more", "parts", "variants", "labels_v2", "mappings", "remarks"}
+    optional |= {"average", "counts", "more", "parts", "unsure", "variants", "labels_v2", "mappings", "remarks"}
     assert needed <= set(facts) <= needed | optional
     assert set(facts["archives"]) == {"images", "masks"}
     assert facts["tree"].startswith(f"{facts['folder']}/\n")
@@ -100,6 +102,39 @@ def test_the_files_say_what_they_must_and_nothing_that_is_not_read(name):
     assert len(facts["labels"] or {}) + len(facts.get("labels_v2", {})) == len(
         re.findall(r"^  -?\d+: \[", text, re.M)
     ), "no id stands there twice"
+
+
+# An address, or the name, the place and the year of a publication.
+CITED = re.compile(
+    r"https?://[a-z0-9.-]+\.[a-z]{2,}(/|\b)|\b[A-Z][a-z]+ et al\., [A-Z]+ (19|20)\d\d|arXiv \d{4}\.\d{5}"
+)
+
+
+@pytest.mark.parametrize("name", [*NAMES, *EVALUATED])
+def test_each_fact_has_its_source(name):
+    facts = source(name)
+    expected = {*FACTS, *(["parts"] if facts.parts else [])}
+    assert set(facts.sources) == expected
+    for kind, text in facts.sources.items():
+        assert CITED.search(text), (kind, text)
+    numbers = {*facts.counts.values()} if "_" not in "".join(facts.counts) else set()
+    assert all(str(number) in facts.sources["counts"] for number in numbers), "each number stands with its source"
+    for part in facts.parts.values():
+        assert all(str(number) in facts.sources["parts"] for number in part.values())
+    if not facts.counts:
+        assert facts.sources["counts"].startswith("none: ")
+    archives = " ".join((facts.image_archive, facts.mask_archive))
+    for archive in re.findall(r"[\w.-]+\.(?:zip|tar\.gz)", archives):
+        assert archive in facts.download or re.match(r"\d\d_", archive) or name == "shift", archive
+        assert archive in facts.sources["archives"] or name in ("cityscapes", "gta5"), archive
+    # What is not sure is one of the numbers.
+    assert facts.unsure <= {*facts.counts, *facts.parts}
+
+
+def test_sets_that_are_out_of_distribution_have_a_source_for_their_numbers():
+    for name, one in OUTLIERS.items():
+        assert one.counts and CITED.search(one.source), name
+    assert [name for name, one in OUTLIERS.items() if one.unsure] == ["validation_dataset"]
 
 
 @pytest.mark.parametrize("name", NAMES)
