@@ -17,11 +17,11 @@ from .errors import HmsaError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .pipeline.bravo_scores import BravoScores
-    from .pipeline.dump import JobResult
-    from .pipeline.ensemble import FusionResult
-    from .pipeline.manifest import Manifest
-    from .pipeline.predict import Predicted
+    from .pipeline.config.manifest import Manifest
+    from .pipeline.fusion.ensemble import FusionResult
+    from .pipeline.inference.dump import JobResult
+    from .pipeline.inference.predict import Predicted
+    from .pipeline.scoring.evaluate_bravo import BravoScores
 
 INTERRUPTED = 130
 
@@ -161,7 +161,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything,
 
 def _figures_file(parameter: typer.CallbackParam, target: str | None) -> str | None:
     if target is not None:
-        from .pipeline.figures import require_target
+        from .pipeline.commands.output import require_target
 
         require_target(target, parameter.opts[0])
     return target
@@ -189,7 +189,7 @@ def _names(flag: str, text: str | None) -> list[str] | None:
 
 def _figures(target: str | None, value: Any) -> None:
     if target:
-        from .pipeline.figures import write_figures
+        from .pipeline.commands.output import write_figures
 
         write_figures(target, value)
 
@@ -213,13 +213,13 @@ def _refuse_without_effect(context: typer.Context, why: str, *names: str) -> Non
 
 
 def _note(line: str) -> None:
-    from .pipeline.progress import say
+    from .pipeline.runtime.progress import say
 
     say(_one_line(f"note: {line}"))
 
 
 def _one_line(text: str) -> str:
-    from .pipeline.documents import one_line
+    from .pipeline.config.yaml_document import one_line
 
     return one_line(text)
 
@@ -273,7 +273,7 @@ def manifest_check(
 
     Example: hmsa-pipeline manifest check --data-root /data --assets /data/assets
     """
-    from .pipeline.inspect import inspect
+    from .pipeline.inference.input_check import inspect
 
     found = inspect(_load(manifest, output, models, datasets, data_root, assets))
     for row in found:
@@ -296,7 +296,7 @@ def manifest_fields() -> None:
 
     Example: hmsa-pipeline manifest fields
     """
-    from .pipeline.manifest_fields import manifest_fields as fields
+    from .pipeline.config.field_reference import manifest_fields as fields
 
     print(fields(), end="")
 
@@ -310,8 +310,8 @@ def _load(
     assets: Path | None = None,
     **overrides: Any,
 ) -> Manifest:
-    from .pipeline.manifest import load_manifest
-    from .pipeline.places import require_no_file
+    from .pipeline.config.manifest import load_manifest
+    from .pipeline.storage.filesystem import require_no_file
 
     found = load_manifest(
         manifest,
@@ -352,9 +352,9 @@ def dump(
     Example: hmsa-pipeline dump --manifest bravo.yaml --data-root /data --assets /data/assets
     """
     found = _load(manifest, output, models, datasets, data_root, assets, inference={"precision": precision})
-    from .pipeline.dump import run_dump, table
-    from .pipeline.plan import plan_dump
-    from .pipeline.schedule import hire
+    from .pipeline.inference.dump import run_dump, table
+    from .pipeline.inference.dump_plan import plan_dump
+    from .pipeline.workers.dask_pool import hire
 
     if workers == 0:
         _refuse_without_effect(
@@ -406,7 +406,7 @@ def _conclude(
     works: str,
 ) -> None:
     """Say what became of all jobs together, and end with the exit code that says it too."""
-    from .pipeline.dump import limited_by
+    from .pipeline.inference.dump import limited_by
 
     _figures(json_file, [r.as_json() for r in results])
     made, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
@@ -430,7 +430,7 @@ def _worked(name: str, result: JobResult | Predicted, json_file: str | None) -> 
     _failed(name, result.failed)
     if result.problem:
         print(_one_line(f"failed: {name}: {result.problem}"), file=sys.stderr)
-    from .pipeline.predictor import IN_TILES, SCALE_BY_SCALE, WITHOUT_COMPILE
+    from .pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, WITHOUT_COMPILE
 
     ways = list(result.fallbacks.values())
     if parts := sum(SCALE_BY_SCALE in way or IN_TILES in way for way in ways):
@@ -503,8 +503,8 @@ def predict(
         inference={"precision": precision},
         ensemble={"label": label, "confidence": confidence},
     )
-    from .pipeline.predict import plan_predict, run_predict
-    from .pipeline.schedule import hire
+    from .pipeline.inference.predict import plan_predict, run_predict
+    from .pipeline.workers.dask_pool import hire
 
     if workers == 0:
         _refuse_without_effect(
@@ -570,8 +570,8 @@ def ensemble(
     found = _load(
         manifest, output, models, datasets, data_root, assets, ensemble={"label": label, "confidence": confidence}
     )
-    from .pipeline.ensemble import plan_ensemble, run_ensemble
-    from .pipeline.schedule import hire
+    from .pipeline.fusion.ensemble import plan_ensemble, run_ensemble
+    from .pipeline.workers.dask_pool import hire
 
     if workers == 0:
         _refuse_without_effect(
@@ -717,8 +717,8 @@ def evaluate(
             _refuse_without_effect(context, "beside --ground-truth, which names the datasets", "datasets")
             if predictions is not None:
                 _refuse_without_effect(context, "beside --predictions", "output", "data_root", "assets")
-        from .pipeline.bravo_scores import score_members, score_predictions, score_submission
-        from .pipeline.members import subjects_of, weighed
+        from .pipeline.fusion.member_stores import subjects_of, weighed
+        from .pipeline.scoring.evaluate_bravo import score_members, score_predictions, score_submission
 
         if submission is not None:
             _say_bravo(score_submission(ground_truth, samples, submission), json_file)
@@ -740,9 +740,9 @@ def evaluate(
         _refuse_without_effect(context, "without --per-model or --leave-one-out", "models")
         if predictions is not None:
             _refuse_without_effect(context, "beside --predictions", "output")
-    from .pipeline.evaluate import evaluate as score
-    from .pipeline.evaluate import plan_evaluation, rows, table
-    from .pipeline.figures import write_rows
+    from .pipeline.commands.output import write_rows
+    from .pipeline.scoring.evaluate import evaluate as score
+    from .pipeline.scoring.evaluate import plan_evaluation, rows, table
 
     found = _load(manifest, output, models, datasets, data_root, assets)
     plans = plan_evaluation(
@@ -798,9 +798,9 @@ def calibrate(
     """
     from .errors import disk_error
     from .files import write_text
-    from .pipeline.calibrate import calibrate as fit
-    from .pipeline.calibrate import calibrated_manifest, plan_calibration, table
-    from .pipeline.figures import require_target
+    from .pipeline.commands.output import require_target
+    from .pipeline.scoring.calibrate import calibrate as fit
+    from .pipeline.scoring.calibrate import calibrated_manifest, plan_calibration, table
 
     require_target(str(write), "--write")
     if write.exists() and Path(manifest).exists() and write.samefile(manifest):
@@ -846,9 +846,9 @@ def render(
     Example: hmsa-pipeline render --manifest bravo.yaml --datasets bravo_ACDC --limit 20 --write slides
     """
     from .errors import nearest
-    from .pipeline.figures import require_folder
-    from .pipeline.render import KINDS, plan_rendering
-    from .pipeline.render import render as draw
+    from .pipeline.commands.output import require_folder
+    from .pipeline.report.render import KINDS, plan_rendering
+    from .pipeline.report.render import render as draw
 
     wanted = _names("--kinds", kinds) or []
     if unknown := [kind for kind in wanted if kind not in KINDS]:
@@ -906,9 +906,9 @@ def report(
 
     Example: hmsa-pipeline report --manifest cityscapes --write report
     """
-    from .pipeline.figures import require_folder
-    from .pipeline.report import PAGE, plan_report
-    from .pipeline.report import report as make
+    from .pipeline.commands.output import require_folder
+    from .pipeline.report.build_report import PAGE, plan_report
+    from .pipeline.report.build_report import report as make
 
     if no_members:
         _refuse_without_effect(context, "beside --no-members", "models")
@@ -935,7 +935,7 @@ def report(
 def _average(name: str) -> str:
     """One of `averages.AVERAGES`; HmsaError if it is none."""
     from .errors import nearest
-    from .pipeline.averages import AVERAGES
+    from .pipeline.scoring.averages import AVERAGES
 
     if name not in AVERAGES:
         raise HmsaError(f"--average {name}: is no average; {nearest(name, AVERAGES)}")
@@ -943,14 +943,14 @@ def _average(name: str) -> str:
 
 
 def _predictions(manifest: Manifest) -> Path:
-    from .pipeline.survey import PREDICTIONS
+    from .pipeline.inference.inputs import PREDICTIONS
 
     return manifest.output / PREDICTIONS
 
 
 def _say_bravo(scores: BravoScores, json_file: str | None) -> None:
-    from .pipeline.bravo_scores import table
-    from .pipeline.metrics import defined
+    from .pipeline.scoring.evaluate_bravo import table
+    from .pipeline.scoring.metrics import defined
 
     _failed("BRAVO", scores.failed)
     for line in table(scores):
@@ -960,8 +960,8 @@ def _say_bravo(scores: BravoScores, json_file: str | None) -> None:
 
 
 def _say_members(scores: dict[str, BravoScores], json_file: str | None) -> None:
-    from .pipeline.bravo_scores import comparison
-    from .pipeline.metrics import defined
+    from .pipeline.scoring.evaluate_bravo import comparison
+    from .pipeline.scoring.metrics import defined
 
     failed = next(iter(scores.values())).failed
     _failed("BRAVO", failed)
@@ -1039,10 +1039,10 @@ def submit(
     from dataclasses import asdict
 
     from .errors import nearest
-    from .pipeline.figures import as_size
-    from .pipeline.submission import check_submission
-    from .pipeline.submission import submit as write
-    from .pipeline.upload_formats import BRAVO, FORMATS
+    from .pipeline.commands.output import as_size
+    from .pipeline.submission.benchmark_formats import BRAVO, FORMATS
+    from .pipeline.submission.submit_bravo import check_submission
+    from .pipeline.submission.submit_bravo import submit as write
 
     if form not in FORMATS:
         raise HmsaError(f"--format: there is no {form!r}; {nearest(form, FORMATS)}")
@@ -1103,9 +1103,9 @@ def _submit_to(
     """Write for a benchmark other than BRAVO, or check what was written for it."""
     from dataclasses import asdict
 
-    from .pipeline.figures import as_size
-    from .pipeline.upload import check_upload, plan_upload, write_upload
-    from .pipeline.upload_formats import upload_format
+    from .pipeline.commands.output import as_size
+    from .pipeline.submission.benchmark_formats import upload_format
+    from .pipeline.submission.submit_dataset import check_upload, plan_upload, write_upload
 
     if check is None and output is None:
         raise HmsaError("--output: name the .zip file or the folder to write")
@@ -1148,8 +1148,8 @@ def status(
 
     Example: hmsa-pipeline status --output runs/bravo
     """
-    from .pipeline.figures import as_size
-    from .pipeline.verify import status as states
+    from .pipeline.commands.output import as_size
+    from .pipeline.store.verify import status as states
 
     found = states(_load(manifest, output, models, datasets, data_root, assets))
     wide = max(len(f"{s.dataset}/{s.model}") for s in found)
@@ -1182,7 +1182,7 @@ def verify(
 
     Example: hmsa-pipeline verify --repair && hmsa-pipeline dump
     """
-    from .pipeline.verify import verify as read_all
+    from .pipeline.store.verify import verify as read_all
 
     found = read_all(_load(manifest, output, models, datasets, data_root, assets), repair=repair)
     for result in found:
@@ -1231,8 +1231,8 @@ def import_logits(
     Example: hmsa-pipeline import-logits --manifest my.yaml --model segformer --dataset bravo_ACDC logits/
     """
     found = _load(manifest, output, None, None, data_root, assets)
-    from .pipeline.import_logits import import_logits as fill
-    from .pipeline.import_logits import parse_channels
+    from .pipeline.inference.import_logits import import_logits as fill
+    from .pipeline.inference.import_logits import parse_channels
 
     result = fill(
         found,
@@ -1347,7 +1347,7 @@ def train(
 
     Example: hmsa-pipeline train --dataset gta5 --data-root /data --assets /data/assets --gpus 2
     """
-    from .pipeline.recipe import load_recipe, parse_size, recipe_of
+    from .pipeline.config.recipe import load_recipe, parse_size, recipe_of
 
     if (dataset is None) == (manifest is None):
         raise HmsaError("train: give --dataset NAME, or --manifest FILE with a recipe of your own")
@@ -1377,8 +1377,8 @@ def train(
             "optimizer": {"lr": lr, "name": optimizer},
         },
     )
-    from .pipeline.ranks import Ranks, launch
-    from .pipeline.train_plan import plan_training
+    from .pipeline.training.plan import plan_training
+    from .pipeline.training.processes import Ranks, launch
 
     started = Ranks.of_environment()
     ranks = started or Ranks(world=gpus)
@@ -1399,8 +1399,8 @@ def train(
         return
     if gpus > 1 and not started:
         raise SystemExit(launch(sys.argv[1:], gpus))
-    from .pipeline.journal import iou_table
-    from .pipeline.train import run_training
+    from .pipeline.training.log import iou_table
+    from .pipeline.training.trainer import run_training
 
     def ended(row: dict[str, Any]) -> None:
         line = f"epoch {row['epoch']}/{recipe.epochs}: loss {row['loss']['total']:.3f}, {row['seconds']:.1f} s"
@@ -1436,7 +1436,7 @@ def datasets_list(
 
     Example: hmsa-pipeline datasets list gta5
     """
-    from .pipeline.dataset_guide import guide, guide_figures, known_sources
+    from .pipeline.dataset_tools.guide import guide, guide_figures, known_sources
 
     found = known_sources(names or [])
     for facts in found:
@@ -1479,7 +1479,7 @@ def datasets_check(
 
     Example: hmsa-pipeline datasets check gta5 --data-root /data
     """
-    from .pipeline.dataset_check import plan_check, run_check
+    from .pipeline.dataset_tools.check import plan_check, run_check
 
     plan = plan_check(name, data_root=data_root, root=root, split=split, limit=limit, output=output, workers=workers)
     report = run_check(plan)
@@ -1524,7 +1524,7 @@ def datasets_draw(
 
     Example: hmsa-pipeline datasets draw gta5 --output drawn
     """
-    from .pipeline.dataset_guide import draw_sources, frame_size
+    from .pipeline.dataset_tools.guide import draw_sources, frame_size
 
     drawn = []
     for one in draw_sources(names or [], output, train=train, val=val, seed=seed, size=frame_size(size), style=style):
@@ -1576,7 +1576,7 @@ def _going_on(words: Sequence[str]) -> str:
 def main() -> None:
     """The entry point: errors in one line, exit codes 0, 1, 2 and 130 as the README says."""
     from .files import tell_limits
-    from .pipeline import streams
+    from .pipeline.runtime import output_streams as streams
 
     streams.prepare()
     tell_limits(_note)

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from hmsa_pipeline.datasets.class_uniform import tile_centroids
+from hmsa_pipeline.datasets.synthetic.scene import draw_scene
 from hmsa_pipeline.datasets.taxonomy import NUM_CLASSES
-from hmsa_pipeline.datasets.worlds import draw_scene
 from numpy.typing import NDArray
 
 SIZE = (1024, 2048)

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from hmsa_pipeline.datasets.images import decode_image
-from hmsa_pipeline.datasets.worlds import draw_scene
+from hmsa_pipeline.datasets.decode.tensors import decode_image
+from hmsa_pipeline.datasets.synthetic.scene import draw_scene
 from PIL import Image
 from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as torchvision_decode

@@ -22,18 +22,19 @@ import numpy as np
 import torch
 from bench_ensemble import drawn
 from harness import compare, size, tell
-from hmsa_pipeline.datasets.images import decode_image
+from hmsa_pipeline.datasets.decode.tensors import decode_image
+from hmsa_pipeline.datasets.synthetic.scene import draw_scene
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.datasets.worlds import draw_scene
 from hmsa_pipeline.files import sha256
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.block import Report
-from hmsa_pipeline.pipeline.dump_block import DumpBlock
-from hmsa_pipeline.pipeline.lock import writer_lock
-from hmsa_pipeline.pipeline.manifest import Member
-from hmsa_pipeline.pipeline.network_block import Setting
-from hmsa_pipeline.pipeline.store import Identity, LogitStore, Photograph
+from hmsa_pipeline.pipeline.config.manifest import Member
+from hmsa_pipeline.pipeline.inference.dump_block import DumpBlock
+from hmsa_pipeline.pipeline.inference.image_block import Setting
+from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
+from hmsa_pipeline.pipeline.store.identity import Identity, Photograph
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
+from hmsa_pipeline.pipeline.workers.protocol import Report
 from PIL import Image
 
 Shape = tuple[int, int]

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from harness import machine
-from hmsa_pipeline.pipeline.compact import decoded, encoded
-from hmsa_pipeline.pipeline.store import LogitStore, strip_rows
+from hmsa_pipeline.pipeline.store.fixed_point import decoded, encoded
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore, strip_rows
 from numcodecs import Blosc, blosc
 
 Way = tuple[Callable[[np.ndarray], Any], Callable[[Any], np.ndarray]]

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import yaml
 from harness import machine, size
-from hmsa_pipeline.datasets.worlds import draw_scene
+from hmsa_pipeline.datasets.synthetic.scene import draw_scene
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from PIL import Image

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from hmsa_pipeline.pipeline.counts import Counts, count
-from hmsa_pipeline.pipeline.metrics import LEVELS
+from hmsa_pipeline.pipeline.scoring.metrics import LEVELS
+from hmsa_pipeline.pipeline.scoring.pixel_counts import Counts, count
 
 TARGET = 5.0
 

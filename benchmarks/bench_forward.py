@@ -20,13 +20,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from harness import compare, size, tell
-from hmsa_pipeline.datasets.images import normalise
-from hmsa_pipeline.datasets.pixels import decode_rgb
+from hmsa_pipeline.datasets.decode.arrays import decode_rgb
+from hmsa_pipeline.datasets.decode.tensors import normalise
 from hmsa_pipeline.models.checkpoint import load_weights
 from hmsa_pipeline.models.hmsa import HMSA
 from hmsa_pipeline.models.hrnet import join
-from hmsa_pipeline.models.inference import prepare
 from hmsa_pipeline.models.ocr import OCRHead, OCROutput, gather_regions
+from hmsa_pipeline.models.prepare_inference import prepare
 from hmsa_pipeline.models.registry import build
 from PIL import Image
 from torch import Tensor

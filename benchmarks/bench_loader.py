@@ -25,15 +25,15 @@ from typing import Any
 import numpy as np
 import torch
 from hmsa_pipeline.datasets.class_uniform import tile_centroids
-from hmsa_pipeline.datasets.images import decode_image, normalise
-from hmsa_pipeline.datasets.labels import LabelReader
-from hmsa_pipeline.datasets.pairs import Pair
-from hmsa_pipeline.datasets.segmentation import Draw, Sample, SegmentationDataset
-from hmsa_pipeline.datasets.sources import source
+from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.decode.tensors import decode_image, normalise
+from hmsa_pipeline.datasets.labels.label_reader import LabelReader
+from hmsa_pipeline.datasets.layout.image_mask_pairs import Pair
+from hmsa_pipeline.datasets.segmentation_dataset import Draw, Sample, SegmentationDataset
+from hmsa_pipeline.datasets.synthetic.scene import draw_scene
 from hmsa_pipeline.datasets.taxonomy import IGNORE, PALETTE
 from hmsa_pipeline.datasets.transforms import TrainTransform
-from hmsa_pipeline.datasets.worlds import draw_scene
-from hmsa_pipeline.models.losses.composite import training_loss
+from hmsa_pipeline.models.losses.training_loss import training_loss
 from hmsa_pipeline.models.registry import ARCHITECTURES, build
 from PIL import Image
 from torch.utils.data import DataLoader

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 from bench_scale import world
-from hmsa_pipeline.pipeline.record import read_runs
+from hmsa_pipeline.pipeline.storage.run_record import read_runs
 
 PLAIN = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONSAFEPATH": "1"}
 # See docs/cluster.md for each.

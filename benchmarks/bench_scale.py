@@ -29,9 +29,10 @@ import torch
 import yaml
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.manifest import load_manifest
-from hmsa_pipeline.pipeline.plan import plan_dump
-from hmsa_pipeline.pipeline.store import Identity, LogitStore, Photograph
+from hmsa_pipeline.pipeline.config.manifest import load_manifest
+from hmsa_pipeline.pipeline.inference.dump_plan import plan_dump
+from hmsa_pipeline.pipeline.store.identity import Identity, Photograph
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
 
 TINY = "hrnet_tiny_ocr_mscale"

@@ -19,10 +19,10 @@ import torch
 from harness import machine, size
 from hmsa_pipeline.datasets.taxonomy import NUM_CLASSES
 from hmsa_pipeline.models.hmsa import HMSA
-from hmsa_pipeline.models.losses.composite import training_loss
+from hmsa_pipeline.models.losses.training_loss import training_loss
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.optim import build_optimizer
-from hmsa_pipeline.pipeline.recipe import Optimizer
+from hmsa_pipeline.pipeline.config.recipe import Optimizer
+from hmsa_pipeline.pipeline.training.optimizer import build_optimizer
 from torch.profiler import ProfilerActivity, profile
 
 DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import torch
-from hmsa_pipeline.pipeline.train_data import start_workers_server
+from hmsa_pipeline.pipeline.training.batches import start_workers_server
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 

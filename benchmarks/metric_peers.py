@@ -22,9 +22,15 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from hmsa_pipeline.datasets.sources import LABELLED, LABELLED_OR_PREDICTED
-from hmsa_pipeline.pipeline.averages import Average
-from hmsa_pipeline.pipeline.metrics import LEVELS, confusion, detection_figures, level_counts, semantic_figures
+from hmsa_pipeline.datasets.dataset_specs import LABELLED, LABELLED_OR_PREDICTED
+from hmsa_pipeline.pipeline.scoring.averages import Average
+from hmsa_pipeline.pipeline.scoring.metrics import (
+    LEVELS,
+    confusion,
+    detection_figures,
+    level_counts,
+    semantic_figures,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = Path(__file__).with_name("peers")

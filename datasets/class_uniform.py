@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 
 from ..errors import DatasetError, disk_error
 from ..files import write_bytes
-from .headers import read_size
-from .pairs import Pair, panoptic_json
+from .decode.image_header import read_size
+from .layout.folder_layout import located
+from .layout.image_mask_pairs import Pair, panoptic_json
+from .parallel import map_files
 from .taxonomy import NUM_CLASSES
-from .walk import located
-from .workers import map_files
 
 if TYPE_CHECKING:
-    from .labels import LabelReader
+    from .labels.label_reader import LabelReader
 
 # Raised whenever the same masks would give other centroids than before: older caches are then not found.
 _VERSION = 1

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import InterpolationMode
 
-from .images import MEAN
+from .decode.tensors import MEAN
 from .taxonomy import IGNORE
 
 _FILL = torch.tensor([round(255 * level) for level in MEAN], dtype=torch.uint8)[:, None, None]

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..files import write_bytes
-from .layouts import Weights, find_weights
-from .pickled import is_zip, read_pickled
+from .checkpoint_layouts import Weights, find_weights
+from .pickled_weights import is_zip, read_pickled
 from .registry import build_any
 
 _PREFIX = "module."

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .checkpoint import expected_shapes, read_weights
-from .inference import prepare
+from .prepare_inference import prepare
 from .registry import build_any
 
 _NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}

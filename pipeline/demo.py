@@ -21,14 +21,14 @@ from typing import IO, Any
 import yaml
 
 from .. import __version__
-from ..datasets.sources import NAMES, source
-from ..datasets.worlds import write_bravo
+from ..datasets.dataset_specs import NAMES, source
+from ..datasets.synthetic.write_bravo import write_bravo
 from ..errors import ManifestError, StoreError
 from ..files import write_json, write_text
-from .bravo_files import SPLITS, write_samples
-from .journal import HISTORY
-from .manifest import SHIPPED
-from .train_plan import WEIGHTS
+from .config.manifest import SHIPPED
+from .submission.bravo_archives import SPLITS, write_samples
+from .training.log import HISTORY
+from .training.plan import WEIGHTS
 
 _WORKERS = 2  # more would not fit into 2 GB of memory
 ARCH = "hrnet_tiny_ocr_mscale"
@@ -342,9 +342,6 @@ def _on_streets(walk: _Walk) -> dict[str, float]:
     report = json.loads((walk.folder / PAGE).with_name("report.json").read_text())
     rows = [one["scores"] for one in report["datasets"] if one["dataset"].endswith("_val")]
     return {name: sum(row[name]["miou"] or 0.0 for row in rows) / len(rows) for name in rows[0]}
-
-
-# ------------------------------------------------------------------ files
 
 
 def _manifest(walk: _Walk) -> str:

@@ -8,8 +8,8 @@ from ..errors import CheckpointError
 from ..files import sha256
 from ..models.checkpoint import check_weights
 from ..models.precision import check_range
-from .device import AUTOCAST
-from .manifest import Member
+from .config.manifest import Member
+from .runtime.device import AUTOCAST
 
 
 def check_member(member: Member, precision: str) -> str | None:

@@ -27,11 +27,11 @@ STAGES = {"dump", "ensemble", "evaluate", "calibrate", "submission", "upload", "
 STAGES |= {"render", "train", "verify", "import_logits"}
 PUT_TOGETHER = {"predict", "demo"}
 ONLY_IN = {
-    "zarr": ("pipeline/store.py", "pipeline/compact.py"),
-    "numcodecs": ("pipeline/store.py", "pipeline/shards.py"),
-    "dask": ("pipeline/schedule.py",),
-    "distributed": ("pipeline/schedule.py",),
-    "upath": ("pipeline/places.py",),
+    "zarr": ("pipeline/store/logit_store.py", "pipeline/store/fixed_point.py"),
+    "numcodecs": ("pipeline/store/logit_store.py", "pipeline/store/shard_file.py"),
+    "dask": ("pipeline/workers/dask_pool.py",),
+    "distributed": ("pipeline/workers/dask_pool.py",),
+    "upath": ("pipeline/storage/filesystem.py",),
 }
 OTHER_FOLDERS = {"tests", "benchmarks", "docs", "build", "dist", "demo", "runs"}
 
@@ -109,14 +109,18 @@ def test_imports_follow_the_arrows(file: str) -> None:
         ("errors.py", "from .files import sha256", "errors must not import files"),
         ("models/a.py", "import hmsa_pipeline.errors", "hmsa_pipeline must be imported relatively"),
         ("models/a.py", "from datasets import layouts", "datasets must be imported relatively"),
-        ("pipeline/dump.py", "import zarr.storage", "only pipeline/store.py may import zarr"),
-        ("models/a.py", "from numcodecs import Blosc", "only pipeline/store.py may import numcodecs"),
-        ("pipeline/dump.py", "from dask import delayed", "only pipeline/schedule.py may import dask"),
-        ("pipeline/dump.py", "from .ensemble import fuse", "stage dump must not import stage ensemble"),
-        ("pipeline/dump.py", "from . import train", "stage dump must not import stage train"),
-        ("pipeline/dump.py", "from ..pipeline.report import x", "stage dump must not import stage report"),
+        ("pipeline/inference/dump.py", "import zarr.storage", "only pipeline/store/logit_store.py may import zarr"),
+        ("models/a.py", "from numcodecs import Blosc", "only pipeline/store/logit_store.py may import numcodecs"),
         (
-            "pipeline/scores.py",
+            "pipeline/inference/dump.py",
+            "from dask import delayed",
+            "only pipeline/workers/dask_pool.py may import dask",
+        ),
+        ("pipeline/inference/dump.py", "from .ensemble import fuse", "stage dump must not import stage ensemble"),
+        ("pipeline/inference/dump.py", "from . import train", "stage dump must not import stage train"),
+        ("pipeline/inference/dump.py", "from ..pipeline.report import x", "stage dump must not import stage report"),
+        (
+            "pipeline/fusion/fuse.py",
             "from . import dump, train",
             "scores must not put stages together (dump, train)",
         ),
@@ -133,9 +137,9 @@ def test_a_wrong_import_is_found(file: str, source: str, problem: str) -> None:
             "cli.py",
             "from . import __version__\nfrom .pipeline import dump, ensemble\nfrom .errors import HmsaError",
         ),
-        ("pipeline/store.py", "import zarr\nfrom .. import __version__\nfrom ..files import write_json"),
+        ("pipeline/store/logit_store.py", "import zarr\nfrom .. import __version__\nfrom ..files import write_json"),
         ("pipeline/demo.py", "from . import dump, ensemble\nfrom ..datasets.worlds import bravo"),
-        ("pipeline/schedule.py", "from dask.distributed import Client\nfrom .dump import run"),
+        ("pipeline/workers/dask_pool.py", "from dask.distributed import Client\nfrom .dump import run"),
         ("datasets/worlds/a.py", "from ..taxonomy import PALETTE\nfrom .b import draw\nimport torch"),
     ],
 )

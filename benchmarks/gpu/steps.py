@@ -27,15 +27,15 @@ import bench_forward  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import yaml  # noqa: E402
-from hmsa_pipeline.datasets.images import decode_image, normalise  # noqa: E402
-from hmsa_pipeline.datasets.worlds import draw_scene  # noqa: E402
+from hmsa_pipeline.datasets.decode.tensors import decode_image, normalise  # noqa: E402
+from hmsa_pipeline.datasets.synthetic.scene import draw_scene  # noqa: E402
 from hmsa_pipeline.models.checkpoint import load_weights, save_checkpoint  # noqa: E402
 from hmsa_pipeline.models.hmsa import HMSA  # noqa: E402
-from hmsa_pipeline.models.inference import compile_regions, prepare  # noqa: E402
+from hmsa_pipeline.models.prepare_inference import compile_regions, prepare  # noqa: E402
 from hmsa_pipeline.models.registry import build  # noqa: E402
-from hmsa_pipeline.pipeline.cuda_graphs import GraphForward, release_graphs  # noqa: E402
-from hmsa_pipeline.pipeline.manifest import Member  # noqa: E402
-from hmsa_pipeline.pipeline.predictor import Predictor  # noqa: E402
+from hmsa_pipeline.pipeline.config.manifest import Member  # noqa: E402
+from hmsa_pipeline.pipeline.inference.cuda_graphs import GraphForward, release_graphs  # noqa: E402
+from hmsa_pipeline.pipeline.inference.predictor import Predictor  # noqa: E402
 from PIL import Image  # noqa: E402
 from run import write  # noqa: E402
 from torch import Tensor  # noqa: E402

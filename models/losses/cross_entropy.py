@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .labels import IGNORE, Whole, in_float32, labelled
+from .batch_labels import IGNORE, Whole, in_float32, labelled
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, whole: Whole | None = None) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .labels import Whole, in_float32, labelled
+from .batch_labels import Whole, in_float32, labelled
 
 RADIUS = 3
 """Side of a patch, in pooled pixels."""

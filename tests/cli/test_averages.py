@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hmsa_pipeline.datasets.sources import source
+from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.datasets.worlds import write_source
 from PIL import Image
 
 from .bench import run

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import sklearn.metrics
 from hmsa_pipeline.errors import DatasetError
-from hmsa_pipeline.pipeline.bravo_codec import decode, decode_samples, encode, encode_samples
-from hmsa_pipeline.pipeline.bravo_files import write_samples
-from hmsa_pipeline.pipeline.bravo_scores import SUBSETS
+from hmsa_pipeline.pipeline.scoring.evaluate_bravo import SUBSETS
+from hmsa_pipeline.pipeline.submission.bravo_archives import write_samples
+from hmsa_pipeline.pipeline.submission.bravo_codec import decode, decode_samples, encode, encode_samples
 from PIL import Image
 
 from .bench import Bench, Result, run
@@ -146,7 +146,7 @@ def test_an_interruption_leaves_no_half_file(
             raise KeyboardInterrupt
         return encode(*arguments)
 
-    monkeypatch.setattr("hmsa_pipeline.pipeline.submission.encode", interrupted)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.submission.submit_bravo.encode", interrupted)
     assert submit(predictions, tmp_path / "sub.tar").code == 130
     assert [path.name for path in tmp_path.iterdir()] == ["predictions"]
 

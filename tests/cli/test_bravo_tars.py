@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hmsa_pipeline.pipeline.bravo_codec import decode, decode_samples, encode, encode_samples
-from hmsa_pipeline.pipeline.bravo_files import plain_name, split_of, truth_endings
+from hmsa_pipeline.pipeline.submission.bravo_archives import plain_name, split_of, truth_endings
+from hmsa_pipeline.pipeline.submission.bravo_codec import decode, decode_samples, encode, encode_samples
 from PIL import Image
 
 from .bench import Result, run

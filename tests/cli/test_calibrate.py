@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hmsa_pipeline.pipeline.store import LogitStore
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
 
 from .bench import Bench, run

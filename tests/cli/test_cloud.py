@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hmsa_pipeline.pipeline import places
-from hmsa_pipeline.pipeline.places import listing, place
-from hmsa_pipeline.pipeline.store import LogitStore
+from hmsa_pipeline.pipeline.storage import filesystem as places
+from hmsa_pipeline.pipeline.storage.filesystem import listing, place
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 
 from .bench import Bench, ended, files, quiet, run, start_python, stored
 from .faults import kill, wait_for
@@ -144,7 +144,7 @@ def test_a_removal_that_was_interrupted_goes_on_without_the_flag(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hmsa_pipeline.pipeline.store.remove_folder", die)
+        patch.setattr("hmsa_pipeline.pipeline.store.logit_store.remove_folder", die)
         assert cloud.run("dump", "--models", "ant", "--overwrite").code == 130
     assert not LogitStore.exists(place(url) / "logits/street/ant.zarr")
     assert cloud.run("dump").code == 0

@@ -161,7 +161,7 @@ def test_workers_that_come_later_help_if_they_fit(
 def test_a_scheduler_without_workers_for_us_is_said_so(
     bench: Bench, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.START_SECONDS", 3.0)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.workers.dask_pool.START_SECONDS", 3.0)
     cluster.worker("plain", "--resources", "CPU=1")
     message = bench.run("dump", "--scheduler", str(cluster.file)).refusal()
     assert message.startswith(f"--scheduler {cluster.file}: no worker with the resource GPU=1 was there for 3 s")
@@ -171,7 +171,7 @@ def test_a_scheduler_without_workers_for_us_is_said_so(
 def test_a_worker_that_its_memory_limit_pauses_is_said_so(
     bench: Bench, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.START_SECONDS", 3.0)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.workers.dask_pool.START_SECONDS", 3.0)
     cluster.worker("small", "--resources", "GPU=1", "--memory-limit", "20MiB", "--no-nanny")
     # Until it first looks at its memory it would be given work.
     with Client(scheduler_file=str(cluster.file)) as client:
@@ -187,7 +187,7 @@ def test_a_worker_that_its_memory_limit_ends_is_said_so(
     bench: Bench, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Torch takes more than the limit, so that its nanny ends it when it is first asked for something."""
-    monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.START_SECONDS", 20.0)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.workers.dask_pool.START_SECONDS", 20.0)
     cluster.worker("small", "--resources", "GPU=1", "--memory-limit", "200MiB")
     message = bench.run("dump", "--scheduler", str(cluster.file)).refusal()
     assert "memory limit of 200 MiB" in message
@@ -196,6 +196,6 @@ def test_a_worker_that_its_memory_limit_ends_is_said_so(
 
 
 def test_nobody_at_the_address_is_said_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hmsa_pipeline.pipeline.schedule.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.workers.dask_pool.CONNECT_SECONDS", 1.0)
     message = bench.run("dump", "--scheduler", "tcp://127.0.0.1:1").refusal()
     assert message.startswith("--scheduler tcp://127.0.0.1:1: nobody answers there")

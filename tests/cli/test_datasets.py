@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hmsa_pipeline import __version__
-from hmsa_pipeline.datasets.sources import EVALUATED, NAMES, source
+from hmsa_pipeline.datasets.dataset_specs import EVALUATED, NAMES, source
+from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.datasets.worlds import write_source
-from hmsa_pipeline.pipeline.recipe import load_recipe, recipe_of
+from hmsa_pipeline.pipeline.config.recipe import load_recipe, recipe_of
 from PIL import Image
 
 from .bench import Result, changed, files, run

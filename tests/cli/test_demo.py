@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hmsa_pipeline.datasets.layouts import list_images
-from hmsa_pipeline.datasets.sources import NAMES
+from hmsa_pipeline.datasets.dataset_specs import NAMES
+from hmsa_pipeline.datasets.layout.find_images import list_images
 from hmsa_pipeline.models import checkpoint, registry
 from hmsa_pipeline.pipeline import demo
-from hmsa_pipeline.pipeline.manifest import SHIPPED
+from hmsa_pipeline.pipeline.config.manifest import SHIPPED
 from PIL import Image
 
 from ..documents import DOCS, PAGES, commands

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.datasets.images import decode_image
+from hmsa_pipeline.datasets.decode.tensors import decode_image
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.hmsa import OCRNet
-from hmsa_pipeline.models.inference import prepare
+from hmsa_pipeline.models.prepare_inference import prepare
 from hmsa_pipeline.models.registry import build
 from PIL import Image
 from torch import Tensor

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.pipeline import ensemble as stage
-from hmsa_pipeline.pipeline.scores import CONFIDENCES, LABELS, fuse, quantise
+from hmsa_pipeline.pipeline.fusion import ensemble as stage
+from hmsa_pipeline.pipeline.fusion.fuse import CONFIDENCES, LABELS, fuse, quantise
 from PIL import Image
 
 from .bench import Bench, changed, ended, files, quiet, stored

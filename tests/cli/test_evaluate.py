@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics
-from hmsa_pipeline.datasets.labels import LabelReader
-from hmsa_pipeline.datasets.pairs import list_pairs
-from hmsa_pipeline.datasets.sources import source
+from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.labels.label_reader import LabelReader
+from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from PIL import Image
 

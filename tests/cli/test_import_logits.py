@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.pipeline.scores import fuse, quantise
+from hmsa_pipeline.pipeline.fusion.fuse import fuse, quantise
 from PIL import Image
 
 from .bench import Bench, Result, attributes, changed, ended, files, stored

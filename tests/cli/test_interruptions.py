@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hmsa_pipeline.pipeline.lock import writer_lock
+from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 
 from .bench import Bench, changed, ended, files, start_python
 from .conftest import plain_cpu

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hmsa_pipeline.datasets import sources
+from hmsa_pipeline.datasets import dataset_specs as sources
 from hmsa_pipeline.errors import DatasetError, ManifestError
 from hmsa_pipeline.models import registry
-from hmsa_pipeline.models.inference import prepare
 from hmsa_pipeline.models.plain import PlainNetwork
+from hmsa_pipeline.models.prepare_inference import prepare
 from PIL import Image
 from torch import Tensor, nn
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import torch
 from hmsa_pipeline.errors import StoreError
-from hmsa_pipeline.pipeline import network_block, predict_block
-from hmsa_pipeline.pipeline.lock import writer_lock
-from hmsa_pipeline.pipeline.predictor import Predictor
-from hmsa_pipeline.pipeline.store import ShardWriter
+from hmsa_pipeline.pipeline.inference import image_block as network_block
+from hmsa_pipeline.pipeline.inference import predict_block
+from hmsa_pipeline.pipeline.inference.predictor import Predictor
+from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
+from hmsa_pipeline.pipeline.store.logit_store import ShardWriter
 from torch import Tensor
 
 from .bench import Bench, changed, ended, files, quiet

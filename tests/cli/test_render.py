@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 from hmsa_pipeline.datasets.taxonomy import PALETTE
-from hmsa_pipeline.pipeline.colours import heated, sureness
+from hmsa_pipeline.pipeline.pictures.colours import heated, sureness
 from PIL import Image
 
 from .bench import Bench, files

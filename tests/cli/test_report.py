@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hmsa_pipeline.datasets.taxonomy import PALETTE
-from hmsa_pipeline.pipeline.store import LogitStore
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
 
 from .bench import Bench, files, run

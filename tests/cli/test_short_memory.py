@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from hmsa_pipeline.pipeline.predictor import Predictor
+from hmsa_pipeline.pipeline.inference.predictor import Predictor
 from torch import Tensor
 
 from .bench import Bench, files

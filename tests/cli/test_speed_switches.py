@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hmsa_pipeline.pipeline.attributes import Identity
-from hmsa_pipeline.pipeline.block import Outcome
-from hmsa_pipeline.pipeline.manifest import Inference, load_manifest
-from hmsa_pipeline.pipeline.network_block import Setting
-from hmsa_pipeline.pipeline.plan import identify
-from hmsa_pipeline.pipeline.predictor import WITHOUT_COMPILE, Predictor
+from hmsa_pipeline.pipeline.config.manifest import Inference, load_manifest
+from hmsa_pipeline.pipeline.inference.dump_plan import identify
+from hmsa_pipeline.pipeline.inference.image_block import Setting
+from hmsa_pipeline.pipeline.inference.predictor import WITHOUT_COMPILE, Predictor
+from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.workers.protocol import Outcome
 from torch import Tensor
 
 from .bench import Bench, attributes, files

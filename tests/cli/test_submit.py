@@ -19,11 +19,11 @@ import pytest
 import sklearn.metrics
 import yaml
 from cityscapesscripts.helpers.labels import trainId2label
-from hmsa_pipeline.datasets.labels import LabelReader
-from hmsa_pipeline.datasets.pairs import list_pairs
-from hmsa_pipeline.datasets.sources import source
+from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.labels.label_reader import LabelReader
+from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.pipeline.upload_formats import FORMATS
+from hmsa_pipeline.pipeline.submission.benchmark_formats import FORMATS
 from PIL import Image
 
 from .bench import Bench, Result, files, run
@@ -357,7 +357,7 @@ def test_an_interruption_leaves_nothing_and_the_next_run_writes_all(
 ) -> None:
     target = tmp_path / "out" / name
     with monkeypatch.context() as patch:
-        patch.setattr("hmsa_pipeline.pipeline.upload_formats.read_label", _interrupt)
+        patch.setattr("hmsa_pipeline.pipeline.submission.benchmark_formats.read_label", _interrupt)
         result = submit(city, "cityscapes", target)
     assert result.code == 130
     assert list(target.parent.iterdir()) == []

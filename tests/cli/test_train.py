@@ -14,11 +14,11 @@ import pytest
 import torch
 import yaml
 from hmsa_pipeline import files
-from hmsa_pipeline.datasets.labels import LabelReader
-from hmsa_pipeline.datasets.pairs import list_pairs
-from hmsa_pipeline.datasets.sources import NAMES, source
+from hmsa_pipeline.datasets.dataset_specs import NAMES, source
+from hmsa_pipeline.datasets.labels.label_reader import LabelReader
+from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
+from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.datasets.worlds import write_source
 from hmsa_pipeline.models.checkpoint import read_state_dict, save_checkpoint
 from hmsa_pipeline.models.registry import build
 from PIL import Image

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hmsa_pipeline.datasets.worlds import write_source
+from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 
 from .bench import ended, start, start_python
 from .faults import Hold

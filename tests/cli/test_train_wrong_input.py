@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.datasets.sources import NAMES
-from hmsa_pipeline.datasets.worlds import write_source
+from hmsa_pipeline.datasets.dataset_specs import NAMES
+from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.models.checkpoint import read_state_dict, save_checkpoint
-from hmsa_pipeline.models.losses.composite import LossTerms, training_loss
+from hmsa_pipeline.models.losses.training_loss import LossTerms, training_loss
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.lock import writer_lock
+from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from PIL import Image
 from scipy.io import loadmat, savemat  # pyright: ignore[reportMissingImports]
 
@@ -220,7 +220,7 @@ def test_ids_outside_the_table_are_found_before_the_first_step(
     def step(*_: object) -> None:
         raise AssertionError("a step was made")
 
-    monkeypatch.setattr("hmsa_pipeline.pipeline.train.training_loss", step)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.training.trainer.training_loss", step)
     mask = world / "GTA5" / "labels" / f"{frame}.png"
     with_ids(mask, [77, 200])
     message = stopped(run(*options(world, tmp_path / "run", *ONE_EPOCH)))
@@ -429,7 +429,7 @@ def test_a_crop_for_which_memory_runs_out(drawn: Path, output: Path, monkeypatch
     def fail(*_: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("hmsa_pipeline.pipeline.train.training_loss", fail)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.training.trainer.training_loss", fail)
     message = stopped(run(*options(drawn, output.with_name("other"), *ONE_EPOCH)))
     assert message.startswith("2 crops of 32x64 do not fit into the memory of cpu; ")
     for knob in ("--batch-size", "--crop-size", "--activation-checkpointing"):
@@ -590,7 +590,7 @@ def test_a_loss_that_turns_into_no_number(
     words += ["--set", "checkpoints.minutes=0.0000001"]
     spoilt = Spoilt(output, good)
     with monkeypatch.context() as patch:
-        patch.setattr("hmsa_pipeline.pipeline.train.training_loss", spoilt)
+        patch.setattr("hmsa_pipeline.pipeline.training.trainer.training_loss", spoilt)
         message = stopped(run(*words))
     epoch, step = divmod(good, 3)
     assert message.startswith(f"epoch {epoch + 1}, step {step + 1}: the loss is no number any more; the batch was ")
@@ -612,7 +612,7 @@ def test_a_gradient_that_is_no_number_where_the_loss_is_one(
         # The square root's slope at 0 is infinite, and nothing times infinity is no number.
         return terms._replace(total=terms.total + (terms.total * 0).sqrt() * 0)
 
-    monkeypatch.setattr("hmsa_pipeline.pipeline.train.training_loss", without_gradient)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.training.trainer.training_loss", without_gradient)
     output = tmp_path / "run"
     message = stopped(run(*options(drawn, output, *ONE_EPOCH)))
     assert message.startswith("epoch 1, step 1: the weights are no numbers any more and are not saved; ")

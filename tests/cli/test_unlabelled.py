@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hmsa_pipeline.datasets.worlds import write_source
+from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from PIL import Image
 
 from .bench import files, run

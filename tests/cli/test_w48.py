@@ -11,7 +11,7 @@ import pytest
 import torch
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.hmsa import OCRNet
-from hmsa_pipeline.models.inference import prepare
+from hmsa_pipeline.models.prepare_inference import prepare
 from hmsa_pipeline.models.registry import build
 
 from .. import golden

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hmsa_pipeline.datasets.class_uniform import CentroidIndex, build_index, plan_epoch, tile_centroids
-from hmsa_pipeline.datasets.labels import LabelReader
-from hmsa_pipeline.datasets.pairs import Pair
-from hmsa_pipeline.datasets.sources import source
+from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.labels.label_reader import LabelReader
+from hmsa_pipeline.datasets.layout.image_mask_pairs import Pair
 from hmsa_pipeline.errors import DatasetError, DiskError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -150,7 +150,7 @@ def test_several_processes_give_the_same_index(tmp_path):
 
 def test_workers_do_not_load_torch():
     code = (
-        "import sys, hmsa_pipeline.datasets.class_uniform, hmsa_pipeline.datasets.labels;"
+        "import sys, hmsa_pipeline.datasets.class_uniform, hmsa_pipeline.datasets.labels.label_reader;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from hmsa_pipeline.datasets.images import normalise
+from hmsa_pipeline.datasets.decode.tensors import normalise
 from hmsa_pipeline.datasets.transforms import EvalTransform, TrainTransform, jitter_colours, rand_augment
 from hypothesis import given, settings
 from hypothesis import strategies as st

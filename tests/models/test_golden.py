@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hmsa_pipeline.models.hmsa import HMSA, ScaleOutput, blend
-from hmsa_pipeline.models.inference import prepare
+from hmsa_pipeline.models.prepare_inference import prepare
 from hmsa_pipeline.models.registry import build
 
 from .. import golden

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hmsa_pipeline.models.hmsa import HMSA, OCRNet
-from hmsa_pipeline.models.losses.composite import training_loss
+from hmsa_pipeline.models.losses.training_loss import training_loss
 from hmsa_pipeline.models.registry import build
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -13,10 +13,11 @@ import pytest
 import yaml
 import zarr
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.pipeline import store as store_module
-from hmsa_pipeline.pipeline.manifest import Manifest, load_manifest
-from hmsa_pipeline.pipeline.store import Identity, LogitStore, Photograph
-from hmsa_pipeline.pipeline.survey import store_path
+from hmsa_pipeline.pipeline.config.manifest import Manifest, load_manifest
+from hmsa_pipeline.pipeline.inference.inputs import store_path
+from hmsa_pipeline.pipeline.store import logit_store as store_module
+from hmsa_pipeline.pipeline.store.identity import Identity, Photograph
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
 
 CLASSES = len(CLASS_NAMES)

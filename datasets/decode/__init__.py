@@ -1,0 +1,1 @@
+"""Image and mask files to arrays and tensors; nothing here knows a dataset."""

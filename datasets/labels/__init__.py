@@ -1,0 +1,1 @@
+"""Masks, polygons and panoptic images to train ids."""

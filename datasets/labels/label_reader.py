@@ -1,0 +1,137 @@
+"""Masks to train ids, whatever way their authors chose to write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...errors import DatasetError, first_few
+from ..dataset_specs import UNKNOWN, Source
+from ..decode.arrays import decode_colours, decode_ids
+from ..layout.folder_layout import located
+from ..layout.image_mask_pairs import Pair, panoptic_json
+from .panoptic import read_categories
+from .polygons import draw, draw_files, is_drawn
+
+
+def _nothing() -> None:
+    """What is called after each mask where nobody watches."""
+
+
+class LabelReader:
+    """Reads the masks of one dataset; small enough to be sent to worker processes.
+
+    Args:
+        root: the dataset's folder.
+        source: which dataset it is.
+        cache: where drawn polygons are kept; if None they are drawn again each time.
+    """
+
+    def __init__(self, root: Path, source: Source, cache: Path | None = None) -> None:
+        self.root = root
+        self.source = source
+        self.cache = cache
+        encodings = {rule.encoding for rule in source.masks} | ({"ids_v2"} if source.labels_v2 else set())
+        self._tables = {encoding: source.lookup(encoding) for encoding in encodings}
+
+    def prepare(
+        self,
+        pairs: Sequence[Pair],
+        advance: Callable[[], None] = _nothing,
+        processes: int | None = None,
+    ) -> None:
+        """Draw the polygons that are not in the cache yet, or were changed since; others need nothing.
+
+        Args:
+            pairs: images and masks.
+            advance: called once for each pair, when its mask is ready.
+            processes: how many polygon files to draw at a time; None for one a usable core.
+
+        Raises:
+            DatasetError: a file of polygons is missing or damaged or holds an unknown label.
+            DiskError: the cache cannot be written.
+            ValueError: there are polygons and no cache.
+        """
+        tasks: list[tuple[Path, Path]] = []
+        for pair in pairs:
+            if pair.encoding == "polygons":
+                if self.cache is None:
+                    raise ValueError("polygons are drawn into a cache, and there is none")
+                task = (located(self.root, pair.mask), self._drawn(self.cache, pair))
+                if not is_drawn(*task):
+                    tasks.append(task)
+                    continue
+            advance()
+        draw_files(tasks, self._ids(), advance, processes)
+
+    def raw(self, pair: Pair) -> NDArray[np.uint8]:
+        """The ids as the mask says them, before they are mapped.
+
+        Returns:
+            (H, W) uint8: train ids, raw ids, or category ids, as ``pair.encoding`` says.
+
+        Raises:
+            DatasetError: the mask is missing, damaged, or not written as its encoding says.
+        """
+        path = located(self.root, pair.mask)
+        match pair.encoding:
+            case "train_ids" | "ids" | "ids_v2":
+                return decode_ids(path)
+            case "red":
+                return decode_colours(path)[..., 0]
+            case "panoptic":
+                return read_categories(path, self.root / panoptic_json(pair.mask))
+            case "polygons":
+                drawn = self._drawn(self.cache, pair) if self.cache else None
+                return decode_ids(drawn) if drawn and is_drawn(path, drawn) else draw(path, self._ids())
+            case other:
+                raise ValueError(f"unknown encoding '{other}'")
+
+    def read(self, pair: Pair, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """The train ids of a mask.
+
+        Args:
+            pair: the image and its mask.
+            size: (height, width) of the image, which the mask must have; it is resized to it by nearest
+                neighbours where the source is known for masks of another size. If None, any size will do.
+
+        Returns:
+            (H, W) uint8: 0 to 18, and 255 for what is ignored.
+
+        Raises:
+            DatasetError: as `raw`; the mask has another size than its image; it holds ids that are not in the
+                dataset's table.
+        """
+        raw = self.raw(pair)
+        if size is not None and raw.shape != size:
+            raw = self._resized(raw, pair, size)
+        labels = np.take(self._tables[pair.encoding], raw)
+        if (labels == UNKNOWN).any():
+            ids = np.unique(raw[labels == UNKNOWN])
+            known = "train ids" if pair.encoding == "train_ids" else f"ids of {self.source.title}"
+            raise DatasetError(
+                f"{located(self.root, pair.mask)}: holds the ids {first_few(ids)}, which are no {known}; "
+                "is it the right file, unpacked from the right archive?"
+            )
+        return labels
+
+    def _resized(self, raw: NDArray[np.uint8], pair: Pair, size: tuple[int, int]) -> NDArray[np.uint8]:
+        height, width = size
+        if not self.source.resize_masks:
+            raise DatasetError(
+                f"{located(self.root, pair.mask)}: has {raw.shape[0]} x {raw.shape[1]} pixels, but its image "
+                f"{pair.image} has {height} x {width}; they do not belong together, unpack both again"
+            )
+        return np.array(Image.fromarray(raw).resize((width, height), Image.Resampling.NEAREST))
+
+    def _ids(self) -> Mapping[str, int]:
+        """The raw id of each name."""
+        return {meaning: raw for raw, (_, meaning) in (self.source.labels or {}).items()}
+
+    def _drawn(self, cache: Path, pair: Pair) -> Path:
+        """Where the drawn polygons of a pair are kept."""
+        return (cache / "masks" / self.source.name / pair.mask).with_suffix(".png")

@@ -1,0 +1,253 @@
+"""One walk over a folder of images, led by what its layout says."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from ...errors import DatasetError, first_few
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""What an image file's name ends with, in capitals or not."""
+
+# What macOS puts into archives: for every file one more that is called alike and holds no picture.
+_NEVER = frozenset({"__MACOSX"})
+
+PARTS_BESIDE = ("idd20kII",)
+"""Names of parts of datasets whose archives bring a folder of their own, which then lies beside that of the first
+part: part II of IDD."""
+
+# File systems take 255 bytes, and outputs put an ending such as _logits.npz in place of the suffix.
+_LONGEST_NAME = 240
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where one type of dataset keeps its images."""
+
+    splits: Mapping[str | None, tuple[str, ...]]
+    """Split -> folders below the root that may hold it; the first one that is there does. The folders under
+    None belong to no split: they are read when the manifest names none."""
+    default: str | None = None
+    """The split that is read when the manifest names none; if None, everything that is there."""
+    stem_ending: str = ""
+    """What the name of an image ends with, before its suffix; files without it are no images."""
+    left_out: frozenset[str] = field(default_factory=frozenset)
+    """Names of folders that hold no images, at any depth."""
+    left_out_ending: str = ""
+    """What the names of further such folders end with."""
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Split that has no folder of its own -> the splits that it takes images from."""
+    any_part: bool = False
+    """Whether a split of `joined` is read where only some of its parts are there."""
+    members: str = "all"
+    """Which images of its folders belong to a split: a rule of `splits`."""
+    left_out_stems: frozenset[str] = field(default_factory=frozenset)
+    """Names of images, without their suffix, that belong to no split."""
+    more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Split -> folders that are read as well where they are there, such as those of a second part; a part of
+    `PARTS_BESIDE` may lie beside the root, too."""
+    variants: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Split that lies as another one does -> what stands in its paths in place of what, with alternatives: another
+    camera or another part of the same dataset."""
+    mend: str = ""
+    """What to do where the folders are missing, for the end of an error."""
+
+    def ending(self, split: str | None) -> str:
+        """What the name of an image of a split ends with, before its suffix."""
+        return replaced(self.stem_ending, self.variants.get(split or "", {}))[0]
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that a manifest can name."""
+        return (*(split for split in self.splits if split is not None), *self.joined)
+
+
+def replaced(path: str, changes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The paths that ``path`` becomes by the changes of a variant, one for each alternative."""
+    paths = (path,)
+    for old, new in changes.items():
+        if old in path:
+            paths = tuple(each.replace(old, into) for each in paths for into in new)
+    return paths
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One image of a dataset."""
+
+    path: str
+    """Relative to the dataset's root, with forward slashes."""
+    bytes: int
+    """Size of the file."""
+
+
+class PlacedImage(NamedTuple):
+    """One image of a dataset, and what its place says."""
+
+    path: str
+    """As in `ImageFile`."""
+    bytes: int
+    """As in `ImageFile`."""
+    split: str | None
+    """The split whose folder it lies in, which need not be the one it belongs to."""
+    below: str
+    """Folders between that folder and the image, each with a slash."""
+    stem: str
+    """Its name without its suffix and without its layout's ending."""
+    part: str = ""
+    """What stands before the split's folder, with a slash, where the dataset comes in parts with folders of their
+    own."""
+
+
+class Listing(NamedTuple):
+    """The images of a dataset, and what lies among them and is none of them."""
+
+    images: list[PlacedImage]
+    """Sorted by path."""
+    left_out: dict[str, int]
+    """What was left out, for people -> how many files."""
+
+
+def located(root: Path, path: str) -> Path:
+    """Where a file of a dataset lies: below its root, or in a part that was unpacked beside the root.
+
+    Names are the same in both places, so that stores, predictions and caches stay good when a part is moved.
+
+    Args:
+        root: the dataset's folder.
+        path: of the file, relative to the root, with forward slashes.
+    """
+    return root.parent / path if path.partition("/")[0] in parts_beside(root) else root / path
+
+
+def parts_beside(root: Path) -> tuple[str, ...]:
+    """The parts of a dataset that lie beside its folder, and not in it."""
+    # The root may be the part itself, which is then not read a second time.
+    return tuple(
+        part
+        for part in PARTS_BESIDE
+        if root.name != part and not (root / part).is_dir() and (root.parent / part).is_dir()
+    )
+
+
+def output_stem(path: str) -> str:
+    """``path`` without its last suffix: what the names of the image's outputs begin with."""
+    return os.path.splitext(path)[0]  # noqa: PTH122  a Path is ten times slower, and there are many
+
+
+def walk(
+    root: Path, start: str, layout: Layout, exclude: Iterable[Path], split: str | None = None
+) -> Iterator[ImageFile]:
+    """Every image below ``root / start``, in no order.
+
+    Args:
+        root: the dataset's folder.
+        start: a folder below it; its images' paths begin with it.
+        layout: says how images are called and which folders hold none.
+        exclude: folders to leave out, known by their place, links resolved.
+        split: whose images they are, where names differ by split.
+
+    Raises:
+        DatasetError: a folder cannot be read; a link leads nowhere.
+    """
+    top = os.path.realpath(root)
+    ending, left_out = layout.ending(split), layout.left_out | _NEVER
+    excluded = [place for place in map(os.path.realpath, exclude) if not _is_within(top, place)]
+    # Per folder: its path relative to root with a slash at the end, where it really lies, and where the links
+    # that led here really stand. A link to a folder that holds one of these is a loop.
+    stack: list[tuple[str, str, tuple[str, ...]]] = [
+        ("" if start == "." else f"{start}/", os.path.realpath(located(root, start)), ())
+    ]
+    while stack:
+        prefix, real, links = stack.pop()
+        # Tested here and not where a folder is found: a link may lead into the middle of our outputs.
+        if any(_is_within(real, place) for place in excluded):
+            continue
+        try:
+            with os.scandir(real) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name[0] == ".":
+                        continue
+                    if entry.is_dir():
+                        if name in left_out or (layout.left_out_ending and name.endswith(layout.left_out_ending)):
+                            continue
+                        if not entry.is_symlink():
+                            stack.append((f"{prefix}{name}/", f"{real}/{name}", links))
+                            continue
+                        target = os.path.realpath(entry.path)
+                        if not any(_is_within(place, target) for place in (real, *links)):
+                            stack.append((f"{prefix}{name}/", target, (*links, real)))
+                        continue
+                    stem, suffix = os.path.splitext(name)  # noqa: PTH122
+                    if suffix.lower() not in SUFFIXES or not stem.endswith(ending):
+                        continue
+                    status = entry.stat()
+                    # A pipe or a device that happens to be called .png would block whoever opens it.
+                    if stat.S_ISREG(status.st_mode):
+                        yield ImageFile(prefix + name, status.st_size)
+        except FileNotFoundError as error:
+            raise DatasetError(
+                f"{error.filename}: is a link to a file that is not there; mend or remove it"
+            ) from error
+        except OSError as error:
+            raise DatasetError(f"{error.filename or real}: cannot be read ({error.strerror})") from error
+
+
+def names_in(folder: Path) -> frozenset[str]:
+    """The names of what lies in ``folder``; none if it is not there; DatasetError if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be read ({error.strerror or error})") from error
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def check_names(root: Path, paths: list[str]) -> None:
+    """Refuse names that outputs cannot take.
+
+    Raises:
+        DatasetError: names that are not UTF-8 or too long; two images whose outputs would have the same name.
+    """
+    odd = [ascii(path) for path in paths if not _is_utf8(path)]
+    if odd:
+        raise DatasetError(
+            f"{root}: {len(odd)} file names are not UTF-8: {first_few(odd)}; rename them, since stores "
+            "and reports cannot hold such names"
+        )
+    long = [path for path in paths if len(os.path.basename(path).encode()) > _LONGEST_NAME]  # noqa: PTH119
+    if long:
+        raise DatasetError(
+            f"{root}: {len(long)} file names have more than {_LONGEST_NAME} bytes, too many for the names of "
+            f"their outputs: {first_few(long, 1)}; shorten them"
+        )
+    counts = Counter(map(output_stem, paths))
+    if len(counts) < len(paths):
+        stems = {stem for stem, count in counts.items() if count > 1}
+        twins = [path for path in paths if output_stem(path) in stems]
+        raise DatasetError(
+            f"{root}: {len(twins)} images differ in their suffix alone, so their outputs would have the same "
+            f"names: {first_few(twins)}; keep one of each"
+        )
+
+
+def _is_utf8(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The things that stand in a synthetic street."""

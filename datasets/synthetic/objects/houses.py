@@ -1,0 +1,195 @@
+"""Houses in rows along a street, and the town far behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..canvas import Canvas, Colour, Point, mix, shade, upright
+from ..street_plan import Plot, Street
+from ..style import Style
+
+FACADES: tuple[Colour, ...] = (
+    (196, 178, 150),
+    (214, 204, 186),
+    (172, 98, 76),
+    (150, 84, 66),
+    (206, 172, 112),
+    (176, 176, 172),
+    (138, 142, 146),
+    (224, 218, 208),
+    (190, 150, 130),
+    (160, 170, 164),
+)
+_SIGNBOARDS: tuple[Colour, ...] = (
+    (176, 40, 40),
+    (34, 88, 150),
+    (40, 118, 72),
+    (214, 160, 44),
+    (60, 60, 66),
+    (232, 230, 224),
+)
+
+Spot = Callable[..., Point]
+"""(metres along a front, metres up, metres out of it) to a place in the street."""
+
+
+def facing(side: int, street: Street, style: Style) -> float:
+    """How bright a wall beside the street is, which looks across it."""
+    return 1 - 0.3 * style.sun * (side == street.sunny_side) + 0.06 * style.sun * (side != street.sunny_side)
+
+
+def backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
+    """The town far away: roofs and treetops along the horizon."""
+    x = -330.0
+    while x < 330:
+        width, height = rng.uniform(10, 38), rng.uniform(7, 22)
+        if rng.random() < 0.6:
+            colour = shade(FACADES[rng.integers(len(FACADES))], rng.uniform(0.6, 0.8))
+            canvas.solid(upright(x, x + width, 0, height, 300), colour, "building")
+        else:
+            green = (70 + rng.uniform(-8, 8), 92 + rng.uniform(-8, 8), 58.0)
+            spots = [
+                (
+                    x + rng.uniform(0, width),
+                    rng.uniform(0, height * 0.45),
+                    rng.uniform(3, 6),
+                    shade(green, rng.uniform(0.8, 1.1)),
+                )
+                for _ in range(24)
+            ]
+            canvas.blobs(spots, 290, "vegetation")
+        x += width * rng.uniform(0.7, 1.0)
+
+
+def house(canvas: Canvas, rng: np.random.Generator, street: Street, style: Style, side: int, plot: Plot) -> None:
+    """A house with its front to the street and its end to the camera, over the whole of a plot."""
+    floors, storey = int(rng.integers(2, 7)), rng.uniform(2.9, 3.5)
+    height, length, back = floors * storey + rng.uniform(0.3, 1.2), plot.far - plot.near, side * 13.0
+    base = shade(FACADES[rng.integers(len(FACADES))], rng.uniform(0.85, 1.08))
+    front, end = shade(base, facing(side, street, style)), shade(base, 0.84)
+    edge = street.edge(side) + side * rng.choice([0.0, 0.0, 0.8])
+
+    def spot(along: float, up: float, out: float = 0.0) -> Point:
+        z = plot.near + along
+        return street.at(edge - side * out, z), up, z
+
+    if rng.random() < 0.45:
+        _roof(canvas, rng, style, spot, length, back, height, end)
+    x, _, _ = spot(0, 0)
+    canvas.solid(upright(x, x + back, 0, height, max(plot.near, 0.1)), end, "building")
+    if plot.near > 2:
+        _end_windows(canvas, rng, x, back, plot.near, floors, storey, end)
+    strips = max(2, round(length / 3))
+    for n in reversed(range(strips)):
+        a, b = n * length / strips, (n + 1) * length / strips
+        canvas.solid([spot(a, 0), spot(b, 0), spot(b, height), spot(a, height)], front, "building")
+    for low, high, tone in ((height - 0.35, height, 1.12), (0, 0.5, 0.78)):
+        canvas.detail([spot(0, low), spot(length, low), spot(length, high), spot(0, high)], shade(front, tone))
+    shops, windows = (np.random.default_rng(rng.integers(2**32)) for _ in range(2))
+    is_shop = bool(rng.random() < 0.45)
+    _windows(canvas, windows, style, spot, length, storey, range(int(is_shop), floors), front)
+    if is_shop:
+        _shops(canvas, shops, style, spot, length, storey)
+
+
+def _roof(
+    canvas: Canvas,
+    rng: np.random.Generator,
+    style: Style,
+    spot: Spot,
+    length: float,
+    back: float,
+    eaves: float,
+    end: Colour,
+) -> None:
+    """A roof that slopes up from the street, with its gable to the camera."""
+    tiles: Colour = ((148, 74, 58), (92, 84, 84), (120, 62, 50))[rng.integers(3)]
+    rise = rng.uniform(2.5, 4.5)
+    (x0, _, z0), (x1, _, z1) = spot(0, 0), spot(length, 0)
+    ridge = (x0 + back / 2, eaves + rise, z0), (x1 + back / 2, eaves + rise, z1)
+    colour = mix(shade(tiles, 0.9), (236, 238, 242), 0.85 * style.snow)
+    canvas.solid([(x0, eaves, z0), (x1, eaves, z1), ridge[1], ridge[0]], colour, "building")
+    canvas.solid([(x0, eaves, z0), (x0 + back, eaves, z0), ridge[0]], end, "building")
+
+
+def _windows(
+    canvas: Canvas,
+    rng: np.random.Generator,
+    style: Style,
+    spot: Spot,
+    length: float,
+    storey: float,
+    floors: range,
+    front: Colour,
+) -> None:
+    """Windows in columns over the floors that have them; those too far away to be seen are left out."""
+    bays = max(1, int(length / rng.uniform(2.4, 3.6)))
+    wide, tall = rng.uniform(0.42, 0.62), rng.uniform(0.45, 0.66)
+    frame = mix(front, (240, 238, 232), 0.55) if rng.random() < 0.7 else shade(front, 0.62)
+    sky = mix(style.haze, style.zenith, 0.5)
+    for bay in reversed(range(bays)):
+        a, b = ((bay + 0.5 + end * wide / 2) * length / bays for end in (-1, 1))
+        _, _, near = spot(a, 0)
+        _, _, far = spot(b, 0)
+        if far < 1 or canvas.pixels(storey, max(near, 1.0)) < 5:
+            continue
+        for floor in floors:
+            low = floor * storey + storey * (0.9 - tall) + 0.2
+            high = low + tall * storey
+            canvas.detail(_pane(spot, a - 0.12, b + 0.12, low - 0.14, high + 0.1), frame)
+            glass, lit = _glass(rng, style, sky)
+            canvas.detail(_pane(spot, a, b, low, high), glass, lit)
+            if canvas.pixels(0.08, far) > 0.7:
+                middle = (a + b) / 2
+                canvas.detail(_pane(spot, middle - 0.04, middle + 0.04, low, high), frame)
+
+
+def _pane(spot: Spot, a: float, b: float, low: float, high: float) -> list[Point]:
+    return [spot(a, low), spot(b, low), spot(b, high), spot(a, high)]
+
+
+def _end_windows(
+    canvas: Canvas,
+    rng: np.random.Generator,
+    x: float,
+    back: float,
+    z: float,
+    floors: int,
+    storey: float,
+    wall: Colour,
+) -> None:
+    for column in (0.25, 0.5, 0.75):
+        if rng.random() < 0.6:
+            at = x + back * column
+            for floor in range(floors):
+                low = floor * storey + storey * 0.35
+                canvas.detail(upright(at - 0.5, at + 0.5, low, low + 1.3, z), mix(wall, (40, 46, 56), 0.7))
+
+
+def _glass(rng: np.random.Generator, style: Style, sky: Colour) -> tuple[Colour, Colour | None]:
+    """Colour of a window, and what it shines in if somebody is at home at night."""
+    chance, tone, strength = rng.random(3)
+    if style.night and chance < 0.22:
+        lit = mix((255, 190, 96), (226, 220, 200), tone)
+        return lit, shade(lit, 0.15 + 0.3 * strength)
+    glass = mix((44, 52, 62), sky, 0.05 + 0.4 * tone)
+    return (mix(glass, (222, 214, 200), 0.6), None) if strength < 0.15 else (glass, None)
+
+
+def _shops(canvas: Canvas, rng: np.random.Generator, style: Style, spot: Spot, length: float, storey: float) -> None:
+    """Shop windows along the ground floor, with boards above them and some awnings."""
+    a, top = 0.6, storey * 0.72
+    while a < length - 3:
+        b = a + min(rng.uniform(3, 6), length - a - 0.4)
+        board = _SIGNBOARDS[rng.integers(len(_SIGNBOARDS))]
+        tone, chance, awning = rng.random(3)
+        lit: Colour | None = (255, 226, 180) if style.night and chance < 0.6 else None
+        glass = lit or mix((46, 50, 56), (150, 150, 146), tone / 2)
+        canvas.detail(_pane(spot, a, b, 0.35, top), glass, shade(lit, 0.24) if lit else None)
+        canvas.detail(_pane(spot, a, b, top, top + 0.55), board, shade(board, 0.25) if lit else None)
+        if awning < 0.4:
+            over = [spot(a, top), spot(b, top), spot(b, top - 0.5, 1.2), spot(a, top - 0.5, 1.2)]
+            canvas.solid(over, shade(board, 0.92), "building")
+        a = b + 0.6

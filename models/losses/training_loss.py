@@ -1,0 +1,78 @@
+"""The loss of a training step: blended scores, auxiliary scores, and what each scale says alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..hmsa import TrainingOutput
+from .batch_labels import Whole
+from .cross_entropy import cross_entropy, image_weighted_cross_entropy
+from .rmi import rmi_loss
+
+
+class Criterion(NamedTuple):
+    """Two losses of class scores (N, C, H, W), labels (N, H, W) and the whole batch, each a scalar."""
+
+    main: Callable[[Tensor, Tensor, Whole | None], Tensor]
+    """For the scores that the network stands by."""
+    side: Callable[[Tensor, Tensor, Whole | None], Tensor]
+    """For the terms that help it there."""
+
+
+CRITERIA: Mapping[str, Criterion] = MappingProxyType(
+    {
+        # The region term is for the blended scores alone: the others would cost as much again.
+        "rmi": Criterion(rmi_loss, partial(rmi_loss, region=False)),
+        "cross_entropy": Criterion(cross_entropy, cross_entropy),
+        "image_weighted": Criterion(image_weighted_cross_entropy, image_weighted_cross_entropy),
+    }
+)
+
+
+class LossTerms(NamedTuple):
+    """A training loss and what it is the sum of; all scalars, the terms before their weights."""
+
+    total: Tensor
+    main: Tensor
+    auxiliary: Tensor
+    scales: dict[float, Tensor]
+    """By scale; empty if scales have no weight."""
+
+
+def training_loss(
+    output: TrainingOutput,
+    labels: Tensor,
+    criterion: str = "rmi",
+    auxiliary_weight: float = 0.4,
+    scale_weight: float = 0.05,
+    whole: Whole | None = None,
+) -> LossTerms:
+    """main + ``auxiliary_weight`` * auxiliary + ``scale_weight`` * the sum over the scales.
+
+    Args:
+        output: of a network's forward pass in training; scores of C classes.
+        labels: (N, H, W) int64 train ids, 255 is ignored.
+        criterion: a key of `CRITERIA`.
+        auxiliary_weight: of the scores that define OCR's regions (arXiv 1909.11065, section 4.1).
+        scale_weight: of each scale's own scores.
+        whole: the batch that these images are a part of; None if they are all of it.
+
+    Raises:
+        ValueError: there is no such criterion; or as `labels.labelled` and `rmi.rmi_loss`.
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"there is no criterion '{criterion}': {', '.join(CRITERIA)}")
+    main_loss, side_loss = CRITERIA[criterion]
+    main = main_loss(output.scores, labels, whole)
+    auxiliary = side_loss(output.auxiliary, labels, whole)
+    of_scales = output.scales.items() if scale_weight else ()
+    scales = {scale: side_loss(scores, labels, whole) for scale, scores in of_scales}
+    total = main + auxiliary_weight * auxiliary
+    for loss in scales.values():
+        total = total + scale_weight * loss
+    return LossTerms(total, main, auxiliary, scales)

@@ -1,0 +1,1 @@
+"""Manifests and recipes: the files that people write, checked and resolved."""

@@ -1,0 +1,79 @@
+"""What the command line puts in the place of a file's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from ...errors import ManifestError
+from .yaml_document import Document, describe, one_line
+
+_BY_FLAG = {"output": "--output", "data.root": "--root", "data.cache": "--cache", "init.checkpoint": "--init"}
+_SHOWN = 80  # characters of what --set was given
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one ``--set`` says."""
+
+    shown: str
+    place: tuple[str, ...]
+    value: Any
+
+    @classmethod
+    def parse(cls, text: str) -> Setting:
+        """``a.b=value``; ManifestError if it is something else."""
+        shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+        place, equals, written = text.partition("=")
+        steps = tuple(place.strip().split("."))
+        if not equals or not all(steps):
+            raise ManifestError(one_line(f"--set {shown}: write KEY=VALUE, such as augmentation.flip=0.0"))
+        if flag := _BY_FLAG.get(place.strip()):
+            raise ManifestError(one_line(f"--set {shown}: use {flag}, whose paths start where you are"))
+        try:
+            value = yaml.safe_load(written)
+        except (yaml.YAMLError, ValueError, RecursionError):  # PyYAML lets the latter two through
+            raise ManifestError(
+                one_line(f"--set {shown}: {describe(written)} is no value in YAML; put text in quotes")
+            ) from None
+        if isinstance(value, dict):
+            raise ManifestError(
+                one_line(f"--set {shown}: one value is needed, not a mapping; set its keys one by one")
+            )
+        if not (value is None or isinstance(value, (str, int, float, list))):
+            raise ManifestError(
+                one_line(
+                    f"--set {shown}: a number, a text, a list, true, false or null is needed; put text in quotes"
+                )
+            )
+        return cls(shown, steps, value)
+
+    def over(self, document: Document) -> Document:
+        """The document with this value in its place, null too; ManifestError if that place cannot be."""
+        tree = level = dict(document.tree)
+        for depth, step in enumerate(self.place[:-1], start=1):
+            below = level.get(step)
+            if below is not None and not isinstance(below, dict):
+                section = ".".join(self.place[:depth])
+                raise ManifestError(
+                    one_line(f"--set {self.shown}: {section} is {describe(below)}, no section; write {section}=VALUE")
+                )
+            level[step] = dict(below or {})
+            level = level[step]
+        level[self.place[-1]] = self.value
+        return replace(document, tree=tree, overridden=document.overridden | {self.place})
+
+
+def changed(document: Document, overrides: Mapping[str, Any], settings: Sequence[Setting]) -> Document:
+    """The document with ``overrides``, a tree whose None changes nothing, and then ``settings`` laid over it.
+
+    Raises:
+        ManifestError: a setting's place cannot be.
+    """
+    document = document.override(overrides)
+    for setting in settings:
+        document = setting.over(document)
+    return document

@@ -1,0 +1,144 @@
+"""Paths as people write them in a manifest: with ``${VARIABLES}``, with ``~``, relative to something."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import ManifestError
+from .yaml_document import Document, describe, one_line
+
+FLAGS = {"HMSA_DATA_ROOT": "--data-root", "HMSA_ASSETS": "--assets"}
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_BARE_VARIABLE = re.compile(rf"\$({'|'.join(FLAGS)})\b")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the paths of a manifest depend on.
+
+    Attributes:
+        source: the file they stand in, absolute; None if there is no file.
+        folder: the folder that relative paths start from, absolute.
+        variables: values of the environment variables; an empty one counts as not set.
+    """
+
+    source: Path | None
+    folder: Path
+    variables: Mapping[str, str]
+
+    @classmethod
+    def of(cls, source: Path, data_root: Path | None = None, assets: Path | None = None) -> Surroundings:
+        """Those of the file ``source``; a folder that is given wins over its environment variable."""
+        return cls(source.absolute(), source.absolute().parent, _variables(data_root, assets))
+
+    @classmethod
+    def here(cls) -> Surroundings:
+        """Those of settings made in Python: the current folder."""
+        return cls(None, Path.cwd(), _variables(None, None))
+
+
+def refuse_unused(document: Document, data_root: Path | None, assets: Path | None) -> None:
+    """Refuse a folder that no path of the document asks for.
+
+    Raises:
+        ManifestError: it was given on the command line, and ``${NAME}`` stands nowhere in the document.
+    """
+    for (name, flag), value in zip(FLAGS.items(), (data_root, assets), strict=True):
+        if value is not None and not any(f"${{{name}}}" in text for text in _texts(document.tree)):
+            raise ManifestError(
+                f"{flag}: changes nothing: no path of {document.name} holds ${{{name}}}; leave it out"
+            )
+
+
+def _texts(tree: object) -> Iterator[str]:
+    if isinstance(tree, dict):
+        for value in tree.values():
+            yield from _texts(value)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _texts(value)
+    elif isinstance(tree, str):
+        yield tree
+
+
+def _variables(data_root: Path | None, assets: Path | None) -> dict[str, str]:
+    variables = {name: value for name, value in os.environ.items() if value}
+    for name, flag in zip(FLAGS, (data_root, assets), strict=True):
+        value = variables.get(name) if flag is None else str(flag)
+        if value is not None:
+            # Unlike the paths in a manifest these are typed in a shell: the current folder is their start.
+            variables[name] = str(Path.cwd() / at_home(value))
+    return variables
+
+
+def at_home(text: str) -> Path:
+    """The path with a leading ``~`` or ``~user`` expanded; `ManifestError` if there is no such user."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ManifestError(one_line(f"{text}: '~' means no folder here; write it out")) from None
+
+
+def located(value: object, folder: Path, variables: Mapping[str, str]) -> str:
+    """``value`` as an absolute path: variables and ``~`` expanded, a relative one put under ``folder``.
+
+    A variable that is not set stays as ``${NAME}``, and nothing goes before a path that begins with one.
+    The result gives itself when it is located again, from any folder.
+
+    Raises:
+        ValueError: not a path, or one that cannot be written into a manifest.
+    """
+    if not isinstance(value, (str, Path)):
+        raise ValueError(f"a path is needed, not {describe(value)}")
+    text = str(value)
+    if not text.strip():
+        raise ValueError("a path is needed, not an empty text")
+    if bare := _BARE_VARIABLE.search(text):
+        raise ValueError(f"write ${{{bare[1]}}} with braces, not ${bare[1]}")
+    if "${" in _VARIABLE.sub("-", text):
+        raise ValueError(f"'${{' begins no variable in {describe(text)}; write ${{NAME}}")
+    unset = {name for name in _VARIABLE.findall(text) if name not in variables}
+    path = _VARIABLE.sub(lambda found: variables.get(found[1], found[0]), text)
+    if not _VARIABLE.match(path) and not is_url(path):
+        path = str(folder / at_home(path))
+    if "${" in _VARIABLE.sub(lambda found: "-" if found[1] in unset else found[0], path):
+        raise ValueError(f"a folder in {describe(path)} has '${{' in its name; use another")
+    if "\0" in path or not is_unicode(path):
+        raise ValueError(f"{describe(path)} is no path in UTF-8")
+    return path
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` names a place by a URL, such as ``s3://bucket/run``."""
+    return bool(_URL.match(text))
+
+
+def resolved(path: str, where: str = "") -> str:
+    """What `located` returned; `ManifestError`, begun with ``where``, if a variable is not set."""
+    if unset := _VARIABLE.search(path):
+        name = unset[1]
+        flag = f" or give {FLAGS[name]} FOLDER" if name in FLAGS else ""
+        raise ManifestError(one_line(f"{where}the environment variable {name} is not set; set it{flag}"))
+    return path
+
+
+def resolved_path(path: str, where: str = "") -> Path:
+    """As `resolved`, of something on a disk; `ManifestError` for a URL too."""
+    if is_url(path):
+        raise ManifestError(one_line(f"{where}only the output may be a URL; put this on a disk, or mount it"))
+    return Path(resolved(path, where))
+
+
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold the text, unlike file names of another encoding and YAML's ``\\ud800``."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,447 @@
+"""The training recipe: what a network is trained on, how, and from where.
+
+A recipe is a YAML file (see ``manifests/train/gta5.yaml``), read and checked like a manifest. `load_recipe`
+lays what the command line says over it; whatever is wrong is said in one line, with the file, the line and the
+field.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Strict, model_validator
+
+from ...datasets.dataset_specs import KNOWN, NAMES
+from ...errors import ManifestError, nearest
+from ...models.registry import ARCHITECTURES
+from .manifest import SHIPPED, Precision, Scales, Settings, Version, find_manifest, shipped_manifests
+from .overrides import Setting, changed
+from .path_variables import Surroundings, at_home, is_url, refuse_unused, resolved_path
+from .value_types import (
+    Count,
+    InputPath,
+    LocalOutputPath,
+    Natural,
+    NotNegative,
+    Positive,
+    Share,
+    Text,
+    check_mapping,
+    one_of,
+)
+from .yaml_document import Document, MisplacedError, as_yaml, one_line, read_document, validate
+
+RECIPES = SHIPPED / "train"
+RANDOM = "random"
+"""What ``--init`` says where no checkpoint is to be read."""
+
+_NO_INIT: Mapping[str, Any] = {"checkpoint": [], "fresh": [], "unused": [], "prefix": ""}
+_MOST_AT_ONCE = 65_536  # images; beyond, the list of an epoch's images is larger than the images
+_LARGEST_FACTOR = 100
+_LARGEST_NUMBER = 3e38  # what float32 holds
+
+
+def _some(value: object) -> object:
+    """A single file as a list of one."""
+    return [value] if isinstance(value, (str, Path)) else value
+
+
+def _check_two(value: object) -> object:
+    if isinstance(value, (list, tuple)) and len(value) != 2:
+        raise ValueError(f"a list of two is needed, not of {len(value)}")
+    return value
+
+
+def _check_factors(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError(f"the smaller one comes first, not {limits[0]:g} before {limits[1]:g}")
+    if limits[0] < 1 / _LARGEST_FACTOR or limits[1] > _LARGEST_FACTOR:
+        raise ValueError(
+            f"both must lie within {1 / _LARGEST_FACTOR:g} to {_LARGEST_FACTOR}, not {limits[0]:g} and {limits[1]:g}"
+        )
+    return limits
+
+
+def _check_single(number: float) -> float:
+    if number > _LARGEST_NUMBER:
+        raise ValueError(f"{_LARGEST_NUMBER:g} at most, with which networks can compute, not {number:g}")
+    return number
+
+
+_single = AfterValidator(_check_single)
+
+
+class Data(Settings):
+    """What is learnt from, and what is scored on."""
+
+    type: Annotated[Text, one_of(KNOWN)] = Field(description="One of the datasets of 'hmsa-pipeline datasets list'.")
+    root: InputPath = Field(description="Its folder. ${NAME} is expanded, relative to the recipe.")
+    train: Text = Field(default="train", description="The split that is learnt from.")
+    validation: Text = Field(default="val", description="The split that is scored.")
+    limit: Count | None = Field(default=None, description="Only the first images of each split; all if null.")
+    mapping: Text | None = Field(
+        default=None, description="Which mapping of its ids to the 19 classes, where 'datasets list' names several."
+    )
+    without_masks: tuple[Text, ...] = Field(
+        default=(),
+        description="Images of either split that have no mask and are left out, by their paths below root.",
+    )
+    allow_unlabelled: bool = Field(
+        default=False, description="Leave every image out that has no mask; they are counted and named."
+    )
+    cache: InputPath | None = Field(
+        default=None,
+        description="Folder for what is made of the masks once (centroids, drawn polygons); <output>/cache if null.",
+    )
+
+    @model_validator(mode="after")
+    def _knows_the_mapping(self) -> Data:
+        check_mapping(self.type, self.mapping)
+        return self
+
+    def root_path(self) -> Path:
+        """The absolute path of the dataset's folder, which may not exist.
+
+        Raises:
+            ManifestError: an environment variable in it is not set.
+        """
+        return resolved_path(self.root, f"data.root {self.root}: ")
+
+
+class Init(Settings):
+    """What the network starts from: random weights, unless a checkpoint is named."""
+
+    checkpoint: Annotated[tuple[InputPath, ...], BeforeValidator(_some)] = Field(
+        default=(), description="File of weights, or several names that it may have; the first that is there is read."
+    )
+    fresh: tuple[Text, ...] = Field(
+        default=(),
+        description="Layers of the network that start from random weights; the file must hold all others.",
+    )
+    unused: tuple[Text, ...] = Field(default=(), description="Layers of the file that the network does not have.")
+    prefix: Text = Field(
+        default="", description="Put before every key of the file, as 'backbone.' for a trunk saved alone."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_file(self) -> Init:
+        for key in ("fresh", "unused", "prefix"):
+            if getattr(self, key) and not self.checkpoint:
+                raise MisplacedError("says nothing without a checkpoint: all layers are fresh then; remove it", key)
+        return self
+
+    def path(self) -> Path | None:
+        """The first of the files that is there; None if the weights are to be random.
+
+        Raises:
+            ManifestError: none is there, or an environment variable is not set.
+        """
+        paths = [resolved_path(p, f"init.checkpoint {p}: ") for p in self.checkpoint]
+        found = next((path for path in paths if path.exists()), None)
+        if paths and found is None:
+            raise ManifestError(
+                f"init.checkpoint: there is no {' nor '.join(map(str, paths))}; put it there, correct --assets, "
+                f"or give --init FILE, or --init {RANDOM} to start from nothing"
+            )
+        return found
+
+
+class RandAugment(Settings):
+    """Some of the photometric operations of RandAugment (arXiv 1909.13719), drawn anew for every image."""
+
+    operations: Count = Field(default=2, description="How many, one after the other.")
+    magnitude: Natural = Field(default=9, description="How strong, 0 to 30.")
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> RandAugment:
+        if self.magnitude > 30:
+            raise MisplacedError(f"30 at most, not {self.magnitude}", "magnitude")
+        return self
+
+
+class Augmentation(Settings):
+    """How an image is changed before the network sees it."""
+
+    crop: Annotated[tuple[Count, Count], BeforeValidator(_check_two)] = Field(
+        description="Height and width of what the network sees, in pixels."
+    )
+    scale: Annotated[tuple[Positive, Positive], BeforeValidator(_check_two), AfterValidator(_check_factors)] = Field(
+        default=(0.5, 2.0), description="Least and largest factor of the random resizing."
+    )
+    long_edge: Count | None = Field(
+        default=None, description="Longer side that every image is brought to first, at validation too."
+    )
+    flip: Share = Field(default=0.5, description="How many of the images are mirrored.")
+    color_jitter: Share = Field(
+        default=0.25, description="How far brightness, contrast, saturation and hue may go, at most 0.5."
+    )
+    gaussian_blur: Annotated[bool, Strict()] = Field(
+        default=False, description="Blur every image by a random amount, sigma 0.15 to 1.3 pixels."
+    )
+    rand_augment: RandAugment | None = Field(default=None, description="Further random changes of the colours.")
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Augmentation:
+        if self.color_jitter > 0.5:
+            raise MisplacedError(
+                f"0.5 at most, not {self.color_jitter:g}: the hue turns half round at that", "color_jitter"
+            )
+        return self
+
+
+class Sampling(Settings):
+    """Which images make an epoch (class-uniform sampling: Zhu et al., arXiv 1812.01593, section 3.3)."""
+
+    class_uniform: Share = Field(
+        default=0.5, description="Share of an epoch that shows every class equally often; the rest is random."
+    )
+    tile: Count = Field(default=1024, description="Side of the tiles in which a class is looked for, in pixels.")
+
+
+class Loss(Settings):
+    """What is minimised."""
+
+    criterion: Literal["rmi", "cross_entropy", "image_weighted"] = Field(
+        default="rmi", description="Region mutual information (arXiv 1910.12037), or a cross entropy."
+    )
+    auxiliary: Annotated[NotNegative, _single] = Field(
+        default=0.4, description="Weight of the scores that define OCR's regions."
+    )
+    scales: Annotated[NotNegative, _single] = Field(default=0.05, description="Weight of what each scale says alone.")
+
+
+class Optimizer(Settings):
+    """How a gradient becomes a step."""
+
+    name: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (with momentum) or adamw.")
+    lr: Annotated[Positive, _single] = Field(
+        description="Learning rate of the first epoch; never scaled with the batch."
+    )
+    momentum: Share = Field(default=0.9, description="Of SGD; for AdamW the decay of the first moment.")
+    weight_decay: Annotated[NotNegative, _single] = Field(
+        default=1e-4, description="Of all parameters, norms and biases too."
+    )
+
+    @model_validator(mode="after")
+    def _forgets(self) -> Optimizer:
+        if self.momentum == 1:
+            raise MisplacedError("must be below 1, or no gradient is ever forgotten", "momentum")
+        return self
+
+
+class Schedule(Settings):
+    """How the learning rate falls, once an epoch."""
+
+    name: Literal["poly", "poly2"] = Field(
+        default="poly", description="lr * (1 - epoch / epochs) ** exponent; poly2 doubles the exponent from step on."
+    )
+    exponent: Positive = Field(default=2.0, description="How fast it falls.")
+    step: Natural = Field(default=110, description="poly2: the epoch from which the exponent is doubled.")
+
+    def factor(self, epoch: int, epochs: int) -> float:
+        """What the learning rate of the first epoch is multiplied by in epoch ``epoch``, from 0."""
+        doubled = self.name == "poly2" and epoch >= self.step
+        return (1 - epoch / epochs) ** (2 * self.exponent if doubled else self.exponent)
+
+
+class Validation(Settings):
+    """How the network is scored between epochs."""
+
+    every: Count = Field(default=1, description="Epochs from one validation to the next; the last one has one.")
+    scales: Scales = Field(default=(0.5, 1.0, 2.0), description="Sizes at which an image is seen.")
+    flip: Annotated[bool, Strict()] = Field(default=False, description="Average with the mirrored image.")
+
+
+class Checkpoints(Settings):
+    """What is kept on the way, beside the last and the best."""
+
+    every: Count | None = Field(default=None, description="Keep one every so many epochs for good; none if null.")
+    minutes: Positive = Field(default=15.0, description="Minutes after which the last one is renewed in an epoch.")
+
+
+class Recipe(Settings):
+    """How a network is trained."""
+
+    version: Version = Field(description="Version of this format: 1.")
+    output: LocalOutputPath = Field(
+        description="Folder of all results. ${NAME} is expanded, relative to where the command runs."
+    )
+    arch: Annotated[Text, one_of(ARCHITECTURES)] = Field(default="hrnet_ocr_mscale", description="Architecture.")
+    data: Data = Field(description="What is learnt from, and what is scored on.")
+    init: Init = Field(default=Init(), description="What the network starts from.")
+    epochs: Count = Field(description="How often the training split is gone through.")
+    global_batch: Count = Field(
+        description="Images per step of the optimiser, over all GPUs; made up by accumulation where they are fewer."
+    )
+    batch_size: Count = Field(description="Images on a GPU at once.")
+    seed: Natural = Field(default=0, description="Of the random weights, the sampling and the augmentation.")
+    precision: Precision = Field(
+        default="fp16", description="Arithmetic of the forward pass; on a CPU fp16 means fp32."
+    )
+    batch_norm: Literal["sync", "local", "frozen"] = Field(
+        default="sync",
+        description="Statistics over all GPUs, over each GPU's own images, or those of the initial weights.",
+    )
+    dropout: Share = Field(default=0.05, description="Share of OCR's output channels dropped.")
+    activation_checkpointing: Annotated[bool, Strict()] = Field(
+        default=False, description="Compute the trunk twice instead of keeping it: less memory, more time."
+    )
+    compile: Annotated[bool, Strict()] = Field(default=False, description="torch.compile; needs a C++ compiler.")
+    workers: Natural = Field(
+        default=8, description="Processes that read images, per GPU; at most as many as there are cores. 0: none."
+    )
+    augmentation: Augmentation = Field(description="How an image is changed before the network sees it.")
+    sampling: Sampling = Field(default=Sampling(), description="Which images make an epoch.")
+    loss: Loss = Field(default=Loss(), description="What is minimised.")
+    optimizer: Optimizer = Field(description="How a gradient becomes a step.")
+    schedule: Schedule = Field(default=Schedule(), description="How the learning rate falls.")
+    validation: Validation = Field(default=Validation(), description="How the network is scored between epochs.")
+    checkpoints: Checkpoints = Field(default=Checkpoints(), description="What is kept on the way.")
+
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Recipe:
+        if self.global_batch > _MOST_AT_ONCE:
+            raise MisplacedError(f"{_MOST_AT_ONCE} at most, not {self.global_batch}", "global_batch")
+        if self.global_batch % self.batch_size:
+            message = (
+                f"{self.global_batch} images per step cannot be had {self.batch_size} at a time; "
+                "let --batch-size divide --global-batch"
+            )
+            raise MisplacedError(message, "batch_size")
+        if self.loss.criterion == "rmi" and min(self.augmentation.crop) < 8:
+            raise MisplacedError("8 pixels at least on each side for the loss rmi", "augmentation", "crop")
+        return self
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how the recipe was read, a line each."""
+        return self._notes
+
+    def cache_path(self) -> Path:
+        """The folder for what is made of the masks once."""
+        if self.data.cache is None:
+            return self.output / "cache"
+        return resolved_path(self.data.cache, f"data.cache {self.data.cache}: ")
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting, the defaults too, with absolute paths, as what JSON and YAML can hold."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """`resolved` as YAML, which gives an equal recipe when it is loaded."""
+        return as_yaml(self.resolved())
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that come with the package, without ``.yaml``."""
+    return shipped_manifests(RECIPES)
+
+
+def recipe_of(dataset: str) -> str:
+    """The shipped recipe of a dataset, for `load_recipe`.
+
+    Raises:
+        ManifestError: there is none.
+    """
+    if dataset not in NAMES:
+        known = f"known: {', '.join(NAMES)}"
+        meant = nearest(dataset, NAMES)
+        hint = known if meant == known else f"{meant} {known}"
+        raise ManifestError(one_line(f"--dataset {dataset}: is not known; {hint}"))
+    return str(RECIPES / f"{dataset}.yaml")
+
+
+def load_recipe(
+    source: str | Path,
+    *,
+    output: str | Path | None = None,
+    data_root: Path | None = None,
+    assets: Path | None = None,
+    root: Path | None = None,
+    cache: Path | None = None,
+    init: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
+) -> Recipe:
+    """Read, check and resolve a recipe; no image or checkpoint needs to be there.
+
+    Args:
+        source: a file, or the bare name of a shipped recipe.
+        output: wins over the recipe's; relative to the current folder, as all that follow.
+        data_root: wins over the environment variable HMSA_DATA_ROOT.
+        assets: wins over HMSA_ASSETS.
+        root: wins over the recipe's ``data.root``.
+        cache: wins over the recipe's ``data.cache``.
+        init: a checkpoint that wins over the recipe's, or `RANDOM`. The recipe's fresh layers hold for it too, unless
+            the architecture is another one than the recipe's, whose ``init`` is then passed over.
+        overrides: settings that win over the recipe's, as a tree like it; a None in it changes nothing.
+        settings: more of them, each ``section.key=value`` with a value in YAML; null too.
+
+    Raises:
+        ManifestError: anything wrong with any of these, in one line.
+    """
+    path = find_manifest(source, RECIPES)
+    name = f"train/{path.name}" if path.parent == RECIPES else str(source)
+    document = read_document(path, name)
+    given = [Setting.parse(setting) for setting in settings]
+    document, notes = _started(document, changed(document, overrides or {}, given).tree, init)
+    document = changed(document, overrides or {}, given)
+    for place, folder in ((("output",), output), (("data", "root"), root), (("data", "cache"), cache)):
+        if folder is not None:
+            tree: Any = _from_here(folder)
+            for key in reversed(place):
+                tree = {key: tree}
+            document = document.override(tree)
+    refuse_unused(document, data_root, assets)
+    recipe = validate(Recipe, document, Surroundings.of(path, data_root, assets))
+    recipe._notes = notes
+    return recipe
+
+
+def parse_size(text: str) -> list[int]:
+    """``HxW`` as [height, width].
+
+    Raises:
+        ManifestError: it is something else.
+    """
+    found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
+    if not found:
+        raise ManifestError(one_line(f"--crop-size {text}: write HEIGHTxWIDTH, such as 1052x1914"))
+    return [int(found[1]), int(found[2])]
+
+
+def _from_here(path: str | Path) -> str:
+    # Unlike the paths in a recipe, those of a flag start where the command runs.
+    return str(path) if is_url(str(path)) else str(Path.cwd() / at_home(str(path)))
+
+
+def _started(document: Document, wanted: Mapping[str, Any], init: str | None) -> tuple[Document, tuple[str, ...]]:
+    """The recipe with what ``init`` says of the initial weights, and what the user should know of it.
+
+    Args:
+        document: the recipe as it was written.
+        wanted: its tree with all that the command line says.
+        init: see `load_recipe`.
+    """
+    default = Recipe.model_fields["arch"].default
+    of_recipe = document.tree.get("arch", default)
+    other = wanted.get("arch", default) != of_recipe
+    notes: tuple[str, ...] = ()
+    if init is None:
+        section = document.tree.get("init")
+        if not (other and isinstance(section, dict) and section.get("checkpoint")):
+            return document, notes
+        init = RANDOM
+        notes = (
+            f"init: random weights, since the recipe's checkpoint is one of {of_recipe}; name another by --init FILE",
+        )
+    if not init.strip():
+        raise ManifestError(f"--init: an empty name is no file; name one, or {RANDOM}")
+    if init == RANDOM:
+        return document.override({"init": _NO_INIT}), notes
+    return document.override({"init": {**(_NO_INIT if other else {}), "checkpoint": _from_here(init)}}), notes

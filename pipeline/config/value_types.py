@@ -1,0 +1,186 @@
+"""The kinds of value that a manifest holds: text, names, numbers, checksums and paths."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, Strict, ValidationInfo
+
+from ...datasets.dataset_specs import KNOWN, source
+from ...errors import DatasetError, nearest
+from ..storage.filesystem import is_remote, place
+from .path_variables import Surroundings, is_unicode, located, resolved
+from .yaml_document import describe
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LONGEST_NAME = 100
+
+
+def check_mapping(name: str, mapping: str | None) -> None:
+    """Refuse a mapping that a type of dataset does not have.
+
+    Raises:
+        ValueError: it has none of this name.
+    """
+    if mapping is None:
+        return
+    if name not in KNOWN:
+        raise ValueError(f"type '{name}' has no mappings, but '{mapping}' was given; leave it out")
+    try:
+        source(name).mapped(mapping)
+    except DatasetError as error:
+        raise ValueError(str(error)) from error
+
+
+def _input_path(value: object, info: ValidationInfo) -> str:
+    around = info.context or Surroundings.here()
+    return located(value, around.folder, around.variables)
+
+
+def _output_path(value: object, info: ValidationInfo) -> Path:
+    around = info.context or Surroundings.here()
+    return place(resolved(located(value, Path.cwd(), around.variables)))
+
+
+def _local_output_path(value: object, info: ValidationInfo) -> Path:
+    found = _output_path(value, info)
+    if is_remote(found):
+        raise ValueError(f"a folder on a disk is needed, not {describe(value)}; copy the results there afterwards")
+    return found
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"a number is needed, not {describe(value)}{_as_number(value)}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"a finite number is needed, not {describe(value)}")
+    return number
+
+
+def _as_number(value: object) -> str:
+    # YAML takes 1e-3 and whatever stands in quotes for text.
+    with contextlib.suppress(ValueError):
+        if isinstance(value, str) and math.isfinite(float(value)):
+            return f"; write {float(value)}"
+    return ""
+
+
+def _positive(value: object) -> float:
+    if (number := _number(value)) <= 0:
+        raise ValueError(f"must be above 0, not {number:g}")
+    return number
+
+
+def _not_negative(value: object) -> float:
+    if (number := _number(value)) < 0:
+        raise ValueError(f"must be 0 or more, not {number:g}")
+    return number
+
+
+def _whole_number(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"a whole number is needed, not {describe(value)}")
+    if value >= 2**31:
+        raise ValueError(f"must be below {2**31}, not {describe(value)}")
+    return value
+
+
+def _count(value: object) -> int:
+    if (number := _whole_number(value)) < 1:
+        raise ValueError(f"must be 1 or more, not {number}")
+    return number
+
+
+def _natural(value: object) -> int:
+    if (number := _whole_number(value)) < 0:
+        raise ValueError(f"must be 0 or more, not {number}")
+    return number
+
+
+def _share(value: object) -> float:
+    if not 0 <= (number := _number(value)) <= 1:
+        raise ValueError(f"must lie between 0 and 1, not {number:g}")
+    return number
+
+
+def _check_text(text: str) -> str:
+    if not is_unicode(text):
+        raise ValueError(f"{describe(text)} is not Unicode; write its characters out")
+    return text
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{describe(name)} cannot name files; use letters, digits and, after the first, '.', '_', '-'"
+        )
+    if name.lower().endswith(".lock"):
+        raise ValueError(f"{describe(name)} ends like the lock files beside our outputs; use another ending")
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"names files, so {_LONGEST_NAME} characters at most, not {len(name)}")
+    return name
+
+
+def _check_sha256(digits: str) -> str:
+    if not re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
+        raise ValueError(f"64 hexadecimal digits are needed, not {describe(digits)} ({len(digits)} characters)")
+    return digits.lower()
+
+
+class Either(Collection[str]):
+    """The names of two collections, which may come to know more."""
+
+    def __init__(self, first: Collection[str], second: Collection[str]) -> None:
+        self._parts = first, second
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in part for part in self._parts)
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.chain(*self._parts)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+
+def one_of(known: Collection[str]) -> AfterValidator:
+    """A check that a text is one of ``known``, for names that a Literal cannot list."""
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"{describe(value)} is not known; {nearest(value, known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_any(entries: Collection[object]) -> Collection[object]:
+    if not entries:
+        raise ValueError("at least one is needed")
+    return entries
+
+
+# Not Field(min_length=1), which also complains of a list whose every entry has a problem of its own.
+at_least_one = AfterValidator(_check_any)
+Text = Annotated[str, Strict(), AfterValidator(_check_text)]
+Name = Annotated[Text, AfterValidator(_check_name)]
+# Not a BeforeValidator, because pydantic would make a disk's path of a remote place.
+OutputPath = Annotated[Path, PlainValidator(_output_path), PlainSerializer(str, return_type=str)]
+LocalOutputPath = Annotated[Path, BeforeValidator(_local_output_path)]
+Sha256 = Annotated[Text, AfterValidator(_check_sha256)]
+InputPath = Annotated[str, BeforeValidator(_input_path)]
+Positive = Annotated[float, BeforeValidator(_positive)]
+Count = Annotated[int, BeforeValidator(_count)]
+Natural = Annotated[int, BeforeValidator(_natural)]
+Share = Annotated[float, BeforeValidator(_share)]
+NotNegative = Annotated[float, BeforeValidator(_not_negative)]

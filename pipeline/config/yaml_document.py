@@ -1,0 +1,315 @@
+"""YAML files of settings: their values, the line each stands on, and every problem said in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from ...errors import ManifestError, nearest
+
+Place = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
+
+MOST_BYTES = 1 << 20
+MOST_VALUES = 50_000
+PROBLEMS_SHOWN = 3
+
+_TAG = "tag:yaml.org,2002:"
+# YAML 1.1 sees a date in 2024-01-01, an operator in = and <<; in settings all of them are just text.
+_TEXT_TAGS = {_TAG + kind for kind in ("str", "timestamp", "value", "merge")}
+_PLAIN_TAGS = {_TAG + kind for kind in ("null", "bool", "int", "float")}
+
+
+class MisplacedError(ValueError):
+    """What a validator of several fields says of one of them; ``place`` is relative to what it validates."""
+
+    def __init__(self, message: str, *place: str | int) -> None:
+        super().__init__(message)
+        self.place: Place = place
+
+
+@dataclass(frozen=True)
+class Document:
+    """The content of one YAML file whose top level is a mapping.
+
+    Attributes:
+        name: what to call the file in messages.
+        tree: the values; mappings have text keys only.
+        lines: the line, from 1, of every value, by its place in the tree.
+        overridden: the places whose value the command line gave, not the file.
+    """
+
+    name: str
+    tree: dict[str, Any]
+    lines: Mapping[Place, int]
+    overridden: frozenset[Place] = field(default=frozenset())
+
+    def override(self, values: Mapping[str, Any]) -> Document:
+        """The document with ``values``, a tree of mappings, laid over it; a None leaves the file's value."""
+        places: set[Place] = set()
+        tree = _laid_over(self.tree, values, (), places)
+        return Document(self.name, tree, self.lines, self.overridden | places)
+
+    def error(self, problems: Iterable[tuple[Place, str]]) -> ManifestError:
+        """One line for all ``problems``: the first few of them in the file's order, and how many more."""
+        ordered = sorted(problems, key=lambda problem: self._line(problem[0]) or 0)
+        said = [self._said(place, message, first=not i) for i, (place, message) in enumerate(ordered)]
+        more = len(said) - PROBLEMS_SHOWN
+        rest = f"; and {more} more problem{'s' if more > 1 else ''}" if more > 0 else ""
+        return ManifestError(one_line("; ".join(said[:PROBLEMS_SHOWN]) + rest))
+
+    def _line(self, place: Place) -> int | None:
+        said = any(place[:n] in self.overridden for n in range(len(place) + 1))
+        # A section that is not in the file was made for what the command line says of something in it.
+        made = place not in self.lines and any(given[: len(place)] == place for given in self.overridden)
+        if said or made:
+            return None
+        # A key that is missing stands where its mapping stands.
+        return next((self.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.lines), 1)
+
+    def _said(self, place: Place, message: str, first: bool) -> str:
+        line = self._line(place)
+        where = f"{_dotted(place)}: " if place else ""
+        if line is None:
+            return f"{self.name + ': ' if first else ''}{where}{message} (given on the command line)"
+        return f"{f'{self.name}:' if first else 'line '}{line}: {where}{message}"
+
+
+def read_document(path: Path, name: str | None = None) -> Document:
+    """Read a YAML file; ``name`` is what messages call it (its path if None).
+
+    Duplicate keys are refused, of which PyYAML would silently take the last; so are tags and merge
+    keys, which no file of settings needs. Dates and the like stay text.
+
+    Raises:
+        ManifestError: no such file, a folder, unreadable, larger than 1 MiB, not UTF-8, bad YAML,
+            empty, or something else than a mapping at its top level.
+    """
+    name = str(path) if name is None else name
+    text = _read_text(path, name)
+    lines: dict[Place, int] = {}
+    try:
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
+        tree = None if root is None else _Builder(name, loader, lines).build(root, ())
+    except RecursionError:
+        raise ManifestError(one_line(f"{name}: nested too deeply, or a value that contains itself")) from None
+    except yaml.YAMLError as error:
+        raise ManifestError(one_line(f"{name}:{_yaml_problem(error, text)}")) from None
+    if tree is None:
+        raise ManifestError(one_line(f"{name}: the file is empty"))
+    if not isinstance(tree, dict):
+        shown = describe(tree)
+        raise ManifestError(one_line(f"{name}:{lines[()]}: a mapping (key: value) is needed, not {shown}"))
+    return Document(name, tree, lines)
+
+
+def validate(model: type[M], document: Document, context: Any = None) -> M:
+    """The document as ``model``, every problem of it in one `ManifestError`."""
+    try:
+        return model.model_validate(document.tree, context=context)
+    except ValidationError as error:
+        found = [(_place(problem), _message(problem, model)) for problem in error.errors(include_url=False)]
+        raise document.error(found) from error
+
+
+def as_yaml(tree: Any) -> str:
+    """A tree of settings as YAML, in the order that it has."""
+    # PyYAML writes line breaks other than a newline (as U+0085) so that it reads them as spaces,
+    # unless it escapes everything beyond ASCII.
+    printable = json.dumps(tree, ensure_ascii=False).isprintable()
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=printable, width=math.inf)
+
+
+def one_line(text: str) -> str:
+    """The text with line breaks and whatever else a terminal cannot show written as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def describe(value: object) -> str:
+    """A value as a message shows it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return f"the number {_short(value)}"
+    if isinstance(value, str):
+        return f"the text {_short(value)}"
+    return {dict: "a mapping", list: "a list", tuple: "a list"}.get(type(value), type(value).__name__)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, int) and abs(value) > 10**60:
+        return "of more than 60 digits"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _dotted(place: Place) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step[:60]}" for step in place)
+    return "".join(steps).removeprefix(".")
+
+
+def _laid_over(tree: dict[str, Any], values: Mapping[str, Any], place: Place, places: set[Place]) -> dict[str, Any]:
+    tree = dict(tree)
+    for key, value in values.items():
+        below = tree.get(key)
+        if isinstance(value, Mapping) and (below is None or isinstance(below, dict)):
+            tree[key] = _laid_over(below or {}, value, (*place, key), places)
+        elif value is not None and not isinstance(value, Mapping):
+            tree[key] = value
+            places.add((*place, key))
+    return tree
+
+
+def _read_text(path: Path, name: str) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except IsADirectoryError:
+        raise ManifestError(one_line(f"{name}: is a folder; name the YAML file")) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ManifestError(one_line(f"{name}: cannot be read: {reason}")) from None
+    if b"\0" in data:
+        raise ManifestError(one_line(f"{name}: is a binary file; name a YAML file in UTF-8"))
+    if len(data) > MOST_BYTES:
+        raise ManifestError(one_line(f"{name}: is larger than {MOST_BYTES >> 20} MiB; name a YAML file of settings"))
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        raise ManifestError(
+            one_line(f"{name}:{line}: is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8 text")
+        ) from None
+
+
+def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        return f"{line}: not valid YAML: the character #x{ord(text[error.position]):04x} is not allowed"
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return f" not valid YAML: {error}"
+    problem = (error.problem or "").removeprefix("but ")
+    if error.context:
+        start = f" begun on line {error.context_mark.line + 1}" if error.context_mark else ""
+        problem = f"{error.context}{start}: {problem}"
+    line = error.problem_mark.line
+    if "'\\t'" in problem:
+        problem += "; indent with spaces, not tabs"
+    elif "flow mapping" in problem and "${" in "".join(text.splitlines()[line : line + 1]):
+        problem += "; put ${...} in quotes between braces"
+    return f"{line + 1}: not valid YAML: {problem}"
+
+
+class _Builder:
+    """Turns YAML nodes into values and notes their lines; stricter than PyYAML's own construction."""
+
+    def __init__(self, name: str, loader: yaml.SafeLoader, lines: dict[Place, int]) -> None:
+        self.name, self.loader, self.lines = name, loader, lines
+        self.values = 0
+
+    def build(self, node: yaml.Node, place: Place) -> Any:
+        self.lines.setdefault(place, node.start_mark.line + 1)
+        self.values += 1
+        if self.values > MOST_VALUES:
+            # A few nested aliases can stand for billions of values.
+            raise self._refuse(node, place, f"more than {MOST_VALUES:,} values")
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, place)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return [self.build(item, (*place, i)) for i, item in enumerate(node.value)]
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return self._mapping(node, place)
+        raise self._refuse(node, place, f"the tag {node.tag} is not understood here; remove it")
+
+    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self._refuse(key, place, "a key must be one word, not a list or a mapping")
+            here = (*place, key.value)
+            if key.value in values:
+                raise self._refuse(key, here, f"given twice, first on line {self.lines[here]}; remove one")
+            self.lines[here] = key.start_mark.line + 1
+            values[key.value] = self.build(value, here)
+        return values
+
+    def _scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
+        if node.tag in _TEXT_TAGS:
+            return node.value
+        if node.tag not in _PLAIN_TAGS:
+            raise self._refuse(node, place, f"the tag {node.tag} is not understood here; remove it")
+        try:
+            return self.loader.construct_object(node)
+        except (ValueError, LookupError):
+            message = f"cannot read {_short(node.value)} as {node.tag.removeprefix(_TAG)}; put text in quotes"
+            raise self._refuse(node, place, message) from None
+
+    def _refuse(self, node: yaml.Node, place: Place, message: str) -> ManifestError:
+        where = f"{_dotted(place)}: " if place else ""
+        return ManifestError(one_line(f"{self.name}:{node.start_mark.line + 1}: {where}{message}"))
+
+
+def _place(problem: ErrorDetails) -> Place:
+    error = problem.get("ctx", {}).get("error")
+    return (*problem["loc"], *error.place) if isinstance(error, MisplacedError) else problem["loc"]
+
+
+def _message(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    place, value = problem["loc"], problem["input"]
+    match problem["type"]:
+        case "value_error":
+            return str(problem.get("ctx", {})["error"])
+        case "missing":
+            return "is missing"
+        case "extra_forbidden":
+            parent = next(k for k in _kinds_at(model, place[:-1]) if _is_model(k))
+            return f"unknown key; {nearest(str(place[-1]), parent.model_fields)}"
+        case "literal_error":
+            known = next(get_args(k) for k in _kinds_at(model, place) if get_origin(k) is Literal)
+            return f"{describe(value)} is not known; {nearest(str(value), map(str, known))}"
+        case "string_type":
+            quotes = "; put it in quotes" if isinstance(value, (bool, int, float)) else ""
+            return f"text is needed, not {describe(value)}{quotes}"
+        case "bool_type":
+            return f"true or false is needed, not {describe(value)}"
+        case "tuple_type":
+            dash = "; begin each entry with '- '" if isinstance(value, dict) else ""
+            return f"a list is needed, not {describe(value)}{dash}"
+        case "model_type" if value is None:
+            return "is empty; fill it in or leave it out"
+        case "model_type":
+            return f"a mapping (key: value) is needed, not {describe(value)}"
+        case _:
+            return problem["msg"]
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The annotation and everything inside it: for ``X | None`` also ``X`` and ``None``."""
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _kinds(inner)
+
+
+def _kinds_at(model: type[BaseModel], place: Place) -> Iterator[Any]:
+    """What the value at ``place`` may be; an index changes nothing, as `_kinds` looks into lists."""
+    annotation: Any = model
+    for step in place:
+        if isinstance(step, str):
+            parent = next(k for k in _kinds(annotation) if _is_model(k))
+            annotation = parent.model_fields[step].annotation
+    return _kinds(annotation)

@@ -1,0 +1,1 @@
+"""The `datasets` command: guide, check and drawn examples."""

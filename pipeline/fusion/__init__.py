@@ -1,0 +1,1 @@
+"""Logits of several members to a class map and a confidence."""

@@ -1,0 +1,125 @@
+"""``ensemble.json`` beside the predictions of a dataset: what they were made of, and in which way.
+
+Its fingerprint says whether a prediction that lies there is the one that would be made now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence, Set
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...errors import StoreError, first_few
+from ..config.manifest import Fusion as Functions
+from ..config.manifest import Member
+from ..storage.filesystem import read_bytes
+from ..store.identity import Identity
+
+RECORD = "ensemble.json"
+_MEMBER = {"name", "weight", "temperature", "store"}
+
+
+def describe(
+    functions: Functions, members: Sequence[tuple[Member, Identity | None]], before: dict[str, Any]
+) -> dict[str, Any]:
+    """What goes in, with its fingerprint.
+
+    Args:
+        functions: the manifest's ``ensemble``.
+        members: each with what its logits are made with, None where nobody knows, since it has none.
+        before: the record that lies there, which knows the fingerprints of stores that are gone.
+    """
+    known = _stores(before)
+    described = {
+        "label": functions.label,
+        "confidence": functions.confidence,
+        "members": [
+            {
+                "name": member.name,
+                "weight": member.weight,
+                "temperature": member.temperature,
+                "store": known.get(member.name) if identity is None else _fingerprint(identity),
+            }
+            for member, identity in members
+        ],
+    }
+    return {"fingerprint": _digest(described), "version": __version__, **described}
+
+
+def same_work(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two records describe the same work on the stores that both know.
+
+    A member without a store took part in no image, which the list of partial images tells; so a store
+    may come or go.
+    """
+    known = _stores(before).keys() & _stores(now).keys()
+    same = [_work(record, known) for record in (before, now)]
+    return same[0] == same[1]
+
+
+def _work(record: dict[str, Any], known: Set[str]) -> dict[str, Any]:
+    members = [m if m["name"] in known else {**m, "store": None} for m in record["members"]]
+    return {"label": record.get("label"), "confidence": record.get("confidence"), "members": members}
+
+
+def _stores(record: dict[str, Any]) -> dict[str, str]:
+    return {m["name"]: m["store"] for m in record.get("members", []) if m["store"]}
+
+
+def _fingerprint(identity: Identity) -> str:
+    fields = identity.as_json()
+    # The same content under another file name is the same checkpoint.
+    fields.pop("checkpoint")
+    return _digest(fields)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of the predictions in ``folder``, empty where there is none.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    path = folder / RECORD
+    try:
+        value = json.loads(read_bytes(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, OSError) as error:
+        raise StoreError(f"{path}: cannot be read ({error}); make the predictions again with --overwrite") from error
+    if not _is_record(value):
+        raise StoreError(f"{path}: is no record of predictions; make them again with --overwrite")
+    return value
+
+
+def _is_record(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("members"), list)
+        and all(isinstance(m, dict) and m.keys() >= _MEMBER and isinstance(m["name"], str) for m in value["members"])
+        and isinstance(value.get("partial"), dict)
+    )
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """In what two records differ, for people."""
+    changed = [
+        f"{name} {before.get(name)} there, {now[name]} now"
+        for name in ("label", "confidence")
+        if before.get(name) != now[name]
+    ]
+    old, new = ({m["name"]: m for m in record["members"]} for record in (before, now))
+    if list(old) != list(new):
+        changed.append(f"members {', '.join(old)} there, {', '.join(new)} now")
+    for name in [name for name in old if name in new]:
+        for what in ("weight", "temperature", "store"):
+            if old[name].get(what) != new[name][what]:
+                detail = "" if what == "store" else f" {old[name].get(what)} there, {new[name][what]} now"
+                changed.append(f"{what} of {name}{detail or ' made with other settings'}")
+    return first_few(changed, 3) or "another version"

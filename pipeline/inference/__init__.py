@@ -1,0 +1,1 @@
+"""Photographs to logits: dump, predict and import."""

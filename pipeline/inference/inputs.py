@@ -1,0 +1,124 @@
+"""What a manifest's datasets hold: the photographs, their sizes, and the stores they belong to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...datasets.decode.image_header import header_of
+from ...datasets.layout.find_images import survey_images
+from ...datasets.layout.folder_layout import PlacedImage, located, parts_beside
+from ...errors import DatasetError, StoreError, first_few
+from ..config.manifest import DatasetEntry, Manifest
+from ..storage.filesystem import is_remote
+from ..store.identity import Photograph
+from ..store.logit_store import LogitStore
+
+LOGITS = "logits"
+PREDICTIONS = "predictions"
+DAMAGED = "damaged"
+
+_AS_STORED = "their pixels are taken as stored, which is what labels fit"
+_NOT_TURNED = {"folder": "their pixels are taken as stored; 'orientation: exif' on the dataset turns them"}
+
+
+def store_path(output: Path, dataset: str, model: str) -> Path:
+    """Where the logits of ``model`` over ``dataset`` lie."""
+    return output / LOGITS / dataset / f"{model}.zarr"
+
+
+def own_folders(output: Path) -> list[Path]:
+    """The folders that hold our own outputs and no photographs, wherever a dataset's root lies.
+
+    Not ``output`` itself: somebody may keep photographs there. None of a remote output: photographs lie on disks.
+    """
+    return [] if is_remote(output) else [output / name for name in (LOGITS, PREDICTIONS, DAMAGED)]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A dataset as it lies there now.
+
+    Attributes:
+        dataset: its entry in the manifest.
+        photographs: sorted by path.
+        left_out: what lies among them and is none of them, for people -> how many files.
+        beside: folder of a part that lies beside the root and is read as if it lay in it -> how many photographs.
+    """
+
+    dataset: DatasetEntry
+    photographs: tuple[Photograph, ...]
+    left_out: Mapping[str, int]
+    beside: Mapping[Path, int] = field(default_factory=dict)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What its owner may not expect, a line each."""
+        found = [f"{count} files left out: {what}" for what, count in self.left_out.items()]
+        found += [
+            f"{count} of the photographs lie beside the root, in {place}" for place, count in self.beside.items()
+        ]
+        turned = [photo.path for photo in self.photographs if photo.turned]
+        if turned:
+            done = "they are turned so" if self.dataset.exif else _NOT_TURNED.get(self.dataset.type, _AS_STORED)
+            found.append(
+                f"EXIF asks viewers to turn {len(turned)} of the photographs ({first_few(turned, 3)}); {done}"
+            )
+        return found
+
+
+def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> Survey:
+    """All photographs of a dataset, sorted by path, with the sizes that their headers tell.
+
+    Headers are read only of files that no store of the dataset knows yet; of all if ``afresh``.
+
+    Raises:
+        DatasetError: the folder is missing, empty, or not as its layout says.
+        ManifestError: the root holds an environment variable that is not set.
+    """
+    root = dataset.root_path()
+    listing = survey_images(root, dataset.type, dataset.split, own_folders(manifest.output))
+    known = {} if afresh else _known_sizes(manifest, dataset)
+
+    def look(image: PlacedImage) -> Photograph:
+        if size := known.get((image.path, image.bytes)):
+            return Photograph(image.path, image.bytes, size)
+        try:
+            header = header_of(located(root, image.path), late_exif=dataset.exif)
+        except DatasetError:
+            return Photograph(image.path, image.bytes, None)
+        size = header.turned_size if dataset.exif else (header.height, header.width)
+        return Photograph(image.path, image.bytes, size, header.orientation != 1)
+
+    with ThreadPoolExecutor(8) as pool:
+        photographs = tuple(pool.map(look, listing.images))
+    firsts = Counter(image.path.partition("/")[0] for image in listing.images)
+    beside = {located(root, part): firsts[part] for part in parts_beside(root) if firsts[part]}
+    return Survey(dataset, photographs, listing.left_out, beside)
+
+
+def remarks(surveys: Iterable[Survey]) -> list[str]:
+    """What the owners of these datasets may not expect, a line each that names the dataset."""
+    return [f"{one.dataset.name}: {remark}" for one in surveys for remark in one.remarks]
+
+
+def photographs(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> list[Photograph]:
+    """The photographs of a dataset alone; see `survey`."""
+    return list(survey(manifest, dataset, afresh=afresh).photographs)
+
+
+def _known_sizes(manifest: Manifest, dataset: DatasetEntry) -> Mapping[tuple[str, int], tuple[int, int]]:
+    for member in manifest.models:
+        path = store_path(manifest.output, dataset.name, member.name)
+        # A store that cannot be read is for those to report who need it; sizes come from the files then.
+        with contextlib.suppress(StoreError):
+            store = LogitStore.open(path)
+            # One of stored pixels knows nothing of turned ones; those of imported logits do not say which they are.
+            if store.identity.exif == dataset.exif:
+                images = store.images
+                return {(e.path, e.bytes): (e.height, e.width) for e in images if e.height and e.width}
+    return {}

@@ -1,0 +1,222 @@
+"""Pictures of a dataset: how much there is of each class, and a sheet of images under their labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ...datasets.decode.arrays import decode_rgb
+from ...datasets.labels.label_reader import LabelReader
+from ...datasets.layout.folder_layout import located
+from ...datasets.layout.image_mask_pairs import Pair
+from ...datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES, PALETTE
+from ...files import atomic_path
+from ..dataset_tools.findings import count, percent
+
+_OPACITY = 0.5
+_STRIPE = 8  # pixels from one stripe to the next where nothing is labelled
+
+_COLUMNS = 3
+_ABREAST = 5  # a photograph, seven members, the ensemble and its confidence are two rows
+_CELL = 600  # width of an image on the sheet
+_TALLEST = 0.75  # of a cell, in widths
+_GAP = 16
+_TEXT, _TITLE = 17, 26
+_SWATCH = 22
+_PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (90, 90, 90)
+
+
+def draw_classes(path: Path, title: str, pixels: NDArray[np.int64], images: NDArray[np.int64], total: int) -> None:
+    """Write a chart of the classes: their share of the labelled pixels, and how many images show them.
+
+    Args:
+        path: PNG to write.
+        title: what stands above it.
+        pixels: (20,) pixels of each class, and of none.
+        images: (20,) images that show each class, and that have pixels of none.
+        total: images in all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    labelled = int(pixels[:NUM_CLASSES].sum())
+    shares = pixels[:NUM_CLASSES] / max(1, labelled)
+    rows = np.arange(NUM_CLASSES)
+    colours = np.array(PALETTE) / 255
+    least = 10.0 ** math.floor(math.log10(shares[shares > 0].min() / 2)) if labelled else 1e-3
+
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    # A logarithmic axis has no place for nothing: such bars would hang on its edge.
+    left.barh(rows, np.where(shares > 0, shares, least), left=0, color=colours, edgecolor="0.35", linewidth=0.6)
+    left.set_xscale("log")
+    # Room for the figure beside the longest bar.
+    longest = max(shares.max(), 10 * least)
+    left.set_xlim(least, longest * (longest / least) ** 0.2)
+    left.set_ylim(NUM_CLASSES - 0.4, -0.6)
+    for row, share in enumerate(shares):
+        left.annotate(
+            percent(share) if share > 0 else "none",
+            (max(share, least), row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    left.set_yticks(rows, CLASS_NAMES)
+    left.set_xlabel("share of the labelled pixels (logarithmic)")
+    left.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %" if share <= 1 else ""))
+    left.xaxis.set_minor_formatter(NullFormatter())
+    right.barh(rows, images[:NUM_CLASSES], color=colours, edgecolor="0.35", linewidth=0.6)
+    right.set_xlim(0, 1.18 * max(1, total))
+    right.axvline(total, color="0.6", linewidth=1, linestyle="--", zorder=0)
+    for row, shown in enumerate(images[:NUM_CLASSES]):
+        right.annotate(
+            f"{shown}" if shown else "none", (shown, row), xytext=(5, 0), textcoords="offset points", va="center"
+        )
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.set_xlabel(f"images that show it (dashed: all {total})")
+    for axes in (left, right):
+        axes.set_axisbelow(True)
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    share = int(pixels[NUM_CLASSES]) / max(1, int(pixels.sum()))
+    ignored = f"{percent(share)} of all pixels are ignored" if share else "no pixel is ignored"
+    figure.suptitle(f"{title}\n{count(total, 'image')}; {labelled:,} labelled pixels, {ignored}")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def draw_sheet(path: Path, title: str, reader: LabelReader, shown: Sequence[tuple[str, Pair]]) -> None:
+    """Write a sheet of images under their labels, with a legend.
+
+    Args:
+        path: PNG to write.
+        title: what stands above it.
+        reader: of the labels.
+        shown: split, image and mask of each picture, one at least.
+
+    Raises:
+        DatasetError: an image or its mask cannot be read.
+        OSError: the file cannot be written.
+    """
+    cells = [_cell(reader, pair) for _, pair in shown]
+    captions = [f"{split}: {pair.image}" for split, pair in shown]
+    columns = min(_COLUMNS, len(cells))
+    width = max(columns, 2) * (_CELL + _GAP) + _GAP
+    text, large = ImageFont.load_default(_TEXT), ImageFont.load_default(_TITLE)
+    rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
+    heights = [max(cells[place].height for place in row) for row in rows]
+    below = _TEXT + _GAP + 8
+    legend = _legend(width - 2 * _GAP, text, (*CLASS_NAMES, "ignored"))
+    top = 2 * _GAP + _TITLE
+    sheet = Image.new("RGB", (width, top + sum(heights) + below * len(rows) + legend.height + 2 * _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_GAP, _GAP), _shortened(title, large, width - 2 * _GAP), fill=_INK, font=large)
+    for row, height in zip(rows, heights, strict=True):
+        for column, place in enumerate(row):
+            cell, x = cells[place], _GAP + column * (_CELL + _GAP)
+            sheet.paste(cell, (x, top + height - cell.height))
+            pen.text((x, top + height + 4), _shortened(captions[place], text, _CELL), fill=_FAINT, font=text)
+        top += height + below
+    sheet.paste(legend, (_GAP, top + _GAP // 2))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, "PNG")
+
+
+def arrange(tiles: Sequence[tuple[str, NDArray[np.uint8]]], width: int) -> Image.Image:
+    """Pictures of one scene side by side, their names below them, above the colours of the classes.
+
+    Args:
+        tiles: name and (H, W, 3) uint8 pixels of each picture, all of one size; one at least.
+        width: of a picture on the sheet.
+    """
+    height = max(1, round(tiles[0][1].shape[0] * width / tiles[0][1].shape[1]))
+    rows = math.ceil(len(tiles) / _ABREAST)
+    columns = math.ceil(len(tiles) / rows)
+    across, down = width + _GAP, height + _TEXT + _GAP
+    text = ImageFont.load_default(_TEXT)
+    legend = _legend(columns * across - _GAP, text, CLASS_NAMES)
+    sheet = Image.new("RGB", (columns * across + _GAP, rows * down + legend.height + 3 * _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for place, (name, pixels) in enumerate(tiles):
+        x, y = _GAP + place % columns * across, _GAP + place // columns * down
+        sheet.paste(Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS), (x, y))
+        pen.text((x, y + height + 4), _shortened(name, text, width), fill=_INK, font=text)
+    sheet.paste(legend, (_GAP, rows * down + 2 * _GAP))
+    return sheet
+
+
+def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image under its labels in the colours of the classes; what is ignored is striped.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        labels: (H, W) uint8 train ids.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    colours = np.zeros((256, 3), np.float32)
+    colours[:NUM_CLASSES] = PALETTE
+    tinted = (1 - _OPACITY) * image + _OPACITY * colours[labels]
+    ignored = labels == IGNORE
+    tinted[ignored] = image[ignored]
+    tinted[ignored & _stripes(*labels.shape)] = 255
+    return np.rint(tinted).astype(np.uint8)
+
+
+def _stripes(height: int, width: int) -> NDArray[np.bool_]:
+    return (np.arange(height)[:, None] + np.arange(width)[None, :]) % _STRIPE < 2
+
+
+def _cell(reader: LabelReader, pair: Pair) -> Image.Image:
+    """An image under its labels, as large as its place on the sheet allows."""
+    pixels = decode_rgb(located(reader.root, pair.image))
+    height, width = pixels.shape[:2]
+    labels = reader.read(pair, (height, width))
+    scale = min(_CELL / width, _TALLEST * _CELL / height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    # Stripes and text are of the sheet's pixels, so labels are enlarged before they are laid over.
+    ids = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
+    return Image.fromarray(overlay(np.asarray(image), np.asarray(ids)))
+
+
+def _legend(width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, names: Sequence[str]) -> Image.Image:
+    """The colours of all classes with their names, in as many columns as fit; one name more is of what has none."""
+    column = _SWATCH + 8 + math.ceil(max(font.getbbox(name)[2] for name in names)) + 2 * _GAP
+    columns = max(1, width // column)
+    rows = math.ceil(len(names) / columns)
+    columns = math.ceil(len(names) / rows)
+    line = _SWATCH + 8
+    picture = Image.new("RGB", (width, rows * line), _PAPER)
+    pen = ImageDraw.Draw(picture)
+    for place, name in enumerate(names):
+        x, y = place // rows * (width // columns), place % rows * line
+        grey = np.full((_SWATCH, _SWATCH, 3), 150, np.uint8)
+        label = np.full((_SWATCH, _SWATCH), place if place < NUM_CLASSES else IGNORE, np.uint8)
+        fill = np.full_like(grey, PALETTE[place]) if place < NUM_CLASSES else overlay(grey, label)
+        picture.paste(Image.fromarray(fill), (x, y))
+        pen.rectangle((x, y, x + _SWATCH - 1, y + _SWATCH - 1), outline=_FAINT)
+        pen.text((x + _SWATCH + 8, y + _SWATCH / 2), name, fill=_INK, font=font, anchor="lm")
+    return picture
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """``text``, with dots in place of its middle where it is wider than ``width`` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    for kept in range(len(text) - 1, 0, -1):
+        shorter = f"{text[: kept // 3]}...{text[len(text) - (kept - kept // 3) :]}"
+        if font.getlength(shorter) <= width:
+            return shorter
+    return ""

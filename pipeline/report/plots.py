@@ -1,0 +1,169 @@
+"""The plots of a report, as SVG files: made of counts, and the same bytes for the same counts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from ...datasets.taxonomy import CLASS_NAMES
+from ...files import write_bytes
+from ..scoring.metrics import class_iou, errors_first, precision_recall, reliability, roc
+from ..scoring.pixel_counts import Counts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, which people with any colour vision tell apart; with dashes and marks they are told apart
+# in grey, too. The ensemble is black.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+_DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+_MARKS = "osD^vP*"
+_POINTS = 400
+_SETTINGS: Any = {
+    "svg.hashsalt": "hmsa-pipeline",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def _look(number: int) -> dict[str, Any]:
+    """How subject ``number`` is drawn; 0 is the ensemble."""
+    if number == 0:
+        return {"color": "black", "linewidth": 2.2, "linestyle": "-", "zorder": 5}
+    place = (number - 1) % len(_COLOURS)
+    return {"color": _COLOURS[place], "linewidth": 1.2, "linestyle": _DASHES[place]}
+
+
+def _write(figure: Figure, path: Path) -> None:
+    file = io.BytesIO()
+    with mpl.rc_context(_SETTINGS):
+        figure.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    write_bytes(path, file.getvalue())
+
+
+def _axes(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False)
+    return figure, list(axes[0])
+
+
+def iou_bars(path: Path, counts: Mapping[str, Counts]) -> None:
+    """IoU of each class: a bar for the first subject, a mark for each other one."""
+    figure, (axes,) = _axes(10.5, 4.0)
+    places = np.arange(len(CLASS_NAMES))
+    top = 0.0
+    for number, (name, found) in enumerate(counts.items()):
+        values = np.array(class_iou(torch.from_numpy(found.confusion)).tolist())
+        top = max(top, float(np.nan_to_num(values).max()))
+        if number == 0:
+            axes.bar(places, values, width=0.72, color="#B9C4D0", label=name)
+            for place, value in zip(places, values, strict=True):
+                if np.isfinite(value) and len(counts) == 1:
+                    axes.text(float(place), value, f"{value:.2f}", ha="center", va="bottom", fontsize=7)
+        else:
+            look = _look(number)
+            mark = _MARKS[(number - 1) % len(_MARKS)]
+            axes.plot(places, values, mark, color=look["color"], markersize=4.5, label=name)
+    axes.set_xticks(places, CLASS_NAMES, rotation=45, ha="right")
+    axes.set(ylabel="IoU", ylim=(0, max(0.05, 1.08 * top)))
+    axes.grid(axis="x", visible=False)
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    axes.legend([handles[name] for name in counts], list(counts), loc="upper left", bbox_to_anchor=(1, 1))
+    _write(figure, path)
+
+
+def reliability_diagram(path: Path, counts: Mapping[str, Counts]) -> None:
+    """How often pixels are right by how sure they are, and below how many there are."""
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(5.2, 5.2), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    above.plot((0, 1), (0, 1), color="#999999", linewidth=1, linestyle=":")
+    for number, (name, found) in enumerate(counts.items()):
+        pixels, sure, right = reliability(found.levels)
+        held = pixels > 0
+        look = _look(number)
+        above.plot(sure[held], right[held], marker=".", label=name, **look)
+        if number == 0:
+            share = pixels / max(1, pixels.sum())
+            below.bar((np.arange(len(pixels)) + 0.5) / len(pixels), share, width=0.9 / len(pixels), color="#B9C4D0")
+    above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    below.set(xlabel="confidence", ylabel="share of pixels")
+    above.legend(loc="upper left", fontsize=8)
+    _write(figure, path)
+
+
+def curves(path: Path, counts: Mapping[str, Counts], *, ood: bool) -> None:
+    """ROC and precision over recall: of errors found by low confidence, or of what is out of distribution."""
+    figure, (left, right) = _axes(9.5, 4.4, 2)
+    for number, (name, found) in enumerate(counts.items()):
+        levels = found.levels if ood else errors_first(found.levels)
+        if not levels.sum(1).all():
+            continue
+        look = _look(number)
+        left.plot(*_thinned(*roc(levels)), label=name, **look)
+        precision, recall = precision_recall(levels)
+        right.plot(*_thinned(recall, precision), label=name, **look)
+    left.plot((0, 1), (0, 1), color="#999999", linewidth=1, linestyle=":")
+    what = "what is out of distribution" if ood else "errors"
+    left.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
+    left.set_title(f"ROC: {what} found by low confidence", fontsize=10)
+    right.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
+    right.set_title(f"precision and recall: {what}", fontsize=10)
+    if left.get_legend_handles_labels()[1]:
+        left.legend(loc="lower right", fontsize=8)
+    _write(figure, path)
+
+
+def confidence_histogram(path: Path, histogram: np.ndarray) -> None:
+    """How sure the ensemble is of how many pixels."""
+    figure, (axes,) = _axes(5.2, 3.2)
+    share = histogram / max(1, histogram.sum())
+    places = (np.arange(len(share)) + 0.5) / len(share)
+    axes.bar(places, share, width=1 / len(share), color="#5B7FA6")
+    axes.set(xlabel="confidence", ylabel="share of pixels", xlim=(0, 1))
+    _write(figure, path)
+
+
+def dispute_matrix(path: Path, shares: np.ndarray, names: Sequence[str]) -> None:
+    """Of how many pixels two members say another class.
+
+    Args:
+        path: of the SVG file.
+        shares: (M, M) float64, 0 to 1.
+        names: of the members.
+    """
+    size = 2.4 + 0.62 * len(names)
+    figure, (axes,) = _axes(size, size)
+    held = np.where(np.eye(len(names), dtype=bool), np.nan, shares)
+    top = max(float(np.nanmax(held)), 1e-9)
+    axes.imshow(held, cmap="cividis", vmin=0, vmax=top)
+    for i in range(len(names)):
+        for j in range(len(names)):
+            if i != j:
+                ink = "black" if held[i, j] > 0.55 * top else "white"
+                axes.text(j, i, f"{100 * held[i, j]:.1f}", ha="center", va="center", color=ink, fontsize=8)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(visible=False)
+    axes.set_title("pixels in dispute, %", fontsize=10)
+    _write(figure, path)
+
+
+def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most some hundred points of a curve, evenly along its way, both ends among them."""
+    way = np.concatenate([[0.0], np.cumsum(np.hypot(np.diff(x), np.diff(y)))])
+    places = np.unique(np.searchsorted(way, np.linspace(0, way[-1], _POINTS)).clip(0, len(x) - 1))
+    return x[places], y[places]

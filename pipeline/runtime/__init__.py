@@ -1,0 +1,1 @@
+"""The device, progress, signals, streams and threads of a long run."""

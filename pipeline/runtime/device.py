@@ -1,0 +1,91 @@
+"""Devices and what they can compute."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from ...errors import ManifestError
+
+AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+"""Precision -> dtype in which autocast computes; fp32 needs none."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there.
+
+    Raises:
+        ManifestError: no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not (found := re.fullmatch(r"(cpu)|cuda(?::(\d{1,3}))?", name)):
+        raise ManifestError(f"--device {name}: is no device; use auto, cpu, cuda or cuda:N")
+    if found[1]:
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(found[2] or 0) >= count:
+        there = f"{count} CUDA devices are" if count != 1 else "one CUDA device is"
+        raise ManifestError(f"--device {name}: {there} there; use --device auto or cpu")
+    return torch.device("cuda", int(found[2])) if found[2] else torch.device("cuda")
+
+
+def resolve_devices(name: str) -> list[torch.device]:
+    """``auto``, ``cpu``, ``cuda`` (all there are), ``cuda:N`` or ``cuda:N,M`` as devices that are there.
+
+    Raises:
+        ManifestError: no such device.
+    """
+    if found := re.fullmatch(r"cuda:(\d{1,3}(?:,\d{1,3})+)", name):
+        numbers = [int(number) for number in found[1].split(",")]
+        if len(set(numbers)) < len(numbers):
+            raise ManifestError(f"--device {name}: names a device twice; name each once")
+        return [resolve_device(f"cuda:{number}") for number in numbers]
+    device = resolve_device(name)
+    if device.type == "cuda" and device.index is None:
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [device]
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is, for people: the GPU's model, or how many threads the CPU computes with."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:
+    """The precision that is really used, and a line for the user where it is not the one wanted."""
+    if wanted == "fp16" and device.type == "cpu":
+        return "fp32", "precision: a CPU computes no fp16, fp32 is used (and written down as such)"
+    if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ManifestError("precision bf16: this GPU does not compute it; use --precision fp16")
+    return wanted, None
+
+
+def resolve_speed(cuda_graphs: bool, compile: str, device: torch.device) -> tuple[bool, str, list[str]]:
+    """The manifest's ``cuda_graphs`` and ``compile`` as they are really used, and a line for each that is not."""
+    if device.type == "cuda":
+        return cuda_graphs, compile, []
+    notes = ["cuda_graphs: only GPUs have them, so it is left out"] if cuda_graphs else []
+    if compile != "off":
+        notes.append(f"compile: on a CPU nothing is compiled, {compile} is left out (and written down as off)")
+    return False, "off", notes
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch had no memory for what it was to do; only on CUDA does it say so by the error's type."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        phrase in str(error) for phrase in ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED")
+    )
+
+
+def reason(error: Exception) -> str:
+    """What an error of torch's says in its first line, or in the next one if that one only announces it."""
+    said = ""
+    for line in filter(None, map(str.strip, str(error).splitlines())):
+        said = f"{said} {line}".strip()
+        if not line.endswith(":"):
+            break
+    return said or "no reason given"

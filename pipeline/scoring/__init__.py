@@ -1,0 +1,1 @@
+"""Predictions against labels: figures and calibration."""

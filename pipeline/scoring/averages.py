@@ -1,0 +1,105 @@
+"""Over which classes a mean IoU runs: peers differ, and the figure with them.
+
+=====================  ==========================================================================
+rule                   classes that the mean runs over
+=====================  ==========================================================================
+labelled-or-predicted  those with an IoU at all: labelled or predicted in the scored pixels (as
+                       ``evalPixelLevelSemanticLabeling`` of cityscapesScripts)
+labelled               those that are labelled in the scored pixels (as ``bdd100k.eval.run``)
+dataset                those that the dataset's label table can hold at all, counted by the rule
+                       of the dataset's own evaluator, one of the two above
+=====================  ==========================================================================
+
+Whatever the rule, a pixel that is labelled as one class and predicted as another is an error of the labelled class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...datasets.dataset_specs import LABELLED_OR_PREDICTED, RULES, Source
+from ...datasets.taxonomy import CLASS_NAMES, NUM_CLASSES
+
+DATASET = "dataset"
+AVERAGES: tuple[str, ...] = (DATASET, *RULES)
+"""What ``--average`` takes, the default first."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """How the IoU of classes becomes one figure.
+
+    Attributes:
+        name: one of `AVERAGES`, as it was asked for.
+        rule: one of `sources.RULES`.
+        classes: train ids that can be counted at all, ascending; None for all of them.
+    """
+
+    name: str = LABELLED_OR_PREDICTED
+    rule: str = LABELLED_OR_PREDICTED
+    classes: tuple[int, ...] | None = None
+
+    def counted(self, matrix: Tensor) -> Tensor:
+        """Which classes the mean runs over.
+
+        Args:
+            matrix: (C, C) integer counts, rows are labels, columns predictions.
+
+        Returns:
+            (C,) bool.
+        """
+        counted = matrix.sum(1) > 0
+        if self.rule == LABELLED_OR_PREDICTED:
+            counted |= matrix.sum(0) > 0
+        if self.classes is not None:
+            possible = torch.zeros_like(counted)
+            possible[list(self.classes)] = True
+            counted &= possible
+        return counted
+
+    def words(self) -> str:
+        """For people, such as ``dataset: over those of the 13 classes of its label table that are labelled``."""
+        rule = "labelled" if self.rule != LABELLED_OR_PREDICTED else "labelled or predicted"
+        every = NUM_CLASSES if self.classes is None else len(self.classes)
+        whose = "of its label table " if self.name == DATASET else ""
+        return f"{self.name}: over those of the {every} classes {whose}that are {rule}"
+
+    def as_json(self) -> dict[str, object]:
+        """By name; the classes that can be counted by theirs."""
+        ids = range(NUM_CLASSES) if self.classes is None else self.classes
+        return {"name": self.name, "rule": self.rule, "classes": [CLASS_NAMES[i] for i in ids]}
+
+
+PLAIN = Average()
+"""Over all classes that are labelled or predicted."""
+
+
+def average_of(name: str, sources: Iterable[Source]) -> Average:
+    """How the mean of a dataset is taken, or one mean of several datasets.
+
+    Args:
+        name: one of `AVERAGES`.
+        sources: of the scored pixels; none if they have no label table of ours, as BRAVO.
+
+    Returns:
+        For `DATASET` over the classes that any of the sources can hold, by their rule if they have the same one and
+        as `LABELLED_OR_PREDICTED` else.
+
+    Raises:
+        ValueError: ``name`` is none of `AVERAGES`.
+    """
+    if name not in AVERAGES:
+        raise ValueError(f"unknown average {name!r}; one of {', '.join(AVERAGES)}")
+    if name != DATASET:
+        return Average(name, name)
+    known = tuple(sources)
+    if not known:
+        return PLAIN
+    classes = sorted(set().union(*(source.classes for source in known)))
+    rules = {source.average for source in known}
+    rule = rules.pop() if len(rules) == 1 else LABELLED_OR_PREDICTED
+    return Average(name, rule, tuple(classes))

@@ -1,0 +1,214 @@
+"""What is known of a dataset's pixels: their classes, or what of them is out of distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ...datasets.dataset_specs import KNOWN, source
+from ...datasets.labels.label_reader import LabelReader
+from ...datasets.labels.outlier_masks import OutlierReader
+from ...datasets.layout.folder_layout import located
+from ...datasets.layout.image_mask_pairs import Pair, labelled_pairs
+from ...datasets.layout.outlier_sets import OUTLIERS
+from ...datasets.taxonomy import IGNORE
+from ...errors import DatasetError
+from ..config.manifest import DatasetEntry
+from ..config.value_types import Either
+from ..submission.bravo_archives import Archive, base_of, read_mask, split_of, truth_endings
+from .averages import DATASET, PLAIN, Average, average_of
+from .pixel_counts import CLASSES, Counts, count, count_ood
+
+LABELLED = Either(KNOWN, OUTLIERS)
+"""The types of dataset that have labels beside their photographs."""
+
+BRAVO = "bravo"
+"""The type whose labels the challenge hands out as a tar file."""
+
+
+class Reader(Protocol):
+    """Reads masks of one dataset, each in a process of its own."""
+
+    root: Path
+    """What the masks' paths are relative to."""
+
+    def read(self, pair: Pair, size: tuple[int, int] | None = None) -> np.ndarray:
+        """(H, W) uint8; DatasetError if the mask cannot be read, or is not of ``size``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A dataset's labels.
+
+    Attributes:
+        reader: of the masks.
+        pairs: the images that have one, in the order of their paths.
+        ood: whether the labels say what is out of distribution.
+        average: which classes the mean IoU runs over.
+        official: how many images the dataset's authors publish labels of; None if that is not known.
+        unsure: whether ``official`` is what others say, and not the authors.
+        left_out: images that have none and were to be left out, in the order of their paths.
+    """
+
+    reader: Reader
+    pairs: tuple[Pair, ...]
+    ood: bool = False
+    average: Average = PLAIN
+    official: int | None = None
+    unsure: bool = False
+    left_out: tuple[str, ...] = ()
+
+    def without_pairs(self) -> Truth:
+        """What reads the masks, and is sent to processes with one pair at a time."""
+        return replace(self, pairs=(), left_out=())
+
+    def source(self, pair: Pair) -> Path:
+        """The file that the mask is read from."""
+        return self.reader.root if isinstance(self.reader, TarReader) else located(self.reader.root, pair.mask)
+
+    def read(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
+        """(H, W) uint8 train ids, or 0 and 1 if `ood`; 255 where nothing is known.
+
+        Raises:
+            DatasetError: the mask cannot be read, or is not of ``size``.
+        """
+        return self.reader.read(pair, size)
+
+    def count(self, label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Counts:
+        """One image's counts; see `counts.count` and `counts.count_ood`."""
+        return count_ood(confidence, truth) if self.ood else count(label, confidence, truth)
+
+
+def truths_of(
+    entry: DatasetEntry, limit: int | None = None, average: str = DATASET, *, allow_unlabelled: bool = False
+) -> dict[str | None, Truth]:
+    """The labels of a manifest's dataset, for each part that is scored on its own.
+
+    Sets of which only that is labelled what is out of distribution have parts, such as the tracks of SMIYC: what
+    is unlikely in one may be common in another, so their pixels are never pooled.
+
+    Args:
+        entry: of one of the types in `LABELLED`.
+        limit: of how many images, from the first; None for all.
+        average: one of `averages.AVERAGES`.
+        allow_unlabelled: leave out images that have no mask, whatever ``entry`` says of them.
+
+    Returns:
+        part -> its labels; None for a dataset without parts, or whose split is named.
+
+    Raises:
+        DatasetError: masks are missing, or the folder is not as its layout says.
+        ManifestError: the root holds an environment variable that is not set.
+    """
+    root = entry.root_path()
+    if entry.type not in OUTLIERS:
+        pairs, left_out = labelled_pairs(
+            root,
+            entry.type,
+            entry.split,
+            leave_out=entry.without_masks,
+            mapping=entry.mapping,
+            allow_unlabelled=allow_unlabelled or entry.allow_unlabelled,
+        )
+        facts = source(entry.type).mapped(entry.mapping)
+        kept, reader = tuple(pairs[:limit]), LabelReader(root, facts)
+        return {None: Truth(reader, kept, average=average_of(average, [facts]), left_out=tuple(left_out))}
+    facts = OUTLIERS[entry.type]
+    reader = OutlierReader(root, entry.type)
+    found = reader.pairs(entry.split)
+    first = {pair.image for pair in sorted((p for pairs in found.values() for p in pairs), key=_image)[:limit]}
+    truths: dict[str | None, Truth] = {}
+    for part, pairs in found.items():
+        if kept := tuple(pair for pair in pairs if pair.image in first):
+            truths[part] = Truth(reader, kept, ood=True, official=facts.counts.get(part), unsure=facts.unsure)
+    if entry.split is None and facts.layout.default is None:
+        return truths
+    return {None: next(iter(truths.values()))}
+
+
+def _image(pair: Pair) -> str:
+    return pair.image
+
+
+_archives: dict[str, Archive] = {}
+
+
+class TarReader:
+    """Reads BRAVO's ground truth: classes of valid pixels, or, of SMIYC, which pixels are invalid.
+
+    Args:
+        root: the tar file.
+        dataset: the folder of the split, such as ``bravo_ACDC``.
+    """
+
+    def __init__(self, root: Path, dataset: str) -> None:
+        self.root = root
+        self._split = split_of(f"{dataset}/") or ""
+        self._dataset = dataset
+
+    @property
+    def ood(self) -> bool:
+        """Whether only that is known which pixels are invalid."""
+        return self._split == "SMIYC"
+
+    def pair(self, image: str) -> Pair | None:
+        """The image with its mask; None if it has none."""
+        ids, _ = truth_endings(self._split)
+        mask = f"{base_of(self._dataset, image)}{ids}"
+        return Pair(image, mask, "ids") if self._split and mask in self._archive() else None
+
+    def read(self, pair: Pair, size: tuple[int, int] | None = None) -> np.ndarray:
+        """(H, W) uint8: train ids, 255 where a pixel is invalid or has no label; or 0, 1 and 255 if `ood`.
+
+        Raises:
+            DatasetError: a file is missing, damaged or something else, or not of ``size``.
+        """
+        archive = self._archive()
+        ids_ending, invalid_ending = truth_endings(self._split)
+        ids = read_mask(archive, pair.mask)
+        invalid = read_mask(archive, f"{pair.mask.removesuffix(ids_ending)}{invalid_ending}")
+        for mask in (ids, invalid):
+            if size is not None and mask.shape != size:
+                raise DatasetError(
+                    f"{self.root}: {pair.mask} is {mask.shape[0]}x{mask.shape[1]}, its image {size[0]}x{size[1]}; "
+                    "is it of another release?"
+                )
+        if ((ids >= CLASSES) & (ids != IGNORE)).any():
+            raise DatasetError(
+                f"{self.root}: {pair.mask} holds ids that are neither train ids nor {IGNORE}: label ids?"
+            )
+        if self.ood:
+            return np.where(ids == IGNORE, IGNORE, invalid != 0).astype(np.uint8)
+        return np.where(invalid != 0, IGNORE, ids).astype(np.uint8)
+
+    def _archive(self) -> Archive:
+        # An open file cannot be sent to a process.
+        if str(self.root) not in _archives:
+            _archives[str(self.root)] = Archive(self.root, "ground truth")
+        return _archives[str(self.root)]
+
+
+def bravo_truth(entry: DatasetEntry, images: list[str], ground_truth: Path, average: str = DATASET) -> Truth:
+    """The labels of a dataset of BRAVO's.
+
+    Args:
+        entry: of the type `BRAVO`, named as the challenge names its folder.
+        images: paths of its photographs.
+        ground_truth: the challenge's tar file.
+        average: one of `averages.AVERAGES`; the challenge's own is that over labelled or predicted classes.
+
+    Raises:
+        DatasetError: it is no such file, or knows none of the images.
+    """
+    reader = TarReader(ground_truth, entry.name)
+    pairs = tuple(filter(None, map(reader.pair, images)))
+    if not pairs:
+        raise DatasetError(
+            f"{ground_truth}: knows no image of {entry.name}; is the dataset named as the challenge names its "
+            "folder, and the file of its release?"
+        )
+    return Truth(reader, pairs, ood=reader.ood, average=average_of(average, ()))

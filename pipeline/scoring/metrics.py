@@ -1,0 +1,227 @@
+"""Figures of class maps and confidences against ground truth, from counts that add up over images and machines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...datasets.taxonomy import IGNORE
+from .averages import PLAIN, Average
+
+
+def confusion(predicted: Tensor, labels: Tensor, num_classes: int = 19) -> Tensor:
+    """How many pixels of each class were taken for which.
+
+    Args:
+        predicted: any shape, integer train ids below ``num_classes``.
+        labels: the same shape, integer train ids, 255 is ignored.
+        num_classes: C.
+
+    Returns:
+        (C, C) int64 on the same device: rows are labels, columns predictions.
+
+    Raises:
+        ValueError: the shapes differ, or an id is neither a class nor 255.
+    """
+    if predicted.shape != labels.shape:
+        raise ValueError(f"predictions {tuple(predicted.shape)} and labels {tuple(labels.shape)} differ in shape")
+    known = labels != IGNORE
+    pairs = labels[known].long() * num_classes + predicted[known].long()
+    limits = [(ids.min(), ids.max()) for ids in (labels[known], predicted[known]) if ids.numel()]
+    if any(low < 0 or high >= num_classes for low, high in limits):
+        raise ValueError(f"ids must be below {num_classes}, or {IGNORE} in labels")
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def class_iou(matrix: Tensor) -> Tensor:
+    """Intersection over union of each class.
+
+    Args:
+        matrix: (C, C) int64 of `confusion`.
+
+    Returns:
+        (C,) float64 in 0..1; NaN for a class that is neither labelled nor predicted.
+    """
+    matrix = matrix.double()
+    hit = matrix.diagonal()
+    return hit / (matrix.sum(0) + matrix.sum(1) - hit)
+
+
+def mean_iou(matrix: Tensor, average: Average | None = None) -> float:
+    """Mean of `class_iou` over the classes that ``average`` counts; NaN if there is none.
+
+    Args:
+        matrix: (C, C) int64 of `confusion`.
+        average: which classes; None for all that are labelled or predicted.
+    """
+    return class_iou(matrix)[(average or PLAIN).counted(matrix)].mean().item()
+
+
+LEVELS = 65536
+"""Confidences are stored as uint16; level c stands for (c + 0.5) / 65536."""
+
+
+def level_counts(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """How many pixels of each confidence were wrong and right; counts of several images add up.
+
+    Args:
+        right: any shape, bool.
+        confidence: the same shape, uint16.
+
+    Returns:
+        (2, 65536) int64: row 0 the wrong ones (negatives), row 1 the right ones (positives).
+
+    Raises:
+        ValueError: the shapes or dtypes are others.
+    """
+    if right.shape != confidence.shape or right.dtype != np.bool_ or confidence.dtype != np.uint16:
+        raise ValueError(
+            f"bool and uint16 of one shape are needed, not {right.dtype} {right.shape} and {confidence.dtype} "
+            f"{confidence.shape}"
+        )
+    places = confidence.ravel().astype(np.int32)
+    places += right.ravel() * np.int32(LEVELS)
+    return np.bincount(places, minlength=2 * LEVELS).reshape(2, LEVELS)
+
+
+def _from_the_top(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Negatives and positives at or above each level, highest level first; (65536,) int64 each."""
+    above = counts[:, ::-1].cumsum(1)
+    return above[0], above[1]
+
+
+def roc(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ROC curve.
+
+    Args:
+        counts: (2, L) int64 of `level_counts`.
+
+    Returns:
+        false and true positive rates, (L + 1,) float64 each, from (0, 0) to (1, 1); NaN where there are no
+        negatives, or no positives.
+    """
+    negatives, positives = _from_the_top(counts)
+    with np.errstate(invalid="ignore"):
+        rates = [np.append(0.0, seen / seen[-1]) for seen in (negatives, positives)]
+    return rates[0], rates[1]
+
+
+def auroc(counts: np.ndarray) -> float:
+    """Area under the ROC curve, ties counted half; NaN with one kind of pixels only."""
+    false, true = roc(counts)
+    return float(np.trapezoid(true, false))
+
+
+def fpr_at_tpr(counts: np.ndarray, rate: float = 0.95) -> float:
+    """False positive rate at the highest threshold that finds ``rate`` of the positives; NaN as for `auroc`."""
+    false, true = roc(counts)
+    if np.isnan(true[-1]):
+        return math.nan
+    return float(false[int(np.searchsorted(true, rate))])
+
+
+def precision_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall at every level, highest first, (L,) float64; recall is NaN without positives."""
+    negatives, positives = _from_the_top(counts)
+    with np.errstate(invalid="ignore"):
+        precision = positives / (positives + negatives)
+        return np.nan_to_num(precision, nan=1.0), positives / positives[-1]
+
+
+def aupr(counts: np.ndarray) -> float:
+    """Average precision: precision summed over the steps of recall; NaN without positives."""
+    precision, recall = precision_recall(counts)
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def errors_first(counts: np.ndarray) -> np.ndarray:
+    """The same pixels with what is wrong as positive and low confidence as the score that finds it."""
+    return counts[::-1, ::-1]
+
+
+def reliability(counts: np.ndarray, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How sure the pixels of each confidence are, and how often they are right.
+
+    Args:
+        counts: (2, 65536) int64 of `level_counts`.
+        bins: B, cut at ``round(linspace(0, 65536, B + 1))``.
+
+    Returns:
+        pixels (int64), mean confidence and accuracy (float64, NaN in an empty bin) of each bin, (B,) each.
+    """
+    starts = np.round(np.linspace(0, LEVELS, bins + 1)).astype(np.int64)[:-1]
+    every = counts.sum(0)
+    sure = every * ((np.arange(LEVELS) + 0.5) / LEVELS)
+    pixels, right, total = (np.add.reduceat(what, starts) for what in (every, counts[1], sure))
+    with np.errstate(invalid="ignore"):
+        return pixels, total / pixels, right / pixels
+
+
+def ece(counts: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: the mean of |confidence - accuracy| of the bins, by pixels; NaN without pixels.
+
+    Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
+    """
+    pixels, confidence, accuracy = reliability(counts, bins)
+    if not pixels.any():
+        return math.nan
+    return float(np.nansum(pixels * np.abs(confidence - accuracy)) / pixels.sum())
+
+
+def harmonic_mean(values: Iterable[float]) -> float:
+    """Of figures of at least 0: 0 if one is 0, NaN if one is NaN or there is none."""
+    known = np.fromiter(values, np.float64)
+    if not known.size or np.isnan(known).any():
+        return math.nan
+    return 0.0 if (known == 0).any() else float(known.size / (1 / known).sum())
+
+
+def semantic_figures(matrix: Tensor, counts: np.ndarray, average: Average | None = None) -> dict[str, Any]:
+    """What classes and confidences are worth, by name; NaN where a figure is not defined.
+
+    Args:
+        matrix: (C, C) int64 of `confusion`.
+        counts: (2, 65536) int64 of `level_counts`.
+        average: which classes ``miou`` is the mean of, ``miou_classes`` many; None for all that are labelled or
+            predicted.
+    """
+    average = average or PLAIN
+    return {
+        "miou": mean_iou(matrix, average),
+        "miou_classes": int(average.counted(matrix).sum()),
+        "accuracy": (matrix.diagonal().sum().double() / matrix.sum()).item(),
+        "ece": ece(counts),
+        "auroc": auroc(counts),
+        "auprc_success": aupr(counts),
+        "auprc_error": aupr(errors_first(counts)),
+        "fpr95": fpr_at_tpr(counts),
+        "iou": class_iou(matrix).tolist(),
+    }
+
+
+def detection_figures(counts: np.ndarray) -> dict[str, float]:
+    """How well a score finds the positives, by name; NaN where a figure is not defined."""
+    return {"auroc": auroc(counts), "auprc": aupr(counts), "fpr95": fpr_at_tpr(counts)}
+
+
+def shown(value: float | None) -> str:
+    """A figure or a number of things for people; a dash where it is not defined."""
+    if value is None or math.isnan(value):
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def defined(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures with None for NaN, as JSON can hold them."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, list):
+            return [one(each) for each in value]
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return {name: one(value) for name, value in figures.items()}

@@ -1,0 +1,81 @@
+"""What is kept of scored images: counts, which add up over images, processes and machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...datasets.taxonomy import CLASS_NAMES, IGNORE
+from .averages import Average
+from .metrics import LEVELS, confusion, detection_figures, level_counts, semantic_figures
+
+CLASSES = len(CLASS_NAMES)
+
+
+@dataclass
+class Counts:
+    """What is known of one subject's pixels that have a label.
+
+    Attributes:
+        ood: whether the labels say what is out of distribution, and not of which class it is.
+        confusion: (C, C) int64, rows are labels; zeros if ``ood``.
+        levels: (2, 65536) int64 of `metrics.level_counts`: right is positive and found by high confidence, or, if
+            ``ood``, what is out of distribution is positive and found by low confidence.
+        images: how many were counted.
+    """
+
+    ood: bool = False
+    confusion: np.ndarray = field(default_factory=lambda: np.zeros((CLASSES, CLASSES), np.int64))
+    levels: np.ndarray = field(default_factory=lambda: np.zeros((2, LEVELS), np.int64))
+    images: int = 0
+
+    def __iadd__(self, other: Counts) -> Counts:
+        self.confusion += other.confusion
+        self.levels += other.levels
+        self.images += other.images
+        return self
+
+    def figures(self, average: Average | None = None) -> dict[str, Any]:
+        """All figures by name; NaN where one is not defined.
+
+        ``iou`` is NaN for a class that is neither labelled nor predicted. ``miou`` is the mean over the classes that
+        ``average`` counts, ``miou_classes`` many; None for all that are labelled or predicted.
+        """
+        seen = {"images": self.images, "pixels": int(self.levels.sum())}
+        if self.ood:
+            return seen | detection_figures(self.levels)
+        return seen | semantic_figures(torch.from_numpy(self.confusion), self.levels, average)
+
+
+def count(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Counts:
+    """One image's counts.
+
+    Args:
+        label: (H, W) uint8 train ids.
+        confidence: (H, W) uint16.
+        truth: (H, W) uint8 train ids, 255 where nothing is known.
+
+    Raises:
+        ValueError: the shapes differ, or an id is no class.
+    """
+    if not label.shape == confidence.shape == truth.shape:
+        raise ValueError(f"shapes differ: {label.shape}, {confidence.shape}, {truth.shape}")
+    known = truth != IGNORE
+    label, truth = label[known], truth[known]
+    matrix = confusion(torch.from_numpy(label), torch.from_numpy(truth), CLASSES).numpy()
+    return Counts(False, matrix, level_counts(label == truth, confidence[known]), 1)
+
+
+def count_ood(confidence: np.ndarray, mask: np.ndarray) -> Counts:
+    """One image's counts of what is out of distribution.
+
+    Args:
+        confidence: (H, W) uint16.
+        mask: (H, W) uint8: 1 out of distribution, 0 not, 255 where nothing is known.
+    """
+    known = mask != IGNORE
+    levels = level_counts(mask[known] == 1, LEVELS - 1 - confidence[known])
+    return Counts(True, levels=levels, images=1)

@@ -1,0 +1,189 @@
+"""Which images a step of training sees, and how they get there."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from ...datasets.class_uniform import CentroidIndex, plan_epoch
+from ...datasets.layout.folder_layout import located
+from ...datasets.parallel import end_with_parent, start_server
+from ...datasets.segmentation_dataset import Draw, Sample, SegmentationDataset
+from ...errors import DatasetError, HmsaError
+from ..config.recipe import Recipe
+from ..runtime.device import is_out_of_memory
+
+
+class Batch(NamedTuple):
+    """Images that pass through the network together."""
+
+    images: Tensor
+    """(N, 3, H, W) uint8, RGB."""
+    labels: Tensor
+    """(N, H, W) uint8 train ids."""
+    paths: list[str]
+    """Of the images, relative to the dataset's root."""
+
+
+def epoch_draws(recipe: Recipe, num_images: int, index: CentroidIndex | None, epoch: int) -> list[Draw]:
+    """What is seen in an epoch, in order: whole steps of ``global_batch`` images, one step at least.
+
+    It depends on the recipe's seed and the epoch alone, so that every process and every resumed run sees the same.
+    """
+    # RandomState and not Generator: NumPy has promised never to change the numbers it gives.
+    rng = np.random.RandomState([recipe.seed, epoch])
+    planned = plan_epoch(num_images, index, recipe.sampling.class_uniform, rng)
+    planned = planned[rng.permutation(len(planned))]
+    size = recipe.global_batch
+    planned = np.resize(planned, (max(1, len(planned) // size) * size, 4))
+    seeds = rng.randint(2**31, size=len(planned))
+    return [
+        Draw(int(image), int(seed), (int(x), int(y)) if label >= 0 else None)
+        for (image, label, x, y), seed in zip(planned, seeds, strict=True)
+    ]
+
+
+class Shares:
+    """This process' share of an epoch's steps, batch by batch; a sampler that can begin in the middle.
+
+    A step is the same ``global_batch`` images however many processes share it and in however many batches.
+    """
+
+    def __init__(self, global_batch: int, batch_size: int, rank: int, world: int) -> None:
+        self._global, self._size = global_batch, batch_size
+        self._start, self._share = rank * (global_batch // world), global_batch // world
+        self._draws: Sequence[Draw] = ()
+        self._first = 0
+
+    @property
+    def per_step(self) -> int:
+        """Batches of a step."""
+        return self._share // self._size
+
+    def begin(self, draws: Sequence[Draw], step: int) -> None:
+        """The next epoch is ``draws``, from step ``step`` on."""
+        self._draws, self._first = draws, step
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in range(self._first, len(self._draws) // self._global):
+            start = step * self._global + self._start
+            for place in range(start, start + self._share, self._size):
+                yield list(self._draws[place : place + self._size])
+
+
+class _Careful(Dataset[Any]):
+    """Gives errors back where a worker would wrap them into its traceback."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, draw: Draw | int) -> Sample | HmsaError:
+        try:
+            return self._dataset[draw]
+        except HmsaError as error:
+            return error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return DatasetError(
+                f"{self._path(draw)}: does not fit into memory with what is made of it; lower --crop-size, "
+                "augmentation.long_edge or --workers"
+            )
+        except ValueError as error:
+            return DatasetError(
+                f"{self._path(draw)}: {error}; if it was changed since its mask was first read, remove the cache"
+            )
+
+    def _path(self, draw: Draw | int) -> Path:
+        place = draw if isinstance(draw, int) else draw.image
+        return located(self._dataset.root, self._dataset.pairs[place].image)
+
+
+def _collate(samples: list[Sample | HmsaError]) -> Batch | HmsaError:
+    for sample in samples:
+        if isinstance(sample, HmsaError):
+            return sample
+    images, labels, paths = default_collate(samples)
+    return Batch(images, labels, list(paths))
+
+
+def train_loader(dataset: SegmentationDataset, shares: Shares, workers: int, device: torch.device) -> DataLoader[Any]:
+    """Batches as ``shares`` lists them, read ahead by worker processes that live as long as the loader."""
+    return _loader(dataset, workers, device, batch_sampler=shares)
+
+
+def validation_loader(
+    dataset: SegmentationDataset, rank: int, world: int, workers: int, device: torch.device
+) -> DataLoader[Any]:
+    """Every image that is this process' to score, one at a time; together the processes score each once."""
+    return _loader(dataset, workers, device, batch_size=1, sampler=range(rank, len(dataset), world))
+
+
+def _loader(dataset: SegmentationDataset, workers: int, device: torch.device, **how: Any) -> DataLoader[Any]:
+    workers = min(workers, os.cpu_count() or 1)
+    if workers:
+        start_workers_server()
+    return DataLoader(
+        _Careful(dataset),
+        num_workers=workers,
+        # Never a plain fork: by now this process holds threads, whose locks nobody would open in the copy.
+        multiprocessing_context="forkserver" if workers else None,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        worker_init_fn=_heed_the_parent if workers else None,
+        # One of its own: else every epoch would take a number from those that dropout is drawn from.
+        generator=torch.Generator(),
+        **how,
+    )
+
+
+def start_workers_server() -> None:
+    """Start what worker processes are forked from; it imports what they need once, and they share its memory."""
+    start_server([__name__])
+
+
+def _heed_the_parent(worker: int) -> None:
+    """In a worker: only its parent ends it.
+
+    Ctrl-C and a cluster's SIGTERM reach the workers too, whose images are needed until the run is saved. The parent's
+    own SIGTERM must not be ignored: it would wait for ever for the worker's end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, "sigwaitinfo"):  # not on macOS
+        # Before any thread is there, which would take the signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_by, args=(parent.pid,), name="SIGTERM", daemon=True).start()
+    end_with_parent()
+
+
+def _end_by(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
+    """The loader's batches.
+
+    Raises:
+        DatasetError: an image or its mask cannot be read.
+    """
+    for batch in loader:
+        if isinstance(batch, HmsaError):
+            raise batch
+        yield batch

@@ -1,0 +1,208 @@
+"""What a training run needs to go on as if it had never stopped, in one file."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import __version__
+from ...datasets.layout.image_mask_pairs import Pair
+from ...errors import CheckpointError, ManifestError, first_few
+from ...models.checkpoint import read_checkpoint, read_state_dict, save_checkpoint
+from ..config.recipe import Recipe
+
+# What may change between a run and its continuation: where things lie, and how the same steps are computed.
+_FREE = {"output", "data.root", "data.cache", "workers", "batch_size", "activation_checkpointing"}
+_FREE_SECTIONS = ("checkpoints.",)
+
+
+@dataclass
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        epoch: the one it is in, from 0.
+        step: steps of it that are done.
+        best: the best mean IoU so far; None before the first validation.
+        sums: of each term of the loss over those steps.
+        history: what is known of every epoch that is over, as `pipeline.journal` wants it.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: float | None = None
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class SavedRun:
+    """A run as it was saved.
+
+    Attributes:
+        weights: key -> tensor.
+        optimizer, scheduler, scaler: their state dicts.
+        rng: states of the random numbers, one of each process.
+        recipe: resolved.
+        images: `fingerprint` of what it learns from.
+    """
+
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    scaler: dict[str, Any]
+    position: Position
+    rng: list[dict[str, Tensor]]
+    recipe: dict[str, Any]
+    images: str
+
+
+def fingerprint(pairs: Sequence[Pair]) -> str:
+    """What tells one list of images from another: a number in an epoch means an image of just this list."""
+    return hashlib.sha256("\n".join(pair.image for pair in pairs).encode()).hexdigest()
+
+
+def save_run(path: Path, run: SavedRun, *, arch: str) -> None:
+    """Write a run, atomically, as a checkpoint that `dump` can read too.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    training = {
+        "scheduler": run.scheduler,
+        "scaler": run.scaler,
+        "step": run.position.step,
+        "best": run.position.best,
+        "sums": run.position.sums,
+        "history": run.position.history,
+        "rng": run.rng,
+        "recipe": run.recipe,
+        "images": run.images,
+        "version": __version__,
+    }
+    save_checkpoint(
+        path,
+        run.weights,
+        arch=arch,
+        epoch=run.position.epoch,
+        mean_iu=run.position.best or 0.0,
+        more={"optimizer": run.optimizer, "training": training},
+    )
+
+
+def read_run(path: Path) -> SavedRun:
+    """What `save_run` wrote.
+
+    Raises:
+        CheckpointError: the file cannot be read or was not written by it.
+    """
+    weights = {key: tensor.clone() for key, tensor in read_state_dict(path).items()}
+    content = read_checkpoint(path)
+    _demand_intact(path)
+    try:
+        training = content["training"]
+        if not isinstance(training["recipe"], dict):
+            raise TypeError("a recipe is a mapping")
+        run = SavedRun(
+            weights,
+            content["optimizer"],
+            training["scheduler"],
+            training["scaler"],
+            Position(content["epoch"], training["step"], training["best"], training["sums"], training["history"]),
+            training["rng"],
+            training["recipe"],
+            training["images"],
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: holds weights but no training run to go on with; --init starts from it"
+        ) from error
+    if not _is_whole(run):
+        raise CheckpointError(f"{path}: what it says of the training run is damaged")
+    return run
+
+
+def _demand_intact(path: Path) -> None:
+    """Raise CheckpointError if a part is not as it was written, which torch does not look at."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise CheckpointError(f"{path}: is damaged ({error})") from error
+    if damaged is not None:
+        raise CheckpointError(f"{path}: is damaged ({damaged} is not as it was written)")
+
+
+def _is_whole(run: SavedRun) -> bool:
+    """Whether every part is of the kind that `save_run` was given."""
+    position: Any = run.position
+    trees: tuple[Any, ...] = (run.optimizer, run.scheduler, run.scaler, run.recipe, position.sums)
+    states: Any = run.rng
+    return (
+        all(isinstance(tree, dict) for tree in trees)
+        and "param_groups" in run.optimizer
+        and all(isinstance(count, int) and count >= 0 for count in (position.epoch, position.step))
+        and (position.best is None or isinstance(position.best, float))
+        and isinstance(position.history, list)
+        and isinstance(states, list)
+        and all(isinstance(state, dict) and "cpu" in state for state in states)
+    )
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of this process' random numbers."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def set_rng_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Go on with random numbers where `rng_state` was called."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+# Settings that runs of earlier versions do not name, and what those did.
+_ADDED: dict[str, Any] = {"data.mapping": None, "data.without_masks": [], "data.allow_unlabelled": False}
+
+
+def demand_same(path: Path, saved: Mapping[str, Any], recipe: Recipe) -> None:
+    """Raise ManifestError if a run cannot go on under ``recipe`` as it began; it names what differs."""
+    before, now = _ADDED | dict(_leaves(saved)), dict(_leaves(recipe.resolved()))
+    names = sorted(before.keys() | now.keys())
+    different = [
+        f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
+        for name in names
+        if name not in _FREE and not name.startswith(_FREE_SECTIONS) and _said(before, name) != _said(now, name)
+    ]
+    if different:
+        raise ManifestError(
+            f"{path}: was begun with another recipe: {first_few(different)}; give what it was begun with, or begin "
+            "another run in another --output (or in this one by --overwrite)"
+        )
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield above + key, value
+
+
+def _said(leaves: Mapping[str, Any], name: str) -> Any:
+    value = leaves.get(name)
+    # Assets may have moved; a file of another name is another file.
+    return [Path(p).name for p in value] if name == "init.checkpoint" and isinstance(value, Sequence) else value
+
+
+def _shown(leaves: Mapping[str, Any], name: str) -> str:
+    return str(leaves[name]) if name in leaves else "not known"

@@ -1,0 +1,275 @@
+"""All that a training run needs, looked at before anything expensive starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ...datasets.layout.image_mask_pairs import Pair, labelled_pairs, refuse_absent, without_masks
+from ...datasets.taxonomy import NUM_CLASSES
+from ...errors import CheckpointError, DatasetError, ManifestError, first_few
+from ...models.checkpoint import demand_match, demand_numbers, expected_shapes
+from ...models.partial_weights import check_initial
+from ..config.recipe import Recipe
+from ..runtime.device import resolve_device, resolve_precision
+from ..storage.writer_lock import require_free
+from .checkpoint import SavedRun, demand_same, fingerprint, read_run
+from .log import require_extra
+from .processes import Ranks
+
+CHECKPOINTS = "checkpoints"
+LAST, BEST = "last.pth", "best.pth"
+WEIGHTS = "best_weights.pth"
+"""The best network alone, in the published layout."""
+
+_MAY_BE_NEGATIVE = "; its region term is a bound that has no least value: the loss may fall below 0"
+_STRIDE = 32  # of the trunk's coarsest branch
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A recipe that can be followed, and what it comes to here.
+
+    Attributes:
+        device: of this process.
+        precision: the one that is really used.
+        world: processes that train together.
+        train, validation: images and masks.
+        init: the checkpoint to start from; None for random weights or a run that goes on.
+        saved: the run that goes on; None for a new one.
+        notes: what the user should know, a line each.
+        overwrite: whether what lies in the output is removed first.
+    """
+
+    recipe: Recipe
+    device: torch.device
+    precision: str
+    world: int
+    train: list[Pair]
+    validation: list[Pair]
+    init: Path | None
+    saved: SavedRun | None
+    notes: tuple[str, ...]
+    overwrite: bool = False
+
+    @property
+    def root(self) -> Path:
+        """The dataset's folder."""
+        return self.recipe.data.root_path()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run that would go on is at its end."""
+        return self.saved is not None and self.saved.position.epoch >= self.recipe.epochs
+
+    @property
+    def accumulation(self) -> int:
+        """Batches of each process in a step."""
+        return self.recipe.global_batch // (self.world * self.recipe.batch_size)
+
+    def summary(self) -> list[str]:
+        """What will be done, a line each."""
+        r = self.recipe
+        if self.saved is not None:
+            at = self.saved.position
+            start = f"epoch {at.epoch + 1}, step {at.step}, of the run that lies there"
+        else:
+            start = str(self.init or f"random weights (seed {r.seed})")
+        images = f"{len(self.train)} images to learn from, {len(self.validation)} to score on"
+        lines = [f"data:    {r.data.type}, {images}; {self.root}", f"network: {r.arch}, from {start}"]
+        if self.init is not None and r.init.fresh:
+            lines.append(f"fresh:   {', '.join(r.init.fresh)} (from random weights)")
+        lines += [
+            f"steps:   {r.epochs} epochs, {r.global_batch} images a step = {self.world} x {r.batch_size} x "
+            f"{self.accumulation} (processes x batch x accumulation), crop {_crop(r)}",
+            f"loss:    {r.loss.criterion}{_MAY_BE_NEGATIVE if r.loss.criterion == 'rmi' else ''}",
+            f"machine: {self.device.type}, {self.precision}",
+            f"output:  {r.output}",
+        ]
+        return lines
+
+
+def plan_training(
+    recipe: Recipe,
+    *,
+    device: str = "auto",
+    processes: int = 1,
+    ranks: Ranks | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> TrainingPlan:
+    """Check everything that a training run needs.
+
+    Args:
+        recipe: what is to be done.
+        device: see `resolve_device`.
+        processes: how many will train together.
+        ranks: this process among those that train together; None if they are still to be started.
+        resume: go on with the run that lies in the output, if there is one.
+        overwrite: remove the run that lies there.
+
+    Raises:
+        HmsaError: a package, device, dataset, checkpoint or the output is not as it must be.
+    """
+    require_extra()
+    if resume and overwrite:
+        raise ManifestError("--resume goes on with the run that --overwrite removes; give one of them")
+    target = _device(recipe, device, processes, ranks)
+    precision, note = resolve_precision(recipe.precision, target)
+    _check_batches(recipe, processes)
+    _check_memory(recipe, target)
+    if ranks is None or ranks.first:
+        _check_writable(recipe.output)
+        require_free(recipe.output / CHECKPOINTS)
+    data = recipe.data
+    (train, no_mask), (validation, none_either) = (_pairs(recipe, split) for split in (data.train, data.validation))
+    left_out = sorted({*no_mask, *none_either})
+    refuse_absent(
+        data.root_path(), f"{data.train}' or '{data.validation}", set(data.without_masks).difference(left_out)
+    )
+    notes = [note] if note else []
+    if left_out:
+        notes.append(without_masks(data.type, left_out))
+    both = {pair.image for pair in train} & {pair.image for pair in validation}
+    if both:
+        notes.append(f"data: {len(both)} images are both learnt from and scored on")
+    saved = _saved(recipe, train, resume, overwrite)
+    init = None
+    if saved is None:
+        notes = [*recipe.notes, *notes]
+        init = recipe.init.path()
+        if init is not None:
+            settings = recipe.init
+            said = check_initial(
+                init, recipe.arch, fresh=settings.fresh, unused=settings.unused, prefix=settings.prefix
+            )
+            if said:
+                notes.append(f"init: {init.name}: {said}")
+        if resume:
+            notes.append("resume: no run lies in the output yet, a new one begins")
+    return TrainingPlan(recipe, target, precision, processes, train, validation, init, saved, tuple(notes), overwrite)
+
+
+def _device(recipe: Recipe, name: str, processes: int, ranks: Ranks | None) -> torch.device:
+    target = resolve_device(name)
+    if processes == 1:
+        return target
+    if target.type == "cpu":
+        if name == "auto":
+            raise ManifestError(
+                f"--gpus {processes}: no CUDA device is there; with --device cpu they are processes on the CPU"
+            )
+        if recipe.batch_norm == "sync":
+            raise ManifestError(
+                "batch_norm sync: works between GPUs only; for several processes on a CPU give --batch-norm local "
+                "or --batch-norm frozen"
+            )
+        return target
+    if target.index is not None:
+        raise ManifestError(f"--device {name}: is one GPU, for {processes} processes; use --device cuda")
+    there = torch.cuda.device_count()
+    if ranks is None and processes > there:
+        raise ManifestError(f"--gpus {processes}: {there} CUDA devices are there; lower --gpus")
+    local = 0 if ranks is None else ranks.local
+    if local >= there:
+        raise ManifestError(
+            f"process {local} of this machine (counted from 0): {there} CUDA devices are there; "
+            "start as many processes as devices"
+        )
+    return torch.device("cuda", local)
+
+
+def _check_batches(recipe: Recipe, processes: int) -> None:
+    together = processes * recipe.batch_size
+    if recipe.global_batch % together:
+        raise ManifestError(
+            f"global_batch {recipe.global_batch}: cannot be had from {processes} processes with {recipe.batch_size} "
+            "images each; let the number of processes times --batch-size divide it"
+        )
+    # What a norm counts over: in the smaller version of the image, where there is one.
+    halved = 2 if recipe.arch.endswith("_mscale") else 1
+    counted = recipe.batch_size * math.prod(-(-(side // halved) // _STRIDE) or 1 for side in recipe.augmentation.crop)
+    if recipe.batch_norm != "frozen" and counted * (processes if recipe.batch_norm == "sync" else 1) == 1:
+        least = halved * (_STRIDE + 1)
+        raise ManifestError(
+            f"augmentation.crop {_crop(recipe)}: one image of it is one pixel to the coarsest layers, of which "
+            f"BatchNorm can tell no variance; give --crop-size {least}x{least} or --batch-size 2 at least, or "
+            "--batch-norm frozen"
+        )
+
+
+def _check_memory(recipe: Recipe, device: torch.device) -> None:
+    """Refuse what certainly does not fit: where memory is promised to all who ask, one is killed for using it."""
+    pixels = recipe.batch_size * math.prod(recipe.augmentation.crop)
+    # Bytes of images and labels as they are loaded; on a CPU also of float32 images and of one map of scores.
+    needed = pixels * (4 + (4 * (3 + NUM_CLASSES) if device.type == "cpu" else 0))
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise ManifestError(
+            f"augmentation.crop {_crop(recipe)}: {recipe.batch_size} images of it take more than {needed >> 30} GiB, "
+            f"and this machine has {there >> 30}; lower --crop-size or --batch-size"
+        )
+
+
+def _crop(recipe: Recipe) -> str:
+    return "x".join(map(str, recipe.augmentation.crop))
+
+
+def _check_writable(output: Path) -> None:
+    """Refuse an output that cannot be written; nothing is written to find out."""
+    for folder in (output, output / CHECKPOINTS):
+        place = next(p for p in (folder, *folder.parents) if p.is_symlink() or p.exists())
+        if not place.is_dir():
+            raise ManifestError(f"{place}: cannot be written (it is no folder); free it or choose another --output")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise ManifestError(f"{place}: cannot be written (no right to); free it or choose another --output")
+
+
+def _pairs(recipe: Recipe, split: str) -> tuple[list[Pair], list[str]]:
+    """The images of a split with their masks, and those that are left out since they have none."""
+    data = recipe.data
+    pairs, left_out = labelled_pairs(
+        data.root_path(),
+        data.type,
+        split,
+        leave_out=data.without_masks,
+        mapping=data.mapping,
+        allow_unlabelled=data.allow_unlabelled,
+        all_there=False,
+    )
+    pairs = pairs[: data.limit]
+    if not pairs:
+        raise DatasetError(
+            f"{recipe.data.root_path()}: split '{split}' is empty; check the folder or the split lists"
+        )
+    return pairs, left_out
+
+
+def _saved(recipe: Recipe, train: list[Pair], resume: bool, overwrite: bool) -> SavedRun | None:
+    path = recipe.output / CHECKPOINTS / LAST
+    if overwrite or not path.exists():
+        return None
+    if not resume:
+        raise ManifestError(
+            f"{recipe.output}: holds a training run; --resume goes on with it, --overwrite removes it, or choose "
+            "another --output"
+        )
+    try:
+        saved = read_run(path)
+        demand_match(path, saved.weights, expected_shapes(saved.recipe["arch"]), saved.recipe["arch"])
+        demand_numbers(path, saved.weights)
+    except CheckpointError as error:
+        others = sorted(p.name for p in path.parent.glob("*.pth") if p != path)
+        mend = f"put a copy of {first_few(others)} in its place to go on from there, or " if others else ""
+        raise CheckpointError(f"{error}; {mend}begin anew by --overwrite or in another --output") from error
+    demand_same(path, saved.recipe, recipe)
+    if saved.images != fingerprint(train):
+        raise ManifestError(
+            f"{path}: learnt from other images than the {len(train)} of {recipe.data.root_path()}; put back what was "
+            "there when the run began, or begin another run in another --output"
+        )
+    return saved

@@ -1,0 +1,155 @@
+"""What a training run is made of: masks that were looked at, a network, its loaders, a folder to write into."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from ... import __version__
+from ...datasets.class_uniform import CentroidIndex, build_index, without_labels
+from ...datasets.dataset_specs import source
+from ...datasets.labels.label_reader import LabelReader
+from ...datasets.segmentation_dataset import SegmentationDataset
+from ...datasets.taxonomy import CLASS_NAMES
+from ...datasets.transforms import EvalTransform, TrainTransform
+from ...errors import DatasetError, first_few
+from ...files import write_text
+from ...models.activation_checkpointing import recompute_activations
+from ...models.hmsa import OCRNet
+from ...models.partial_weights import load_initial
+from ...models.registry import build
+from ..runtime.progress import Progress
+from .batches import Shares, train_loader, validation_loader
+from .log import CHART, HISTORY
+from .plan import CHECKPOINTS, WEIGHTS, TrainingPlan
+from .processes import Ranks
+
+RECIPE = "recipe.yaml"
+
+
+def read_masks(plan: TrainingPlan, ranks: Ranks) -> tuple[LabelReader, CentroidIndex]:
+    """A reader of the masks, and where the classes are in those of the training split.
+
+    Every mask of both splits is looked at once, so that what is wrong with one is found before the first step.
+
+    Raises:
+        DatasetError: a mask cannot be read, or does not fit its image or the dataset's table; or all masks of a split
+            label nothing.
+        DiskError: the cache cannot be written.
+    """
+    cache = plan.recipe.cache_path()
+    reader = LabelReader(plan.root, source(plan.recipe.data.type).mapped(plan.recipe.data.mapping), cache)
+    pairs = [*plan.train, *plan.validation]
+    with ranks.in_turn(), Progress(2 * len(pairs) if ranks.first else 0, "mask") as progress:
+        progress.job("masks", len(pairs))
+        reader.prepare(pairs, progress.advance)
+        learnt, scored = (
+            build_index(reader, some, plan.recipe.sampling.tile, cache=cache, advance=progress.advance)
+            for some in (plan.train, plan.validation)
+        )
+    data = plan.recipe.data
+    for what, split, some, index in (
+        ("learn from", data.train, plan.train, learnt),
+        ("score", data.validation, plan.validation, scored),
+    ):
+        empty = without_labels(reader, some, index)
+        masks = first_few([pair.mask for pair in empty])
+        if len(empty) == len(some):
+            # The region term alone would go down for ever, with nothing learnt.
+            raise DatasetError(
+                f"{plan.root}: no mask of split '{split}' labels anything ({masks}), so there is nothing to {what}; "
+                f"look at them ('hmsa-pipeline datasets check {data.type}') and unpack them again, or take others"
+            )
+        if empty and ranks.first:
+            progress.note(f"masks: {len(empty)} of the {len(some)} of split '{split}' label nothing ({masks})")
+    if ranks.first:
+        for what, index in (("learn", learnt), ("score", scored)):
+            there = set(index.centroids[:, 1].tolist())
+            absent = [name for label, name in enumerate(CLASS_NAMES) if label not in there]
+            if absent:
+                progress.note(f"classes: there is nothing to {what} of {', '.join(absent)}")
+    return reader, learnt
+
+
+def build_network(plan: TrainingPlan, ranks: Ranks) -> OCRNet:
+    """The network on its device, with the weights that the plan names.
+
+    Raises:
+        CheckpointError: the initial weights do not fit.
+    """
+    recipe = plan.recipe
+    torch.manual_seed(recipe.seed)
+    network = build(recipe.arch)
+    if plan.init is not None:
+        init = recipe.init
+        load_initial(network, plan.init, recipe.arch, fresh=init.fresh, unused=init.unused, prefix=init.prefix)
+    if plan.saved is not None:
+        network.load_state_dict(plan.saved.weights)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout2d):
+            module.p = recipe.dropout
+    if ranks.world > 1 and recipe.batch_norm == "sync":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if recipe.activation_checkpointing:
+        recompute_activations(network)
+    network.to(plan.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if recipe.compile:
+        network.compile()
+    return network
+
+
+def shared(network: OCRNet, plan: TrainingPlan) -> DistributedDataParallel:
+    """The network as several processes train it, whose gradients become the mean of theirs."""
+    with warnings.catch_warnings():
+        # The name that shall replace broadcast_buffers is not known to all releases that we run with.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            network,
+            device_ids=[plan.device.index] if plan.device.type == "cuda" else None,
+            # Only what each process counts for itself has to be made equal; the rest already is.
+            broadcast_buffers=plan.recipe.batch_norm == "local",
+        )
+
+
+def build_loaders(
+    plan: TrainingPlan, ranks: Ranks, reader: LabelReader, shares: Shares
+) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Batches to learn from, as ``shares`` lists them, and this process' images to score on."""
+    given, workers = plan.recipe.augmentation, plan.recipe.workers
+    augment = given.rand_augment
+    transform = TrainTransform(
+        given.crop,
+        scale=given.scale,
+        long_edge=given.long_edge,
+        flip=given.flip,
+        color_jitter=given.color_jitter,
+        gaussian_blur=given.gaussian_blur,
+        rand_augment=(augment.operations, augment.magnitude) if augment else None,
+    )
+    learnt = SegmentationDataset(plan.root, plan.train, reader, transform)
+    scored = SegmentationDataset(plan.root, plan.validation, reader, EvalTransform(given.long_edge))
+    return (
+        train_loader(learnt, shares, workers, plan.device),
+        validation_loader(scored, ranks.rank, ranks.world, min(workers, 2), plan.device),
+    )
+
+
+def prepare_output(plan: TrainingPlan) -> None:
+    """Remove an older run where that is wanted, and write down the recipe.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    output = plan.recipe.output
+    if plan.overwrite:
+        for name in (CHECKPOINTS, "tensorboard"):
+            shutil.rmtree(output / name, ignore_errors=True)
+        for name in (WEIGHTS, HISTORY, CHART):
+            (output / name).unlink(missing_ok=True)
+    write_text(output / RECIPE, f"# hmsa-pipeline {__version__}\n{plan.recipe.to_yaml()}")

@@ -1,0 +1,1 @@
+"""Blocks of images to worker processes: the only package that knows Dask."""

@@ -1,0 +1,108 @@
+"""What bounds and times a worker's block, and how results come from a GPU."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+from hmsa_pipeline.pipeline.config.manifest import Inference, Tile
+from hmsa_pipeline.pipeline.inference.dump import limited_by
+from hmsa_pipeline.pipeline.inference.image_block import ByteBudget, Courier, Setting, Times
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 4))
+def test_no_more_waits_than_the_budget_allows(sizes: list[int], items: int) -> None:
+    limit, held, most = 40, [0, 0], [0, 0]
+    budget, lock = ByteBudget(limit, items), threading.Lock()
+
+    def use(size: int) -> None:
+        budget.acquire(size)
+        with lock:
+            held[0], held[1] = held[0] + size, held[1] + 1
+            most[0], most[1] = max(most[0], held[0]), max(most[1], held[1])
+        with lock:
+            held[0], held[1] = held[0] - size, held[1] - 1
+        budget.release(size)
+
+    threads = [threading.Thread(target=use, args=(size,)) for size in sizes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+    assert most[0] <= limit
+    assert most[1] <= items
+
+
+def test_one_that_is_larger_than_the_budget_passes_alone() -> None:
+    budget = ByteBudget(10)
+    budget.acquire(1000)
+    waiting = threading.Thread(target=budget.acquire, args=(1,), daemon=True)
+    waiting.start()
+    waiting.join(timeout=0.2)
+    assert waiting.is_alive()
+    budget.release(1000)
+    waiting.join(timeout=10)
+    assert not waiting.is_alive()
+
+
+def test_times_add_up_by_part() -> None:
+    times = Times()
+    for _ in range(3):
+        with times.of("read"):
+            time.sleep(0.01)
+    with pytest.raises(RuntimeError), times.of("write"):
+        raise RuntimeError
+    assert times.seconds["read"] >= 0.03
+    assert times.seconds["forward"] == 0.0
+    assert list(times.seconds) == ["read", "forward", "write"]
+
+
+@pytest.mark.parametrize("part", ["read", "forward", "write"])
+def test_the_limit_is_what_took_longest(part: str) -> None:
+    names = {"read": "reading", "forward": "the forward pass", "write": "writing"}
+    line = limited_by([dict.fromkeys(names, 1.0), {part: 7.0}, {}])
+    assert line is not None
+    assert line.startswith(f"limited by {names[part]} (")
+    assert f"{names[part]} 80%" in line
+    assert limited_by([]) is None
+    assert limited_by([{}, {}]) is None
+
+
+def test_a_setting_is_what_the_manifest_says() -> None:
+    inference = Inference(scales=(1.0, 2.0), flip=True, tile=Tile(size=(64, 96), overlap=16))
+    setting = Setting.of(inference, torch.device("cpu"), "bf16", 3)
+    assert setting == Setting("cpu", "bf16", (1.0, 2.0), True, inference.tile, 3)
+    assert setting.hands == 2
+
+
+@pytest.mark.parametrize(("cores", "hands"), [(1, 2), (6, 3), (16, 8), (96, 8)])
+def test_beside_a_gpu_half_of_the_cores_decode_and_half_write(
+    cores: int, hands: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    assert Setting("cuda:1", "fp16", (1.0,), False).hands == hands
+
+
+def test_on_a_cpu_there_is_nothing_to_bring() -> None:
+    result = torch.randn(3, 4)
+    assert Courier(torch.device("cpu")).send(result)() is result
+
+
+@pytest.mark.gpu
+def test_results_come_from_a_gpu_as_they_were_computed() -> None:
+    device = torch.device("cuda")
+    courier, fetches = Courier(device), []
+    with torch.inference_mode():
+        for number in range(20):
+            result = torch.full((19, 512, 512), float(number), device=device, dtype=torch.float16)
+            for _ in range(20):  # what is still being computed when it is sent
+                result = result * 1.0
+            fetches.append(courier.send(result))
+            del result
+    for number, fetch in enumerate(fetches):
+        assert (fetch() == number).all()

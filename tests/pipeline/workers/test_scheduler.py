@@ -1,0 +1,268 @@
+"""Blocks, handed to workers that do as they are told, die, hang or go away: every image is done or listed."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hmsa_pipeline.errors import DiskError, StoreError
+from hmsa_pipeline.pipeline.runtime.progress import Progress
+from hmsa_pipeline.pipeline.workers.in_process import Died, Ended, Event, Hand, Heard, Raised
+from hmsa_pipeline.pipeline.workers.protocol import News, Outcome, Report
+from hmsa_pipeline.pipeline.workers.scheduler import IN_FLIGHT, Item, Tally, run_works
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@dataclass
+class Shelf:
+    """A store in memory."""
+
+    name: str
+    images: list[str]
+    key: str = "net"
+    refusal: Exception | None = None
+    done: list[str] = field(default_factory=list)
+    held: bool = False
+    swept: int = 0
+
+    def open(self) -> list[Item]:
+        if self.refusal:
+            raise self.refusal
+        self.held = True
+        return [Item(path, 100) for path in self.images]
+
+    def block(self, paths: Sequence[str]) -> Pack:
+        return Pack(self, tuple(paths))
+
+    def incomplete(self, paths: Iterable[str]) -> list[str]:
+        return [path for path in paths if path not in self.done]
+
+    def sweep(self) -> None:
+        assert self.held
+        self.swept += 1
+
+    def close(self) -> None:
+        self.held = False
+
+
+@dataclass(frozen=True)
+class Pack:
+    shelf: Shelf
+    paths: tuple[str, ...]
+
+    def run(self, report: Report) -> Outcome:
+        raise NotImplementedError
+
+
+class Crew:
+    """Workers by name; an image's fate is in its name: ``kill``, ``hang``, ``fail``, ``full`` or none."""
+
+    dashboard = None
+
+    def __init__(self, hands: int, seed: int = 0, deaths: float = 0.0) -> None:
+        self._draw, self._deaths = random.Random(seed), deaths
+        self._hands = [Hand(f"w{n}") for n in range(hands)]
+        self._given: dict[int, tuple[Pack, Hand]] = {}
+        self._hanging: set[int] = set()
+        self._killed: list[int] = []
+        self.started = self.stopped = 0
+        self.blocks: list[tuple[str, str, int]] = []
+
+    def start(self, places: tuple[Path, ...]) -> None:
+        self.started += 1
+
+    def describe(self) -> list[str]:
+        return []
+
+    def hands(self) -> list[Hand]:
+        return self._hands
+
+    def submit(self, number: int, block: Pack, hand: Hand) -> None:  # type: ignore[override]
+        assert block.shelf.held
+        assert hand not in [other for _, other in self._given.values()]
+        self._given[number] = block, hand
+        self.blocks.append((hand.name, block.shelf.key, len(block.paths)))
+
+    def wait(self, timeout: float, stop: Callable[[], bool], sink: Callable[[Event], None]) -> None:
+        while self._killed:
+            number = self._killed.pop()
+            del self._given[number]
+            sink(Died(number, 1))
+        ready = [number for number in self._given if number not in self._hanging]
+        if not ready:
+            return
+        number = self._draw.choice(ready)
+        pack, hand = self._given[number]
+        outcome = Outcome(seconds=1.0)
+        for position, path in enumerate(pack.paths):
+            if path in pack.shelf.done:
+                continue
+            if "hang" in path:
+                sink(Heard(number, hand.name, News(position, path, 1e6)))
+                self._hanging.add(number)
+                return
+            if "kill" in path or self._draw.random() < self._deaths:
+                del self._given[number]
+                sink(Died(number, 1))
+                return
+            if "full" in path:
+                outcome.disk = "the disk is full"
+                outcome.left = pack.paths[position:]
+                break
+            if "bug" in path:
+                del self._given[number]
+                sink(Raised(number, RuntimeError("a bug")))
+                return
+            if "fail" in path:
+                outcome.failed[path] = "no picture"
+            else:
+                pack.shelf.done.append(path)
+            sink(Heard(number, hand.name, News(position + 1)))
+        del self._given[number]
+        sink(Ended(number, outcome))
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def kill(self, number: int) -> None:
+        self._hanging.discard(number)
+        self._killed.append(number)
+
+    def close(self) -> None:
+        raise AssertionError("who began the crew closes it")
+
+
+def run(shelves: Sequence[Shelf], crew: Crew) -> dict[str, Tally]:
+    tallies: dict[str, Tally] = {}
+
+    def ended(position: int, tally: Tally) -> None:
+        assert shelves[position].name not in tallies
+        tallies[shelves[position].name] = tally
+
+    with Progress(0) as progress:
+        run_works(shelves, crew, progress, ended, places=(), patience=60.0)  # type: ignore[arg-type]
+    assert not any(shelf.held for shelf in shelves)
+    return tallies
+
+
+FATES = st.sampled_from(["", "", "", "", "fail"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(FATES, max_size=80), min_size=1, max_size=4),
+    st.integers(1, 5),
+    st.integers(0, 10**6),
+    st.sampled_from([None, "kill", "hang"]),
+)
+def test_every_image_is_done_once_or_listed(
+    fates: list[list[str]], hands: int, seed: int, culprit: str | None
+) -> None:
+    shelves = [
+        Shelf(f"s{i}", [f"{n}{fate}" for n, fate in enumerate(row)], f"net{i % 2}") for i, row in enumerate(fates)
+    ]
+    if culprit:
+        shelves[0].images.insert(len(shelves[0].images) // 2, culprit)
+    tallies = run(shelves, Crew(hands, seed))
+    for shelf in shelves:
+        tally = tallies[shelf.name]
+        bad = {path for path in shelf.images if path.strip("0123456789")}
+        assert sorted(shelf.done) == sorted(set(shelf.images) - bad)
+        assert set(tally.failed) == bad
+        assert tally.done == len(shelf.done)
+        assert (tally.problem, tally.interrupted) == (None, False)
+
+
+def test_an_image_that_kills_is_given_four_workers_and_no_innocent_is_listed() -> None:
+    shelf = Shelf("s", [f"{n}" for n in range(60)] + ["kill"] + [f"{n}" for n in range(60, 200)])
+    crew = Crew(2)
+    tally = run([shelf], crew)["s"]
+    assert set(tally.failed) == {"kill"}
+    assert "4 workers died" in tally.failed["kill"]
+    assert len(shelf.done) == 200
+    assert sum(size == 1 for _, _, size in crew.blocks) <= IN_FLIGHT + 10
+
+
+def test_workers_that_always_die_end_the_job_and_not_the_run() -> None:
+    shelves = [Shelf("s", [f"kill{n}" for n in range(100)]), Shelf("t", ["a", "b"], "other")]
+    crew = Crew(1)
+    tallies = run(shelves, crew)
+    assert "workers die whatever image they work on" in str(tallies["s"].problem)
+    assert len(tallies["s"].failed) == 3
+    assert tallies["t"].done == 2
+    assert len(crew.blocks) < 20
+
+
+def test_a_worker_keeps_what_it_has_loaded() -> None:
+    shelves = [Shelf(f"{model}/{data}", [f"{n}" for n in range(200)], model) for model in "abc" for data in "xy"]
+    crew = Crew(3)
+    tallies = run(shelves, crew)
+    assert all(tally.done == 200 for tally in tallies.values())
+    for name in ("w0", "w1", "w2"):
+        keys = [key for hand, key, _ in crew.blocks if hand == name]
+        changes = sum(a != b for a, b in itertools.pairwise(keys))
+        assert changes <= 6, keys  # to its own model, and to what is left at the end
+
+
+def test_idle_workers_take_what_is_left() -> None:
+    crew = Crew(4)
+    run([Shelf("s", [f"{n}" for n in range(100)])], crew)
+    assert {hand for hand, _, _ in crew.blocks} == {"w0", "w1", "w2", "w3"}
+
+
+def test_work_that_is_refused_is_reported_and_the_rest_is_done() -> None:
+    shelves = [Shelf("s", ["a"], refusal=StoreError("in use")), Shelf("t", ["a"])]
+    tallies = run(shelves, Crew(1))
+    assert (tallies["s"].problem, tallies["t"].done) == ("in use", 1)
+
+
+def test_nothing_to_do_starts_nobody() -> None:
+    crew = Crew(1)
+    assert run([Shelf("s", [])], crew)["s"].done == 0
+    assert crew.started == 0
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_is_done() -> None:
+    shelves = [Shelf("s", ["a", "b", "full", "c"]), Shelf("t", ["a"], "other")]
+    with pytest.raises(DiskError, match="the disk is full"):
+        run(shelves, Crew(1))
+    assert shelves[0].done == ["a", "b"]
+    assert shelves[1].done == []
+    assert not shelves[0].held
+
+
+def test_a_bug_is_raised_and_locks_are_given_back() -> None:
+    shelf = Shelf("s", ["a", "bug"])
+    with pytest.raises(RuntimeError, match="a bug"):
+        run([shelf], Crew(1))
+    assert not shelf.held
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6))
+def test_workers_that_die_now_and_then_cost_no_image(seed: int) -> None:
+    shelf = Shelf("s", [f"{n}" for n in range(150)])
+    tally = run([shelf], Crew(3, seed, deaths=0.02))["s"]
+    assert len(shelf.done) + len(tally.failed) == 150
+    assert tally.done == len(shelf.done)
+    assert len(shelf.done) == len(set(shelf.done))
+
+
+def test_what_dead_writers_left_is_removed_once_nobody_writes_any_more_and_only_where_somebody_wrote() -> None:
+    written, done_before = Shelf("s", ["a", "kill", "b"]), Shelf("t", [])
+    run([written, done_before], Crew(2))
+    assert (written.swept, done_before.swept) == (1, 0)
+
+
+def test_what_cannot_be_removed_does_not_fail_the_run() -> None:
+    class Stuck(Shelf):
+        def sweep(self) -> None:
+            raise PermissionError
+
+    tally = run([Stuck("s", ["a", "b"])], Crew(1))["s"]
+    assert (tally.done, tally.problem) == (2, None)
