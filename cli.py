@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .pipeline.config.manifest import Manifest
-    from .pipeline.fusion.ensemble import FusionResult
-    from .pipeline.inference.dump import JobResult
-    from .pipeline.inference.predict import Predicted
+    from .pipeline.fusion.ensemble import EnsembleResult
+    from .pipeline.inference.predict_job import PredictResult
+    from .pipeline.inference.store_job import DumpResult
     from .pipeline.scoring.evaluate_bravo import BravoScores
 
 INTERRUPTED = 130
@@ -219,7 +219,7 @@ def _note(line: str) -> None:
 
 
 def _one_line(text: str) -> str:
-    from .pipeline.config.yaml_document import one_line
+    from .errors import one_line
 
     return one_line(text)
 
@@ -273,9 +273,9 @@ def manifest_check(
 
     Example: hmsa-pipeline manifest check --data-root /data --assets /data/assets
     """
-    from .pipeline.inference.input_check import inspect
+    from .pipeline.inference.inputs import check_inputs
 
-    found = inspect(_load(manifest, output, models, datasets, data_root, assets))
+    found = check_inputs(_load(manifest, output, models, datasets, data_root, assets))
     for row in found:
         _say(
             json_file,
@@ -352,15 +352,14 @@ def dump(
     Example: hmsa-pipeline dump --manifest bravo.yaml --data-root /data --assets /data/assets
     """
     found = _load(manifest, output, models, datasets, data_root, assets, inference={"precision": precision})
-    from .pipeline.inference.dump import run_dump, table
-    from .pipeline.inference.dump_plan import plan_dump
-    from .pipeline.workers.dask_pool import hire
+    from .pipeline.inference.dump import dump_table, plan_dump, run_dump
+    from .pipeline.workers.choose import choose_workers
 
     if workers == 0:
         _refuse_without_effect(
             context, "with --workers 0: nobody is there to end a process that hangs", "image_timeout"
         )
-    crew, target, threads = hire(device, workers=workers, scheduler=scheduler)
+    crew, target, threads = choose_workers(device, workers=workers, scheduler=scheduler)
     try:
         plan = plan_dump(found, device=target, limit=limit, overwrite=overwrite)
         for note in plan.notes:
@@ -380,7 +379,7 @@ def dump(
     finally:
         crew.close()
     if sum(bool(r.done or r.failed) for r in results) > 1:
-        for line in table(results):
+        for line in dump_table(results):
             _say(json_file, line)
     _conclude(
         results,
@@ -395,7 +394,7 @@ def dump(
 
 
 def _conclude(
-    results: Sequence[JobResult] | Sequence[Predicted],
+    results: Sequence[DumpResult] | Sequence[PredictResult],
     todo: int,
     json_file: str | None,
     *,
@@ -425,7 +424,7 @@ def _conclude(
     _finish(any(r.interrupted for r in results), failed + problems)
 
 
-def _worked(name: str, result: JobResult | Predicted, json_file: str | None) -> None:
+def _worked(name: str, result: DumpResult | PredictResult, json_file: str | None) -> None:
     """What became of one job, when it ends."""
     _failed(name, result.failed)
     if result.problem:
@@ -504,13 +503,13 @@ def predict(
         ensemble={"label": label, "confidence": confidence},
     )
     from .pipeline.inference.predict import plan_predict, run_predict
-    from .pipeline.workers.dask_pool import hire
+    from .pipeline.workers.choose import choose_workers
 
     if workers == 0:
         _refuse_without_effect(
             context, "with --workers 0: nobody is there to end a process that hangs", "image_timeout"
         )
-    crew, target, threads = hire(device, workers=workers, scheduler=scheduler)
+    crew, target, threads = choose_workers(device, workers=workers, scheduler=scheduler)
     try:
         plan = plan_predict(found, device=target, limit=limit, overwrite=overwrite, keep=_names("--keep", keep) or ())
         for note in plan.notes:
@@ -571,7 +570,7 @@ def ensemble(
         manifest, output, models, datasets, data_root, assets, ensemble={"label": label, "confidence": confidence}
     )
     from .pipeline.fusion.ensemble import plan_ensemble, run_ensemble
-    from .pipeline.workers.dask_pool import hire
+    from .pipeline.workers.choose import choose_workers
 
     if workers == 0:
         _refuse_without_effect(
@@ -588,7 +587,7 @@ def ensemble(
         _figures(json_file, [{"dataset": p.dataset, "todo": len(p.tasks), "skipped": p.skipped} for p in plans])
         return
 
-    def ended(result: FusionResult) -> None:
+    def ended(result: EnsembleResult) -> None:
         _failed(result.dataset, result.failed)
         if result.partial:
             print(
@@ -602,7 +601,7 @@ def ensemble(
                 f"{len(result.failed)} failed, {result.seconds:.1f} s",
             )
 
-    crew, _, _ = hire("cpu", workers=workers, scheduler=scheduler, needs_gpu=False)
+    crew, _, _ = choose_workers("cpu", workers=workers, scheduler=scheduler, needs_gpu=False)
     try:
         results = run_ensemble(found, plans, crew, ended, overwrite=overwrite, patience=image_timeout)
     finally:
@@ -717,7 +716,7 @@ def evaluate(
             _refuse_without_effect(context, "beside --ground-truth, which names the datasets", "datasets")
             if predictions is not None:
                 _refuse_without_effect(context, "beside --predictions", "output", "data_root", "assets")
-        from .pipeline.fusion.member_stores import subjects_of, weighed
+        from .pipeline.fusion.member_stores import scored_combinations, voting_members
         from .pipeline.scoring.evaluate_bravo import score_members, score_predictions, score_submission
 
         if submission is not None:
@@ -729,7 +728,7 @@ def evaluate(
         read = _load(manifest, output, models, datasets, data_root, assets)
         folder = predictions or _predictions(read)
         if per_model or leave_one_out:
-            subjects = subjects_of(weighed(read), per_model=per_model, leave_one_out=leave_one_out)
+            subjects = scored_combinations(voting_members(read), per_model=per_model, leave_one_out=leave_one_out)
             _say_members(score_members(ground_truth, samples, folder, read, subjects), json_file)
         else:
             _say_bravo(score_predictions(ground_truth, samples, folder), json_file)
@@ -742,7 +741,7 @@ def evaluate(
             _refuse_without_effect(context, "beside --predictions", "output")
     from .pipeline.commands.output import write_rows
     from .pipeline.scoring.evaluate import evaluate as score
-    from .pipeline.scoring.evaluate import plan_evaluation, rows, table
+    from .pipeline.scoring.evaluate import evaluation_rows, evaluation_table, plan_evaluation
 
     found = _load(manifest, output, models, datasets, data_root, assets)
     plans = plan_evaluation(
@@ -761,11 +760,11 @@ def evaluate(
         result = score(plan, processes)
         results.append(result)
         _failed(result.dataset, result.failed)
-        for line in table(result):
+        for line in evaluation_table(result):
             _say(json_file, line)
     _figures(json_file, [result.as_json() for result in results])
     if csv_file:
-        write_rows(csv_file, rows(results), "--csv")
+        write_rows(csv_file, evaluation_rows(results), "--csv")
     _finish(False, sum(len(result.failed) for result in results))
 
 
@@ -800,7 +799,7 @@ def calibrate(
     from .files import write_text
     from .pipeline.commands.output import require_target
     from .pipeline.scoring.calibrate import calibrate as fit
-    from .pipeline.scoring.calibrate import calibrated_manifest, plan_calibration, table
+    from .pipeline.scoring.calibrate import calibrated_manifest, calibration_table, plan_calibration
 
     require_target(str(write), "--write")
     if write.exists() and Path(manifest).exists() and write.samefile(manifest):
@@ -812,7 +811,7 @@ def calibrate(
         write_text(write, calibrated_manifest(found, result).to_yaml())
     except OSError as error:
         raise disk_error(write, error) from error
-    for line in table(result, write):
+    for line in calibration_table(result, write):
         _say(json_file, line)
     _figures(json_file, result.as_json())
 
@@ -847,15 +846,15 @@ def render(
     """
     from .errors import nearest
     from .pipeline.commands.output import require_folder
-    from .pipeline.report.render import KINDS, plan_rendering
-    from .pipeline.report.render import render as draw
+    from .pipeline.report.render import KINDS, plan_render
+    from .pipeline.report.render import run_render as draw
 
     wanted = _names("--kinds", kinds) or []
     if unknown := [kind for kind in wanted if kind not in KINDS]:
         raise HmsaError(f"--kinds {unknown[0]}: is no kind of picture; {nearest(unknown[0], KINDS)}")
     require_folder(write, "--write")
     found = _load(manifest, output, None, datasets, data_root, assets)
-    plans = plan_rendering(found, write, wanted, opacity=opacity, width=width, limit=limit)
+    plans = plan_render(found, write, wanted, opacity=opacity, width=width, limit=limit)
     results = [draw(plan) for plan in plans]
     for result in results:
         _failed(result.dataset, result.failed)
@@ -907,8 +906,9 @@ def report(
     Example: hmsa-pipeline report --manifest cityscapes --write report
     """
     from .pipeline.commands.output import require_folder
-    from .pipeline.report.build_report import PAGE, plan_report
-    from .pipeline.report.build_report import report as make
+    from .pipeline.report.build_report import plan_report
+    from .pipeline.report.build_report import run_report as make
+    from .pipeline.report.page import PAGE
 
     if no_members:
         _refuse_without_effect(context, "beside --no-members", "models")
@@ -943,31 +943,31 @@ def _average(name: str) -> str:
 
 
 def _predictions(manifest: Manifest) -> Path:
-    from .pipeline.inference.inputs import PREDICTIONS
+    from .pipeline.storage.output_folder import PREDICTIONS
 
     return manifest.output / PREDICTIONS
 
 
 def _say_bravo(scores: BravoScores, json_file: str | None) -> None:
-    from .pipeline.scoring.evaluate_bravo import table
-    from .pipeline.scoring.metrics import defined
+    from .pipeline.scoring.evaluate_bravo import bravo_table
+    from .pipeline.text import without_nan
 
     _failed("BRAVO", scores.failed)
-    for line in table(scores):
+    for line in bravo_table(scores):
         _say(json_file, line)
-    _figures(json_file, defined(scores.figures))
+    _figures(json_file, without_nan(scores.figures))
     _finish(False, len(scores.failed))
 
 
 def _say_members(scores: dict[str, BravoScores], json_file: str | None) -> None:
     from .pipeline.scoring.evaluate_bravo import comparison
-    from .pipeline.scoring.metrics import defined
+    from .pipeline.text import without_nan
 
     failed = next(iter(scores.values())).failed
     _failed("BRAVO", failed)
     for line in comparison(scores):
         _say(json_file, line)
-    _figures(json_file, {name: defined(found.figures) for name, found in scores.items()})
+    _figures(json_file, {name: without_nan(found.figures) for name, found in scores.items()})
     _finish(False, len(failed))
 
 
@@ -1039,10 +1039,10 @@ def submit(
     from dataclasses import asdict
 
     from .errors import nearest
-    from .pipeline.commands.output import as_size
     from .pipeline.submission.benchmark_formats import BRAVO, FORMATS
-    from .pipeline.submission.submit_bravo import check_submission
-    from .pipeline.submission.submit_bravo import submit as write
+    from .pipeline.submission.submit_bravo import check_bravo
+    from .pipeline.submission.submit_bravo import submit_bravo as write
+    from .pipeline.text import as_size
 
     if form not in FORMATS:
         raise HmsaError(f"--format: there is no {form!r}; {nearest(form, FORMATS)}")
@@ -1065,7 +1065,7 @@ def submit(
         why = "beside --check" if check is not None else "beside --predictions"
         _refuse_without_effect(context, why, "data_root", "assets")
     if check is not None:
-        looked = check_submission(check, samples)
+        looked = check_bravo(check, samples)
         _failed(check.name, looked.wrong)
         missing = looked.missing or []
         _failed(check.name, dict.fromkeys(missing, "is missing"))
@@ -1103,9 +1103,9 @@ def _submit_to(
     """Write for a benchmark other than BRAVO, or check what was written for it."""
     from dataclasses import asdict
 
-    from .pipeline.commands.output import as_size
     from .pipeline.submission.benchmark_formats import upload_format
     from .pipeline.submission.submit_dataset import check_upload, plan_upload, write_upload
+    from .pipeline.text import as_size
 
     if check is None and output is None:
         raise HmsaError("--output: name the .zip file or the folder to write")
@@ -1148,8 +1148,8 @@ def status(
 
     Example: hmsa-pipeline status --output runs/bravo
     """
-    from .pipeline.commands.output import as_size
-    from .pipeline.store.verify import status as states
+    from .pipeline.store.verify import store_status as states
+    from .pipeline.text import as_size
 
     found = states(_load(manifest, output, models, datasets, data_root, assets))
     wide = max(len(f"{s.dataset}/{s.model}") for s in found)
@@ -1347,7 +1347,7 @@ def train(
 
     Example: hmsa-pipeline train --dataset gta5 --data-root /data --assets /data/assets --gpus 2
     """
-    from .pipeline.config.recipe import load_recipe, parse_size, recipe_of
+    from .pipeline.config.load_recipe import load_recipe, parse_size, recipe_of
 
     if (dataset is None) == (manifest is None):
         raise HmsaError("train: give --dataset NAME, or --manifest FILE with a recipe of your own")
@@ -1378,10 +1378,10 @@ def train(
         },
     )
     from .pipeline.training.plan import plan_training
-    from .pipeline.training.processes import Ranks, launch
+    from .pipeline.training.processes import TrainingProcess, launch
 
-    started = Ranks.of_environment()
-    ranks = started or Ranks(world=gpus)
+    started = TrainingProcess.of_environment()
+    ranks = started or TrainingProcess(world=gpus)
     if not ranks.first:
         _be_quiet()
     plan = plan_training(
@@ -1400,7 +1400,7 @@ def train(
     if gpus > 1 and not started:
         raise SystemExit(launch(sys.argv[1:], gpus))
     from .pipeline.training.log import iou_table
-    from .pipeline.training.trainer import run_training
+    from .pipeline.training.run import run_training
 
     def ended(row: dict[str, Any]) -> None:
         line = f"epoch {row['epoch']}/{recipe.epochs}: loss {row['loss']['total']:.3f}, {row['seconds']:.1f} s"
@@ -1436,11 +1436,11 @@ def datasets_list(
 
     Example: hmsa-pipeline datasets list gta5
     """
-    from .pipeline.dataset_tools.guide import guide, guide_figures, known_sources
+    from .pipeline.dataset_tools.guide import dataset_guide, guide_figures, known_sources
 
     found = known_sources(names or [])
     for facts in found:
-        _say(json_file, "\n".join([*guide(facts), ""]))
+        _say(json_file, "\n".join([*dataset_guide(facts), ""]))
     _figures(json_file, [guide_figures(facts) for facts in found])
 
 
@@ -1524,10 +1524,12 @@ def datasets_draw(
 
     Example: hmsa-pipeline datasets draw gta5 --output drawn
     """
-    from .pipeline.dataset_tools.guide import draw_sources, frame_size
+    from .pipeline.dataset_tools.draw import draw_datasets, frame_size
 
     drawn = []
-    for one in draw_sources(names or [], output, train=train, val=val, seed=seed, size=frame_size(size), style=style):
+    for one in draw_datasets(
+        names or [], output, train=train, val=val, seed=seed, size=frame_size(size), style=style
+    ):
         _say(json_file, f"drawn: {one.folder}")
         drawn.append(one)
     _say(json_file, "\n".join(["", "to train on them, some seconds each on a CPU:", *(one.command for one in drawn)]))

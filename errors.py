@@ -59,3 +59,28 @@ def disk_error(path: Path, error: OSError) -> DiskError:
         f"{path}: cannot be written ({error.strerror or error}); {mend} and run the same command again, "
         "what is complete is kept"
     )
+
+
+def one_line(text: str) -> str:
+    """The text with line breaks and whatever else a terminal cannot show written as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def describe_value(value: object) -> str:
+    """A value as a message shows it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return f"the number {_shortened(value)}"
+    if isinstance(value, str):
+        return f"the text {_shortened(value)}"
+    return {dict: "a mapping", list: "a list", tuple: "a list"}.get(type(value), type(value).__name__)
+
+
+def _shortened(value: object) -> str:
+    if isinstance(value, int) and abs(value) > 10**60:
+        return "of more than 60 digits"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

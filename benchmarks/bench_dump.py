@@ -30,11 +30,12 @@ from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.config.manifest import Member
 from hmsa_pipeline.pipeline.inference.dump_block import DumpBlock
-from hmsa_pipeline.pipeline.inference.image_block import Setting
+from hmsa_pipeline.pipeline.inference.settings import InferenceSettings
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
-from hmsa_pipeline.pipeline.store.identity import Identity, Photograph
+from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
-from hmsa_pipeline.pipeline.workers.protocol import Report
+from hmsa_pipeline.pipeline.workers.protocol import ProgressReporter
 from PIL import Image
 
 Shape = tuple[int, int]
@@ -48,7 +49,7 @@ def store_of(path: Path, photos: list[Path], shape: Shape, encoding: str) -> Log
     return store
 
 
-def block_of(root: Path, photos: list[Path], shape: Shape, setting: Setting, arch: str) -> DumpBlock:
+def block_of(root: Path, photos: list[Path], shape: Shape, setting: InferenceSettings, arch: str) -> DumpBlock:
     """A block of a dump that nobody has the lock of yet."""
     store = store_of(root / "ours.zarr", photos, shape, "lossless")
     checkpoint = root / "weights.pth"
@@ -59,7 +60,7 @@ def block_of(root: Path, photos: list[Path], shape: Shape, setting: Setting, arc
 # ------------------------------------------------------------------ the cases, each in a process of its own
 
 
-def make_loop(root: Path, photos: list[Path], setting: Setting, arch: str) -> Callable[[], Any]:
+def make_loop(root: Path, photos: list[Path], setting: InferenceSettings, arch: str) -> Callable[[], Any]:
     predictor = setting.predictor()
     predictor.load(Member(name="it", arch=arch, checkpoint=str(root / "weights.pth")))
 
@@ -71,7 +72,7 @@ def make_loop(root: Path, photos: list[Path], setting: Setting, arch: str) -> Ca
     return work
 
 
-def make_forward(root: Path, photos: list[Path], setting: Setting, arch: str) -> Callable[[], Any]:
+def make_forward(root: Path, photos: list[Path], setting: InferenceSettings, arch: str) -> Callable[[], Any]:
     predictor = setting.predictor()
     predictor.load(Member(name="it", arch=arch, checkpoint=str(root / "weights.pth")))
     images = [decode_image(photo) for photo in photos]
@@ -83,7 +84,9 @@ def make_forward(root: Path, photos: list[Path], setting: Setting, arch: str) ->
     return work
 
 
-def make_dump(root: Path, photos: list[Path], shape: Shape, setting: Setting, arch: str) -> Callable[[], Any]:
+def make_dump(
+    root: Path, photos: list[Path], shape: Shape, setting: InferenceSettings, arch: str
+) -> Callable[[], Any]:
     block = block_of(root, photos, shape, setting, arch)
 
     def work() -> None:
@@ -91,7 +94,7 @@ def make_dump(root: Path, photos: list[Path], shape: Shape, setting: Setting, ar
             shard.unlink()
         with writer_lock(block.writer.path) as token:
             object.__setattr__(block, "token", token)
-            outcome = block.run(Report(lambda: False))
+            outcome = block.run(ProgressReporter(lambda: False))
         assert not outcome.failed
         assert not outcome.left
 
@@ -140,7 +143,7 @@ def main() -> None:
         photos = [root / f"{number}.png" for number in range(options.images)]
         for number, photo in enumerate(photos):
             Image.fromarray(draw_scene(number, *options.size).image).save(photo)
-        setting = Setting(options.device, options.precision, (0.5, 1.0, 2.0), False)
+        setting = InferenceSettings(options.device, options.precision, (0.5, 1.0, 2.0), False)
         cases = {
             "decode, forward, savez": partial(make_loop, root, photos, setting, options.arch),
             "forward alone": partial(make_forward, root, photos, setting, options.arch),

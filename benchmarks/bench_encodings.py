@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from harness import machine
-from hmsa_pipeline.pipeline.store.fixed_point import decoded, encoded
-from hmsa_pipeline.pipeline.store.logit_store import LogitStore, strip_rows
+from hmsa_pipeline.pipeline.store.fixed_point import decode, encode
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
+from hmsa_pipeline.pipeline.store.zarr_backend import strip_rows
 from numcodecs import Blosc, blosc
 
 Way = tuple[Callable[[np.ndarray], Any], Callable[[Any], np.ndarray]]
@@ -37,8 +38,8 @@ def compact() -> Way:
     """Encoding ``compact``."""
     codec = Blosc("zstd", 3, Blosc.BITSHUFFLE)
     return (
-        lambda strip: (codec.encode(encoded(strip)), strip.shape),
-        lambda packed: decoded(np.frombuffer(codec.decode(packed[0]), np.uint16).reshape(packed[1])),
+        lambda strip: (codec.encode(encode(strip)), strip.shape),
+        lambda packed: decode(np.frombuffer(codec.decode(packed[0]), np.uint16).reshape(packed[1])),
     )
 
 

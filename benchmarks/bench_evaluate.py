@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from hmsa_pipeline.pipeline.scoring.metrics import LEVELS
-from hmsa_pipeline.pipeline.scoring.pixel_counts import Counts, count
+from hmsa_pipeline.pipeline.fusion.prediction_files import CONFIDENCE_LEVELS
+from hmsa_pipeline.pipeline.scoring.pixel_counts import PixelCounts, count_classes
 
 TARGET = 5.0
 
@@ -40,7 +40,7 @@ def by_sorting(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> 
     matrix = np.bincount(19 * truth + label, minlength=361).reshape(19, 19)
     order = np.argsort(confidence)
     right, confidence = (label == truth)[order], confidence[order]
-    levels = np.zeros((2, LEVELS))
+    levels = np.zeros((2, CONFIDENCE_LEVELS))
     np.add.at(levels[1], confidence, right)
     np.add.at(levels[0], confidence, ~right)
     return matrix, levels
@@ -51,12 +51,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=6)
     images = parser.parse_args().images
-    total, ours, theirs = Counts(), [], []
+    total, ours, theirs = PixelCounts(), [], []
     peaks = []
     for seed in range(images):
         maps = drawn(seed)
         begun = time.perf_counter()
-        counts = count(*maps)
+        counts = count_classes(*maps)
         total += counts
         ours.append(time.perf_counter() - begun)
         peaks.append(memory())

@@ -26,7 +26,7 @@ from hmsa_pipeline.models.checkpoint import load_weights
 from hmsa_pipeline.models.hmsa import HMSA
 from hmsa_pipeline.models.hrnet import join
 from hmsa_pipeline.models.ocr import OCRHead, OCROutput, gather_regions
-from hmsa_pipeline.models.prepare_inference import prepare
+from hmsa_pipeline.models.prepare_inference import prepare_for_inference
 from hmsa_pipeline.models.registry import build
 from PIL import Image
 from torch import Tensor
@@ -106,7 +106,7 @@ def make_baseline(arch: str, shape: tuple[int, int], device: str, precision: str
 
 def make_ours(arch: str, shape: tuple[int, int], device: str, precision: str) -> Callable[[], Tensor]:
     dtype = DTYPES[precision]
-    model = prepare(network(arch, device), dtype)
+    model = prepare_for_inference(network(arch, device), dtype)
     images = pixels(shape, device).to(dtype or torch.float32, memory_format=torch.channels_last)
 
     @torch.inference_mode()
@@ -130,7 +130,7 @@ def agreement(arch: str, checkpoint: Path, photographs: Path, width: int, device
         model = build(arch)
         assert isinstance(model, HMSA)
         load_weights(model, checkpoint, arch)
-        return prepare(model.to(device), dtype)  # type: ignore[return-value]
+        return prepare_for_inference(model.to(device), dtype)  # type: ignore[return-value]
 
     dtype = DTYPES[precision] or torch.float32
     whole, half = loaded(None), loaded(DTYPES[precision])

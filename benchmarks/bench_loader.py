@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 import torch
 from hmsa_pipeline.datasets.class_uniform import tile_centroids
-from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.decode.tensors import decode_image, normalise
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
-from hmsa_pipeline.datasets.layout.image_mask_pairs import Pair
-from hmsa_pipeline.datasets.segmentation_dataset import Draw, Sample, SegmentationDataset
+from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair
+from hmsa_pipeline.datasets.segmentation_dataset import Sample, SampleRequest, SegmentationDataset
 from hmsa_pipeline.datasets.synthetic.scene import draw_scene
 from hmsa_pipeline.datasets.taxonomy import IGNORE, PALETTE
 from hmsa_pipeline.datasets.transforms import TrainTransform
@@ -42,16 +42,16 @@ FRAME = (1052, 1914)
 TILE = 1024
 
 
-def write_frames(root: Path, count: int) -> tuple[list[Pair], list[np.ndarray]]:
+def write_frames(root: Path, count: int) -> tuple[list[ImageMaskPair], list[np.ndarray]]:
     """Drawn frames below ``root`` as GTA5 stores them, and their centroids (class, x, y)."""
     raw_ids = np.zeros(256, dtype=np.uint8)
-    for raw, (train, _) in (source("gta5").labels or {}).items():
+    for raw, (train, _) in (dataset_spec("gta5").labels or {}).items():
         if train != IGNORE and raw >= 0:
             raw_ids[train] = raw
     pairs, centroids = [], []
     for number in range(count):
         scene = draw_scene(number, *FRAME)
-        pair = Pair(f"images/{number:05d}.png", f"labels/{number:05d}.png", "ids")
+        pair = ImageMaskPair(f"images/{number:05d}.png", f"labels/{number:05d}.png", "ids")
         mask = Image.fromarray(raw_ids[scene.mask])
         mask.putpalette([level for colour in PALETTE for level in colour])
         for path, picture in ((pair.image, Image.fromarray(scene.image)), (pair.mask, mask)):
@@ -62,13 +62,13 @@ def write_frames(root: Path, count: int) -> tuple[list[Pair], list[np.ndarray]]:
     return pairs, centroids
 
 
-def draws(count: int, centroids: Sequence[np.ndarray]) -> list[Draw]:
+def draws(count: int, centroids: Sequence[np.ndarray]) -> list[SampleRequest]:
     """What to load; every second one around a centroid."""
     chosen = []
     for number in range(count):
         image = number % len(centroids)
         _, x, y = centroids[image][number % len(centroids[image])].tolist()
-        chosen.append(Draw(image, number, (x, y) if number % 2 else None))
+        chosen.append(SampleRequest(image, number, (x, y) if number % 2 else None))
     return chosen
 
 
@@ -82,7 +82,7 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
     return round(1000 * statistics.median(times), 1)
 
 
-def steps(dataset: SegmentationDataset, todo: Sequence[Draw], repeats: int) -> dict[str, float]:
+def steps(dataset: SegmentationDataset, todo: Sequence[SampleRequest], repeats: int) -> dict[str, float]:
     """How long each step of the loader takes in one thread."""
     torch.set_num_threads(1)
     pair = dataset.pairs[0]
@@ -102,7 +102,7 @@ def steps(dataset: SegmentationDataset, todo: Sequence[Draw], repeats: int) -> d
     }
 
 
-def loader_speed(dataset: SegmentationDataset, todo: list[Draw], batch: int, workers: int) -> float:
+def loader_speed(dataset: SegmentationDataset, todo: list[SampleRequest], batch: int, workers: int) -> float:
     """Images per second of worker processes that are already at work."""
     loader = DataLoader(dataset, batch, sampler=todo, num_workers=workers, persistent_workers=workers > 0)
     for _ in loader:  # processes start
@@ -164,7 +164,7 @@ def main() -> None:
             gaussian_blur=args.blur,
             rand_augment=tuple(args.rand_augment) if args.rand_augment else None,
         )
-        dataset = SegmentationDataset(root, pairs, LabelReader(root, source("gta5")), transform)
+        dataset = SegmentationDataset(root, pairs, LabelReader(root, dataset_spec("gta5")), transform)
         todo = draws(args.images, centroids)
         figures: dict[str, Any] = {
             "frame": FRAME,

@@ -30,8 +30,9 @@ import yaml
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.config.manifest import load_manifest
-from hmsa_pipeline.pipeline.inference.dump_plan import plan_dump
-from hmsa_pipeline.pipeline.store.identity import Identity, Photograph
+from hmsa_pipeline.pipeline.inference.dump import plan_dump
+from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
 

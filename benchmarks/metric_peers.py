@@ -23,14 +23,9 @@ from typing import Any
 
 import torch
 from hmsa_pipeline.datasets.dataset_specs import LABELLED, LABELLED_OR_PREDICTED
+from hmsa_pipeline.pipeline.fusion.prediction_files import CONFIDENCE_LEVELS
 from hmsa_pipeline.pipeline.scoring.averages import Average
-from hmsa_pipeline.pipeline.scoring.metrics import (
-    LEVELS,
-    confusion,
-    detection_figures,
-    level_counts,
-    semantic_figures,
-)
+from hmsa_pipeline.pipeline.scoring.metrics import confusion, detection_figures, level_counts, semantic_figures
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = Path(__file__).with_name("peers")
@@ -83,7 +78,7 @@ def ours() -> dict[str, float]:
     counts = level_counts(p["right"], level)
     found = semantic_figures(matrix, counts, Average(LABELLED_OR_PREDICTED, LABELLED_OR_PREDICTED))
     found["miou labelled"] = semantic_figures(matrix, counts, Average(LABELLED, LABELLED))[MEAN]
-    odd = detection_figures(level_counts(p["odd"], (LEVELS - 1 - p["level"]).astype("uint16")))
+    odd = detection_figures(level_counts(p["odd"], (CONFIDENCE_LEVELS - 1 - p["level"]).astype("uint16")))
     found |= {f"ood {name}": value for name, value in odd.items()}
     return {name: found[name] for name in TITLES}
 

@@ -26,7 +26,7 @@ from ..errors import DatasetError, disk_error
 from ..files import write_bytes
 from .decode.image_header import read_size
 from .layout.folder_layout import located
-from .layout.image_mask_pairs import Pair, panoptic_json
+from .layout.image_mask_pairs import ImageMaskPair, panoptic_json
 from .parallel import map_files
 from .taxonomy import NUM_CLASSES
 
@@ -96,7 +96,7 @@ def tile_centroids(labels: NDArray[np.uint8], tile: int, num_classes: int = NUM_
 
 def build_index(
     reader: LabelReader,
-    pairs: Sequence[Pair],
+    pairs: Sequence[ImageMaskPair],
     tile: int,
     *,
     cache: Path | None = None,
@@ -145,8 +145,8 @@ def build_index(
 
 
 def without_labels(
-    reader: LabelReader, pairs: Sequence[Pair], index: CentroidIndex, processes: int | None = None
-) -> list[Pair]:
+    reader: LabelReader, pairs: Sequence[ImageMaskPair], index: CentroidIndex, processes: int | None = None
+) -> list[ImageMaskPair]:
     """The pairs whose masks label nothing, of all pixels.
 
     Only masks without a centroid are read again: what lies beside the last whole tile has none.
@@ -216,17 +216,17 @@ def plan_epoch(
     return plan
 
 
-def _centroids_of(reader: LabelReader, tile: int, num_classes: int, pair: Pair) -> NDArray[np.int32]:
+def _centroids_of(reader: LabelReader, tile: int, num_classes: int, pair: ImageMaskPair) -> NDArray[np.int32]:
     # The picture's size decides where a mask that is of another size belongs.
     labels = reader.read(pair, read_size(located(reader.root, pair.image)))
     return tile_centroids(labels, tile, num_classes)
 
 
-def _labels_something(reader: LabelReader, num_classes: int, pair: Pair) -> bool:
+def _labels_something(reader: LabelReader, num_classes: int, pair: ImageMaskPair) -> bool:
     return bool((reader.read(pair, read_size(located(reader.root, pair.image))) < num_classes).any())
 
 
-def _fingerprint(reader: LabelReader, pairs: Sequence[Pair], tile: int, num_classes: int) -> str:
+def _fingerprint(reader: LabelReader, pairs: Sequence[ImageMaskPair], tile: int, num_classes: int) -> str:
     # What the colours of panoptic masks mean stands in files of their own.
     beside = sorted({panoptic_json(pair.mask) for pair in pairs if pair.encoding == "panoptic"})
     content = {

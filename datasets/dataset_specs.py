@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import DatasetError, nearest
-from .layout.folder_layout import Layout, replaced
+from .layout.folder_layout import FolderLayout, replaced
 from .taxonomy import IGNORE, NUM_CLASSES
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class MaskRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DatasetSpec:
     """One dataset as its authors distribute it."""
 
     name: str
@@ -99,7 +99,7 @@ class Source:
     """What brings the masks."""
     tree: str
     """How the folder must look, in a few lines."""
-    layout: Layout
+    layout: FolderLayout
     """Where its images lie."""
     split_folders: Mapping[str, str]
     """Split -> what the dataset itself calls it, for the paths of masks; all splits that have folders."""
@@ -144,7 +144,7 @@ class Source:
         """The splits that can have masks."""
         return tuple(split for split in self.layout.split_names if split not in self.unlabelled)
 
-    def mapped(self, mapping: str | None) -> Source:
+    def mapped(self, mapping: str | None) -> DatasetSpec:
         """The same dataset with another mapping of its raw ids to train ids.
 
         Args:
@@ -248,12 +248,12 @@ class _Known(Collection[str]):
         return len(NAMES) + len(EVALUATED) + len(_outside())
 
 
-KNOWN: Collection[str] = _Known()
+KNOWN_DATASETS: Collection[str] = _Known()
 """The names of ours, and of those that installed packages bring."""
 
 
 @functools.cache
-def source(name: str) -> Source:
+def dataset_spec(name: str) -> DatasetSpec:
     """The facts about one dataset.
 
     Args:
@@ -266,7 +266,7 @@ def source(name: str) -> Source:
         return _described(name, yaml.safe_load((_FILES / f"{name}.yaml").read_text(encoding="utf-8")))
     point = _outside().get(name)
     if point is None:
-        raise DatasetError(f"unknown dataset '{name}'; {nearest(name, KNOWN)}")
+        raise DatasetError(f"unknown dataset '{name}'; {nearest(name, KNOWN_DATASETS)}")
     try:
         return _described(name, yaml.safe_load(Path(point.load()).read_text(encoding="utf-8")))
     except Exception as error:  # of somebody else's code and file
@@ -276,7 +276,7 @@ def source(name: str) -> Source:
         ) from error
 
 
-def _described(name: str, facts: dict[str, Any]) -> Source:
+def _described(name: str, facts: dict[str, Any]) -> DatasetSpec:
     """What a file says of the dataset ``name``; only ``splits`` has to be there."""
     archives = facts.get("archives", {"images": "its images", "masks": "its masks"})
     labels = facts.get("labels")
@@ -297,12 +297,12 @@ def _described(name: str, facts: dict[str, Any]) -> Source:
             called[name_of] = called[split]
             unlabelled += [name_of] if split in unlabelled else []
     mappings = facts.get("mappings", {})
-    return Source(
+    return DatasetSpec(
         name=name,
         **texts,
         image_archive=archives["images"],
         mask_archive=archives["masks"],
-        layout=Layout(
+        layout=FolderLayout(
             splits=splits,
             default=facts.get("default"),
             stem_ending=facts.get("stem_ending", ""),

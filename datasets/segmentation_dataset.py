@@ -15,13 +15,13 @@ from .layout.folder_layout import located
 
 if TYPE_CHECKING:
     from .labels.label_reader import LabelReader
-    from .layout.image_mask_pairs import Pair
+    from .layout.image_mask_pairs import ImageMaskPair
 
 Transform = Callable[[Tensor, Tensor, tuple[int, int] | None], tuple[Tensor, Tensor]]
 """Image (3, H, W), labels (H, W), both uint8, and (x, y) of a centroid or None, to image and labels."""
 
 
-class Draw(NamedTuple):
+class SampleRequest(NamedTuple):
     """Which sample is asked for, and all that chance decides about it."""
 
     image: int
@@ -53,7 +53,7 @@ class SegmentationDataset(Dataset[Sample]):
         transform: what becomes of both; it may draw from torch's global generator of the CPU, and from no other.
     """
 
-    def __init__(self, root: Path, pairs: Sequence[Pair], reader: LabelReader, transform: Transform):
+    def __init__(self, root: Path, pairs: Sequence[ImageMaskPair], reader: LabelReader, transform: Transform):
         self.root = root
         self.pairs = pairs
         self.reader = reader
@@ -62,7 +62,7 @@ class SegmentationDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, draw: Draw | int) -> Sample:
+    def __getitem__(self, draw: SampleRequest | int) -> Sample:
         """The same draw gives the same sample in any process, whatever was drawn before.
 
         Args:
@@ -73,7 +73,7 @@ class SegmentationDataset(Dataset[Sample]):
             IndexError: there are fewer pairs.
             ValueError: the centroid is outside of the frame.
         """
-        index, seed, centroid = Draw(draw, 0) if isinstance(draw, int) else draw
+        index, seed, centroid = SampleRequest(draw, 0) if isinstance(draw, int) else draw
         pair = self.pairs[index]
         image = decode_image(located(self.root, pair.image))
         labels = torch.from_numpy(self.reader.read(pair, (image.shape[1], image.shape[2])))

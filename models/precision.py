@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from .checkpoint import expected_shapes, read_weights
-from .prepare_inference import prepare
+from .prepare_inference import prepare_for_inference
 from .registry import build_any
 
 _NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
@@ -51,7 +51,7 @@ def check_range(path: Path, arch: str, dtype: torch.dtype) -> None:
     with torch.device("meta"):
         model = build_any(arch)
     model.load_state_dict(weights, assign=True)
-    demand_range(path, prepare(model.float(), dtype), dtype)
+    demand_range(path, prepare_for_inference(model.float(), dtype), dtype)
 
 
 def _bound(weights: Mapping[str, Tensor]) -> float:

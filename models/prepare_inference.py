@@ -16,7 +16,7 @@ from .plain import PlainNetwork
 Network = TypeVar("Network", OCRNet, PlainNetwork, OCRNet | PlainNetwork)
 
 
-def prepare(model: Network, dtype: torch.dtype | None = None) -> Network:
+def prepare_for_inference(model: Network, dtype: torch.dtype | None = None) -> Network:
     """Change a network in evaluation mode for inference, for good: it cannot be trained or saved any more.
 
     Every normalisation that follows a convolution becomes part of its weights. Weights are kept with channels last,

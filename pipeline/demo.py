@@ -21,7 +21,7 @@ from typing import IO, Any
 import yaml
 
 from .. import __version__
-from ..datasets.dataset_specs import NAMES, source
+from ..datasets.dataset_specs import NAMES, dataset_spec
 from ..datasets.synthetic.write_bravo import write_bravo
 from ..errors import ManifestError, StoreError
 from ..files import write_json, write_text
@@ -33,7 +33,7 @@ from .training.plan import WEIGHTS
 _WORKERS = 2  # more would not fit into 2 GB of memory
 ARCH = "hrnet_tiny_ocr_mscale"
 PAGE = "report/index.html"
-PARENTS = {
+INITIAL_WEIGHTS_OF = {
     "bdd100k": "mapillary",
     "idd": "cityscapes",
     "wilddash": "cityscapes",
@@ -44,7 +44,7 @@ PARENTS = {
 
 
 @dataclass(frozen=True)
-class Extent:
+class DemoSize:
     """How much of everything there is.
 
     Attributes:
@@ -68,7 +68,7 @@ class Extent:
     pixels: int
 
 
-WHOLE = Extent(
+WHOLE = DemoSize(
     train=40,
     val=4,
     frames=(144, 256),
@@ -78,7 +78,7 @@ WHOLE = Extent(
     photographs=(144, 288),
     pixels=100_000,
 )
-QUICK = Extent(
+QUICK = DemoSize(
     train=4, val=2, frames=(64, 128), crop=(48, 64), epochs=(1, 1), exam=1, photographs=(64, 128), pixels=10_000
 )
 
@@ -95,12 +95,12 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class _Walk:
+class _DemoPlan:
     """All that a demo consists of."""
 
     folder: Path
     seed: int
-    extent: Extent
+    extent: DemoSize
 
     @property
     def manifest(self) -> Path:
@@ -169,7 +169,7 @@ def run_demo(folder: Path, seed: int, *, quick: bool = False) -> int:
         ManifestError: the folder holds another manifest.
         StoreError: the folder cannot be written.
     """
-    walk = _Walk(folder.resolve(), seed, QUICK if quick else WHOLE)
+    walk = _DemoPlan(folder.resolve(), seed, QUICK if quick else WHOLE)
     text = _manifest(walk)
     try:
         if walk.manifest.exists() and walk.manifest.read_bytes() != text.encode():
@@ -188,12 +188,12 @@ def run_demo(folder: Path, seed: int, *, quick: bool = False) -> int:
     except OSError as error:
         raise StoreError(f"{walk.folder}: cannot be written ({error.strerror}); choose another --output") from error
     done = _Done(walk.folder / "steps.json")
-    code = _take(done, walk.draw()) or _school(done, walk)
+    code = _take(done, walk.draw()) or _train_member(done, walk)
     for step in walk.after() if not code else ():
         if code := _take(done, step):
             break
     if not code:
-        for line in _farewell(walk):
+        for line in _summary(walk):
             print(line)
     return code
 
@@ -234,18 +234,21 @@ def _take(done: _Done, step: _Step) -> int:
     return code
 
 
-def _school(done: _Done, walk: _Walk) -> int:
+def _train_member(done: _Done, walk: _DemoPlan) -> int:
     """Train the members that are not there, parents first; the first exit code but 0."""
     left = [name for name in NAMES if f"trained {name}" not in done]
     crew = max(1, min(len(left), _cores()))
     print(f"\ntraining {len(left)} of {len(NAMES)} members, {crew} at a time; each keeps a log", flush=True)
-    for generation in ([name for name in left if name not in PARENTS], [name for name in left if name in PARENTS]):
-        if code := _class(done, walk, generation, crew):
+    for generation in (
+        [name for name in left if name not in INITIAL_WEIGHTS_OF],
+        [name for name in left if name in INITIAL_WEIGHTS_OF],
+    ):
+        if code := _train_generation(done, walk, generation, crew):
             return code
     return 0
 
 
-def _class(done: _Done, walk: _Walk, names: Sequence[str], crew: int) -> int:
+def _train_generation(done: _Done, walk: _DemoPlan, names: Sequence[str], crew: int) -> int:
     """Train members that do not wait for each other, ``crew`` at a time; the first exit code but 0."""
     running: list[subprocess.Popen[bytes]] = []
 
@@ -262,7 +265,7 @@ def _class(done: _Done, walk: _Walk, names: Sequence[str], crew: int) -> int:
         else:
             done.add(f"trained {name}")
             # With its line's end, which print writes by itself: another thread's line could come between.
-            print(f"$ {step.line}\n  {_marks(walk, name)} ({log})\n", end="", flush=True)
+            print(f"$ {step.line}\n  {_validation_score(walk, name)} ({log})\n", end="", flush=True)
         return code
 
     with ThreadPoolExecutor(crew) as pool:
@@ -298,13 +301,13 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _marks(walk: _Walk, name: str) -> str:
+def _validation_score(walk: _DemoPlan, name: str) -> str:
     """How a member does in its own school."""
     history = json.loads((walk.school(name) / HISTORY).read_text(encoding="utf-8"))
     return f"mIoU {100 * max(epoch['mean_iou'] or 0.0 for epoch in history):.1f} % on its own streets"
 
 
-def _farewell(walk: _Walk) -> list[str]:
+def _summary(walk: _DemoPlan) -> list[str]:
     """The table in which the ensemble leads, or does not, and where things lie."""
     raw, warm = (json.loads((walk.folder / f"{name}.json").read_text()) for name in ("scores", "calibrated"))
     rows = [(name, _means(raw[name])) for name in raw]
@@ -337,14 +340,14 @@ def _means(figures: dict[str, Any]) -> tuple[float, float, float]:
     return found[0], found[1], found[2]
 
 
-def _on_streets(walk: _Walk) -> dict[str, float]:
+def _on_streets(walk: _DemoPlan) -> dict[str, float]:
     """mIoU of calibrated ensemble and members on what the schools kept for scoring, the mean over the schools."""
     report = json.loads((walk.folder / PAGE).with_name("report.json").read_text())
     rows = [one["scores"] for one in report["datasets"] if one["dataset"].endswith("_val")]
     return {name: sum(row[name]["miou"] or 0.0 for row in rows) / len(rows) for name in rows[0]}
 
 
-def _manifest(walk: _Walk) -> str:
+def _manifest(walk: _DemoPlan) -> str:
     """The shipped BRAVO manifest over what was drawn: the exam, and what each school kept for scoring."""
     manifest = yaml.safe_load((SHIPPED / "bravo.yaml").read_text(encoding="utf-8"))
     manifest["output"] = str(walk.folder / "run")
@@ -354,22 +357,23 @@ def _manifest(walk: _Walk) -> str:
     manifest["datasets"] = [
         {"name": f"bravo_{split}", "type": "bravo", "root": f"data/bravo_1.0/bravo_{split}"} for split in SPLITS
     ] + [
-        {"name": f"{name}_val", "type": name, "root": f"data/{source(name).folder}", "split": "val"} for name in NAMES
+        {"name": f"{name}_val", "type": name, "root": f"data/{dataset_spec(name).folder}", "split": "val"}
+        for name in NAMES
     ]
     head = f"# The demo of hmsa-pipeline, seed {walk.seed}{', quick' if walk.extent is QUICK else ''}.\n"
     return head + yaml.safe_dump(manifest, sort_keys=False)
 
 
-def _recipe(walk: _Walk, name: str) -> str:
+def _recipe(walk: _DemoPlan, name: str) -> str:
     """A short way to a member that knows something: from random weights, or from those of another member."""
     extent = walk.extent
-    parent = PARENTS.get(name)
+    parent = INITIAL_WEIGHTS_OF.get(name)
     epochs = extent.epochs[parent is not None]
     recipe = {
         "version": 1,
         "output": str(walk.school(name)),
         "arch": ARCH,
-        "data": {"type": name, "root": f"../data/{source(name).folder}"},
+        "data": {"type": name, "root": f"../data/{dataset_spec(name).folder}"},
         **({"init": {"checkpoint": str(walk.school(parent) / WEIGHTS)}} if parent else {}),
         "epochs": epochs,
         "global_batch": 2,  # small batches: many steps in a minute

@@ -13,7 +13,8 @@ import typer
 from hmsa_pipeline.cli import app
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.pipeline.config.field_reference import manifest_fields
-from hmsa_pipeline.pipeline.store.identity import Identity, Photograph
+from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
 from typer.core import TyperGroup

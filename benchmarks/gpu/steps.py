@@ -31,7 +31,7 @@ from hmsa_pipeline.datasets.decode.tensors import decode_image, normalise  # noq
 from hmsa_pipeline.datasets.synthetic.scene import draw_scene  # noqa: E402
 from hmsa_pipeline.models.checkpoint import load_weights, save_checkpoint  # noqa: E402
 from hmsa_pipeline.models.hmsa import HMSA  # noqa: E402
-from hmsa_pipeline.models.prepare_inference import compile_regions, prepare  # noqa: E402
+from hmsa_pipeline.models.prepare_inference import compile_regions, prepare_for_inference  # noqa: E402
 from hmsa_pipeline.models.registry import build  # noqa: E402
 from hmsa_pipeline.pipeline.config.manifest import Member  # noqa: E402
 from hmsa_pipeline.pipeline.inference.cuda_graphs import GraphForward, release_graphs  # noqa: E402
@@ -265,7 +265,7 @@ def forward(kit: Kit) -> None:
     kit.fact(tflop_as_forks=round(flops / 1e12, 3))
     measured(kit, "plain eager, as research forks", as_forks, flops, rate, expected)
     del as_forks
-    ours, x = prepare(plain, kit.dtype), kit.pixels()
+    ours, x = prepare_for_inference(plain, kit.dtype), kit.pixels()
     with FlopCounterMode(display=False) as counter:
         predict_of(ours)(x)
     flops = counter.get_total_flops()
@@ -284,7 +284,7 @@ def compiled(kit: Kit, mode: str) -> None:
     """torch.compile in a mode, alone and with a CUDA graph."""
     torch.backends.cudnn.deterministic = True
     rate = matmul_rate(kit)
-    ours, x = prepare(kit.network(), kit.dtype), kit.pixels()
+    ours, x = prepare_for_inference(kit.network(), kit.dtype), kit.pixels()
     # Each size is compiled by itself: one is enough to see that it runs.
     work = predict_of(ours, (1.0,) if kit.rehearse else SCALES)
     with FlopCounterMode(display=False) as counter:

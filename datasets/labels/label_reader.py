@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...errors import DatasetError, first_few
-from ..dataset_specs import UNKNOWN, Source
+from ..dataset_specs import UNKNOWN, DatasetSpec
 from ..decode.arrays import decode_colours, decode_ids
 from ..layout.folder_layout import located
-from ..layout.image_mask_pairs import Pair, panoptic_json
+from ..layout.image_mask_pairs import ImageMaskPair, panoptic_json
 from .panoptic import read_categories
 from .polygons import draw, draw_files, is_drawn
 
@@ -31,7 +31,7 @@ class LabelReader:
         cache: where drawn polygons are kept; if None they are drawn again each time.
     """
 
-    def __init__(self, root: Path, source: Source, cache: Path | None = None) -> None:
+    def __init__(self, root: Path, source: DatasetSpec, cache: Path | None = None) -> None:
         self.root = root
         self.source = source
         self.cache = cache
@@ -40,7 +40,7 @@ class LabelReader:
 
     def prepare(
         self,
-        pairs: Sequence[Pair],
+        pairs: Sequence[ImageMaskPair],
         advance: Callable[[], None] = _nothing,
         processes: int | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class LabelReader:
             advance()
         draw_files(tasks, self._ids(), advance, processes)
 
-    def raw(self, pair: Pair) -> NDArray[np.uint8]:
+    def raw(self, pair: ImageMaskPair) -> NDArray[np.uint8]:
         """The ids as the mask says them, before they are mapped.
 
         Returns:
@@ -91,7 +91,7 @@ class LabelReader:
             case other:
                 raise ValueError(f"unknown encoding '{other}'")
 
-    def read(self, pair: Pair, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """The train ids of a mask.
 
         Args:
@@ -119,7 +119,7 @@ class LabelReader:
             )
         return labels
 
-    def _resized(self, raw: NDArray[np.uint8], pair: Pair, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def _resized(self, raw: NDArray[np.uint8], pair: ImageMaskPair, size: tuple[int, int]) -> NDArray[np.uint8]:
         height, width = size
         if not self.source.resize_masks:
             raise DatasetError(
@@ -132,6 +132,6 @@ class LabelReader:
         """The raw id of each name."""
         return {meaning: raw for raw, (_, meaning) in (self.source.labels or {}).items()}
 
-    def _drawn(self, cache: Path, pair: Pair) -> Path:
+    def _drawn(self, cache: Path, pair: ImageMaskPair) -> Path:
         """Where the drawn polygons of a pair are kept."""
         return (cache / "masks" / self.source.name / pair.mask).with_suffix(".png")

@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 
 from ...errors import DatasetError
-from ..dataset_specs import SEE, MaskRule, Source
+from ..dataset_specs import SEE, DatasetSpec, MaskRule
 
 
-def encoding_of(root: Path, facts: Source, rule: MaskRule, folder: str) -> str:
+def encoding_of(root: Path, facts: DatasetSpec, rule: MaskRule, folder: str) -> str:
     """How masks are encoded that lie where ``rule`` says: as it says, or as a file of the dataset tells.
 
     Args:

@@ -13,7 +13,7 @@ from ..dataset_specs import UNKNOWN
 from ..decode.arrays import decode_ids
 from ..layout.find_images import find_images
 from ..layout.folder_layout import PlacedImage, names_in
-from ..layout.image_mask_pairs import Pair
+from ..layout.image_mask_pairs import ImageMaskPair
 from ..layout.outlier_sets import LOST_AND_FOUND_ENDING, OUTLIERS, VALUES
 
 
@@ -29,13 +29,13 @@ class OutlierReader:
         self.root = root
         self.name = name
 
-    def pairs(self, split: str | None) -> dict[str | None, list[Pair]]:
+    def pairs(self, split: str | None) -> dict[str | None, list[ImageMaskPair]]:
         """The images that have a mask, sorted, for each split that holds one; a split that is named alone.
 
         Raises:
             DatasetError: no image has a mask, or the folder is not as its layout says.
         """
-        found: dict[str | None, list[Pair]] = {}
+        found: dict[str | None, list[ImageMaskPair]] = {}
         names: dict[str, frozenset[str]] = {}
         for image in find_images(self.root, self.name, split):
             if (pair := self._pair(image, names)) is not None:
@@ -45,17 +45,17 @@ class OutlierReader:
             raise DatasetError(f"{self.root}: no image has a mask ({where})" + (f"; {more}" if more else ""))
         return found
 
-    def _pair(self, image: PlacedImage, names: dict[str, frozenset[str]]) -> Pair | None:
+    def _pair(self, image: PlacedImage, names: dict[str, frozenset[str]]) -> ImageMaskPair | None:
         for path, encoding in _places(self.name, image):
             folder, _, file = path.rpartition("/")
             if folder not in names:
                 names[folder] = names_in(self.root / folder)
             there = file if file in names[folder] else next(_matching(file, names[folder]), None)
             if there:
-                return Pair(image.path, f"{folder}/{there}", encoding)
+                return ImageMaskPair(image.path, f"{folder}/{there}", encoding)
         return None
 
-    def read(self, pair: Pair, size: tuple[int, int] | None = None) -> np.ndarray:
+    def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> np.ndarray:
         """(H, W) uint8: 0 in distribution, 1 out of it, 255 where nothing is known.
 
         Raises:

@@ -6,40 +6,48 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ...errors import DatasetError, nearest
-from ..dataset_specs import KNOWN, SEE, source
-from .folder_layout import SUFFIXES, ImageFile, Layout, Listing, PlacedImage, check_names, located, output_stem, walk
+from ..dataset_specs import KNOWN_DATASETS, SEE, dataset_spec
+from .folder_layout import (
+    SUFFIXES,
+    FolderLayout,
+    ImageFile,
+    Listing,
+    PlacedImage,
+    check_names,
+    located,
+    output_stem,
+    walk,
+)
 from .left_out import BESIDE, without_others, without_predictions
 from .outlier_sets import FISHYSCAPES, OUTLIER_LAYOUTS, labelled_frames
-from .splits import choose
+from .splits import select_split
 
-__all__ = ["LAYOUTS", "SUFFIXES", "ImageFile", "Layout", "find_images", "list_images", "output_stem", "survey_images"]
-
-_PLAIN: Mapping[str, Layout] = {
-    "bravo": Layout({None: (".",)}, left_out=frozenset({"labels_masks"})),
-    "folder": Layout({None: (".",)}),
+_PLAIN: Mapping[str, FolderLayout] = {
+    "bravo": FolderLayout({None: (".",)}, left_out=frozenset({"labels_masks"})),
+    "folder": FolderLayout({None: (".",)}),
     **OUTLIER_LAYOUTS,
 }
 
 
-class _Layouts(Mapping[str, Layout]):
+class _Layouts(Mapping[str, FolderLayout]):
     """The plain layouts and those of `sources`, whose files are read when they are asked for."""
 
-    def __getitem__(self, name: str) -> Layout:
-        if name in KNOWN:
-            return source(name).layout
+    def __getitem__(self, name: str) -> FolderLayout:
+        if name in KNOWN_DATASETS:
+            return dataset_spec(name).layout
         return _PLAIN[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in _PLAIN or name in KNOWN
+        return name in _PLAIN or name in KNOWN_DATASETS
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*_PLAIN, *KNOWN))
+        return iter((*_PLAIN, *KNOWN_DATASETS))
 
     def __len__(self) -> int:
-        return len(_PLAIN) + len(KNOWN)
+        return len(_PLAIN) + len(KNOWN_DATASETS)
 
 
-LAYOUTS: Mapping[str, Layout] = _Layouts()
+LAYOUTS: Mapping[str, FolderLayout] = _Layouts()
 """Type, as a manifest names it -> layout."""
 
 
@@ -77,7 +85,7 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
     table = LAYOUTS[layout]
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "there is no such folder"
-        more = f"; how it must look, {SEE}" if layout in KNOWN else ""
+        more = f"; how it must look, {SEE}" if layout in KNOWN_DATASETS else ""
         raise DatasetError(f"{root}: {what}; check the dataset's root in the manifest, or --data-root{more}")
     wanted, folders = _folders(root, layout, split)
     images: list[PlacedImage] = []
@@ -105,7 +113,7 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
     check_names(root, [image.path for image in images])
     if wanted is None:
         return Listing(images, left_out)
-    chosen = choose(root, wanted, table, images)
+    chosen = select_split(root, wanted, table, images)
     if not chosen:
         raise DatasetError(
             f"{root}: split '{wanted}' is empty: none of the {len(images)} images belongs to it; {table.mend}"
@@ -113,14 +121,14 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
     return Listing(chosen, left_out)
 
 
-def split_folders(root: Path, table: Layout, split: str | None) -> list[str]:
+def split_folders(root: Path, table: FolderLayout, split: str | None) -> list[str]:
     """The folders that hold the images of a split, relative to ``root``: those that are there."""
     first = next((folder for folder in table.splits[split] if located(root, folder).is_dir()), None)
     more = [folder for folder in table.more.get(split or "", ()) if located(root, folder).is_dir()]
     return [*([first] if first is not None else ()), *more]
 
 
-def part_of(table: Layout, split: str | None, folder: str) -> str:
+def part_of(table: FolderLayout, split: str | None, folder: str) -> str:
     """What stands before the usual folder of a split in ``folder``, with a slash; nothing for any other folder."""
     usual = table.splits[split][0]
     return folder.removesuffix(usual) if folder.endswith(f"/{usual}") else ""

@@ -27,7 +27,7 @@ _LONGEST_NAME = 240
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class FolderLayout:
     """Where one type of dataset keeps its images."""
 
     splits: Mapping[str | None, tuple[str, ...]]
@@ -142,7 +142,7 @@ def output_stem(path: str) -> str:
 
 
 def walk(
-    root: Path, start: str, layout: Layout, exclude: Iterable[Path], split: str | None = None
+    root: Path, start: str, layout: FolderLayout, exclude: Iterable[Path], split: str | None = None
 ) -> Iterator[ImageFile]:
     """Every image below ``root / start``, in no order.
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import DatasetError, first_few
-from ..dataset_specs import SEE, MaskRule, Source, source
+from ..dataset_specs import SEE, DatasetSpec, MaskRule, dataset_spec
 from ..labels.mapillary_versions import encoding_of
 from .find_images import find_images
 from .folder_layout import PlacedImage, located, names_in, replaced
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ImageMaskPair:
     """An image and its mask; both paths are relative to the dataset's root, with forward slashes."""
 
     image: str
@@ -29,7 +29,7 @@ def panoptic_json(mask: str) -> str:
     return f"{os.path.dirname(mask)}.json"  # noqa: PTH120  the path is a text
 
 
-def find_pairs(root: Path, name: str, split: str | None = None) -> tuple[list[Pair], list[str]]:
+def find_pairs(root: Path, name: str, split: str | None = None) -> tuple[list[ImageMaskPair], list[str]]:
     """The images of a split with their masks, and those without.
 
     Args:
@@ -44,12 +44,12 @@ def find_pairs(root: Path, name: str, split: str | None = None) -> tuple[list[Pa
         DatasetError: unknown name or split; the folders of images are missing or empty, and whatever else
             `layouts.list_images` refuses.
     """
-    facts = source(name)
+    facts = dataset_spec(name)
     pairs, alone = _matched(root, facts, find_images(root, name, split))
     return pairs, [image.path for image in alone]
 
 
-def list_pairs(root: Path, name: str, split: str | None = None) -> list[Pair]:
+def list_pairs(root: Path, name: str, split: str | None = None) -> list[ImageMaskPair]:
     """The images of a split with their masks, sorted by image: as `find_pairs`, but every image must have one.
 
     Raises:
@@ -72,7 +72,7 @@ def labelled_pairs(
     allow_unlabelled: bool = False,
     all_there: bool = True,
     mapping: str | None = None,
-) -> tuple[list[Pair], list[str]]:
+) -> tuple[list[ImageMaskPair], list[str]]:
     """The images of a split with their masks, and those that are left out because they have none.
 
     Args:
@@ -92,7 +92,7 @@ def labelled_pairs(
             left out, or none has one; ``leave_out`` names images that are not there; there is nothing that says what
             the colours of panoptic masks mean.
     """
-    facts = source(name).mapped(mapping)
+    facts = dataset_spec(name).mapped(mapping)
     split = split or facts.layout.default
     if split in facts.unlabelled:
         raise DatasetError(
@@ -146,11 +146,13 @@ def refuse_absent(root: Path, split: str | None, names: Collection[str]) -> None
         )
 
 
-def _matched(root: Path, facts: Source, images: Sequence[PlacedImage]) -> tuple[list[Pair], list[PlacedImage]]:
+def _matched(
+    root: Path, facts: DatasetSpec, images: Sequence[PlacedImage]
+) -> tuple[list[ImageMaskPair], list[PlacedImage]]:
     """Images with the first mask that is there, and images without any."""
     names: dict[str, frozenset[str]] = {}
     encodings: dict[MaskRule, str] = {}
-    pairs: list[Pair] = []
+    pairs: list[ImageMaskPair] = []
     alone: list[PlacedImage] = []
     for image in images:
         for path, rule in _places(facts, image):
@@ -161,19 +163,19 @@ def _matched(root: Path, facts: Source, images: Sequence[PlacedImage]) -> tuple[
             if name in names[folder]:
                 if rule not in encodings:
                     encodings[rule] = encoding_of(root, facts, rule, folder)
-                pairs.append(Pair(image.path, path, encodings[rule]))
+                pairs.append(ImageMaskPair(image.path, path, encodings[rule]))
                 break
         else:
             alone.append(image)
     return pairs, alone
 
 
-def _places(facts: Source, image: PlacedImage) -> list[tuple[str, MaskRule]]:
+def _places(facts: DatasetSpec, image: PlacedImage) -> list[tuple[str, MaskRule]]:
     assert image.split is not None, "every folder of these datasets belongs to a split"
     return mask_places(facts, image.split, image.part, image.below, image.stem)
 
 
-def mask_places(facts: Source, split: str, part: str, below: str, stem: str) -> list[tuple[str, MaskRule]]:
+def mask_places(facts: DatasetSpec, split: str, part: str, below: str, stem: str) -> list[tuple[str, MaskRule]]:
     """Where a mask may lie, in the order of preference, and the rule that says so.
 
     Args:

@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .folder_layout import Layout, PlacedImage, names_in
+from .folder_layout import FolderLayout, PlacedImage, names_in
 
 LOST_AND_FOUND, FISHYSCAPES, ROAD_ANOMALY = "lostandfound", "fishyscapes", "roadanomaly"
 SMIYC, VALIDATION_DATASET = "smiyc", "validation_dataset"
@@ -67,7 +67,7 @@ class OutlierSet:
     """
 
     title: str
-    layout: Layout
+    layout: FolderLayout
     masks: Mapping[str | None, tuple[tuple[str, str], ...]]
     hint: str
     counts: Mapping[str | None, int] = field(default_factory=dict)
@@ -87,7 +87,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
     SMIYC: OutlierSet(
         "SegmentMeIfYouCan",
         # The second folder of each track is spelled as the BRAVO archive spells it.
-        Layout(
+        FolderLayout(
             {
                 "anomaly": ("dataset_AnomalyTrack/images", "RoadAnomaly21/images"),
                 "obstacle": ("dataset_ObstacleTrack/images", "RoadObsticle21/images"),
@@ -101,7 +101,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
     ),
     LOST_AND_FOUND: OutlierSet(
         "LostAndFound",
-        Layout(
+        FolderLayout(
             {
                 "train": _twice("leftImg8bit/train", "dataset_LostAndFound"),
                 "test": _twice("leftImg8bit/test", "dataset_LostAndFound"),
@@ -123,7 +123,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
     ),
     FISHYSCAPES: OutlierSet(
         "Fishyscapes",
-        Layout(
+        FolderLayout(
             {
                 "lostandfound": ("LostAndFound/original", "leftImg8bit"),
                 "static": ("Static/original",),
@@ -144,7 +144,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
     ),
     ROAD_ANOMALY: OutlierSet(
         "RoadAnomaly",
-        Layout({None: _twice("frames", "RoadAnomaly_jpg", "dataset_RoadAnomaly")}, left_out_ending=".labels"),
+        FolderLayout({None: _twice("frames", "RoadAnomaly_jpg", "dataset_RoadAnomaly")}, left_out_ending=".labels"),
         {None: (("{folder}frames/{below}{stem}.labels/labels_semantic.png", "road_and_anomaly"),)},
         "frames/<name>.labels/labels_semantic.png beside frames/<name>.jpg",
         {None: 60},
@@ -152,7 +152,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
     ),
     VALIDATION_DATASET: OutlierSet(
         "Validation_Dataset",
-        Layout({name: _twice(f"{name}/images", "Validation_Dataset") for name in _BUNDLE}),
+        FolderLayout({name: _twice(f"{name}/images", "Validation_Dataset") for name in _BUNDLE}),
         {
             "RoadAnomaly": (("{folder}labels_masks/{below}{stem}.png", "road_and_anomaly"),),
             None: (("{folder}labels_masks/{below}{stem}.png", "outlier"),),
@@ -166,7 +166,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
 }
 """Type, as a manifest names it -> where it lies and what its masks mean."""
 
-OUTLIER_LAYOUTS: Mapping[str, Layout] = {name: one.layout for name, one in OUTLIERS.items()}
+OUTLIER_LAYOUTS: Mapping[str, FolderLayout] = {name: one.layout for name, one in OUTLIERS.items()}
 
 
 def labelled_frames(root: Path, images: Sequence[PlacedImage]) -> tuple[list[PlacedImage], dict[str, int]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DatasetError, first_few
-from .folder_layout import SUFFIXES, Layout, PlacedImage
+from .folder_layout import SUFFIXES, FolderLayout, PlacedImage
 
 FOLDS = 3
 """Parts of the cross validation of Cityscapes; part 0 is the official split."""
@@ -21,7 +21,7 @@ _ARRAYS = {"train": "trainIds", "val": "valIds", "test": "testIds"}
 _SEED = 0
 
 
-def choose(root: Path, split: str, layout: Layout, images: Sequence[PlacedImage]) -> list[PlacedImage]:
+def select_split(root: Path, split: str, layout: FolderLayout, images: Sequence[PlacedImage]) -> list[PlacedImage]:
     """Those of ``images`` that belong to ``split``, in their order.
 
     Args:
@@ -38,11 +38,11 @@ def choose(root: Path, split: str, layout: Layout, images: Sequence[PlacedImage]
     return _RULES[layout.members](root, split, layout, images)
 
 
-def _all(root: Path, split: str, layout: Layout, images: list[PlacedImage]) -> list[PlacedImage]:
+def _all(root: Path, split: str, layout: FolderLayout, images: list[PlacedImage]) -> list[PlacedImage]:
     return images
 
 
-def _of_cities(root: Path, split: str, layout: Layout, images: list[PlacedImage]) -> list[PlacedImage]:
+def _of_cities(root: Path, split: str, layout: FolderLayout, images: list[PlacedImage]) -> list[PlacedImage]:
     """Cross validation: as many cities as the official validation has, from a later place in the list of all."""
     match = re.fullmatch(r"(train|val)_cv(\d+)", split)
     if not match:
@@ -56,7 +56,7 @@ def _of_cities(root: Path, split: str, layout: Layout, images: list[PlacedImage]
     return [image for image in images if ((image.split, image.below.partition("/")[0]) in held_out) == for_validation]
 
 
-def _of_ids(root: Path, split: str, layout: Layout, images: list[PlacedImage]) -> list[PlacedImage]:
+def _of_ids(root: Path, split: str, layout: FolderLayout, images: list[PlacedImage]) -> list[PlacedImage]:
     wanted = _read_ids(root, split) - {int(stem) for stem in layout.left_out_stems}
     by_id = {int(image.stem): image for image in images if image.stem.isdecimal()}
     missing = sorted(wanted.difference(by_id))
@@ -118,7 +118,7 @@ def _read_numpy(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path}: cannot be read as a NumPy archive; make it again from split.mat") from error
 
 
-def _of_lists(root: Path, split: str, layout: Layout, images: list[PlacedImage]) -> list[PlacedImage]:
+def _of_lists(root: Path, split: str, layout: FolderLayout, images: list[PlacedImage]) -> list[PlacedImage]:
     there = {name: (root / path).is_file() for name, path in LISTS.items()}
     if not any(there.values()):
         return _drawn(split, images)
@@ -160,7 +160,7 @@ def _drawn(split: str, images: list[PlacedImage]) -> list[PlacedImage]:
     return [image for image in images if (image.stem in held_out) == (split == "val")]
 
 
-_RULES: dict[str, Callable[[Path, str, Layout, list[PlacedImage]], list[PlacedImage]]] = {
+_RULES: dict[str, Callable[[Path, str, FolderLayout, list[PlacedImage]], list[PlacedImage]]] = {
     "all": _all,
     "cities": _of_cities,
     "ids": _of_ids,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import nearest
-from ..dataset_specs import NAMES, Source, source
+from ..dataset_specs import NAMES, DatasetSpec, dataset_spec
 from ..taxonomy import CLASS_NAMES, IGNORE
 from .canvas import LABEL, Colour
 from .regions import number_regions
@@ -225,7 +225,7 @@ def draw_frame(
         DatasetError: unknown dataset.
         ValueError: a negative number or seed, a size below 16 x 16, or an unknown style.
     """
-    table, looks = source(name), LOOKS[name]
+    table, looks = dataset_spec(name), LOOKS[name]
     place = SPLITS.index(split)
     height, width = looks.sizes[number % len(looks.sizes)]
     if size:
@@ -254,7 +254,7 @@ def draw_frame(
     return Frame(image, _train_ids(parts, looks), _raw_ids(parts, looks, table))
 
 
-def _names(table: Source) -> dict[str, int]:
+def _names(table: DatasetSpec) -> dict[str, int]:
     """The dataset's own name for an id -> the id; empty where its masks hold train ids."""
     return {called: raw for raw, (_, called) in (table.labels or {}).items()}
 
@@ -268,7 +268,7 @@ def _train_ids(parts: NDArray[np.uint8], looks: Looks) -> NDArray[np.uint8]:
     return lookup[parts]
 
 
-def _raw_ids(parts: NDArray[np.uint8], looks: Looks, table: Source) -> NDArray[np.uint8]:
+def _raw_ids(parts: NDArray[np.uint8], looks: Looks, table: DatasetSpec) -> NDArray[np.uint8]:
     if table.labels is None:
         return _train_ids(parts, looks)
     names, regions = _names(table), number_regions(parts)

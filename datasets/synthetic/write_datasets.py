@@ -18,7 +18,7 @@ from PIL import Image
 
 from ...errors import DatasetError
 from ...files import is_partial, write_bytes
-from ..dataset_specs import DRAWN_MARK, Source, source
+from ..dataset_specs import DRAWN_MARK, DatasetSpec, dataset_spec
 from ..parallel import map_files
 from ..taxonomy import IGNORE, PALETTE
 from .dataset_frames import Frame, draw_frame, style_of
@@ -37,7 +37,7 @@ class _Task:
     """What is to be drawn, and where."""
 
     root: Path
-    source: Source
+    source: DatasetSpec
     counts: dict[str, int]
     seed: int
     size: tuple[int, int] | None
@@ -116,7 +116,7 @@ def write_source(
         OSError: the folder cannot be written.
         ValueError: a number that is too small, or an unknown style.
     """
-    facts = source(name)
+    facts = dataset_spec(name)
     if train < 1 or val < 1:
         raise ValueError(f"{train} and {val} frames cannot be drawn; each split needs at least one")
     if seed < 0:
@@ -154,7 +154,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         write_bytes(mark, text.encode())
 
 
-def _palette(facts: Source) -> NDArray[np.uint8]:
+def _palette(facts: DatasetSpec) -> NDArray[np.uint8]:
     """A colour for each raw id (n, 3): that of its class, or a muted one for what belongs to none."""
     labels = facts.labels or {}
     colours = np.zeros((max(labels) + 1, 3), dtype=np.uint8)

@@ -11,7 +11,7 @@ IGNORE = 255
 """The label of pixels that no loss looks at."""
 
 
-class Whole(NamedTuple):
+class BatchTotals(NamedTuple):
     """The batch that a step of the optimiser is about, where a loss sees one part of it at a time.
 
     A GPU's or an accumulation step's part of the loss is divided by what the whole batch holds. The parts' sum is

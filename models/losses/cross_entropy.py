@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batch_labels import IGNORE, Whole, in_float32, labelled
+from .batch_labels import IGNORE, BatchTotals, in_float32, labelled
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, whole: Whole | None = None) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, whole: BatchTotals | None = None) -> Tensor:
     """Mean cross entropy of the labelled pixels of a batch, 0 if there are none.
 
     Args:
@@ -29,7 +29,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, whole: Whole | None = None) ->
 
 
 def image_weighted_cross_entropy(
-    logits: Tensor, labels: Tensor, whole: Whole | None = None, *, bound: float = 1.0
+    logits: Tensor, labels: Tensor, whole: BatchTotals | None = None, *, bound: float = 1.0
 ) -> Tensor:
     """Cross entropy with the weights of `image_class_weights`: their weighted mean within each image.
 

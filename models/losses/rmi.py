@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .batch_labels import Whole, in_float32, labelled
+from .batch_labels import BatchTotals, in_float32, labelled
 
 RADIUS = 3
 """Side of a patch, in pooled pixels."""
@@ -34,7 +34,7 @@ _DIM = RADIUS**2
 _PART = 2**20
 
 
-def rmi_loss(logits: Tensor, labels: Tensor, whole: Whole | None = None, *, region: bool = True) -> Tensor:
+def rmi_loss(logits: Tensor, labels: Tensor, whole: BatchTotals | None = None, *, region: bool = True) -> Tensor:
     """Binary cross entropy of every class, and the lower bound on what regions share.
 
     The cross entropies of all classes are summed per pixel and averaged over the labelled pixels of the batch

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..hmsa import TrainingOutput
-from .batch_labels import Whole
+from .batch_labels import BatchTotals
 from .cross_entropy import cross_entropy, image_weighted_cross_entropy
 from .rmi import rmi_loss
 
@@ -18,9 +18,9 @@ from .rmi import rmi_loss
 class Criterion(NamedTuple):
     """Two losses of class scores (N, C, H, W), labels (N, H, W) and the whole batch, each a scalar."""
 
-    main: Callable[[Tensor, Tensor, Whole | None], Tensor]
+    main: Callable[[Tensor, Tensor, BatchTotals | None], Tensor]
     """For the scores that the network stands by."""
-    side: Callable[[Tensor, Tensor, Whole | None], Tensor]
+    side: Callable[[Tensor, Tensor, BatchTotals | None], Tensor]
     """For the terms that help it there."""
 
 
@@ -50,7 +50,7 @@ def training_loss(
     criterion: str = "rmi",
     auxiliary_weight: float = 0.4,
     scale_weight: float = 0.05,
-    whole: Whole | None = None,
+    whole: BatchTotals | None = None,
 ) -> LossTerms:
     """main + ``auxiliary_weight`` * auxiliary + ``scale_weight`` * the sum over the scales.
 

@@ -103,12 +103,3 @@ def _is_special(path: Path) -> bool:
 
 def _unwritable(flag: str, target: str, error: OSError) -> HmsaError:
     return HmsaError(f"{flag} {target}: cannot be written ({error.strerror}); name another file")
-
-
-def as_size(count: float) -> str:
-    """Bytes for people, such as ``1.54 GB``."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

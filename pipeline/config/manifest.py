@@ -22,14 +22,14 @@ from pydantic import (
 )
 
 from ...datasets.layout.find_images import LAYOUTS
-from ...errors import ManifestError, nearest
+from ...errors import ManifestError, describe_value, nearest, one_line
 from ...models.registry import KNOWN
-from .path_variables import Surroundings, at_home, refuse_unused, resolved_path
+from .path_variables import PathContext, expand_home, refuse_unused, resolved_path
 from .value_types import (
     Count,
-    Either,
     InputPath,
     Name,
+    NamesOf,
     Natural,
     NotNegative,
     OutputPath,
@@ -40,7 +40,7 @@ from .value_types import (
     check_mapping,
     one_of,
 )
-from .yaml_document import MisplacedError, as_yaml, describe, one_line, read_document, validate
+from .yaml_document import FieldError, as_yaml, read_document, validate
 
 Precision = Literal["fp16", "bf16", "fp32"]
 Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
@@ -58,7 +58,7 @@ Entry = TypeVar("Entry", "Member", "DatasetEntry")
 def _check_scales(scales: tuple[float, ...]) -> tuple[float, ...]:
     for i, scale in enumerate(scales):
         if scale in scales[:i]:
-            raise MisplacedError(f"{scale:g} stands twice; remove one", i)
+            raise FieldError(f"{scale:g} stands twice; remove one", i)
     if 1.0 not in scales:
         raise ValueError("must contain 1.0, the photograph's own size, as in [0.5, 1.0, 2.0]")
     return scales
@@ -66,11 +66,11 @@ def _check_scales(scales: tuple[float, ...]) -> tuple[float, ...]:
 
 def _check_version(value: object) -> object:
     if type(value) is not int or value != 1:
-        raise ValueError(f"this release reads version 1, not {describe(value)}")
+        raise ValueError(f"this release reads version 1, not {describe_value(value)}")
     return value
 
 
-class Settings(BaseModel):
+class FrozenModel(BaseModel):
     """What all parts of a manifest share: they never change, and know their keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,7 +80,7 @@ Scales = Annotated[tuple[Positive, ...], AfterValidator(_check_scales)]
 Version = Annotated[Literal[1], BeforeValidator(_check_version)]
 
 
-class Tile(Settings):
+class Tile(FrozenModel):
     """Overlapping pieces of an image that does not fit into the device's memory as a whole."""
 
     size: tuple[Count, Count] = Field(description="Height and width of a tile in pixels.")
@@ -92,11 +92,11 @@ class Tile(Settings):
     def _overlaps_less(self) -> Tile:
         if self.overlap >= min(self.size):
             message = f"must be below both sides of the tile, not {self.overlap}; give a smaller one"
-            raise MisplacedError(message, "overlap")
+            raise FieldError(message, "overlap")
         return self
 
 
-class Inference(Settings):
+class InferenceOptions(FrozenModel):
     """How every model looks at an image."""
 
     scales: Scales = Field(
@@ -126,7 +126,7 @@ class Inference(Settings):
     )
 
 
-class StoreSettings(Settings):
+class StoreSettings(FrozenModel):
     """How logits are written."""
 
     encoding: Encoding = Field(
@@ -138,7 +138,7 @@ class StoreSettings(Settings):
     )
 
 
-class Fusion(Settings):
+class FusionFunctions(FrozenModel):
     """How the logits of several models become one class map and one confidence."""
 
     label: Label = Field(
@@ -155,12 +155,12 @@ class Fusion(Settings):
     )
 
 
-class Member(Settings):
+class Member(FrozenModel):
     """One model of the ensemble."""
 
     name: Name = Field(description="Unique ignoring case; also the name of its logit store.")
     source: Text | None = Field(default=None, description="The dataset it was trained on, for reports.")
-    arch: Annotated[Text, one_of(Either(KNOWN, (EXTERNAL,)))] = Field(
+    arch: Annotated[Text, one_of(NamesOf(KNOWN, (EXTERNAL,)))] = Field(
         description="Architecture, ours or an installed package's; 'external' if its logits come from elsewhere by "
         "import-logits."
     )
@@ -179,10 +179,10 @@ class Member(Settings):
     @model_validator(mode="after")
     def _fits_arch(self) -> Member:
         if not self.external and self.checkpoint is None:
-            raise MisplacedError(f"is missing; {self.arch!r} needs a file of weights", "checkpoint")
+            raise FieldError(f"is missing; {self.arch!r} needs a file of weights", "checkpoint")
         for key in ("checkpoint", "sha256"):
             if self.external and getattr(self, key) is not None:
-                raise MisplacedError("an external model has none: its logits are imported; remove this", key)
+                raise FieldError("an external model has none: its logits are imported; remove this", key)
         return self
 
     @property
@@ -201,7 +201,7 @@ class Member(Settings):
         return resolved_path(self.checkpoint, f"model '{self.name}': checkpoint {self.checkpoint}: ")
 
 
-class DatasetEntry(Settings):
+class DatasetEntry(FrozenModel):
     """One dataset to run the models on."""
 
     name: Name = Field(description="Unique ignoring case; also the folder of its stores and predictions.")
@@ -222,7 +222,7 @@ class DatasetEntry(Settings):
     def _turns_folders_alone(self) -> DatasetEntry:
         if self.exif and self.type != "folder":
             message = f"labels of type {self.type!r} fit the stored pixels; remove this, or use type 'folder'"
-            raise MisplacedError(message, "orientation")
+            raise FieldError(message, "orientation")
         return self
 
     @property
@@ -260,7 +260,7 @@ class DatasetEntry(Settings):
         return next((folder for folder in inner if folder.is_dir()), root)
 
 
-class Manifest(Settings):
+class Manifest(FrozenModel):
     """Which models look at which images, how, and where the results go."""
 
     version: Version = Field(description="Version of this format: 1.")
@@ -268,9 +268,11 @@ class Manifest(Settings):
         description="Folder of all results, or a URL such as s3://bucket/run. ${NAME} is expanded; a folder is "
         "relative to where the command runs."
     )
-    inference: Inference = Field(default=Inference(), description="How every model looks at an image.")
+    inference: InferenceOptions = Field(default=InferenceOptions(), description="How every model looks at an image.")
     store: StoreSettings = Field(default=StoreSettings(), description="How logits are written.")
-    ensemble: Fusion = Field(default=Fusion(), description="How the models' logits become one answer.")
+    ensemble: FusionFunctions = Field(
+        default=FusionFunctions(), description="How the models' logits become one answer."
+    )
     models: Annotated[tuple[Member, ...], at_least_one] = Field(description="The members of the ensemble.")
     datasets: Annotated[tuple[DatasetEntry, ...], at_least_one] = Field(description="What they are run on.")
 
@@ -285,7 +287,7 @@ class Manifest(Settings):
         _check_unique("models", self.models)
         _check_unique("datasets", self.datasets)
         if not any(member.weight for member in self.models):
-            raise MisplacedError("all weights are 0, which leaves no model", "models", 0, "weight")
+            raise FieldError("all weights are 0, which leaves no model", "models", 0, "weight")
         fusion = self.ensemble
         extremes = [
             f"{key} {name}"
@@ -295,7 +297,7 @@ class Manifest(Settings):
         for i, member in enumerate(self.models):
             if extremes and member.weight != 1:
                 message = f"{member.weight:g} means nothing to ensemble.{extremes[0]}; use a mean, or weight 1.0"
-                raise MisplacedError(message, "models", i, "weight")
+                raise FieldError(message, "models", i, "weight")
         return self
 
     def __eq__(self, other: object) -> bool:
@@ -333,7 +335,7 @@ def _check_unique(key: str, entries: Sequence[Member | DatasetEntry]) -> None:
         earlier = first.setdefault(entry.name.lower(), i)
         if earlier != i:
             message = f"{entry.name!r} is also the name of {key}[{earlier}] (case does not count); rename one"
-            raise MisplacedError(message, key, i, "name")
+            raise FieldError(message, key, i, "name")
 
 
 def _selected(kind: str, entries: Sequence[Entry], names: Iterable[str]) -> tuple[Entry, ...]:
@@ -362,7 +364,7 @@ def find_manifest(source: str | Path, shipped: Path = SHIPPED) -> Path:
     Raises:
         ManifestError: there is neither.
     """
-    path = at_home(str(source))
+    path = expand_home(str(source))
     shown, bare = str(source) or "''", str(source).removesuffix(".yaml")
     try:
         exists, folder = path.exists(), path.is_dir()
@@ -410,7 +412,7 @@ def load_manifest(
     if output is not None:
         document = document.override({"output": str(output)})
     refuse_unused(document, data_root, assets)
-    manifest = validate(Manifest, document, Surroundings.of(path, data_root, assets))
+    manifest = validate(Manifest, document, PathContext.of(path, data_root, assets))
     return manifest.model_copy(
         update={
             "models": _selected("model", manifest.models, models or [m.name for m in manifest.models]),

@@ -8,15 +8,15 @@ from typing import Any
 
 import yaml
 
-from ...errors import ManifestError
-from .yaml_document import Document, describe, one_line
+from ...errors import ManifestError, describe_value, one_line
+from .yaml_document import Document
 
 _BY_FLAG = {"output": "--output", "data.root": "--root", "data.cache": "--cache", "init.checkpoint": "--init"}
 _SHOWN = 80  # characters of what --set was given
 
 
 @dataclass(frozen=True)
-class Setting:
+class SetOption:
     """What one ``--set`` says."""
 
     shown: str
@@ -24,7 +24,7 @@ class Setting:
     value: Any
 
     @classmethod
-    def parse(cls, text: str) -> Setting:
+    def parse(cls, text: str) -> SetOption:
         """``a.b=value``; ManifestError if it is something else."""
         shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
         place, equals, written = text.partition("=")
@@ -37,7 +37,7 @@ class Setting:
             value = yaml.safe_load(written)
         except (yaml.YAMLError, ValueError, RecursionError):  # PyYAML lets the latter two through
             raise ManifestError(
-                one_line(f"--set {shown}: {describe(written)} is no value in YAML; put text in quotes")
+                one_line(f"--set {shown}: {describe_value(written)} is no value in YAML; put text in quotes")
             ) from None
         if isinstance(value, dict):
             raise ManifestError(
@@ -59,7 +59,9 @@ class Setting:
             if below is not None and not isinstance(below, dict):
                 section = ".".join(self.place[:depth])
                 raise ManifestError(
-                    one_line(f"--set {self.shown}: {section} is {describe(below)}, no section; write {section}=VALUE")
+                    one_line(
+                        f"--set {self.shown}: {section} is {describe_value(below)}, no section; write {section}=VALUE"
+                    )
                 )
             level[step] = dict(below or {})
             level = level[step]
@@ -67,7 +69,7 @@ class Setting:
         return replace(document, tree=tree, overridden=document.overridden | {self.place})
 
 
-def changed(document: Document, overrides: Mapping[str, Any], settings: Sequence[Setting]) -> Document:
+def apply_overrides(document: Document, overrides: Mapping[str, Any], settings: Sequence[SetOption]) -> Document:
     """The document with ``overrides``, a tree whose None changes nothing, and then ``settings`` laid over it.
 
     Raises:

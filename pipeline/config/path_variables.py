@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import ManifestError
-from .yaml_document import Document, describe, one_line
+from ...errors import ManifestError, describe_value, one_line
+from .yaml_document import Document
 
 FLAGS = {"HMSA_DATA_ROOT": "--data-root", "HMSA_ASSETS": "--assets"}
 
@@ -19,7 +19,7 @@ _BARE_VARIABLE = re.compile(rf"\$({'|'.join(FLAGS)})\b")
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class PathContext:
     """What the paths of a manifest depend on.
 
     Attributes:
@@ -33,12 +33,12 @@ class Surroundings:
     variables: Mapping[str, str]
 
     @classmethod
-    def of(cls, source: Path, data_root: Path | None = None, assets: Path | None = None) -> Surroundings:
+    def of(cls, source: Path, data_root: Path | None = None, assets: Path | None = None) -> PathContext:
         """Those of the file ``source``; a folder that is given wins over its environment variable."""
         return cls(source.absolute(), source.absolute().parent, _variables(data_root, assets))
 
     @classmethod
-    def here(cls) -> Surroundings:
+    def here(cls) -> PathContext:
         """Those of settings made in Python: the current folder."""
         return cls(None, Path.cwd(), _variables(None, None))
 
@@ -73,11 +73,11 @@ def _variables(data_root: Path | None, assets: Path | None) -> dict[str, str]:
         value = variables.get(name) if flag is None else str(flag)
         if value is not None:
             # Unlike the paths in a manifest these are typed in a shell: the current folder is their start.
-            variables[name] = str(Path.cwd() / at_home(value))
+            variables[name] = str(Path.cwd() / expand_home(value))
     return variables
 
 
-def at_home(text: str) -> Path:
+def expand_home(text: str) -> Path:
     """The path with a leading ``~`` or ``~user`` expanded; `ManifestError` if there is no such user."""
     try:
         return Path(text).expanduser()
@@ -85,7 +85,7 @@ def at_home(text: str) -> Path:
         raise ManifestError(one_line(f"{text}: '~' means no folder here; write it out")) from None
 
 
-def located(value: object, folder: Path, variables: Mapping[str, str]) -> str:
+def expand(value: object, folder: Path, variables: Mapping[str, str]) -> str:
     """``value`` as an absolute path: variables and ``~`` expanded, a relative one put under ``folder``.
 
     A variable that is not set stays as ``${NAME}``, and nothing goes before a path that begins with one.
@@ -95,22 +95,22 @@ def located(value: object, folder: Path, variables: Mapping[str, str]) -> str:
         ValueError: not a path, or one that cannot be written into a manifest.
     """
     if not isinstance(value, (str, Path)):
-        raise ValueError(f"a path is needed, not {describe(value)}")
+        raise ValueError(f"a path is needed, not {describe_value(value)}")
     text = str(value)
     if not text.strip():
         raise ValueError("a path is needed, not an empty text")
     if bare := _BARE_VARIABLE.search(text):
         raise ValueError(f"write ${{{bare[1]}}} with braces, not ${bare[1]}")
     if "${" in _VARIABLE.sub("-", text):
-        raise ValueError(f"'${{' begins no variable in {describe(text)}; write ${{NAME}}")
+        raise ValueError(f"'${{' begins no variable in {describe_value(text)}; write ${{NAME}}")
     unset = {name for name in _VARIABLE.findall(text) if name not in variables}
     path = _VARIABLE.sub(lambda found: variables.get(found[1], found[0]), text)
     if not _VARIABLE.match(path) and not is_url(path):
-        path = str(folder / at_home(path))
+        path = str(folder / expand_home(path))
     if "${" in _VARIABLE.sub(lambda found: "-" if found[1] in unset else found[0], path):
-        raise ValueError(f"a folder in {describe(path)} has '${{' in its name; use another")
+        raise ValueError(f"a folder in {describe_value(path)} has '${{' in its name; use another")
     if "\0" in path or not is_unicode(path):
-        raise ValueError(f"{describe(path)} is no path in UTF-8")
+        raise ValueError(f"{describe_value(path)} is no path in UTF-8")
     return path
 
 
@@ -119,7 +119,7 @@ def is_url(text: str) -> bool:
     return bool(_URL.match(text))
 
 
-def resolved(path: str, where: str = "") -> str:
+def require_expanded(path: str, where: str = "") -> str:
     """What `located` returned; `ManifestError`, begun with ``where``, if a variable is not set."""
     if unset := _VARIABLE.search(path):
         name = unset[1]
@@ -132,7 +132,7 @@ def resolved_path(path: str, where: str = "") -> Path:
     """As `resolved`, of something on a disk; `ManifestError` for a URL too."""
     if is_url(path):
         raise ManifestError(one_line(f"{where}only the output may be a URL; put this on a disk, or mount it"))
-    return Path(resolved(path, where))
+    return Path(require_expanded(path, where))
 
 
 def is_unicode(text: str) -> bool:

@@ -7,19 +7,16 @@ field.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Strict, model_validator
 
-from ...datasets.dataset_specs import KNOWN, NAMES
-from ...errors import ManifestError, nearest
+from ...datasets.dataset_specs import KNOWN_DATASETS
+from ...errors import ManifestError
 from ...models.registry import ARCHITECTURES
-from .manifest import SHIPPED, Precision, Scales, Settings, Version, find_manifest, shipped_manifests
-from .overrides import Setting, changed
-from .path_variables import Surroundings, at_home, is_url, refuse_unused, resolved_path
+from .manifest import SHIPPED, FrozenModel, Precision, Scales, Version
+from .path_variables import resolved_path
 from .value_types import (
     Count,
     InputPath,
@@ -32,13 +29,11 @@ from .value_types import (
     check_mapping,
     one_of,
 )
-from .yaml_document import Document, MisplacedError, as_yaml, one_line, read_document, validate
+from .yaml_document import FieldError, as_yaml
 
 RECIPES = SHIPPED / "train"
 RANDOM = "random"
 """What ``--init`` says where no checkpoint is to be read."""
-
-_NO_INIT: Mapping[str, Any] = {"checkpoint": [], "fresh": [], "unused": [], "prefix": ""}
 _MOST_AT_ONCE = 65_536  # images; beyond, the list of an epoch's images is larger than the images
 _LARGEST_FACTOR = 100
 _LARGEST_NUMBER = 3e38  # what float32 holds
@@ -74,10 +69,12 @@ def _check_single(number: float) -> float:
 _single = AfterValidator(_check_single)
 
 
-class Data(Settings):
+class Data(FrozenModel):
     """What is learnt from, and what is scored on."""
 
-    type: Annotated[Text, one_of(KNOWN)] = Field(description="One of the datasets of 'hmsa-pipeline datasets list'.")
+    type: Annotated[Text, one_of(KNOWN_DATASETS)] = Field(
+        description="One of the datasets of 'hmsa-pipeline datasets list'."
+    )
     root: InputPath = Field(description="Its folder. ${NAME} is expanded, relative to the recipe.")
     train: Text = Field(default="train", description="The split that is learnt from.")
     validation: Text = Field(default="val", description="The split that is scored.")
@@ -111,7 +108,7 @@ class Data(Settings):
         return resolved_path(self.root, f"data.root {self.root}: ")
 
 
-class Init(Settings):
+class Init(FrozenModel):
     """What the network starts from: random weights, unless a checkpoint is named."""
 
     checkpoint: Annotated[tuple[InputPath, ...], BeforeValidator(_some)] = Field(
@@ -130,7 +127,7 @@ class Init(Settings):
     def _has_a_file(self) -> Init:
         for key in ("fresh", "unused", "prefix"):
             if getattr(self, key) and not self.checkpoint:
-                raise MisplacedError("says nothing without a checkpoint: all layers are fresh then; remove it", key)
+                raise FieldError("says nothing without a checkpoint: all layers are fresh then; remove it", key)
         return self
 
     def path(self) -> Path | None:
@@ -149,7 +146,7 @@ class Init(Settings):
         return found
 
 
-class RandAugment(Settings):
+class RandAugment(FrozenModel):
     """Some of the photometric operations of RandAugment (arXiv 1909.13719), drawn anew for every image."""
 
     operations: Count = Field(default=2, description="How many, one after the other.")
@@ -158,11 +155,11 @@ class RandAugment(Settings):
     @model_validator(mode="after")
     def _is_possible(self) -> RandAugment:
         if self.magnitude > 30:
-            raise MisplacedError(f"30 at most, not {self.magnitude}", "magnitude")
+            raise FieldError(f"30 at most, not {self.magnitude}", "magnitude")
         return self
 
 
-class Augmentation(Settings):
+class Augmentation(FrozenModel):
     """How an image is changed before the network sees it."""
 
     crop: Annotated[tuple[Count, Count], BeforeValidator(_check_two)] = Field(
@@ -186,13 +183,13 @@ class Augmentation(Settings):
     @model_validator(mode="after")
     def _is_possible(self) -> Augmentation:
         if self.color_jitter > 0.5:
-            raise MisplacedError(
+            raise FieldError(
                 f"0.5 at most, not {self.color_jitter:g}: the hue turns half round at that", "color_jitter"
             )
         return self
 
 
-class Sampling(Settings):
+class Sampling(FrozenModel):
     """Which images make an epoch (class-uniform sampling: Zhu et al., arXiv 1812.01593, section 3.3)."""
 
     class_uniform: Share = Field(
@@ -201,7 +198,7 @@ class Sampling(Settings):
     tile: Count = Field(default=1024, description="Side of the tiles in which a class is looked for, in pixels.")
 
 
-class Loss(Settings):
+class Loss(FrozenModel):
     """What is minimised."""
 
     criterion: Literal["rmi", "cross_entropy", "image_weighted"] = Field(
@@ -213,7 +210,7 @@ class Loss(Settings):
     scales: Annotated[NotNegative, _single] = Field(default=0.05, description="Weight of what each scale says alone.")
 
 
-class Optimizer(Settings):
+class Optimizer(FrozenModel):
     """How a gradient becomes a step."""
 
     name: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (with momentum) or adamw.")
@@ -228,11 +225,11 @@ class Optimizer(Settings):
     @model_validator(mode="after")
     def _forgets(self) -> Optimizer:
         if self.momentum == 1:
-            raise MisplacedError("must be below 1, or no gradient is ever forgotten", "momentum")
+            raise FieldError("must be below 1, or no gradient is ever forgotten", "momentum")
         return self
 
 
-class Schedule(Settings):
+class Schedule(FrozenModel):
     """How the learning rate falls, once an epoch."""
 
     name: Literal["poly", "poly2"] = Field(
@@ -247,7 +244,7 @@ class Schedule(Settings):
         return (1 - epoch / epochs) ** (2 * self.exponent if doubled else self.exponent)
 
 
-class Validation(Settings):
+class Validation(FrozenModel):
     """How the network is scored between epochs."""
 
     every: Count = Field(default=1, description="Epochs from one validation to the next; the last one has one.")
@@ -255,14 +252,14 @@ class Validation(Settings):
     flip: Annotated[bool, Strict()] = Field(default=False, description="Average with the mirrored image.")
 
 
-class Checkpoints(Settings):
+class Checkpoints(FrozenModel):
     """What is kept on the way, beside the last and the best."""
 
     every: Count | None = Field(default=None, description="Keep one every so many epochs for good; none if null.")
     minutes: Positive = Field(default=15.0, description="Minutes after which the last one is renewed in an epoch.")
 
 
-class Recipe(Settings):
+class Recipe(FrozenModel):
     """How a network is trained."""
 
     version: Version = Field(description="Version of this format: 1.")
@@ -306,15 +303,15 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:
         if self.global_batch > _MOST_AT_ONCE:
-            raise MisplacedError(f"{_MOST_AT_ONCE} at most, not {self.global_batch}", "global_batch")
+            raise FieldError(f"{_MOST_AT_ONCE} at most, not {self.global_batch}", "global_batch")
         if self.global_batch % self.batch_size:
             message = (
                 f"{self.global_batch} images per step cannot be had {self.batch_size} at a time; "
                 "let --batch-size divide --global-batch"
             )
-            raise MisplacedError(message, "batch_size")
+            raise FieldError(message, "batch_size")
         if self.loss.criterion == "rmi" and min(self.augmentation.crop) < 8:
-            raise MisplacedError("8 pixels at least on each side for the loss rmi", "augmentation", "crop")
+            raise FieldError("8 pixels at least on each side for the loss rmi", "augmentation", "crop")
         return self
 
     @property
@@ -335,113 +332,3 @@ class Recipe(Settings):
     def to_yaml(self) -> str:
         """`resolved` as YAML, which gives an equal recipe when it is loaded."""
         return as_yaml(self.resolved())
-
-
-def shipped_recipes() -> list[str]:
-    """The names of the recipes that come with the package, without ``.yaml``."""
-    return shipped_manifests(RECIPES)
-
-
-def recipe_of(dataset: str) -> str:
-    """The shipped recipe of a dataset, for `load_recipe`.
-
-    Raises:
-        ManifestError: there is none.
-    """
-    if dataset not in NAMES:
-        known = f"known: {', '.join(NAMES)}"
-        meant = nearest(dataset, NAMES)
-        hint = known if meant == known else f"{meant} {known}"
-        raise ManifestError(one_line(f"--dataset {dataset}: is not known; {hint}"))
-    return str(RECIPES / f"{dataset}.yaml")
-
-
-def load_recipe(
-    source: str | Path,
-    *,
-    output: str | Path | None = None,
-    data_root: Path | None = None,
-    assets: Path | None = None,
-    root: Path | None = None,
-    cache: Path | None = None,
-    init: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    settings: Sequence[str] = (),
-) -> Recipe:
-    """Read, check and resolve a recipe; no image or checkpoint needs to be there.
-
-    Args:
-        source: a file, or the bare name of a shipped recipe.
-        output: wins over the recipe's; relative to the current folder, as all that follow.
-        data_root: wins over the environment variable HMSA_DATA_ROOT.
-        assets: wins over HMSA_ASSETS.
-        root: wins over the recipe's ``data.root``.
-        cache: wins over the recipe's ``data.cache``.
-        init: a checkpoint that wins over the recipe's, or `RANDOM`. The recipe's fresh layers hold for it too, unless
-            the architecture is another one than the recipe's, whose ``init`` is then passed over.
-        overrides: settings that win over the recipe's, as a tree like it; a None in it changes nothing.
-        settings: more of them, each ``section.key=value`` with a value in YAML; null too.
-
-    Raises:
-        ManifestError: anything wrong with any of these, in one line.
-    """
-    path = find_manifest(source, RECIPES)
-    name = f"train/{path.name}" if path.parent == RECIPES else str(source)
-    document = read_document(path, name)
-    given = [Setting.parse(setting) for setting in settings]
-    document, notes = _started(document, changed(document, overrides or {}, given).tree, init)
-    document = changed(document, overrides or {}, given)
-    for place, folder in ((("output",), output), (("data", "root"), root), (("data", "cache"), cache)):
-        if folder is not None:
-            tree: Any = _from_here(folder)
-            for key in reversed(place):
-                tree = {key: tree}
-            document = document.override(tree)
-    refuse_unused(document, data_root, assets)
-    recipe = validate(Recipe, document, Surroundings.of(path, data_root, assets))
-    recipe._notes = notes
-    return recipe
-
-
-def parse_size(text: str) -> list[int]:
-    """``HxW`` as [height, width].
-
-    Raises:
-        ManifestError: it is something else.
-    """
-    found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
-    if not found:
-        raise ManifestError(one_line(f"--crop-size {text}: write HEIGHTxWIDTH, such as 1052x1914"))
-    return [int(found[1]), int(found[2])]
-
-
-def _from_here(path: str | Path) -> str:
-    # Unlike the paths in a recipe, those of a flag start where the command runs.
-    return str(path) if is_url(str(path)) else str(Path.cwd() / at_home(str(path)))
-
-
-def _started(document: Document, wanted: Mapping[str, Any], init: str | None) -> tuple[Document, tuple[str, ...]]:
-    """The recipe with what ``init`` says of the initial weights, and what the user should know of it.
-
-    Args:
-        document: the recipe as it was written.
-        wanted: its tree with all that the command line says.
-        init: see `load_recipe`.
-    """
-    default = Recipe.model_fields["arch"].default
-    of_recipe = document.tree.get("arch", default)
-    other = wanted.get("arch", default) != of_recipe
-    notes: tuple[str, ...] = ()
-    if init is None:
-        section = document.tree.get("init")
-        if not (other and isinstance(section, dict) and section.get("checkpoint")):
-            return document, notes
-        init = RANDOM
-        notes = (
-            f"init: random weights, since the recipe's checkpoint is one of {of_recipe}; name another by --init FILE",
-        )
-    if not init.strip():
-        raise ManifestError(f"--init: an empty name is no file; name one, or {RANDOM}")
-    if init == RANDOM:
-        return document.override({"init": _NO_INIT}), notes
-    return document.override({"init": {**(_NO_INIT if other else {}), "checkpoint": _from_here(init)}}), notes

@@ -12,11 +12,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, Strict, ValidationInfo
 
-from ...datasets.dataset_specs import KNOWN, source
-from ...errors import DatasetError, nearest
-from ..storage.filesystem import is_remote, place
-from .path_variables import Surroundings, is_unicode, located, resolved
-from .yaml_document import describe
+from ...datasets.dataset_specs import KNOWN_DATASETS, dataset_spec
+from ...errors import DatasetError, describe_value, nearest
+from ..storage.filesystem import is_remote, parse_location
+from .path_variables import PathContext, expand, is_unicode, require_expanded
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_NAME = 100
@@ -30,40 +29,42 @@ def check_mapping(name: str, mapping: str | None) -> None:
     """
     if mapping is None:
         return
-    if name not in KNOWN:
+    if name not in KNOWN_DATASETS:
         raise ValueError(f"type '{name}' has no mappings, but '{mapping}' was given; leave it out")
     try:
-        source(name).mapped(mapping)
+        dataset_spec(name).mapped(mapping)
     except DatasetError as error:
         raise ValueError(str(error)) from error
 
 
 def _input_path(value: object, info: ValidationInfo) -> str:
-    around = info.context or Surroundings.here()
-    return located(value, around.folder, around.variables)
+    around = info.context or PathContext.here()
+    return expand(value, around.folder, around.variables)
 
 
 def _output_path(value: object, info: ValidationInfo) -> Path:
-    around = info.context or Surroundings.here()
-    return place(resolved(located(value, Path.cwd(), around.variables)))
+    around = info.context or PathContext.here()
+    return parse_location(require_expanded(expand(value, Path.cwd(), around.variables)))
 
 
 def _local_output_path(value: object, info: ValidationInfo) -> Path:
     found = _output_path(value, info)
     if is_remote(found):
-        raise ValueError(f"a folder on a disk is needed, not {describe(value)}; copy the results there afterwards")
+        raise ValueError(
+            f"a folder on a disk is needed, not {describe_value(value)}; copy the results there afterwards"
+        )
     return found
 
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"a number is needed, not {describe(value)}{_as_number(value)}")
+        raise ValueError(f"a number is needed, not {describe_value(value)}{_as_number(value)}")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"a finite number is needed, not {describe(value)}")
+        raise ValueError(f"a finite number is needed, not {describe_value(value)}")
     return number
 
 
@@ -89,9 +90,9 @@ def _not_negative(value: object) -> float:
 
 def _whole_number(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"a whole number is needed, not {describe(value)}")
+        raise ValueError(f"a whole number is needed, not {describe_value(value)}")
     if value >= 2**31:
-        raise ValueError(f"must be below {2**31}, not {describe(value)}")
+        raise ValueError(f"must be below {2**31}, not {describe_value(value)}")
     return value
 
 
@@ -115,17 +116,17 @@ def _share(value: object) -> float:
 
 def _check_text(text: str) -> str:
     if not is_unicode(text):
-        raise ValueError(f"{describe(text)} is not Unicode; write its characters out")
+        raise ValueError(f"{describe_value(text)} is not Unicode; write its characters out")
     return text
 
 
 def _check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(
-            f"{describe(name)} cannot name files; use letters, digits and, after the first, '.', '_', '-'"
+            f"{describe_value(name)} cannot name files; use letters, digits and, after the first, '.', '_', '-'"
         )
     if name.lower().endswith(".lock"):
-        raise ValueError(f"{describe(name)} ends like the lock files beside our outputs; use another ending")
+        raise ValueError(f"{describe_value(name)} ends like the lock files beside our outputs; use another ending")
     if len(name) > _LONGEST_NAME:
         raise ValueError(f"names files, so {_LONGEST_NAME} characters at most, not {len(name)}")
     return name
@@ -133,11 +134,11 @@ def _check_name(name: str) -> str:
 
 def _check_sha256(digits: str) -> str:
     if not re.fullmatch(r"[0-9A-Fa-f]{64}", digits):
-        raise ValueError(f"64 hexadecimal digits are needed, not {describe(digits)} ({len(digits)} characters)")
+        raise ValueError(f"64 hexadecimal digits are needed, not {describe_value(digits)} ({len(digits)} characters)")
     return digits.lower()
 
 
-class Either(Collection[str]):
+class NamesOf(Collection[str]):
     """The names of two collections, which may come to know more."""
 
     def __init__(self, first: Collection[str], second: Collection[str]) -> None:
@@ -158,7 +159,7 @@ def one_of(known: Collection[str]) -> AfterValidator:
 
     def check(value: str) -> str:
         if value not in known:
-            raise ValueError(f"{describe(value)} is not known; {nearest(value, known)}")
+            raise ValueError(f"{describe_value(value)} is not known; {nearest(value, known)}")
         return value
 
     return AfterValidator(check)

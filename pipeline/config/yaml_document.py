@@ -13,9 +13,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ...errors import ManifestError, nearest
+from ...errors import ManifestError, _shortened, describe_value, nearest, one_line
 
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
 MOST_BYTES = 1 << 20
@@ -28,12 +28,12 @@ _TEXT_TAGS = {_TAG + kind for kind in ("str", "timestamp", "value", "merge")}
 _PLAIN_TAGS = {_TAG + kind for kind in ("null", "bool", "int", "float")}
 
 
-class MisplacedError(ValueError):
+class FieldError(ValueError):
     """What a validator of several fields says of one of them; ``place`` is relative to what it validates."""
 
     def __init__(self, message: str, *place: str | int) -> None:
         super().__init__(message)
-        self.place: Place = place
+        self.place: KeyPath = place
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class Document:
 
     name: str
     tree: dict[str, Any]
-    lines: Mapping[Place, int]
-    overridden: frozenset[Place] = field(default=frozenset())
+    lines: Mapping[KeyPath, int]
+    overridden: frozenset[KeyPath] = field(default=frozenset())
 
     def override(self, values: Mapping[str, Any]) -> Document:
         """The document with ``values``, a tree of mappings, laid over it; a None leaves the file's value."""
-        places: set[Place] = set()
-        tree = _laid_over(self.tree, values, (), places)
+        places: set[KeyPath] = set()
+        tree = _merged(self.tree, values, (), places)
         return Document(self.name, tree, self.lines, self.overridden | places)
 
-    def error(self, problems: Iterable[tuple[Place, str]]) -> ManifestError:
+    def error(self, problems: Iterable[tuple[KeyPath, str]]) -> ManifestError:
         """One line for all ``problems``: the first few of them in the file's order, and how many more."""
         ordered = sorted(problems, key=lambda problem: self._line(problem[0]) or 0)
         said = [self._said(place, message, first=not i) for i, (place, message) in enumerate(ordered)]
@@ -66,7 +66,7 @@ class Document:
         rest = f"; and {more} more problem{'s' if more > 1 else ''}" if more > 0 else ""
         return ManifestError(one_line("; ".join(said[:PROBLEMS_SHOWN]) + rest))
 
-    def _line(self, place: Place) -> int | None:
+    def _line(self, place: KeyPath) -> int | None:
         said = any(place[:n] in self.overridden for n in range(len(place) + 1))
         # A section that is not in the file was made for what the command line says of something in it.
         made = place not in self.lines and any(given[: len(place)] == place for given in self.overridden)
@@ -75,7 +75,7 @@ class Document:
         # A key that is missing stands where its mapping stands.
         return next((self.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.lines), 1)
 
-    def _said(self, place: Place, message: str, first: bool) -> str:
+    def _said(self, place: KeyPath, message: str, first: bool) -> str:
         line = self._line(place)
         where = f"{_dotted(place)}: " if place else ""
         if line is None:
@@ -95,7 +95,7 @@ def read_document(path: Path, name: str | None = None) -> Document:
     """
     name = str(path) if name is None else name
     text = _read_text(path, name)
-    lines: dict[Place, int] = {}
+    lines: dict[KeyPath, int] = {}
     try:
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
@@ -107,7 +107,7 @@ def read_document(path: Path, name: str | None = None) -> Document:
     if tree is None:
         raise ManifestError(one_line(f"{name}: the file is empty"))
     if not isinstance(tree, dict):
-        shown = describe(tree)
+        shown = describe_value(tree)
         raise ManifestError(one_line(f"{name}:{lines[()]}: a mapping (key: value) is needed, not {shown}"))
     return Document(name, tree, lines)
 
@@ -117,7 +117,7 @@ def validate(model: type[M], document: Document, context: Any = None) -> M:
     try:
         return model.model_validate(document.tree, context=context)
     except ValidationError as error:
-        found = [(_place(problem), _message(problem, model)) for problem in error.errors(include_url=False)]
+        found = [(_key_path(problem), _message(problem, model)) for problem in error.errors(include_url=False)]
         raise document.error(found) from error
 
 
@@ -129,42 +129,17 @@ def as_yaml(tree: Any) -> str:
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=printable, width=math.inf)
 
 
-def one_line(text: str) -> str:
-    """The text with line breaks and whatever else a terminal cannot show written as escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def describe(value: object) -> str:
-    """A value as a message shows it."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (int, float)):
-        return f"the number {_short(value)}"
-    if isinstance(value, str):
-        return f"the text {_short(value)}"
-    return {dict: "a mapping", list: "a list", tuple: "a list"}.get(type(value), type(value).__name__)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, int) and abs(value) > 10**60:
-        return "of more than 60 digits"
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
-def _dotted(place: Place) -> str:
+def _dotted(place: KeyPath) -> str:
     steps = (f"[{step}]" if isinstance(step, int) else f".{step[:60]}" for step in place)
     return "".join(steps).removeprefix(".")
 
 
-def _laid_over(tree: dict[str, Any], values: Mapping[str, Any], place: Place, places: set[Place]) -> dict[str, Any]:
+def _merged(tree: dict[str, Any], values: Mapping[str, Any], place: KeyPath, places: set[KeyPath]) -> dict[str, Any]:
     tree = dict(tree)
     for key, value in values.items():
         below = tree.get(key)
         if isinstance(value, Mapping) and (below is None or isinstance(below, dict)):
-            tree[key] = _laid_over(below or {}, value, (*place, key), places)
+            tree[key] = _merged(below or {}, value, (*place, key), places)
         elif value is not None and not isinstance(value, Mapping):
             tree[key] = value
             places.add((*place, key))
@@ -214,11 +189,11 @@ def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
 class _Builder:
     """Turns YAML nodes into values and notes their lines; stricter than PyYAML's own construction."""
 
-    def __init__(self, name: str, loader: yaml.SafeLoader, lines: dict[Place, int]) -> None:
+    def __init__(self, name: str, loader: yaml.SafeLoader, lines: dict[KeyPath, int]) -> None:
         self.name, self.loader, self.lines = name, loader, lines
         self.values = 0
 
-    def build(self, node: yaml.Node, place: Place) -> Any:
+    def build(self, node: yaml.Node, place: KeyPath) -> Any:
         self.lines.setdefault(place, node.start_mark.line + 1)
         self.values += 1
         if self.values > MOST_VALUES:
@@ -232,7 +207,7 @@ class _Builder:
             return self._mapping(node, place)
         raise self._refuse(node, place, f"the tag {node.tag} is not understood here; remove it")
 
-    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, place: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -244,7 +219,7 @@ class _Builder:
             values[key.value] = self.build(value, here)
         return values
 
-    def _scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
+    def _scalar(self, node: yaml.ScalarNode, place: KeyPath) -> Any:
         if node.tag in _TEXT_TAGS:
             return node.value
         if node.tag not in _PLAIN_TAGS:
@@ -252,17 +227,17 @@ class _Builder:
         try:
             return self.loader.construct_object(node)
         except (ValueError, LookupError):
-            message = f"cannot read {_short(node.value)} as {node.tag.removeprefix(_TAG)}; put text in quotes"
+            message = f"cannot read {_shortened(node.value)} as {node.tag.removeprefix(_TAG)}; put text in quotes"
             raise self._refuse(node, place, message) from None
 
-    def _refuse(self, node: yaml.Node, place: Place, message: str) -> ManifestError:
+    def _refuse(self, node: yaml.Node, place: KeyPath, message: str) -> ManifestError:
         where = f"{_dotted(place)}: " if place else ""
         return ManifestError(one_line(f"{self.name}:{node.start_mark.line + 1}: {where}{message}"))
 
 
-def _place(problem: ErrorDetails) -> Place:
+def _key_path(problem: ErrorDetails) -> KeyPath:
     error = problem.get("ctx", {}).get("error")
-    return (*problem["loc"], *error.place) if isinstance(error, MisplacedError) else problem["loc"]
+    return (*problem["loc"], *error.place) if isinstance(error, FieldError) else problem["loc"]
 
 
 def _message(problem: ErrorDetails, model: type[BaseModel]) -> str:
@@ -277,19 +252,19 @@ def _message(problem: ErrorDetails, model: type[BaseModel]) -> str:
             return f"unknown key; {nearest(str(place[-1]), parent.model_fields)}"
         case "literal_error":
             known = next(get_args(k) for k in _kinds_at(model, place) if get_origin(k) is Literal)
-            return f"{describe(value)} is not known; {nearest(str(value), map(str, known))}"
+            return f"{describe_value(value)} is not known; {nearest(str(value), map(str, known))}"
         case "string_type":
             quotes = "; put it in quotes" if isinstance(value, (bool, int, float)) else ""
-            return f"text is needed, not {describe(value)}{quotes}"
+            return f"text is needed, not {describe_value(value)}{quotes}"
         case "bool_type":
-            return f"true or false is needed, not {describe(value)}"
+            return f"true or false is needed, not {describe_value(value)}"
         case "tuple_type":
             dash = "; begin each entry with '- '" if isinstance(value, dict) else ""
-            return f"a list is needed, not {describe(value)}{dash}"
+            return f"a list is needed, not {describe_value(value)}{dash}"
         case "model_type" if value is None:
             return "is empty; fill it in or leave it out"
         case "model_type":
-            return f"a mapping (key: value) is needed, not {describe(value)}"
+            return f"a mapping (key: value) is needed, not {describe_value(value)}"
         case _:
             return problem["msg"]
 
@@ -305,7 +280,7 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from _kinds(inner)
 
 
-def _kinds_at(model: type[BaseModel], place: Place) -> Iterator[Any]:
+def _kinds_at(model: type[BaseModel], place: KeyPath) -> Iterator[Any]:
     """What the value at ``place`` may be; an index changes nothing, as `_kinds` looks into lists."""
     annotation: Any = model
     for step in place:

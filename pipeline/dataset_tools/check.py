@@ -14,18 +14,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ...datasets.dataset_specs import DRAWN_MARK, SEE, TOTAL, UNKNOWN, Source
+from ...datasets.dataset_specs import DRAWN_MARK, SEE, TOTAL, UNKNOWN, DatasetSpec
 from ...datasets.decode.arrays import decode_rgb
 from ...datasets.labels.label_reader import LabelReader
 from ...datasets.layout.find_images import part_of, split_folders
 from ...datasets.layout.folder_layout import located, output_stem, parts_beside, walk
-from ...datasets.layout.image_mask_pairs import Pair, find_pairs, list_pairs, mask_places, panoptic_json
+from ...datasets.layout.image_mask_pairs import ImageMaskPair, find_pairs, list_pairs, mask_places, panoptic_json
 from ...datasets.parallel import map_files
 from ...errors import DatasetError, ManifestError, StoreError, disk_error
 from ...files import write_json
-from ..pictures.sheet import draw_classes, draw_sheet
+from ..pictures.sheet import dataset_sheet
 from ..runtime.progress import Progress
-from .findings import FIGURES, SLOTS, DatasetReport, Look, SplitReport, count
+from ..text import plural
+from .class_chart import draw_class_chart
+from .findings import FIGURES, SLOTS, DatasetFindings, PairFindings, SplitFindings
 from .guide import known_source
 
 CLASSES, SHEET = "classes.png", "contact_sheet.png"
@@ -48,10 +50,10 @@ class CheckPlan:
         workers: processes that read; one per core if None.
     """
 
-    facts: Source
+    facts: DatasetSpec
     root: Path
     output: Path
-    splits: Mapping[str, tuple[list[Pair], list[str]]]
+    splits: Mapping[str, tuple[list[ImageMaskPair], list[str]]]
     limit: int | None
     workers: int | None
 
@@ -91,7 +93,7 @@ def plan_check(
     return CheckPlan(facts, folder, output, splits, limit, workers)
 
 
-def run_check(plan: CheckPlan) -> DatasetReport:
+def run_check(plan: CheckPlan) -> DatasetFindings:
     """Read everything, and write `FIGURES` and, where anything can be trained on, `CLASSES` and `SHEET`.
 
     Raises:
@@ -100,20 +102,20 @@ def run_check(plan: CheckPlan) -> DatasetReport:
     """
     reader = LabelReader(plan.root, plan.facts)
     wanted = {split: pairs[: plan.limit] for split, (pairs, _) in plan.splits.items()}
-    splits: list[SplitReport] = []
+    splits: list[SplitFindings] = []
     with Progress(sum(map(len, wanted.values()))) as progress:
         for split, pairs in wanted.items():
             found, alone = plan.splits[split]
             expected = expected_images(plan.root, plan.facts, split, len(found) + len(alone))
-            splits.append(SplitReport(split, plan.facts, len(found), alone, expected))
+            splits.append(SplitFindings(split, plan.facts, len(found), alone, expected))
             progress.job(f"{plan.facts.name} {split}", len(pairs))
-            for pair, look in zip(pairs, map_files(partial(look_at, reader), pairs, plan.workers), strict=True):
+            for pair, look in zip(pairs, map_files(partial(inspect_pair, reader), pairs, plan.workers), strict=True):
                 splits[-1].add(pair, look)
                 progress.advance()
     strays = find_strays(plan.root, plan.facts, [*wanted])
     all_there = _all_images(plan.root, plan.facts)
     beside = _beside(plan.root, plan.facts)
-    report = DatasetReport(plan.facts, plan.root, plan.limit, tuple(splits), tuple(strays), all_there, beside)
+    report = DatasetFindings(plan.facts, plan.root, plan.limit, tuple(splits), tuple(strays), all_there, beside)
     try:
         write_json(plan.output / FIGURES, report.figures())
         _draw(plan.output, reader, report)
@@ -122,7 +124,7 @@ def run_check(plan: CheckPlan) -> DatasetReport:
     return report
 
 
-def expected_images(root: Path, facts: Source, split: str, found: int) -> int | None:
+def expected_images(root: Path, facts: DatasetSpec, split: str, found: int) -> int | None:
     """How many images of a split its authors distribute.
 
     Args:
@@ -144,7 +146,7 @@ def expected_images(root: Path, facts: Source, split: str, found: int) -> int | 
     return found if alone else sum(known)
 
 
-def _all_images(root: Path, facts: Source) -> int | None:
+def _all_images(root: Path, facts: DatasetSpec) -> int | None:
     """The images of all splits, where their number is known but not that of each split; else None."""
     if TOTAL not in facts.counts or (root / DRAWN_MARK).is_file():
         return None
@@ -152,13 +154,13 @@ def _all_images(root: Path, facts: Source) -> int | None:
     return sum(1 for folder in folders for _ in walk(root, folder, facts.layout, ()))
 
 
-def _beside(root: Path, facts: Source) -> tuple[str, ...]:
+def _beside(root: Path, facts: DatasetSpec) -> tuple[str, ...]:
     """Further parts of the dataset that lie beside its folder, and are read from there."""
     folders = {folder for more in facts.layout.more.values() for folder in more}
     return tuple(part for part in parts_beside(root) if any(folder.startswith(f"{part}/") for folder in folders))
 
 
-def look_at(reader: LabelReader, pair: Pair) -> Look:
+def inspect_pair(reader: LabelReader, pair: ImageMaskPair) -> PairFindings:
     """Read an image and its mask; whatever is wrong with them is told and not raised."""
     unreadable: list[str] = []
     size = raw = None
@@ -172,7 +174,7 @@ def look_at(reader: LabelReader, pair: Pair) -> Look:
     except DatasetError as error:
         unreadable.append(str(error))
     if raw is None:
-        return Look(size, None, tuple(unreadable))
+        return PairFindings(size, None, tuple(unreadable))
     table = reader.source.lookup(pair.encoding)
     found = np.bincount(raw.ravel(), minlength=256)
     unknown = tuple(np.flatnonzero((table == UNKNOWN) & (found > 0)).tolist())
@@ -182,10 +184,10 @@ def look_at(reader: LabelReader, pair: Pair) -> Look:
         if mask_size != size:
             table, found = np.arange(256), np.bincount(reader.read(pair, size).ravel(), minlength=256)
         pixels = np.bincount(table, weights=found, minlength=256)[[*SLOTS]].astype(np.int64)
-    return Look(size, mask_size, tuple(unreadable), unknown, pixels)
+    return PairFindings(size, mask_size, tuple(unreadable), unknown, pixels)
 
 
-def find_strays(root: Path, facts: Source, splits: Sequence[str]) -> list[str]:
+def find_strays(root: Path, facts: DatasetSpec, splits: Sequence[str]) -> list[str]:
     """Masks that belong to no image, wherever masks of these splits may lie.
 
     Linked folders are not followed. Images count that lie in the folder of the split, whether they belong to
@@ -239,51 +241,48 @@ def spread(counts: Sequence[int], total: int) -> list[list[int]]:
     ]
 
 
-def _draw(output: Path, reader: LabelReader, report: DatasetReport) -> None:
+def _draw(output: Path, reader: LabelReader, report: DatasetFindings) -> None:
     if not report.sound:
         # Pictures of an earlier check would be taken for those of this one.
         for name in (CLASSES, SHEET):
             (output / name).unlink(missing_ok=True)
         return
     title = f"{report.facts.title}: {', '.join(split.name for split in report.splits)}"
-    draw_classes(output / CLASSES, title, report.pixels, report.images, report.sound)
+    draw_class_chart(output / CLASSES, title, report.pixels, report.images, report.sound)
     places = spread([len(split.sound) for split in report.splits], _PICTURES)
     shown = [
         (split.name, split.sound[place])
         for split, chosen in zip(report.splits, places, strict=True)
         for place in chosen
     ]
-    draw_sheet(output / SHEET, f"{title}; labels over {len(shown)} of {count(report.sound, 'image')}", reader, shown)
+    dataset_sheet(
+        output / SHEET, f"{title}; labels over {len(shown)} of {plural(report.sound, 'image')}", reader, shown
+    )
 
 
-def _all_labelled(facts: Source) -> list[str]:
+def _all_labelled(facts: DatasetSpec) -> list[str]:
     """The splits that together hold every image with a mask once."""
     layout = facts.layout
     # Joined splits hold the images of others once more, but where those may be missing they are looked at together.
     return [split for split in facts.labelled if (split in layout.joined) == layout.any_part]
 
 
-def _root_of(facts: Source, data_root: Path | None, root: Path | None) -> Path:
-    from ..config.path_variables import (
-        Surroundings,  # not above: see the module's first lines
-        at_home,  # not above: see the module's first lines
-        located,  # not above: see the module's first lines
-        resolved_path,  # not above: see the module's first lines
-    )
+def _root_of(facts: DatasetSpec, data_root: Path | None, root: Path | None) -> Path:
+    from ..config.path_variables import PathContext, expand, expand_home, resolved_path
 
     if root is not None:
         if data_root is not None:
             raise ManifestError("--data-root: changes nothing beside --root; leave it out")
-        return Path.cwd() / at_home(str(root))
-    variables = Surroundings.of(Path.cwd(), data_root).variables
+        return Path.cwd() / expand_home(str(root))
+    variables = PathContext.of(Path.cwd(), data_root).variables
     try:
-        place = located(f"${{HMSA_DATA_ROOT}}/{facts.folder}", Path.cwd(), variables)
+        place = expand(f"${{HMSA_DATA_ROOT}}/{facts.folder}", Path.cwd(), variables)
     except ValueError as error:
         raise ManifestError(f"--data-root: {error}") from error
     return resolved_path(place, f"{facts.name}: ")
 
 
-def _own(splits: Sequence[str], facts: Source, root: Path) -> list[str]:
+def _own(splits: Sequence[str], facts: DatasetSpec, root: Path) -> list[str]:
     """Those of ``splits`` to look at: of variants, those alone that are there."""
     layout = facts.layout
     plain = [split for split in splits if split not in layout.variants]
@@ -292,7 +291,7 @@ def _own(splits: Sequence[str], facts: Source, root: Path) -> list[str]:
     return there if none else [*plain, *there]
 
 
-def _listed(root: Path, facts: Source, split: str) -> tuple[list[Pair], list[str]]:
+def _listed(root: Path, facts: DatasetSpec, split: str) -> tuple[list[ImageMaskPair], list[str]]:
     """Images with and without masks; an error if it is no use to look at any of them."""
     if split in facts.unlabelled:
         return list_pairs(root, facts.name, split), []  # which says that they are not published

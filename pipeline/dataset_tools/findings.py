@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import __version__
-from ...datasets.dataset_specs import SEE, TOTAL, Source
-from ...datasets.layout.image_mask_pairs import Pair
+from ...datasets.dataset_specs import SEE, TOTAL, DatasetSpec
+from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
 from ...errors import first_few
+from ..text import percent, plural
 
 FIGURES = "check.json"
 COUNTED = "counted by others, not stated by the authors"
@@ -30,7 +30,7 @@ SLOTS: tuple[int, ...] = (*range(NUM_CLASSES), IGNORE)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PairFindings:
     """What an image and its mask turned out to be."""
 
     size: tuple[int, int] | None
@@ -46,11 +46,11 @@ class Look:
 
 
 @dataclass
-class SplitReport:
+class SplitFindings:
     """What was found in one split."""
 
     name: str
-    facts: Source
+    facts: DatasetSpec
     """Of which dataset."""
     pairs: int
     """Images that have a mask."""
@@ -69,7 +69,7 @@ class SplitReport:
     """Id that is not in the table -> the masks that hold it."""
     unreadable: list[str] = field(default_factory=list)
     """What is wrong with files that cannot be read."""
-    sound: list[Pair] = field(default_factory=list)
+    sound: list[ImageMaskPair] = field(default_factory=list)
     """What can be trained on."""
     empty: list[str] = field(default_factory=list)
     """Masks of these that label nothing."""
@@ -88,7 +88,7 @@ class SplitReport:
         """Whether `expected` is a number that the authors do not state."""
         return self.name in self.facts.unsure and self.expected == self.facts.counts.get(self.name)
 
-    def add(self, pair: Pair, look: Look) -> None:
+    def add(self, pair: ImageMaskPair, look: PairFindings) -> None:
         """Count one image."""
         self.looked_at += 1
         self.unreadable += look.unreadable
@@ -113,7 +113,7 @@ class SplitReport:
         """What is wrong, one line each, the first few of each kind."""
         if self.missing:
             yield (
-                f"{self.name}: {count(self.missing, 'image')} of the {self.expected} that are distributed"
+                f"{self.name}: {plural(self.missing, 'image')} of the {self.expected} that are distributed"
                 f"{f' ({COUNTED})' if self.unsure else ''} {'are' if self.missing > 1 else 'is'} missing; "
                 f"unpack {self.facts.image_archive}; {SEE}"
             )
@@ -127,7 +127,7 @@ class SplitReport:
         for number in sorted(self.unknown)[:FEW]:
             files = self.unknown[number]
             yield (
-                f"{self.name}: id {number} is none of {self.facts.title}, but {count(len(files), 'mask')} "
+                f"{self.name}: id {number} is none of {self.facts.title}, but {plural(len(files), 'mask')} "
                 f"{'hold' if len(files) > 1 else 'holds'} it, first {files[0]}; is that the right file?"
             )
         if len(self.unknown) > FEW:
@@ -151,16 +151,16 @@ class SplitReport:
     def summary(self) -> str:
         """What there is, in one line."""
         total = self.pairs + len(self.without_mask)
-        of = f"{total} of {self.expected} images" if self.expected is not None else count(total, "image")
-        what = f"{of}, {count(self.pairs, 'mask')}"
+        of = f"{total} of {self.expected} images" if self.expected is not None else plural(total, "image")
+        what = f"{of}, {plural(self.pairs, 'mask')}"
         if self.looked_at < self.pairs:
             what += f", the first {self.looked_at} read"
         sizes = [f"{_by(size)} ({number})" for size, number in _by_count(self.sizes)]
         what += f", {len(self.sound)} sound; {first_few(sizes, 3) or 'no size'}"
         if self.resized:
-            what += f"; {count(self.resized, 'mask')} brought to the size of the image"
+            what += f"; {plural(self.resized, 'mask')} brought to the size of the image"
         if self.empty:
-            what += f"; {count(len(self.empty), 'mask')} that {'label' if len(self.empty) > 1 else 'labels'} nothing"
+            what += f"; {plural(len(self.empty), 'mask')} that {'label' if len(self.empty) > 1 else 'labels'} nothing"
         return what
 
     def figures(self) -> dict[str, Any]:
@@ -184,7 +184,7 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
-class DatasetReport:
+class DatasetFindings:
     """What was found in a dataset.
 
     Attributes:
@@ -197,10 +197,10 @@ class DatasetReport:
         beside: folders of further parts beside the root, which are read as if they lay in it.
     """
 
-    facts: Source
+    facts: DatasetSpec
     root: Path
     limit: int | None
-    splits: tuple[SplitReport, ...]
+    splits: tuple[SplitFindings, ...]
     without_image: tuple[str, ...]
     all_images: int | None = None
     beside: tuple[str, ...] = ()
@@ -226,12 +226,12 @@ class DatasetReport:
         found = [line for split in self.splits for line in split.problems()]
         if self.all_images is not None and (missing := self.facts.counts[TOTAL] - self.all_images) > 0:
             found.append(
-                f"{count(missing, 'image')} of the {self.facts.counts[TOTAL]} that are distributed "
+                f"{plural(missing, 'image')} of the {self.facts.counts[TOTAL]} that are distributed "
                 f"{'are' if missing > 1 else 'is'} missing; unpack {self.facts.image_archive}; {SEE}"
             )
         if self.without_image:
             found.append(
-                f"{count(len(self.without_image), 'mask')} without an image "
+                f"{plural(len(self.without_image), 'mask')} without an image "
                 f"({first_few(self.without_image, FEW)}); unpack {self.facts.image_archive}; {SEE}"
             )
         return found
@@ -242,7 +242,7 @@ class DatasetReport:
         lines = [f"{self.facts.title}: {self.root}", *(f"  with {self.root.parent / name}" for name in self.beside)]
         lines += [f"  {split.name:{wide}}  {split.summary()}" for split in self.splits]
         lines += [f"  {line}" for line in _table(self.pixels, self.images)]
-        lines.append(count(len(self.problems), "problem") if self.problems else "no problems")
+        lines.append(plural(len(self.problems), "problem") if self.problems else "no problems")
         return lines
 
     def figures(self) -> dict[str, Any]:
@@ -259,20 +259,6 @@ class DatasetReport:
             **_class_figures(self.pixels, self.images),
             "problems": self.problems,
         }
-
-
-def percent(share: float) -> str:
-    """A share with three digits, such as ``33.5 %`` and ``0.00211 %``; a dash for nothing."""
-    if share <= 0:
-        return "-"
-    if share < 1e-7:
-        return "< 1e-5 %"
-    return f"{100 * share:.{min(5, max(0, 2 - math.floor(math.log10(100 * share))))}f} %"
-
-
-def count(number: int, what: str) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _class_figures(pixels: NDArray[np.int64], images: NDArray[np.int64]) -> dict[str, Any]:

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from ...datasets.dataset_specs import EVALUATED, KNOWN, NAMES, Source, source
+from ...datasets.dataset_specs import EVALUATED, KNOWN_DATASETS, DatasetSpec, dataset_spec
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
-from ...errors import DatasetError, ManifestError, StoreError
+from ...errors import DatasetError
 from .findings import COUNTED
 
 WIDTH = 100
 """Columns of a terminal that the guide is to be read on."""
-
-DRAWN = Path("drawn")
-"""The data root that datasets are drawn into, below the current folder."""
-
-TINY = "hrnet_tiny_ocr_mscale"
 _KINDS = {"download": "where to get it", "archives": "the archives' names", "counts": "the numbers of images"}
 _CROP, _LONG_EDGE = (96, 192), 240
 _LABEL = 10
 
 
-def known_source(name: str) -> Source:
+def known_source(name: str) -> DatasetSpec:
     """The facts about a dataset.
 
     Raises:
         DatasetError: none is called ``name``; the error lists all that there are.
     """
-    if name not in KNOWN:
-        raise DatasetError(f"{name}: is no dataset that is known; known: {', '.join(KNOWN)}")
-    return source(name)
+    if name not in KNOWN_DATASETS:
+        raise DatasetError(f"{name}: is no dataset that is known; known: {', '.join(KNOWN_DATASETS)}")
+    return dataset_spec(name)
 
 
-def known_sources(names: Sequence[str]) -> list[Source]:
+def known_sources(names: Sequence[str]) -> list[DatasetSpec]:
     """Those called ``names``, each once, in this order; all if there are no names. Raises as `known_source`."""
-    return [known_source(name) for name in dict.fromkeys(names or KNOWN)]
+    return [known_source(name) for name in dict.fromkeys(names or KNOWN_DATASETS)]
 
 
-def split_uses(facts: Source) -> dict[str, str]:
+def split_uses(facts: DatasetSpec) -> dict[str, str]:
     """Each split that a recipe or a manifest can name -> what it is for, in a few words."""
     uses: dict[str, str] = {}
     for split in facts.layout.split_names:
@@ -62,7 +54,7 @@ def split_uses(facts: Source) -> dict[str, str]:
     return uses
 
 
-def guide(facts: Source) -> list[str]:
+def dataset_guide(facts: DatasetSpec) -> list[str]:
     """What ``datasets list`` says about one dataset: lines of at most `WIDTH` columns, but for long addresses."""
     lines = [f"{facts.name}: {facts.title}"]
     lines += _entry("homepage", [facts.homepage])
@@ -94,11 +86,11 @@ def guide(facts: Source) -> list[str]:
     return lines
 
 
-def _unsure(facts: Source, name: str) -> str:
+def _unsure(facts: DatasetSpec, name: str) -> str:
     return f" ({COUNTED})" if name in facts.unsure else ""
 
 
-def mapping_lines(facts: Source) -> list[str]:
+def mapping_lines(facts: DatasetSpec) -> list[str]:
     """A sentence for each mapping but the first: in which ids it differs."""
     labels = facts.labels or {}
     return [
@@ -116,7 +108,7 @@ def _train_name(train: int) -> str:
     return "ignored" if train == IGNORE else CLASS_NAMES[train]
 
 
-def guide_figures(facts: Source) -> dict[str, Any]:
+def guide_figures(facts: DatasetSpec) -> dict[str, Any]:
     """The same for ``--json``."""
     return {
         "name": facts.name,
@@ -154,88 +146,3 @@ def _fitted(line: str) -> list[str]:
     shape = shape.rstrip()
     indent = " " * (len(shape) - len(shape.lstrip()) + 4)
     return [shape, *(indent + part for part in _wrapped(remark))]
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A dataset that was drawn."""
-
-    name: str
-    folder: Path
-    command: str
-    """The command that trains on it."""
-
-
-def frame_size(text: str | None) -> tuple[int, int] | None:
-    """``HxW`` as (height, width), None as it is.
-
-    Raises:
-        ManifestError: it is something else.
-    """
-    from ..config.recipe import parse_size
-    from ..config.yaml_document import one_line
-
-    if text is None:
-        return None
-    try:
-        height, width = parse_size(text)
-    except ManifestError as error:
-        raise ManifestError(one_line(f"--size {text}: write HEIGHTxWIDTH, such as 128x256")) from error
-    return height, width
-
-
-def draw_sources(
-    names: Sequence[str],
-    folder: Path | None,
-    *,
-    train: int,
-    val: int,
-    seed: int,
-    size: tuple[int, int] | None,
-    style: str | None,
-) -> Iterator[Drawn]:
-    """Draw small datasets, one after the other, each yielded when it lies there.
-
-    Args:
-        names: which of the seven; all if empty.
-        folder: the data root to draw into; None for `DRAWN`.
-        train: how many frames of each are for training, at least 1.
-        val: how many are for validation, at least 1.
-        seed: of the streets, not negative.
-        size: (height, width) of the frames; None for small ones with the aspect of the real ones.
-        style: the look of all frames; None for those that go with the dataset.
-
-    Raises:
-        DatasetError: an unknown name; the folder of one holds what was not drawn, or drawn otherwise; scipy is
-            missing, which gta5 needs.
-        ManifestError: frames of that size, or so few, cannot be drawn.
-        StoreError: the folder cannot be written.
-    """
-    from ...datasets.synthetic.write_datasets import write_source
-
-    folder = folder or DRAWN
-    for facts in known_sources(names or NAMES):
-        if facts.name in EVALUATED:
-            raise DatasetError(f"{facts.name}: cannot be drawn; those that can: {', '.join(NAMES)}")
-        try:
-            written = write_source(folder, facts.name, train=train, val=val, seed=seed, size=size, style=style)
-        except ValueError as error:
-            raise ManifestError(f"{facts.name}: {error}") from error
-        except OSError as error:
-            raise StoreError(
-                f"{folder / facts.folder}: cannot be written ({error.strerror or error}); choose another --output"
-            ) from error
-        yield Drawn(facts.name, written, _training(facts.name, folder, size))
-
-
-def _training(name: str, folder: Path, size: tuple[int, int] | None) -> str:
-    """A training that takes a CPU some seconds; the recipe's own sizes are for real photographs."""
-    from ..config.recipe import load_recipe, recipe_of
-
-    crop = "x".join(str(min(pair)) for pair in zip(_CROP, size or _CROP, strict=True))
-    words = ["hmsa-pipeline", "train", "--dataset", name, "--data-root", str(folder), "--arch", TINY]
-    # Of one small image BatchNorm can tell no variance.
-    words += ["--crop-size", crop, "--batch-size", "2", "--epochs", "2"]
-    if load_recipe(recipe_of(name)).augmentation.long_edge is not None:
-        words += ["--set", f"augmentation.long_edge={max(size or (_LONG_EDGE,))}"]
-    return shlex.join(words)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ... import __version__
 from ...errors import StoreError, first_few
-from ..config.manifest import Fusion as Functions
+from ..config.manifest import FusionFunctions as Functions
 from ..config.manifest import Member
 from ..storage.filesystem import read_bytes
 from ..store.identity import Identity
@@ -22,7 +22,7 @@ RECORD = "ensemble.json"
 _MEMBER = {"name", "weight", "temperature", "store"}
 
 
-def describe(
+def make_record(
     functions: Functions, members: Sequence[tuple[Member, Identity | None]], before: dict[str, Any]
 ) -> dict[str, Any]:
     """What goes in, with its fingerprint.
@@ -107,7 +107,7 @@ def _is_record(value: Any) -> bool:
     )
 
 
-def changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
     """In what two records differ, for people."""
     changed = [
         f"{name} {before.get(name)} there, {now[name]} now"

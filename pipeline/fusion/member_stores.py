@@ -10,19 +10,19 @@ import numpy as np
 import torch
 
 from ...errors import ManifestError
-from ..config.manifest import Fusion as Functions
+from ..config.manifest import FusionFunctions as Functions
 from ..config.manifest import Manifest, Member
-from ..inference.inputs import store_path
+from ..storage.output_folder import store_path
 from ..store.logit_store import LogitStore
 from .fuse import fuse, quantise
 
 ENSEMBLE = "ensemble"
 """The name of all members together."""
 
-Placed = tuple[Member, Path]
+MemberStore = tuple[Member, Path]
 """A member and its store of one dataset."""
 
-Answer = tuple[np.ndarray, np.ndarray]
+LabelAndConfidence = tuple[np.ndarray, np.ndarray]
 """Class map (H, W) uint8 and confidence (H, W) uint16."""
 
 _opened: dict[str, LogitStore] = {}
@@ -35,22 +35,24 @@ def opened(path: Path) -> LogitStore:
     return _opened[str(path)]
 
 
-def weighed(manifest: Manifest) -> list[Member]:
+def voting_members(manifest: Manifest) -> list[Member]:
     """The members that take part."""
     return [member for member in manifest.models if member.weight]
 
 
-def placed(manifest: Manifest, dataset: str, images: Sequence[str]) -> tuple[Placed, ...]:
+def stores_of(manifest: Manifest, dataset: str, images: Sequence[str]) -> tuple[MemberStore, ...]:
     """The members that take part, each with its store; StoreError if one is missing or lacks images."""
     found = []
-    for member in weighed(manifest):
+    for member in voting_members(manifest):
         path = store_path(manifest.output, dataset, member.name)
         LogitStore.open(path).require_complete(images)
         found.append((member, path))
     return tuple(found)
 
 
-def subjects_of(members: Sequence[Member], *, per_model: bool, leave_one_out: bool) -> dict[str, tuple[int, ...]]:
+def scored_combinations(
+    members: Sequence[Member], *, per_model: bool, leave_one_out: bool
+) -> dict[str, tuple[int, ...]]:
     """What is scored besides the ensemble: name -> positions of the members that make it up.
 
     Args:
@@ -72,9 +74,9 @@ def subjects_of(members: Sequence[Member], *, per_model: bool, leave_one_out: bo
     return found
 
 
-def answers(
-    members: Sequence[Placed], image: str, subjects: Mapping[str, Sequence[int]], functions: Functions
-) -> dict[str, Answer]:
+def predict_from_stores(
+    members: Sequence[MemberStore], image: str, subjects: Mapping[str, Sequence[int]], functions: Functions
+) -> dict[str, LabelAndConfidence]:
     """What subjects say about an image, from the stores: every strip of logits is read once.
 
     Args:
@@ -88,7 +90,7 @@ def answers(
     """
     stores = [opened(path) for _, path in members]
     rows = [store.index[image] for store in stores]
-    parts: dict[str, list[Answer]] = {name: [] for name in subjects}
+    parts: dict[str, list[LabelAndConfidence]] = {name: [] for name in subjects}
     with ThreadPoolExecutor(2) as pool:
         for start, stop in stores[0].strips(rows[0]):
             read = pool.map(lambda s, row, a=start, b=stop: torch.from_numpy(s.read(row, a, b)), stores, rows)

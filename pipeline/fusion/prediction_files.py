@@ -93,3 +93,7 @@ def _decoded(path: Path) -> np.ndarray:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
     return decode_grey(content, path)
+
+
+CONFIDENCE_LEVELS = 65536
+"""Confidences are stored as uint16; level c stands for (c + 0.5) / 65536."""

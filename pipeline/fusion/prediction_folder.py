@@ -16,12 +16,11 @@ from PIL import Image
 from ...errors import StoreError, disk_error
 from ...files import is_partial
 from ..storage.filesystem import listing, read_bytes, remove, remove_all, size, write_bytes, write_json
+from ..storage.output_folder import PHOTOGRAPHS
 from ..storage.writer_lock import writer_lock
-from .ensemble_record import RECORD, changes, read_record, same_work
+from .ensemble_record import RECORD, describe_changes, read_record, same_work
 from .prediction_files import CONFIDENCE, LABEL, prediction_names
 
-PHOTOGRAPHS = "photographs"
-"""The folder beside that of all predictions in which it is noted how large the photographs were."""
 _ASKERS = 8
 
 
@@ -29,7 +28,7 @@ def require_same_work(folder: Path, before: dict[str, Any], record: dict[str, An
     """Raise StoreError if the predictions in ``folder``, of which ``before`` tells, are not those of ``record``."""
     if before and not same_work(before, record):
         raise StoreError(
-            f"{folder}: holds predictions made in another way ({changes(before, record)}); "
+            f"{folder}: holds predictions made in another way ({describe_changes(before, record)}); "
             "choose another --output, or make them again with --overwrite"
         )
 
@@ -111,7 +110,7 @@ def begin_predictions(
     if before and not same_work(before, record):
         raise StoreError(
             f"{folder}: another run has just begun predictions made in another way "
-            f"({changes(before, record)}); choose another --output"
+            f"({describe_changes(before, record)}); choose another --output"
         )
     # Before the record, which will no longer say that they lack a member or are older than their logits.
     stale = {prediction_names(image)[0] for image in images}

@@ -2,77 +2,52 @@
 
 from __future__ import annotations
 
-import contextlib
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ... import __version__
-from ...errors import StoreError, disk_error
-from ...files import PARTIAL
-from ..commands.output import as_size
-from ..config.manifest import Manifest, Member
+from ...errors import ManifestError
+from ..config.manifest import Manifest
+from ..runtime.device import resolve_device, resolve_precision, resolve_speed
 from ..runtime.progress import Progress, say
-from ..storage.filesystem import free_bytes, make_folder, remove, remove_partials, write_bytes
+from ..storage.filesystem import free_bytes
+from ..storage.output_folder import store_path
 from ..storage.run_record import record_gone, record_run
-from ..storage.writer_lock import writer_lock
-from ..store.identity import Identity, Photograph
-from ..store.logit_store import LogitStore
-from ..workers.in_process import Crew
-from ..workers.scheduler import Item, Tally, run_works
-from .dump_block import DumpBlock
-from .image_block import Setting
+from ..storage.writer_lock import require_free
+from ..text import as_size
+from ..workers.jobs import JobSummary
+from ..workers.protocol import WorkerPool
+from ..workers.scheduler import run_jobs
+from .inputs import remarks, survey
+from .settings import InferenceSettings
+from .store_job import (
+    DumpResult,
+    StoreJob,
+    StorePlan,
+    complete_in,
+    identities_of,
+    identity_for_dataset,
+    raw_bytes,
+    require_writable,
+    set_aside,
+)
 
 _COMPRESSED = 1.5  # times smaller than raw, see docs/decisions.md
 
 
 @dataclass(frozen=True)
-class Job:
-    """One model over one dataset.
-
-    Attributes:
-        member: whose network runs.
-        dataset: the dataset's name.
-        root: the folder that the photographs' paths are relative to.
-        store: where the logits go.
-        identity: what they are made with.
-        photographs: the whole dataset, sorted; they make the table of images.
-        limit: how many of them are dumped, from the first; None for all.
-    """
-
-    member: Member
-    dataset: str
-    root: Path
-    store: Path
-    identity: Identity
-    photographs: tuple[Photograph, ...]
-    limit: int | None = None
-
-    @property
-    def name(self) -> str:
-        """``<dataset>/<model>``."""
-        return f"{self.dataset}/{self.member.name}"
-
-    @property
-    def wanted(self) -> tuple[Photograph, ...]:
-        """The photographs that are to be complete afterwards."""
-        return self.photographs[: self.limit]
-
-
-@dataclass(frozen=True)
-class Plan:
+class DumpPlan:
     """Jobs in the order in which they are begun, the number of images complete in each, and on what.
 
     With ``overwrite`` the stores that are there are removed before the first job runs.
     """
 
     manifest: Manifest
-    jobs: tuple[Job, ...]
+    jobs: tuple[StorePlan, ...]
     complete: tuple[int, ...]
     device: torch.device
     precision: str
@@ -88,7 +63,7 @@ class Plan:
     def bytes(self) -> int:
         """Bytes of raw logits still to be made, an upper bound of what will be written."""
         share = (1 - done / max(1, len(job.wanted)) for job, done in zip(self.jobs, self.complete, strict=True))
-        return int(sum(s * _raw_bytes(job) for s, job in zip(share, self.jobs, strict=True)))
+        return int(sum(s * raw_bytes(job) for s, job in zip(share, self.jobs, strict=True)))
 
     def lines(self, workers: Sequence[str]) -> list[str]:
         """The plan for people.
@@ -115,53 +90,7 @@ class Plan:
         return [{"job": job.name, "images": len(job.wanted), "complete": done} for job, done in rows]
 
 
-def _raw_bytes(job: Job) -> int:
-    classes = len(job.identity.classes)
-    return sum(2 * classes * p.size[0] * p.size[1] for p in job.wanted if p.size)
-
-
-@dataclass
-class JobResult:
-    """What became of a job's photographs.
-
-    Attributes:
-        failed: path -> reason.
-        fallbacks: path -> how an image was made that did not fit into the device's memory at first.
-        settled: paths that are complete now.
-        gone: paths that the store lists and the dataset no longer holds.
-        problem: why the job could not be done at all; None if it was.
-        hands: worker -> images that it settled.
-        times: where the workers' time went: read, forward, write -> seconds.
-    """
-
-    job: Job
-    done: int = 0
-    skipped: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    fallbacks: dict[str, str] = field(default_factory=dict)
-    settled: set[str] = field(default_factory=set)
-    gone: frozenset[str] = frozenset()
-    problem: str | None = None
-    seconds: float = 0.0
-    interrupted: bool = False
-    hands: dict[str, int] = field(default_factory=dict)
-    times: dict[str, float] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Its figures by name."""
-        return {
-            "job": self.job.name,
-            "done": self.done,
-            "skipped": self.skipped,
-            "failed": self.failed,
-            "fallbacks": self.fallbacks,
-            "problem": self.problem,
-            "seconds": self.seconds,
-            "times": self.times,
-        }
-
-
-def table(results: Sequence[JobResult]) -> list[str]:
+def dump_table(results: Sequence[DumpResult]) -> list[str]:
     """What became of the jobs, a line each."""
     wide = max(len(result.job.name) for result in results)
     lines = [f"{'job':{wide}}  {'done':>7} {'before':>7} {'failed':>7} {'seconds':>9} {'images/s':>9}"]
@@ -200,8 +129,13 @@ def limited_by(times: Iterable[Mapping[str, float]]) -> str | None:
 
 
 def run_dump(
-    plan: Plan, crew: Crew, ended: Callable[[JobResult], None], *, patience: float, threads: int | None = None
-) -> list[JobResult]:
+    plan: DumpPlan,
+    crew: WorkerPool,
+    ended: Callable[[DumpResult], None],
+    *,
+    patience: float,
+    threads: int | None = None,
+) -> list[DumpResult]:
     """Run the plan's jobs with the crew, and keep what became of each in ``run.json``.
 
     A job whose store cannot be used has a ``problem``, and the others go on. After an interrupt the
@@ -224,43 +158,28 @@ def run_dump(
         # All of them now: else the same command without the flag could not go on after an interruption.
         for job in plan.jobs:
             set_aside(job.store)
-    setting = Setting.of(manifest.inference, plan.device, plan.precision, threads)
-    works = [StoreWork(job, setting) for job in plan.jobs]
-    results: list[JobResult] = []
+    setting = InferenceSettings.of(manifest.inference, plan.device, plan.precision, threads)
+    works = [StoreJob(job, setting) for job in plan.jobs]
+    results: list[DumpResult] = []
 
-    def ended_work(position: int, tally: Tally) -> None:
+    def ended_work(position: int, tally: JobSummary) -> None:
         result = works[position].result(tally)
         results.append(result)
-        _record(plan, result)
+        _record_result(plan, result)
         with progress.aside():
             ended(result)
 
     places = (manifest.output, *dict.fromkeys(job.root for job in plan.jobs), *_checkpoints(plan))
-    if plan.todo and (short := _too_much(plan)):
+    if plan.todo and (short := _warn_of_full_disk(plan)):
         say(short)
     with Progress(plan.todo) as progress:
-        interrupted = run_works(works, crew, progress, ended_work, places=places, patience=patience)
+        interrupted = run_jobs(works, crew, progress, ended_work, places=places, patience=patience)
     if interrupted and not any(result.interrupted for result in results):
-        results.append(JobResult(plan.jobs[-1], interrupted=True))
+        results.append(DumpResult(plan.jobs[-1], interrupted=True))
     return results
 
 
-def require_writable(output: Path) -> None:
-    """Raise StoreError unless files can be made in ``output``, which is made where it is missing."""
-    try:
-        make_folder(output)
-        probe = output / f".{uuid.uuid4().hex}{PARTIAL}"
-        try:
-            write_bytes(probe, b"x")
-        finally:
-            remove(probe)
-    except OSError as error:
-        raise StoreError(
-            f"{output}: cannot be written ({error.strerror or error}); choose another --output, or free it"
-        ) from error
-
-
-def _too_much(plan: Plan) -> str | None:
+def _warn_of_full_disk(plan: DumpPlan) -> str | None:
     """A word of warning where not all will fit on the disk, even compressed as logits usually are."""
     free = free_bytes(plan.manifest.output)
     if free is None or plan.bytes / _COMPRESSED <= free:
@@ -271,11 +190,11 @@ def _too_much(plan: Plan) -> str | None:
     )
 
 
-def _checkpoints(plan: Plan) -> list[Path]:
+def _checkpoints(plan: DumpPlan) -> list[Path]:
     return list(dict.fromkeys(job.member.checkpoint_path() for job in plan.jobs))
 
 
-def _record(plan: Plan, result: JobResult) -> None:
+def _record_result(plan: DumpPlan, result: DumpResult) -> None:
     job, output = result.job, plan.manifest.output
     record_gone(output, job.dataset, result.gone, {photo.path for photo in job.photographs})
     record_run(
@@ -300,95 +219,50 @@ def _record(plan: Plan, result: JobResult) -> None:
     )
 
 
-def set_aside(store: Path) -> None:
-    """Put a store out of the way, to be started afresh; StoreError if somebody works there."""
-    try:
-        with writer_lock(store):
-            LogitStore.set_aside(store)
-    except OSError as error:
-        raise disk_error(store, error) from error
+def plan_dump(
+    manifest: Manifest, *, device: str | torch.device = "auto", limit: int | None = None, overwrite: bool = False
+) -> DumpPlan:
+    """Check everything that a dump needs, and list its jobs, member by member.
 
+    Args:
+        manifest: what is to be dumped.
+        device: see `resolve_device`; or one that is known to be there, such as a worker's.
+        limit: images per dataset, from the first; None for all.
+        overwrite: whether stores that are there are started afresh.
 
-class StoreWork:
-    """One job as the foreman sees it: the lock, the template, and blocks of the rows that are missing."""
-
-    def __init__(self, job: Job, setting: Setting) -> None:
-        self._job, self._setting = job, setting
-        self._store: LogitStore | None = None
-        self._held = contextlib.ExitStack()
-        self._todo: list[str] = []
-        self._skipped: set[str] = set()
-        self._gone: frozenset[str] = frozenset()
-
-    @property
-    def name(self) -> str:
-        return self._job.name
-
-    @property
-    def key(self) -> str:
-        return self._job.member.name
-
-    @property
-    def gone(self) -> frozenset[str]:
-        """Images that the opened store lists and the dataset no longer holds."""
-        return self._gone
-
-    def open(self) -> list[Item]:
-        job = self._job
-        self._token = self._held.enter_context(writer_lock(job.store))
-        try:
-            versions = {"package_version": __version__, "torch_version": torch.__version__}
-            store = LogitStore.for_writing(job.store, job.identity, versions)
-            store.register(job.photographs)
-            complete = store.complete()
-        except OSError as error:
-            raise disk_error(job.store, error) from error
-        self._store, self._writer = store, store.writer()
-        self._gone = frozenset(store.index.keys() - {photo.path for photo in job.photographs})
-        wanted = [store.index[photo.path] for photo in job.wanted]
-        self._skipped = {store.images[i].path for i in wanted if complete[i]}
-        todo = [store.images[i] for i in wanted if not complete[i]]
-        self._todo = [entry.path for entry in todo]
-        return [Item(entry.path, max(1, (entry.height or 0) * (entry.width or 0))) for entry in todo]
-
-    def block(self, paths: Sequence[str]) -> DumpBlock:
-        assert self._store is not None
-        entries = tuple(self._store.images[self._store.index[path]] for path in paths)
-        return DumpBlock(
-            self._job.member,
-            self._job.identity.sha256,
-            self._job.root,
-            self._writer,
-            self._token,
-            entries,
-            self._setting,
-            self._job.identity.exif,
+    Raises:
+        HmsaError: a device, checkpoint, dataset or store is not as it must be.
+    """
+    target = resolve_device(device) if isinstance(device, str) else device
+    precision, note = resolve_precision(manifest.inference.precision, target)
+    _, compile, speed_notes = resolve_speed(manifest.inference.cuda_graphs, manifest.inference.compile, target)
+    notes = [*([note] if note else []), *speed_notes]
+    members = [m for m in manifest.models if not m.external]
+    notes += [
+        f"model {m.name}: is external, filled by 'hmsa-pipeline import-logits'" for m in manifest.models if m.external
+    ]
+    if not members:
+        raise ManifestError("no model to dump: all are external; fill them with 'hmsa-pipeline import-logits'")
+    roots = [d.root_path() for d in manifest.datasets]
+    for member in members:
+        member.checkpoint_path()
+    surveys = [survey(manifest, dataset, afresh=overwrite) for dataset in manifest.datasets]
+    identities, said = identities_of(manifest, members, precision, compile)
+    notes += [*said, *remarks(surveys)]
+    jobs = tuple(
+        StorePlan(
+            member=member,
+            dataset=looked.dataset.name,
+            root=root,
+            store=store_path(manifest.output, looked.dataset.name, member.name),
+            identity=identity_for_dataset(identity, looked.dataset),
+            photographs=looked.photographs,
+            limit=limit,
         )
-
-    def incomplete(self, paths: Iterable[str]) -> list[str]:
-        assert self._store is not None
-        entries = [self._store.images[self._store.index[path]] for path in paths]
-        return [entry.path for entry in self._writer.incomplete(entries)]
-
-    def sweep(self) -> None:
-        remove_partials(self._job.store)
-
-    def close(self) -> None:
-        self._held.close()
-
-    def result(self, tally: Tally) -> JobResult:
-        left = set(self.incomplete(self._todo)) if self._store is not None else set()
-        return JobResult(
-            self._job,
-            done=tally.done,
-            skipped=len(self._skipped),
-            failed=tally.failed,
-            fallbacks=tally.fallbacks,
-            settled=self._skipped | (set(self._todo) - left),
-            gone=self._gone,
-            problem=tally.problem,
-            seconds=tally.seconds,
-            interrupted=tally.interrupted,
-            hands=tally.hands,
-            times=tally.times,
-        )
+        for member, identity in zip(members, identities, strict=True)
+        for looked, root in zip(surveys, roots, strict=True)
+    )
+    for job in jobs:
+        require_free(job.store)
+    complete = tuple(0 if overwrite else len(complete_in(job)) for job in jobs)
+    return DumpPlan(manifest, jobs, complete, target, precision, tuple(notes), overwrite)

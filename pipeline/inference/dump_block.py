@@ -10,32 +10,35 @@ from pathlib import Path
 from torch import Tensor
 
 from ..config.manifest import Member
-from ..store.identity import ImageEntry
-from ..store.logit_store import ShardWriter
-from .image_block import Courier, Made, NetworkBlock, Setting, require_checkpoint, too_large, write_shard
+from ..store.image_table import ImageEntry
+from ..store.shard_writer import ShardWriter
+from .image_block import ComputedImage, ImageBlock, too_large
 from .predictor import Predictor
+from .settings import InferenceSettings
+from .store_writes import require_checkpoint, write_shard
+from .transfer import HostCopy
 
 
-class _Last:
+class _LoadedPredictor:
     """The network that this process used last: blocks of one model follow one another."""
 
-    key: tuple[Setting, str | None] | None = None
+    key: tuple[InferenceSettings, str | None] | None = None
     predictor: Predictor | None = None
 
 
-def _predictor(setting: Setting, member: Member, digest: str | None) -> Predictor:
+def _load_predictor(setting: InferenceSettings, member: Member, digest: str | None) -> Predictor:
     """The network of ``member`` on the device."""
     key = setting, digest
-    if _Last.key != key or _Last.predictor is None:
-        _Last.key = _Last.predictor = None  # before the next one needs the memory
+    if _LoadedPredictor.key != key or _LoadedPredictor.predictor is None:
+        _LoadedPredictor.key = _LoadedPredictor.predictor = None  # before the next one needs the memory
         require_checkpoint(member, digest)
-        _Last.predictor, _Last.key = setting.predictor(), key
-    _Last.predictor.load(member)
-    return _Last.predictor
+        _LoadedPredictor.predictor, _LoadedPredictor.key = setting.predictor(), key
+    _LoadedPredictor.predictor.load(member)
+    return _LoadedPredictor.predictor
 
 
 @dataclass(frozen=True)
-class DumpBlock(NetworkBlock):
+class DumpBlock(ImageBlock):
     """Some images of one job.
 
     Attributes:
@@ -52,7 +55,7 @@ class DumpBlock(NetworkBlock):
     writer: ShardWriter
     token: str
     entries: tuple[ImageEntry, ...]
-    setting: Setting
+    setting: InferenceSettings
     exif: bool = False
 
     @property
@@ -67,16 +70,16 @@ class DumpBlock(NetworkBlock):
         return self.writer.incomplete(entries)
 
     def load(self) -> int:
-        _predictor(self.setting, self.member, self.digest)
+        _load_predictor(self.setting, self.member, self.digest)
         return 1
 
     def take_notes(self) -> list[str]:
-        return _Last.predictor.take_notes() if _Last.predictor is not None else []
+        return _LoadedPredictor.predictor.take_notes() if _LoadedPredictor.predictor is not None else []
 
     def compute(
-        self, images: Sequence[tuple[ImageEntry, Tensor]], courier: Courier
-    ) -> Iterator[tuple[str, Made | str]]:
-        predictor = _predictor(self.setting, self.member, self.digest)
+        self, images: Sequence[tuple[ImageEntry, Tensor]], courier: HostCopy
+    ) -> Iterator[tuple[str, ComputedImage | str]]:
+        predictor = _load_predictor(self.setting, self.member, self.digest)
         for entry, image in images:
             try:
                 logits, fallback = predictor(image)
@@ -85,4 +88,4 @@ class DumpBlock(NetworkBlock):
                 yield entry.path, too_large(entry, error)
                 continue
             write = partial(write_shard, self.writer, self.token, entry, fetch, self.setting.hands)
-            yield entry.path, Made(logits.nbytes, write, fallback)
+            yield entry.path, ComputedImage(logits.nbytes, write, fallback)

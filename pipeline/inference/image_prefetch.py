@@ -12,18 +12,18 @@ from torch import Tensor
 from ...datasets.decode.tensors import decode_image
 from ...datasets.layout.folder_layout import located
 from ...errors import DatasetError
-from ..store.identity import ImageEntry
-from ..workers.protocol import Report
+from ..store.image_table import ImageEntry
+from ..workers.protocol import ProgressReporter
 
 READ_BYTES = 256 * 2**20
 AHEAD = 12
 """At most so many decoded photographs wait for the network."""
 
 
-def decoded(
+def prefetch_images(
     root: Path,
     entries: Sequence[ImageEntry],
-    report: Report,
+    report: ProgressReporter,
     *,
     threads: int,
     pinned: bool = False,
@@ -57,7 +57,9 @@ def decoded(
             readers.shutdown(wait=False, cancel_futures=True)
 
 
-def _decode(root: Path, entry: ImageEntry, report: Report, pinned: bool, exif: bool) -> Tensor | DatasetError:
+def _decode(
+    root: Path, entry: ImageEntry, report: ProgressReporter, pinned: bool, exif: bool
+) -> Tensor | DatasetError:
     path = located(root, entry.path)
     try:
         with report.at_work(entry.path):

@@ -16,18 +16,19 @@ from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import ManifestError, StoreError, disk_error
 from ..config.manifest import Manifest
 from ..runtime.progress import Progress
+from ..storage.output_folder import store_path
 from ..storage.run_record import record_gone, record_run
 from ..storage.writer_lock import writer_lock
 from ..store.identity import Identity
 from ..store.logit_store import LogitStore
-from .inputs import photographs, store_path
+from .inputs import list_photographs
 
 SUFFIX = "_logits.npz"
 KEY = "logits"
 
 
 @dataclass
-class Imported:
+class ImportResult:
     """What became of the photographs; ``failed`` maps paths to reasons."""
 
     done: int = 0
@@ -65,7 +66,7 @@ def import_logits(
     channels: Sequence[int] | None = None,
     limit: int | None = None,
     overwrite: bool = False,
-) -> Imported:
+) -> ImportResult:
     """Fill the store of an external member from ``<relative path without suffix>_logits.npz`` files.
 
     Args:
@@ -86,7 +87,7 @@ def import_logits(
         raise ManifestError(f"model '{model}': is dumped from a checkpoint; only 'arch: external' is imported")
     if not folder.is_dir():
         raise StoreError(f"{folder}: there is no such folder of logits; check the path")
-    photos = photographs(manifest, entry, afresh=overwrite)
+    photos = list_photographs(manifest, entry, afresh=overwrite)
     present = {photo.path for photo in photos}
     files = {photo.path: folder / f"{output_stem(photo.path)}{SUFFIX}" for photo in photos}
     expected = set(files.values())
@@ -109,7 +110,7 @@ def import_logits(
         source={"folder": str(folder.resolve()), "channels": None if channels is None else list(channels)},
     )
     path = store_path(manifest.output, dataset, model)
-    result = Imported(extra=sum(path not in expected for path in folder.rglob(f"*{SUFFIX}")))
+    result = ImportResult(extra=sum(path not in expected for path in folder.rglob(f"*{SUFFIX}")))
     begun = time.monotonic()
     try:
         with writer_lock(path):
@@ -154,7 +155,7 @@ def _fill(
     todo: list[int],
     files: dict[str, Path],
     channels: Sequence[int] | None,
-    result: Imported,
+    result: ImportResult,
     progress: Progress,
 ) -> None:
     try:

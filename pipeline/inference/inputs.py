@@ -6,37 +6,105 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ...datasets.decode.image_header import header_of
 from ...datasets.layout.find_images import survey_images
 from ...datasets.layout.folder_layout import PlacedImage, located, parts_beside
-from ...errors import DatasetError, StoreError, first_few
-from ..config.manifest import DatasetEntry, Manifest
-from ..storage.filesystem import is_remote
-from ..store.identity import Photograph
+from ...errors import DatasetError, HmsaError, StoreError, first_few
+from ...models.precision import check_range
+from ..config.manifest import DatasetEntry, Manifest, Member
+from ..member_check import check_member, digest
+from ..runtime.device import AUTOCAST, resolve_device, resolve_precision
+from ..storage.output_folder import own_folders, store_path
+from ..store.image_table import Photograph
 from ..store.logit_store import LogitStore
+from .input_check import _said
 
-LOGITS = "logits"
-PREDICTIONS = "predictions"
-DAMAGED = "damaged"
+
+@dataclass(frozen=True)
+class InputStatus:
+    """One checkpoint or dataset: what was found, or the ``problem``."""
+
+    kind: str
+    name: str
+    found: str
+    problem: str | None = None
+    missing: bool = True
+    """Whether the problem is that it is not there, and not that it cannot be used."""
+
+    @property
+    def state(self) -> str:
+        """``ok``, ``MISSING`` or ``WRONG``."""
+        return "ok" if self.problem is None else "MISSING" if self.missing else "WRONG"
+
+    @property
+    def said(self) -> str:
+        """The problem, or what was found."""
+        return self.problem or self.found
+
+    def as_json(self) -> dict[str, Any]:
+        """Kind, name, what was found, the problem, and the state."""
+        fields = asdict(self)
+        del fields["missing"]
+        return fields | {"state": self.state}
+
+
+def check_inputs(manifest: Manifest) -> list[InputStatus]:
+    """Hold every checkpoint against its network, precision and sha256, and list every dataset.
+
+    Nothing is decoded or run.
+    """
+    found = [_checkpoint_status(member, manifest.inference.precision) for member in manifest.models]
+    for dataset in manifest.datasets:
+        try:
+            looked = survey(manifest, dataset, afresh=True)
+        except HmsaError as error:
+            found.append(InputStatus("dataset", dataset.name, "", str(error)))
+            continue
+        photos = looked.photographs
+        unreadable = [photo.path for photo in photos if photo.size is None]
+        text = f"{len(photos)} images in {dataset.root_path()}"
+        if unreadable:
+            text += f", {len(unreadable)} of them unreadable (first: {unreadable[0]})"
+        found.append(InputStatus("dataset", dataset.name, "; ".join([text, *looked.remarks])))
+    return found
+
+
+def _checkpoint_status(member: Member, precision: str) -> InputStatus:
+    if member.external:
+        return InputStatus("model", member.name, "external, filled by import-logits")
+    try:
+        path = member.checkpoint_path()
+    except HmsaError as error:
+        return InputStatus("model", member.name, "", str(error))
+    if not path.exists():
+        return InputStatus(
+            "model", member.name, "", f"{path}: there is no such checkpoint; put it there or correct --assets"
+        )
+    notes = []
+    try:
+        # As elsewhere on this machine; on another one, that computes in what the manifest wants, it may be refused.
+        used, _ = resolve_precision(precision, resolve_device("auto"))
+        if note := check_member(member, used):
+            notes.append(note)
+        if member.sha256:
+            digest(member)
+            notes.append("its sha256 is that of the manifest")
+    except (HmsaError, OSError) as error:
+        return InputStatus("model", member.name, "", _said(error), missing=False)
+    if used != precision:
+        try:
+            check_range(path, member.arch, AUTOCAST[precision])
+        except HmsaError as error:
+            notes.append(f"of no use on a GPU: {error}")
+    return InputStatus("model", member.name, "; ".join([f"{path} ({path.stat().st_size / 1e6:.1f} MB)", *notes]))
+
 
 _AS_STORED = "their pixels are taken as stored, which is what labels fit"
 _NOT_TURNED = {"folder": "their pixels are taken as stored; 'orientation: exif' on the dataset turns them"}
-
-
-def store_path(output: Path, dataset: str, model: str) -> Path:
-    """Where the logits of ``model`` over ``dataset`` lie."""
-    return output / LOGITS / dataset / f"{model}.zarr"
-
-
-def own_folders(output: Path) -> list[Path]:
-    """The folders that hold our own outputs and no photographs, wherever a dataset's root lies.
-
-    Not ``output`` itself: somebody may keep photographs there. None of a remote output: photographs lie on disks.
-    """
-    return [] if is_remote(output) else [output / name for name in (LOGITS, PREDICTIONS, DAMAGED)]
 
 
 @dataclass(frozen=True)
@@ -106,7 +174,7 @@ def remarks(surveys: Iterable[Survey]) -> list[str]:
     return [f"{one.dataset.name}: {remark}" for one in surveys for remark in one.remarks]
 
 
-def photographs(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> list[Photograph]:
+def list_photographs(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> list[Photograph]:
     """The photographs of a dataset alone; see `survey`."""
     return list(survey(manifest, dataset, afresh=afresh).photographs)
 

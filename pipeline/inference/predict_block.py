@@ -19,21 +19,13 @@ from ...errors import StoreError
 from ..config.manifest import Member
 from ..fusion.fuse import Fused, fuse, quantise
 from ..fusion.prediction_folder import without_prediction, write_prediction
-from ..store.identity import ImageEntry
-from ..store.logit_store import ShardWriter
-from .image_block import (
-    RESERVE_BYTES,
-    Courier,
-    Made,
-    NetworkBlock,
-    Setting,
-    require_checkpoint,
-    require_ours,
-    require_room,
-    too_large,
-    write_shard,
-)
+from ..store.image_table import ImageEntry
+from ..store.shard_writer import ShardWriter
+from .image_block import ComputedImage, ImageBlock, too_large
 from .predictor import Predictor
+from .settings import InferenceSettings
+from .store_writes import RESERVE_BYTES, require_checkpoint, require_ours, require_room, write_shard
+from .transfer import HostCopy
 
 TURN_IMAGES = 8
 _TURN_BYTES = 4 * 2**30
@@ -42,7 +34,7 @@ _SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Kept:
+class LogitsTarget:
     """Where a member's logits are stored beside the prediction.
 
     Attributes:
@@ -57,12 +49,12 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Seat:
+class BlockMember:
     """A member of the ensemble, the sha256 of its checkpoint, and where its logits are kept, None for nowhere."""
 
     member: Member
     digest: str | None
-    kept: Kept | None = None
+    kept: LogitsTarget | None = None
 
 
 class Networks:
@@ -73,7 +65,7 @@ class Networks:
         seats: the members.
     """
 
-    def __init__(self, setting: Setting, seats: Sequence[Seat]) -> None:
+    def __init__(self, setting: InferenceSettings, seats: Sequence[BlockMember]) -> None:
         self._device = torch.device(setting.device)
         self._predictors: dict[str, Predictor] = {}
         self.together = True
@@ -111,23 +103,23 @@ def _free_memory(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
-class _Last:
+class _LoadedNetworks:
     """The networks that this process used last."""
 
-    key: tuple[Setting, tuple[tuple[Member, str | None], ...]] | None = None
+    key: tuple[InferenceSettings, tuple[tuple[Member, str | None], ...]] | None = None
     networks: Networks | None = None
 
 
-def _networks(setting: Setting, seats: Sequence[Seat]) -> Networks:
+def _networks(setting: InferenceSettings, seats: Sequence[BlockMember]) -> Networks:
     key = setting, tuple((seat.member, seat.digest) for seat in seats)
-    if _Last.key != key or _Last.networks is None:
-        _Last.key = _Last.networks = None  # before the next ones need the memory
-        _Last.networks, _Last.key = Networks(setting, seats), key
-    return _Last.networks
+    if _LoadedNetworks.key != key or _LoadedNetworks.networks is None:
+        _LoadedNetworks.key = _LoadedNetworks.networks = None  # before the next ones need the memory
+        _LoadedNetworks.networks, _LoadedNetworks.key = Networks(setting, seats), key
+    return _LoadedNetworks.networks
 
 
 @dataclass(frozen=True)
-class PredictBlock(NetworkBlock):
+class PredictBlock(ImageBlock):
     """Some images of one dataset.
 
     Attributes:
@@ -141,10 +133,10 @@ class PredictBlock(NetworkBlock):
     folder: Path
     token: str
     root: Path
-    seats: tuple[Seat, ...]
+    seats: tuple[BlockMember, ...]
     functions: tuple[str, str]
     entries: tuple[ImageEntry, ...]
-    setting: Setting
+    setting: InferenceSettings
     exif: bool = False
 
     @property
@@ -178,11 +170,11 @@ class PredictBlock(NetworkBlock):
         return max(1, min(TURN_IMAGES, _TURN_BYTES // max(1, len(self.seats) * max(sizes))))
 
     def take_notes(self) -> list[str]:
-        return _Last.networks.take_notes() if _Last.networks is not None else []
+        return _LoadedNetworks.networks.take_notes() if _LoadedNetworks.networks is not None else []
 
     def compute(
-        self, images: Sequence[tuple[ImageEntry, Tensor]], courier: Courier
-    ) -> Iterator[tuple[str, Made | str]]:
+        self, images: Sequence[tuple[ImageEntry, Tensor]], courier: HostCopy
+    ) -> Iterator[tuple[str, ComputedImage | str]]:
         lacks = self._lacks([entry for entry, _ in images])
         networks = _networks(self.setting, self.seats)
         if networks.together:
@@ -192,12 +184,12 @@ class PredictBlock(NetworkBlock):
             yield from self._in_turns(images, lacks, networks, courier)
 
     def _one(
-        self, entry: ImageEntry, image: Tensor, lacks: set[str | None], networks: Networks, courier: Courier
-    ) -> Made | str:
+        self, entry: ImageEntry, image: Tensor, lacks: set[str | None], networks: Networks, courier: HostCopy
+    ) -> ComputedImage | str:
         kept: dict[str, Callable[[], Tensor]] = {}
         fallbacks: dict[str, str] = {}
 
-        def logits(seats: Sequence[Seat]) -> Iterator[Tensor]:
+        def logits(seats: Sequence[BlockMember]) -> Iterator[Tensor]:
             """Those of the members, one after another, kept or not."""
             for seat in seats:
                 name = seat.member.name
@@ -221,8 +213,8 @@ class PredictBlock(NetworkBlock):
         images: Sequence[tuple[ImageEntry, Tensor]],
         lacks: Mapping[str, set[str | None]],
         networks: Networks,
-        courier: Courier,
-    ) -> Iterator[tuple[str, Made | str]]:
+        courier: HostCopy,
+    ) -> Iterator[tuple[str, ComputedImage | str]]:
         """The same, each network over all of the images before the next."""
         waiting: dict[str, dict[str, Callable[[], Tensor]]] = {entry.path: {} for entry, _ in images}
         fallbacks: dict[str, dict[str, str]] = {entry.path: {} for entry, _ in images}
@@ -257,7 +249,7 @@ class PredictBlock(NetworkBlock):
                 yield path, too_large(entry, error)
 
     @property
-    def _voting(self) -> list[Seat]:
+    def _voting(self) -> list[BlockMember]:
         return [seat for seat in self.seats if seat.member.weight]
 
     @torch.inference_mode()
@@ -277,12 +269,14 @@ class PredictBlock(NetworkBlock):
         fused: Fused | None,
         kept: Mapping[str, Callable[[], Tensor]],
         fallbacks: Mapping[str, str],
-        courier: Courier,
-    ) -> Made:
+        courier: HostCopy,
+    ) -> ComputedImage:
         size = (entry.height or 0) * (entry.width or 0)
         fetches = None if fused is None else (courier.send(fused.label), courier.send(fused.confidence))
         said = "; ".join(f"{name} {way}" for name, way in fallbacks.items()) or None
-        return Made(size * (2 * NUM_CLASSES * len(kept) + 5), partial(self._write, entry.path, fetches, kept), said)
+        return ComputedImage(
+            size * (2 * NUM_CLASSES * len(kept) + 5), partial(self._write, entry.path, fetches, kept), said
+        )
 
     def _write(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...datasets.decode.tensors import normalise
 from ...models.checkpoint import load_weights
 from ...models.precision import demand_range
-from ...models.prepare_inference import compile_regions, prepare, without_compile
+from ...models.prepare_inference import compile_regions, prepare_for_inference, without_compile
 from ...models.registry import build_any
 from ..config.manifest import Member, Tile
 from ..runtime.device import AUTOCAST, is_out_of_memory, reason
@@ -98,7 +98,7 @@ class Predictor:
             gc.collect()
         model = build_any(member.arch)
         load_weights(model, member.checkpoint_path(), member.arch)
-        prepared = prepare(model.to(self._device), AUTOCAST.get(self._precision))
+        prepared = prepare_for_inference(model.to(self._device), AUTOCAST.get(self._precision))
         demand_range(member.checkpoint_path(), prepared, AUTOCAST.get(self._precision, torch.float32))
         self._model, self._member = prepared, member
         self._compiled = self._compile != "off"
@@ -189,10 +189,10 @@ class Predictor:
     def _in_tiles(self, image: Tensor, tile: Tile) -> Tensor:
         height, width = image.shape[1:]
         total = weights = torch.zeros(())
-        for y, x in places(height, width, tile):
+        for y, x in tile_corners(height, width, tile):
             part = image[:, y : y + tile.size[0], x : x + tile.size[1]]
             logits = self._whole(part, torch.device("cpu")).float()
-            weight = fading(part.shape[1], part.shape[2], tile.overlap)
+            weight = tile_weights(part.shape[1], part.shape[2], tile.overlap)
             if not total.ndim:
                 total, weights = torch.zeros(len(logits), height, width), torch.zeros(height, width)
             total[:, y : y + part.shape[1], x : x + part.shape[2]] += weight * logits
@@ -200,7 +200,7 @@ class Predictor:
         return total / weights
 
 
-def places(height: int, width: int, tile: Tile) -> Iterator[tuple[int, int]]:
+def tile_corners(height: int, width: int, tile: Tile) -> Iterator[tuple[int, int]]:
     """Upper left corners of the tiles that cover an image, neighbours sharing the overlap at least."""
     for y in _starts(height, tile.size[0], tile.overlap):
         for x in _starts(width, tile.size[1], tile.overlap):
@@ -214,7 +214,7 @@ def _starts(side: int, tile: int, overlap: int) -> list[int]:
     return [round(i * (side - tile) / (count - 1)) for i in range(count)]
 
 
-def fading(height: int, width: int, overlap: int) -> Tensor:
+def tile_weights(height: int, width: int, overlap: int) -> Tensor:
     """How much a tile counts at each of its pixels: (height, width) float32, rising over the overlap to 1."""
     sides = []
     for side in (height, width):

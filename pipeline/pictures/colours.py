@@ -9,30 +9,30 @@ from __future__ import annotations
 import numpy as np
 
 from ...datasets.taxonomy import PALETTE
-from ..scoring.metrics import LEVELS
+from ..fusion.prediction_files import CONFIDENCE_LEVELS
 
 _HEAT = ((0, 32, 77), (87, 93, 109), (124, 123, 120), (188, 175, 111), (255, 234, 70))
 _STEPS = 256
 
 
-def coloured(label: np.ndarray) -> np.ndarray:
+def class_colours(label: np.ndarray) -> np.ndarray:
     """Train ids (H, W) uint8 in the Cityscapes palette, (H, W, 3) uint8; black where there is none."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(PALETTE)] = PALETTE
     return table[label]
 
 
-def laid_over(photograph: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
+def blend_over(photograph: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
     """Colours over a photograph, (H, W, 3) uint8 each."""
     return np.rint((1 - opacity) * photograph + opacity * colours.astype(np.float32)).astype(np.uint8)
 
 
-def sureness(confidence: np.ndarray) -> np.ndarray:
+def confidence_as_float(confidence: np.ndarray) -> np.ndarray:
     """Stored confidence, uint16, as float32 from 0 to 1; see `metrics.LEVELS`."""
-    return (confidence.astype(np.float32) + 0.5) / LEVELS
+    return (confidence.astype(np.float32) + 0.5) / CONFIDENCE_LEVELS
 
 
-def heated(values: np.ndarray) -> np.ndarray:
+def heat_map(values: np.ndarray) -> np.ndarray:
     """Numbers (H, W) from dark blue (0 and less) to yellow (1 and more), (H, W, 3) uint8."""
     places = np.linspace(0, 1, len(_HEAT))
     shares = np.linspace(0, 1, _STEPS)

@@ -8,140 +8,52 @@ Adversarial Example Detection, UAI 2018, equation 3); 0 where they agree, log 2 
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 import math
 import multiprocessing
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ...datasets.dataset_specs import Source
+from ...datasets.dataset_specs import DatasetSpec
 from ...datasets.layout.folder_layout import located
-from ...datasets.layout.image_mask_pairs import Pair
-from ...datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
+from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...errors import DatasetError, DiskError, StoreError, disk_error
-from ...files import atomic_path, write_bytes, write_text
-from ..config.manifest import Fusion as Functions
+from ...files import atomic_path
+from ..config.manifest import FusionFunctions as Functions
 from ..config.manifest import Member
 from ..fusion.fuse import fuse, quantise
-from ..fusion.member_stores import ENSEMBLE, Placed, opened
+from ..fusion.member_stores import ENSEMBLE, opened
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction
-from ..pictures.colours import heated, sureness
-from ..scoring.ground_truth import Truth
-from ..scoring.metrics import defined
-from ..scoring.pixel_counts import CLASSES, Counts
-from ..storage.filesystem import state
+from ..pictures.colours import confidence_as_float
+from ..scoring.pixel_counts import CLASSES, PixelCounts
+from ..storage.filesystem import version_tag
 from ..store.logit_store import LogitStore
+from ..text import without_nan
+from .image_pictures import draw_pictures
+from .records import BINS, PICTURES, DatasetSetup, GalleryEntry, ImageSummary
 
-PICTURES = "pictures"
-BINS = 64
-"""Of the confidence histogram."""
-TWO_CAMPS = math.log(2)
-"""Mutual information from which on a pixel is painted as bright as can be."""
 _FORMAT = 1
-_DONE = "exhibit.npz"
-_THUMB = 320
-_VALUES = 160
-_SHOWN = 0.0005
-_WRONG, _UNKNOWN, _FOREIGN = (213, 94, 0), (0, 0, 0), (0, 114, 178)
+_SUMMARY_FILE = "exhibit.npz"
+_LEAST_SHARE = 0.0005
 
 
-@dataclass(frozen=True)
-class Room:
-    """One dataset, ready to be shown.
-
-    Attributes:
-        dataset: its name.
-        root: the folder of the photographs.
-        predictions: the folder of the predictions.
-        truth: reads the labels; None if there are none.
-        members: whose stores are looked at; none if they are left out.
-        functions: of label and confidence.
-        folder: of the report.
-        width: to which pictures are reduced.
-        exif: whether photographs are turned as EXIF says.
-    """
-
-    dataset: str
-    root: Path
-    predictions: Path
-    truth: Truth | None
-    members: tuple[Placed, ...]
-    functions: Functions
-    folder: Path
-    width: int
-    exif: bool = False
-
-
-@dataclass
-class Card:
-    """What a page tells of one image.
-
-    Attributes:
-        key: the name of its folder of pictures; another one if anything changed that it is made of.
-        size: (height, width).
-        layers: which pictures there are besides the photograph.
-        confidence: mean, 0 to 1.
-        disagreement: mean over the pairs of members of the share of pixels they disagree about; None without pairs.
-        information: mean mutual information in nats; None without pairs.
-        classes: train ids that are predicted or labelled on at least 0.05 % of the pixels.
-        ood: whether its labels say what is out of distribution.
-        wrong: how bad the ensemble is here, 0 to 1: the share of labelled pixels that are wrong, or, if ``ood``, the
-            false positives at 95 % true ones; None where nobody knows.
-    """
-
-    key: str
-    size: tuple[int, int]
-    layers: list[str]
-    confidence: float
-    disagreement: float | None
-    information: float | None
-    classes: list[int]
-    ood: bool = False
-    wrong: float | None = None
-
-    @property
-    def pixels(self) -> int:
-        """How many it has."""
-        return self.size[0] * self.size[1]
-
-
-@dataclass
-class Exhibit:
-    """What is known of one image.
-
-    Attributes:
-        card: what is told of it.
-        counts: by subject (the ensemble, members); empty without labels.
-        histogram: (64,) int64 pixels by the ensemble's confidence.
-        disputes: (M, M) int64: pixels of which two members say another class.
-    """
-
-    card: Card
-    counts: dict[str, Counts] = field(default_factory=dict)
-    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    disputes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-
-
-def _how_wrong(found: Counts) -> float | None:
-    figures = defined(found.figures())
+def _how_wrong(found: PixelCounts) -> float | None:
+    figures = without_nan(found.figures())
     if found.ood:
         return figures["fpr95"]
     return None if figures["accuracy"] is None else 1 - figures["accuracy"]
 
 
-def made_before(room: Room, item: tuple[str, Pair | None]) -> Exhibit | None:
+def load_cached(room: DatasetSetup, item: tuple[str, ImageMaskPair | None]) -> ImageSummary | None:
     """What was made of an image when nothing of it was different; None if there is nothing, or nothing whole."""
     try:
         return _load(room.folder / PICTURES / _key(room, *item))
@@ -149,7 +61,9 @@ def made_before(room: Room, item: tuple[str, Pair | None]) -> Exhibit | None:
         return None
 
 
-def show(rooms: Sequence[Room], item: tuple[int, tuple[str, Pair | None]]) -> Exhibit | str:
+def summarise_image(
+    rooms: Sequence[DatasetSetup], item: tuple[int, tuple[str, ImageMaskPair | None]]
+) -> ImageSummary | str:
     """Look at one image and draw its pictures; or why it cannot be.
 
     Args:
@@ -165,7 +79,7 @@ def show(rooms: Sequence[Room], item: tuple[int, tuple[str, Pair | None]]) -> Ex
     try:
         folder = room.folder / PICTURES / _key(room, image, pair)
         try:
-            return _made(room, image, pair, folder)
+            return _summarise(room, image, pair, folder)
         except OSError as error:
             raise disk_error(folder, error) from error
     except (DatasetError, StoreError) as error:
@@ -174,13 +88,13 @@ def show(rooms: Sequence[Room], item: tuple[int, tuple[str, Pair | None]]) -> Ex
         return str(error)
 
 
-def _key(room: Room, image: str, pair: Pair | None) -> str:
+def _key(room: DatasetSetup, image: str, pair: ImageMaskPair | None) -> str:
     """Another one if anything changed that the pictures and figures are made of."""
     sources = [located(room.root, image), *(room.predictions / name for name in prediction_names(image))]
     meaning: list[Any] = []
     if pair and room.truth:
         sources.append(room.truth.source(pair))
-        facts: Source | None = getattr(room.truth.reader, "source", None)
+        facts: DatasetSpec | None = getattr(room.truth.reader, "source", None)
         meaning = [pair.encoding, facts and facts.mapping]
     for _, path in room.members:
         store = opened(path)
@@ -189,11 +103,11 @@ def _key(room: Room, image: str, pair: Pair | None) -> str:
     numbers = [(member.name, member.weight, member.temperature) for member, _ in room.members]
     functions = room.functions.model_dump(mode="json")
     said = [_FORMAT, room.dataset, image, room.width, numbers, functions, meaning]
-    said += [(str(path), state(path)) for path in sources]
+    said += [(str(path), version_tag(path)) for path in sources]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:20]
 
 
-def _made(room: Room, image: str, pair: Pair | None, folder: Path) -> Exhibit:
+def _summarise(room: DatasetSetup, image: str, pair: ImageMaskPair | None, folder: Path) -> ImageSummary:
     label, confidence = read_prediction(room.predictions, prediction_names(image))
     size = (label.shape[0], label.shape[1])
     photograph = read_photograph(located(room.root, image), label, room.exif)
@@ -201,29 +115,31 @@ def _made(room: Room, image: str, pair: Pair | None, folder: Path) -> Exhibit:
     seen = np.bincount(label.ravel(), minlength=256)
     if truth is not None and room.truth and not room.truth.ood:
         seen = np.maximum(seen, np.bincount(truth.ravel(), minlength=256))
-    card = Card(
+    card = GalleryEntry(
         folder.name,
         size,
         [],
-        float(sureness(confidence).mean(dtype=np.float64)),
+        float(confidence_as_float(confidence).mean(dtype=np.float64)),
         None,
         None,
-        np.flatnonzero(seen[:CLASSES] >= max(1, _SHOWN * label.size)).tolist(),
+        np.flatnonzero(seen[:CLASSES] >= max(1, _LEAST_SHARE * label.size)).tolist(),
     )
-    made = Exhibit(
+    made = ImageSummary(
         card,
         histogram=np.bincount((confidence.ravel() >> 10).astype(np.int64), minlength=BINS),
     )
     if truth is not None and room.truth:
         made.counts[ENSEMBLE] = room.truth.count(label, confidence, truth)
         card.ood, card.wrong = room.truth.ood, _how_wrong(made.counts[ENSEMBLE])
-    information = _members(room, image, truth, made) if room.members else None
-    _draw(room, folder, made, photograph, label, confidence, truth, information)
+    information = _compare_members(room, image, truth, made) if room.members else None
+    draw_pictures(room, folder, made, photograph, label, confidence, truth, information)
     _save(folder, made)
     return made
 
 
-def _members(room: Room, image: str, truth: np.ndarray | None, made: Exhibit) -> np.ndarray | None:
+def _compare_members(
+    room: DatasetSetup, image: str, truth: np.ndarray | None, made: ImageSummary
+) -> np.ndarray | None:
     """Look at every member; mutual information (H, W) float32, None if there is one member."""
     stores = [opened(path) for _, path in room.members]
     rows = [store.index[image] for store in stores]
@@ -234,7 +150,9 @@ def _members(room: Room, image: str, truth: np.ndarray | None, made: Exhibit) ->
             f"{made.card.size[0]}x{made.card.size[1]}; fuse it again"
         )
     members = [member for member, _ in room.members]
-    strips = [_strip(stores, rows, members, room.functions, start, stop) for start, stop in stores[0].strips(rows[0])]
+    strips = [
+        _fuse_strip(stores, rows, members, room.functions, start, stop) for start, stop in stores[0].strips(rows[0])
+    ]
     labels = [np.concatenate([strip[0][i] for strip in strips]) for i in range(len(members))]
     confidences = [np.concatenate([strip[1][i] for strip in strips]) for i in range(len(members))]
     if truth is not None and room.truth:
@@ -253,7 +171,7 @@ def _members(room: Room, image: str, truth: np.ndarray | None, made: Exhibit) ->
     return information
 
 
-def _strip(
+def _fuse_strip(
     stores: Sequence[LogitStore],
     rows: Sequence[int],
     members: Sequence[Member],
@@ -288,90 +206,7 @@ def _strip(
     return labels, confidences, (torch.special.entr(mean).sum(0) - inner).clamp_(min=0.0).numpy()
 
 
-def _draw(
-    room: Room,
-    folder: Path,
-    made: Exhibit,
-    photograph: np.ndarray,
-    label: np.ndarray,
-    confidence: np.ndarray,
-    truth: np.ndarray | None,
-    information: np.ndarray | None,
-) -> None:
-    width = min(room.width, label.shape[1])
-    sure = sureness(confidence)
-    _picture(folder / "photograph.jpg", Image.fromarray(photograph), width)
-    _picture(folder / "thumb.jpg", Image.fromarray(photograph), min(_THUMB, label.shape[1]))
-    _picture(folder / "prediction.png", _indexed(label, PALETTE), width)
-    _picture(folder / "confidence.jpg", Image.fromarray(heated(sure)), width)
-    made.card.layers += ["prediction", "confidence"]
-    if information is not None:
-        _picture(folder / "disagreement.jpg", Image.fromarray(heated(information / TWO_CAMPS)), width)
-        made.card.layers.append("disagreement")
-    if truth is not None and room.truth and room.truth.ood:
-        _picture(folder / "foreign.png", _indexed(_foreign(truth), (_FOREIGN, _UNKNOWN)), width)
-        made.card.layers.append("foreign")
-    elif truth is not None:
-        _picture(folder / "errors.png", _indexed(_errors(label, truth), (_WRONG, _UNKNOWN)), width)
-        _picture(folder / "labels.png", _indexed(truth, PALETTE), width)
-        made.card.layers += ["errors", "labels"]
-    values: dict[str, Any] = {"prediction": label, "confidence": np.rint(sure * 255).astype(np.uint8)}
-    if information is not None:
-        values["disagreement"] = np.rint(information.clip(0, 2.55) * 100).astype(np.uint8)
-    if truth is not None:
-        values["truth"] = truth
-    write_text(folder / "values.js", _values(folder.name, values))
-
-
-def _errors(label: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """0 wrong, 1 not labelled, 255 right."""
-    return np.where(truth == IGNORE, 1, np.where(label == truth, IGNORE, 0)).astype(np.uint8)
-
-
-def _foreign(mask: np.ndarray) -> np.ndarray:
-    """0 out of distribution, 1 unknown, 255 of the known world."""
-    return np.where(mask == IGNORE, 1, np.where(mask == 1, 0, IGNORE)).astype(np.uint8)
-
-
-def _indexed(ids: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
-    """A palette image; transparent where an id has no colour."""
-    picture = Image.fromarray(np.where(ids < len(colours), ids, len(colours)).astype(np.uint8), "P")
-    picture.putpalette([*np.ravel(colours).tolist(), 0, 0, 0])
-    picture.info["transparency"] = len(colours)
-    return picture
-
-
-def _picture(path: Path, picture: Image.Image, width: int) -> None:
-    """Write a picture, reduced to ``width``: ids by their middle, all else by averaging."""
-    if width < picture.width:
-        size = (width, max(1, round(picture.height * width / picture.width)))
-        mixing = Image.Resampling.NEAREST if picture.mode == "P" else Image.Resampling.LANCZOS
-        information = dict(picture.info)
-        picture = picture.resize(size, mixing)
-        picture.info |= information
-    file = io.BytesIO()
-    if path.suffix == ".jpg":
-        picture.save(file, "JPEG", quality=88)
-    else:
-        picture.save(file, "PNG", optimize=True)
-    write_bytes(path, file.getvalue())
-
-
-def _values(key: str, values: dict[str, np.ndarray]) -> str:
-    """What stands at some points of the picture, as a call that a page opened from the disk may load."""
-    height, width = next(iter(values.values())).shape
-    columns = min(_VALUES, width)
-    lines = max(1, round(height * columns / width))
-    y = ((np.arange(lines) + 0.5) * height / lines).astype(np.int64)
-    x = ((np.arange(columns) + 0.5) * width / columns).astype(np.int64)
-    grids = {
-        name: base64.b64encode(np.ascontiguousarray(grid[np.ix_(y, x)]).tobytes()).decode()
-        for name, grid in values.items()
-    }
-    return f"hmsaValues({json.dumps(key)}, {json.dumps({'width': columns, 'height': lines, **grids})});\n"
-
-
-def _save(folder: Path, made: Exhibit) -> None:
+def _save(folder: Path, made: ImageSummary) -> None:
     """Written last: whoever finds it finds the pictures, too."""
     said = asdict(made.card)
     arrays: dict[str, Any] = {"histogram": made.histogram, "disputes": made.disputes}
@@ -381,17 +216,17 @@ def _save(folder: Path, made: Exhibit) -> None:
     }
     for number, one in enumerate(made.counts.values()):
         arrays |= {f"confusion{number}": one.confusion, f"levels{number}": one.levels.astype(np.uint32)}
-    with atomic_path(folder / _DONE) as temporary, temporary.open("wb") as file:
+    with atomic_path(folder / _SUMMARY_FILE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, said=np.array(json.dumps(said)), **arrays)
 
 
-def _load(folder: Path) -> Exhibit | None:
+def _load(folder: Path) -> ImageSummary | None:
     """What was made before; None if there is nothing, or nothing whole."""
     try:
-        with np.load(folder / _DONE, allow_pickle=False) as arrays:
+        with np.load(folder / _SUMMARY_FILE, allow_pickle=False) as arrays:
             said = json.loads(str(arrays["said"]))
             counts = {
-                name: Counts(
+                name: PixelCounts(
                     one["ood"],
                     arrays[f"confusion{one['number']}"],
                     arrays[f"levels{one['number']}"].astype(np.int64),
@@ -400,10 +235,8 @@ def _load(folder: Path) -> Exhibit | None:
                 for name, one in said.pop("counts").items()
             }
             said["size"] = tuple(said["size"])
-            return Exhibit(Card(**said), counts, histogram=arrays["histogram"], disputes=arrays["disputes"])
+            return ImageSummary(
+                GalleryEntry(**said), counts, histogram=arrays["histogram"], disputes=arrays["disputes"]
+            )
     except (FileNotFoundError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
-
-
-CLASS_LEGEND = tuple(zip(CLASS_NAMES, (f"#{r:02x}{g:02x}{b:02x}" for r, g, b in PALETTE), strict=True))
-"""Name and colour of each class, by train id."""

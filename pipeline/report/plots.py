@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ...datasets.taxonomy import CLASS_NAMES
 from ...files import write_bytes
 from ..scoring.metrics import class_iou, errors_first, precision_recall, reliability, roc
-from ..scoring.pixel_counts import Counts
+from ..scoring.pixel_counts import PixelCounts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +60,7 @@ def _axes(width: float, height: float, columns: int = 1) -> tuple[Figure, list[A
     return figure, list(axes[0])
 
 
-def iou_bars(path: Path, counts: Mapping[str, Counts]) -> None:
+def iou_bars(path: Path, counts: Mapping[str, PixelCounts]) -> None:
     """IoU of each class: a bar for the first subject, a mark for each other one."""
     figure, (axes,) = _axes(10.5, 4.0)
     places = np.arange(len(CLASS_NAMES))
@@ -85,7 +85,7 @@ def iou_bars(path: Path, counts: Mapping[str, Counts]) -> None:
     _write(figure, path)
 
 
-def reliability_diagram(path: Path, counts: Mapping[str, Counts]) -> None:
+def reliability_diagram(path: Path, counts: Mapping[str, PixelCounts]) -> None:
     """How often pixels are right by how sure they are, and below how many there are."""
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(5.2, 5.2), layout="constrained")
@@ -105,7 +105,7 @@ def reliability_diagram(path: Path, counts: Mapping[str, Counts]) -> None:
     _write(figure, path)
 
 
-def curves(path: Path, counts: Mapping[str, Counts], *, ood: bool) -> None:
+def curves(path: Path, counts: Mapping[str, PixelCounts], *, ood: bool) -> None:
     """ROC and precision over recall: of errors found by low confidence, or of what is out of distribution."""
     figure, (left, right) = _axes(9.5, 4.4, 2)
     for number, (name, found) in enumerate(counts.items()):

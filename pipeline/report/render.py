@@ -18,22 +18,22 @@ from ...datasets.layout.find_images import list_images
 from ...datasets.layout.folder_layout import located
 from ...errors import DatasetError, StoreError, disk_error
 from ...files import atomic_path
-from ..config.manifest import Fusion as Functions
+from ..config.manifest import FusionFunctions as Functions
 from ..config.manifest import Manifest
-from ..fusion.member_stores import ENSEMBLE, Placed, answers, placed
+from ..fusion.member_stores import ENSEMBLE, MemberStore, predict_from_stores, stores_of
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction, require_predictions
-from ..inference.inputs import PREDICTIONS, own_folders
-from ..pictures.colours import coloured, heated, laid_over, sureness
-from ..pictures.sheet import arrange
-from ..runtime.ordered_threads import in_order
+from ..pictures.colours import blend_over, class_colours, confidence_as_float, heat_map
+from ..pictures.sheet import member_sheet
+from ..runtime.ordered_threads import map_in_order
 from ..runtime.progress import Progress
+from ..storage.output_folder import PREDICTIONS, own_folders
 
 KINDS = ("colour", "overlay", "confidence", "sheet")
 _TILE = 480  # width of a picture on a sheet, at most
 
 
 @dataclass(frozen=True)
-class Rendering:
+class RenderPlan:
     """The pictures of one dataset, ready to be made.
 
     Attributes:
@@ -58,13 +58,13 @@ class Rendering:
     kinds: tuple[str, ...]
     opacity: float
     width: int | None
-    members: tuple[Placed, ...]
+    members: tuple[MemberStore, ...]
     functions: Functions
     exif: bool = False
 
 
 @dataclass
-class Rendered:
+class RenderResult:
     """Pictures that were made, and images that could not be -> reasons."""
 
     dataset: str
@@ -76,9 +76,9 @@ class Rendered:
         return vars(self)
 
 
-def plan_rendering(
+def plan_render(
     manifest: Manifest, target: Path, kinds: Sequence[str], *, opacity: float, width: int | None, limit: int | None
-) -> list[Rendering]:
+) -> list[RenderPlan]:
     """List what there is to draw.
 
     Args:
@@ -103,23 +103,23 @@ def plan_rendering(
         require_predictions(folder, names, f"{len(names)} predictions", mend)
         images = tuple(file.path for file in files)
         place = target / entry.name
-        members = placed(manifest, entry.name, images) if "sheet" in kinds else ()
+        members = stores_of(manifest, entry.name, images) if "sheet" in kinds else ()
         functions = manifest.ensemble
         found.append(
-            Rendering(
+            RenderPlan(
                 entry.name, root, images, folder, place, tuple(kinds), opacity, width, members, functions, entry.exif
             )
         )
     return found
 
 
-def render(plan: Rendering) -> Rendered:
+def run_render(plan: RenderPlan) -> RenderResult:
     """Draw one dataset's pictures; an image that cannot be read is listed, the others are drawn.
 
     Raises:
         DiskError: a picture cannot be written.
     """
-    result = Rendered(plan.dataset)
+    result = RenderResult(plan.dataset)
 
     def one(image: str) -> str | None:
         try:
@@ -132,7 +132,7 @@ def render(plan: Rendering) -> Rendered:
 
     with Progress(len(plan.images)) as progress:
         progress.job(plan.dataset, len(plan.images))
-        for image, reason in in_order(one, plan.images):
+        for image, reason in map_in_order(one, plan.images):
             if reason is None:
                 result.pictures += len(plan.kinds)
             else:
@@ -141,7 +141,7 @@ def render(plan: Rendering) -> Rendered:
     return result
 
 
-def _draw(plan: Rendering, image: str) -> None:
+def _draw(plan: RenderPlan, image: str) -> None:
     label_name, confidence_name = prediction_names(image)
     label, confidence = read_prediction(plan.predictions, (label_name, confidence_name))
     for kind in plan.kinds:
@@ -149,12 +149,12 @@ def _draw(plan: Rendering, image: str) -> None:
             picture = _sheet(plan, image, label, confidence)
         else:
             if kind == "confidence":
-                pixels = heated(sureness(confidence))
+                pixels = heat_map(confidence_as_float(confidence))
             elif kind == "colour":
-                pixels = coloured(label)
+                pixels = class_colours(label)
             else:
-                pixels = laid_over(
-                    read_photograph(located(plan.root, image), label, plan.exif), coloured(label), plan.opacity
+                pixels = blend_over(
+                    read_photograph(located(plan.root, image), label, plan.exif), class_colours(label), plan.opacity
                 )
             picture = _reduced(Image.fromarray(pixels), plan.width, exact=kind == "colour")
         with atomic_path(plan.target / f"{label_name.removesuffix('_pred.png')}_{kind}.png") as temporary:
@@ -169,11 +169,11 @@ def _reduced(picture: Image.Image, width: int | None, *, exact: bool) -> Image.I
     return picture.resize(size, Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS)
 
 
-def _sheet(plan: Rendering, image: str, label: np.ndarray, confidence: np.ndarray) -> Image.Image:
+def _sheet(plan: RenderPlan, image: str, label: np.ndarray, confidence: np.ndarray) -> Image.Image:
     """The photograph, what each member makes of it, and what they say together."""
     subjects = {member.name: (number,) for number, (member, _) in enumerate(plan.members)}
-    alone = answers(plan.members, image, subjects, plan.functions)
+    alone = predict_from_stores(plan.members, image, subjects, plan.functions)
     tiles = [("photograph", read_photograph(located(plan.root, image), label, plan.exif))]
-    tiles += [(name, coloured(answer[0])) for name, answer in alone.items()]
-    tiles += [(ENSEMBLE, coloured(label)), ("confidence", heated(sureness(confidence)))]
-    return arrange(tiles, min(plan.width or _TILE, label.shape[1]))
+    tiles += [(name, class_colours(answer[0])) for name, answer in alone.items()]
+    tiles += [(ENSEMBLE, class_colours(label)), ("confidence", heat_map(confidence_as_float(confidence)))]
+    return member_sheet(tiles, min(plan.width or _TILE, label.shape[1]))

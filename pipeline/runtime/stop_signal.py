@@ -10,7 +10,7 @@ from typing import Any, Self
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopping:
+class StopSignal:
     """While the block runs, the first signal is only noted; the second Ctrl-C stops at once.
 
     Attributes:

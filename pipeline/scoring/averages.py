@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...datasets.dataset_specs import LABELLED_OR_PREDICTED, RULES, Source
+from ...datasets.dataset_specs import LABELLED_OR_PREDICTED, RULES, DatasetSpec
 from ...datasets.taxonomy import CLASS_NAMES, NUM_CLASSES
 
 DATASET = "dataset"
@@ -78,7 +78,7 @@ PLAIN = Average()
 """Over all classes that are labelled or predicted."""
 
 
-def average_of(name: str, sources: Iterable[Source]) -> Average:
+def average_of(name: str, sources: Iterable[DatasetSpec]) -> Average:
     """How the mean of a dataset is taken, or one mean of several datasets.
 
     Args:

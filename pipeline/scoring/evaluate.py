@@ -13,24 +13,31 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets.layout.image_mask_pairs import Pair, without_masks
+from ...datasets.layout.image_mask_pairs import ImageMaskPair, without_masks
 from ...datasets.parallel import map_files
 from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import DatasetError, ManifestError, StoreError
 from ..config.manifest import DatasetEntry, Manifest
-from ..config.manifest import Fusion as Functions
-from ..fusion.member_stores import ENSEMBLE, Placed, answers, placed, subjects_of, weighed
+from ..config.manifest import FusionFunctions as Functions
+from ..fusion.member_stores import (
+    ENSEMBLE,
+    MemberStore,
+    predict_from_stores,
+    scored_combinations,
+    stores_of,
+    voting_members,
+)
 from ..fusion.prediction_files import prediction_names, read_prediction, require_predictions
-from ..inference.inputs import PREDICTIONS
 from ..runtime.progress import Progress
+from ..storage.output_folder import PREDICTIONS
+from ..text import figure, without_nan
 from .averages import DATASET, PLAIN, Average
-from .ground_truth import LABELLED, Truth, truths_of
-from .metrics import defined, shown
-from .pixel_counts import Counts
+from .ground_truth import LABELLED, GroundTruth, load_ground_truth
+from .pixel_counts import PixelCounts
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationPlan:
     """One dataset, ready to be scored.
 
     Attributes:
@@ -44,8 +51,8 @@ class Evaluation:
 
     dataset: str
     folder: Path
-    truth: Truth
-    members: tuple[Placed, ...]
+    truth: GroundTruth
+    members: tuple[MemberStore, ...]
     subjects: Mapping[str, tuple[int, ...]]
     functions: Functions
 
@@ -61,7 +68,7 @@ class Evaluation:
 
 
 @dataclass
-class Evaluated:
+class EvaluationResult:
     """Counts of each subject over one dataset, how its mean is taken, and images that were not scored -> reasons.
 
     ``official`` says how many images its authors publish labels of, None if that is not known; ``unsure`` that it is
@@ -69,7 +76,7 @@ class Evaluated:
     """
 
     dataset: str
-    counts: dict[str, Counts]
+    counts: dict[str, PixelCounts]
     average: Average = PLAIN
     official: int | None = None
     unsure: bool = False
@@ -78,7 +85,7 @@ class Evaluated:
 
     def as_json(self) -> dict[str, Any]:
         """Figures by subject; null where one is not defined."""
-        scores = {name: defined(counts.figures(self.average)) for name, counts in self.counts.items()}
+        scores = {name: without_nan(counts.figures(self.average)) for name, counts in self.counts.items()}
         found = {"dataset": self.dataset, "classes": list(CLASS_NAMES), "scores": scores, "failed": self.failed}
         if self.left_out:
             found["without_mask"] = list(self.left_out)
@@ -99,7 +106,7 @@ def plan_evaluation(
     limit: int | None = None,
     average: str = DATASET,
     allow_unlabelled: bool = False,
-) -> list[Evaluation]:
+) -> list[EvaluationPlan]:
     """Check that labels, predictions and stores are there.
 
     Args:
@@ -124,11 +131,11 @@ def plan_evaluation(
         )
     if predictions is not None and len(labelled) > 1:
         raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {_named(labelled)}")
-    subjects = subjects_of(weighed(manifest), per_model=per_model, leave_one_out=leave_one_out)
+    subjects = scored_combinations(voting_members(manifest), per_model=per_model, leave_one_out=leave_one_out)
     return [
-        _plan(manifest, entry, part, truth, predictions, subjects)
+        _plan_dataset(manifest, entry, part, truth, predictions, subjects)
         for entry in labelled
-        for part, truth in truths_of(entry, limit, average, allow_unlabelled=allow_unlabelled).items()
+        for part, truth in load_ground_truth(entry, limit, average, allow_unlabelled=allow_unlabelled).items()
     ]
 
 
@@ -136,25 +143,25 @@ def _named(entries: Sequence[DatasetEntry]) -> str:
     return ", ".join(entry.name for entry in entries)
 
 
-def _plan(
+def _plan_dataset(
     manifest: Manifest,
     entry: DatasetEntry,
     part: str | None,
-    truth: Truth,
+    truth: GroundTruth,
     predictions: Path | None,
     subjects: Mapping[str, tuple[int, ...]],
-) -> Evaluation:
+) -> EvaluationPlan:
     folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
     names = [name for pair in truth.pairs for name in prediction_names(pair.image)]
     called = f"the {len(names)} predictions that the labels call for"
     mend = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
     require_predictions(folder, names, called, mend)
-    stores = placed(manifest, entry.name, [pair.image for pair in truth.pairs]) if subjects else ()
+    stores = stores_of(manifest, entry.name, [pair.image for pair in truth.pairs]) if subjects else ()
     name = entry.name if part is None else f"{entry.name}/{part}"
-    return Evaluation(name, folder, truth, stores, subjects, manifest.ensemble)
+    return EvaluationPlan(name, folder, truth, stores, subjects, manifest.ensemble)
 
 
-def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
+def evaluate(plan: EvaluationPlan, workers: int | None = None) -> EvaluationResult:
     """Score one dataset; an image that cannot be read is listed, the others are counted.
 
     Args:
@@ -164,13 +171,13 @@ def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
     Raises:
         DatasetError: a process was ended from outside.
     """
-    counts = {name: Counts(plan.truth.ood) for name in plan.names}
-    result = Evaluated(
+    counts = {name: PixelCounts(plan.truth.ood) for name in plan.names}
+    result = EvaluationResult(
         plan.dataset, counts, plan.truth.average, plan.truth.official, plan.truth.unsure, left_out=plan.truth.left_out
     )
     with Progress(len(plan.truth.pairs)) as progress:
         progress.job(plan.dataset, len(plan.truth.pairs))
-        found: Iterator[dict[str, Counts] | str] = map_files(partial(_scored, plan), plan.truth.pairs, workers)
+        found: Iterator[dict[str, PixelCounts] | str] = map_files(partial(_scored, plan), plan.truth.pairs, workers)
         for pair, counts in zip(plan.truth.pairs, found, strict=True):
             if isinstance(counts, str):
                 result.failed[pair.image] = counts
@@ -181,7 +188,7 @@ def evaluate(plan: Evaluation, workers: int | None = None) -> Evaluated:
     return result
 
 
-def _scored(plan: Evaluation, pair: Pair) -> dict[str, Counts] | str:
+def _scored(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts] | str:
     """The image's counts for each subject, or why there are none."""
     try:
         return _counted(plan, pair)
@@ -189,16 +196,18 @@ def _scored(plan: Evaluation, pair: Pair) -> dict[str, Counts] | str:
         return str(error)
 
 
-def _counted(plan: Evaluation, pair: Pair) -> dict[str, Counts]:
+def _counted(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts]:
     label, confidence = read_prediction(plan.folder, prediction_names(pair.image))
     truth = plan.truth.read(pair, (label.shape[0], label.shape[1]))
     found = {ENSEMBLE: plan.truth.count(label, confidence, truth)}
     return found | _from_stores(plan, pair, truth) if plan.subjects else found
 
 
-def _from_stores(plan: Evaluation, pair: Pair, truth: np.ndarray) -> dict[str, Counts]:
+def _from_stores(plan: EvaluationPlan, pair: ImageMaskPair, truth: np.ndarray) -> dict[str, PixelCounts]:
     found = {}
-    for name, (label, confidence) in answers(plan.members, pair.image, plan.subjects, plan.functions).items():
+    for name, (label, confidence) in predict_from_stores(
+        plan.members, pair.image, plan.subjects, plan.functions
+    ).items():
         if label.shape != truth.shape:
             raise DatasetError(
                 f"{plan.members[0][1]}: holds {pair.image} as {label.shape[0]}x{label.shape[1]}, its prediction is "
@@ -208,7 +217,7 @@ def _from_stores(plan: Evaluation, pair: Pair, truth: np.ndarray) -> dict[str, C
     return found
 
 
-def table(result: Evaluated) -> list[str]:
+def evaluation_table(result: EvaluationResult) -> list[str]:
     """A line for each subject and, where there are classes, one for each with its IoU in every subject."""
     figures = {name: counts.figures(result.average) for name, counts in result.counts.items()}
     wide = max(map(len, [*figures, *CLASS_NAMES]))
@@ -222,7 +231,7 @@ def table(result: Evaluated) -> list[str]:
     columns = [name for name in next(iter(figures.values())) if name not in ("images", "pixels", "iou")]
     lines.append(f"{'':{wide}}  " + "  ".join(f"{name:>13}" for name in columns))
     lines += [
-        f"{name:{wide}}  " + "  ".join(f"{shown(row[column]):>13}" for column in columns)
+        f"{name:{wide}}  " + "  ".join(f"{figure(row[column]):>13}" for column in columns)
         for name, row in figures.items()
     ]
     if not any("iou" in row for row in figures.values()):
@@ -231,16 +240,16 @@ def table(result: Evaluated) -> list[str]:
     lines.append(f"{'IoU':{wide}}  " + "  ".join(f"{n:>{w}}" for n, w in zip(figures, across, strict=True)))
     for number, name in enumerate(CLASS_NAMES):
         values = [row["iou"][number] for row in figures.values()]
-        lines.append(f"{name:{wide}}  " + "  ".join(f"{shown(v):>{w}}" for v, w in zip(values, across, strict=True)))
+        lines.append(f"{name:{wide}}  " + "  ".join(f"{figure(v):>{w}}" for v, w in zip(values, across, strict=True)))
     return lines
 
 
-def rows(results: Sequence[Evaluated]) -> list[dict[str, Any]]:
+def evaluation_rows(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
     """One flat row for each dataset and subject, IoU by class name; empty where a figure is not defined."""
     found = []
     for result in results:
         for name, counts in result.counts.items():
-            figures = defined(counts.figures(result.average))
+            figures = without_nan(counts.figures(result.average))
             iou = {f"iou {c}": value for c, value in zip(CLASS_NAMES, figures.pop("iou", ()), strict=False)}
             rule = {} if counts.ood else {"average": result.average.name}
             found.append({"dataset": result.dataset, "subject": name, **figures, **rule, **iou})

@@ -19,13 +19,13 @@ import torch
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
 from ...errors import DatasetError, ManifestError, StoreError, first_few
 from ..config.manifest import Manifest
-from ..fusion.member_stores import ENSEMBLE, Placed, answers, opened, placed
-from ..fusion.prediction_files import prediction_names
-from ..runtime.ordered_threads import in_order
+from ..fusion.member_stores import ENSEMBLE, MemberStore, opened, predict_from_stores, stores_of
+from ..fusion.prediction_files import CONFIDENCE_LEVELS, prediction_names
+from ..runtime.ordered_threads import map_in_order
 from ..runtime.progress import Progress
 from ..submission.bravo_archives import (
     ENCODED,
-    Archive,
+    TarArchive,
     at_samples,
     prediction_files,
     read_encoded,
@@ -37,8 +37,9 @@ from ..submission.bravo_archives import (
     split_of,
     truth_endings,
 )
+from ..text import figure
 from .averages import PLAIN
-from .metrics import LEVELS, confusion, detection_figures, harmonic_mean, level_counts, semantic_figures, shown
+from .metrics import confusion, detection_figures, harmonic_mean, level_counts, semantic_figures
 
 CLASSES = len(CLASS_NAMES)
 SUBSETS: tuple[str, ...] = (
@@ -79,8 +80,8 @@ class _Image:
 @dataclass
 class _Counts:
     matrix: np.ndarray = field(default_factory=lambda: np.zeros((CLASSES, CLASSES), np.int64))
-    valid: np.ndarray = field(default_factory=lambda: np.zeros((2, LEVELS), np.int64))
-    invalid: np.ndarray = field(default_factory=lambda: np.zeros((2, LEVELS), np.int64))
+    valid: np.ndarray = field(default_factory=lambda: np.zeros((2, CONFIDENCE_LEVELS), np.int64))
+    invalid: np.ndarray = field(default_factory=lambda: np.zeros((2, CONFIDENCE_LEVELS), np.int64))
 
     def __iadd__(self, other: _Counts) -> _Counts:
         self.matrix += other.matrix
@@ -117,13 +118,13 @@ def score_submission(ground_truth: Path, samples: Path, submission: Path) -> Bra
         DatasetError: a tar file is none, or lacks images of the ground truth.
     """
     with (
-        Archive(ground_truth, "ground truth") as truth,
-        Archive(samples, "a sampling file") as sampling,
-        Archive(submission, "a submission") as archive,
+        TarArchive(ground_truth, "ground truth") as truth,
+        TarArchive(samples, "a sampling file") as sampling,
+        TarArchive(submission, "a submission") as archive,
     ):
         images = _labelled(truth, sampling)
         absent = [image.base for image in images if f"{image.base}{ENCODED}" not in archive]
-        _require(archive, absent, "no prediction", len(images))
+        _require_images(archive, absent, "no prediction", len(images))
         return _score(images, truth, sampling, [ENSEMBLE], _from_submission(archive, sampling))[ENSEMBLE]
 
 
@@ -139,7 +140,7 @@ def score_predictions(ground_truth: Path, samples: Path, folder: Path) -> BravoS
         DatasetError: a tar file is none, or lacks images of the ground truth.
         StoreError: predictions are missing.
     """
-    with Archive(ground_truth, "ground truth") as truth, Archive(samples, "a sampling file") as sampling:
+    with TarArchive(ground_truth, "ground truth") as truth, TarArchive(samples, "a sampling file") as sampling:
         images = _labelled(truth, sampling)
         require_sampled(folder, [image.base for image in images])
         return _score(images, truth, sampling, [ENSEMBLE], _from_predictions(folder, sampling))[ENSEMBLE]
@@ -165,15 +166,15 @@ def score_members(
         ManifestError: the manifest has none of the datasets, or lacks some.
         StoreError: predictions or stores are missing, or lack images.
     """
-    with Archive(ground_truth, "ground truth") as truth, Archive(samples, "a sampling file") as sampling:
+    with TarArchive(ground_truth, "ground truth") as truth, TarArchive(samples, "a sampling file") as sampling:
         images = _labelled(truth, sampling)
         require_sampled(folder, [image.base for image in images])
-        places = _placed(manifest, [image.base for image in images])
+        places = _stores_by_image(manifest, [image.base for image in images])
         predicted = _from_predictions(folder, sampling)
 
         def read(base: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
             members, image = places[base]
-            found = answers(members, image, subjects, manifest.ensemble)
+            found = predict_from_stores(members, image, subjects, manifest.ensemble)
             sampled = {
                 name: (label, at_samples(sampling, base, label, confidence, members[0][1]))
                 for name, (label, confidence) in found.items()
@@ -183,7 +184,7 @@ def score_members(
         return _score(images, truth, sampling, [ENSEMBLE, *subjects], read)
 
 
-def _placed(manifest: Manifest, bases: Sequence[str]) -> dict[str, tuple[tuple[Placed, ...], str]]:
+def _stores_by_image(manifest: Manifest, bases: Sequence[str]) -> dict[str, tuple[tuple[MemberStore, ...], str]]:
     """Where the logits of each image lie: the members' stores, and its path in their dataset."""
     wanted = {prediction_files(base)[0]: base for base in bases}
     folders = {base.split("/", 1)[0] for base in bases}
@@ -193,13 +194,13 @@ def _placed(manifest: Manifest, bases: Sequence[str]) -> dict[str, tuple[tuple[P
             f"the manifest has no dataset of the name {missing[0]}, which the ground truth has images of; name the "
             "datasets as the challenge names its folders"
         )
-    found: dict[str, tuple[tuple[Placed, ...], str]] = {}
+    found: dict[str, tuple[tuple[MemberStore, ...], str]] = {}
     for dataset in sorted(folders):
-        members = placed(manifest, dataset, [])
+        members = stores_of(manifest, dataset, [])
         known = [entry.path for entry in opened(members[0][1]).images]
         named = {image: wanted.get(f"{dataset}/{prediction_names(image)[0]}") for image in known}
         held = {image: base for image, base in named.items() if base}
-        placed(manifest, dataset, list(held))
+        stores_of(manifest, dataset, list(held))
         found |= {base: (members, image) for image, base in held.items()}
     if lacking := [base for base in bases if base not in found]:
         raise StoreError(
@@ -209,11 +210,11 @@ def _placed(manifest: Manifest, bases: Sequence[str]) -> dict[str, tuple[tuple[P
     return found
 
 
-def _from_predictions(folder: Path, sampling: Archive) -> Read:
+def _from_predictions(folder: Path, sampling: TarArchive) -> Read:
     return lambda base: {ENSEMBLE: sampled_prediction(folder, base, sampling)}
 
 
-def _labelled(truth: Archive, sampling: Archive) -> list[_Image]:
+def _labelled(truth: TarArchive, sampling: TarArchive) -> list[_Image]:
     """The images with ground truth, sorted by name; DatasetError unless all of them are sampled."""
     found: list[_Image] = []
     for name in truth.names:
@@ -225,11 +226,11 @@ def _labelled(truth: Archive, sampling: Archive) -> list[_Image]:
     if not found:
         raise DatasetError(f"{truth.path}: holds no ground truth of a BRAVO split; is it the right tar file?")
     known = set(sampled_bases(sampling))
-    _require(sampling, [image.base for image in found if image.base not in known], "no samples", len(found))
+    _require_images(sampling, [image.base for image in found if image.base not in known], "no samples", len(found))
     return found
 
 
-def _require(archive: Archive, missing: list[str], what: str, count: int) -> None:
+def _require_images(archive: TarArchive, missing: list[str], what: str, count: int) -> None:
     if missing:
         raise DatasetError(
             f"{archive.path}: has {what} of {len(missing)} of the {count} images that have ground truth "
@@ -237,7 +238,7 @@ def _require(archive: Archive, missing: list[str], what: str, count: int) -> Non
         )
 
 
-def _from_submission(archive: Archive, sampling: Archive) -> Read:
+def _from_submission(archive: TarArchive, sampling: TarArchive) -> Read:
     def read(base: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         label, confidences = read_encoded(archive, base)
         sampled = read_samples(sampling, base).size
@@ -251,7 +252,7 @@ def _from_submission(archive: Archive, sampling: Archive) -> Read:
 
 
 def _score(
-    images: list[_Image], truth: Archive, sampling: Archive, subjects: Sequence[str], read: Read
+    images: list[_Image], truth: TarArchive, sampling: TarArchive, subjects: Sequence[str], read: Read
 ) -> dict[str, BravoScores]:
     def one(image: _Image) -> dict[str, _Counts] | str:
         try:
@@ -264,7 +265,7 @@ def _score(
     number, failed = dict.fromkeys(SUBSETS, 0), dict[str, str]()
     with Progress(len(images)) as progress:
         progress.job("BRAVO", len(images))
-        for image, found in in_order(one, images):
+        for image, found in map_in_order(one, images):
             if isinstance(found, str):
                 failed[image.base] = found
             else:
@@ -284,7 +285,7 @@ def _score(
 
 
 def _counted(
-    truth: Archive, image: _Image, label: np.ndarray, confidences: np.ndarray, indices: np.ndarray
+    truth: TarArchive, image: _Image, label: np.ndarray, confidences: np.ndarray, indices: np.ndarray
 ) -> _Counts:
     base, ids, mask = image.base, read_mask(truth, image.ids), read_mask(truth, image.mask)
     if not ids.shape == mask.shape == label.shape:
@@ -307,7 +308,9 @@ def _counted(
     matrix = confusion(torch.from_numpy(label[kept]), torch.from_numpy(ids[kept]), CLASSES).numpy()
     right, valid = (ids == label)[indices], valid[indices]
     return _Counts(
-        matrix, level_counts(right[valid], confidences[valid]), level_counts(~valid, LEVELS - 1 - confidences)
+        matrix,
+        level_counts(right[valid], confidences[valid]),
+        level_counts(~valid, CONFIDENCE_LEVELS - 1 - confidences),
     )
 
 
@@ -368,17 +371,17 @@ def comparison(scores: Mapping[str, BravoScores]) -> list[str]:
     names = [*(name for _, name in _MEANS), *(f"{subset}_miou_valid" for subset in subsets)]
     lines = [f"{'':{wide}}  " + "  ".join(heads)]
     for subject, found in scores.items():
-        values = [shown(found.figures[name]) for name in names]
+        values = [figure(found.figures[name]) for name in names]
         columns = (f"{value:>{len(head)}}" for value, head in zip(values, heads, strict=True))
         lines.append(f"{subject:{wide}}  " + "  ".join(columns))
     return lines
 
 
-def table(scores: BravoScores) -> list[str]:
+def bravo_table(scores: BravoScores) -> list[str]:
     """A line for each subset, and the means."""
     lines = [f"{'subset':12} {'images':>6}  " + " ".join(f"{head:>9}" for head in [*_COLUMNS, "classes"])]
     for subset, images in scores.images.items():
         values = [scores.figures.get(f"{subset}_{name}") for name in _COLUMNS.values()]
         classes = "-" if subset in WITHOUT_CLASSES else str(scores.classes[subset])
-        lines.append(f"{subset:12} {images:6}  " + " ".join(f"{v:>9}" for v in [*map(shown, values), classes]))
-    return lines + [f"{label}: {shown(scores.figures[name])}" for label, name in _MEANS]
+        lines.append(f"{subset:12} {images:6}  " + " ".join(f"{v:>9}" for v in [*map(figure, values), classes]))
+    return lines + [f"{label}: {figure(scores.figures[name])}" for label, name in _MEANS]

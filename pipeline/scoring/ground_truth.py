@@ -8,40 +8,40 @@ from typing import Protocol
 
 import numpy as np
 
-from ...datasets.dataset_specs import KNOWN, source
+from ...datasets.dataset_specs import KNOWN_DATASETS, dataset_spec
 from ...datasets.labels.label_reader import LabelReader
 from ...datasets.labels.outlier_masks import OutlierReader
 from ...datasets.layout.folder_layout import located
-from ...datasets.layout.image_mask_pairs import Pair, labelled_pairs
+from ...datasets.layout.image_mask_pairs import ImageMaskPair, labelled_pairs
 from ...datasets.layout.outlier_sets import OUTLIERS
 from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError
 from ..config.manifest import DatasetEntry
-from ..config.value_types import Either
-from ..submission.bravo_archives import Archive, base_of, read_mask, split_of, truth_endings
+from ..config.value_types import NamesOf
+from ..submission.bravo_archives import TarArchive, base_of, read_mask, split_of, truth_endings
 from .averages import DATASET, PLAIN, Average, average_of
-from .pixel_counts import CLASSES, Counts, count, count_ood
+from .pixel_counts import CLASSES, PixelCounts, count_classes, count_ood
 
-LABELLED = Either(KNOWN, OUTLIERS)
+LABELLED = NamesOf(KNOWN_DATASETS, OUTLIERS)
 """The types of dataset that have labels beside their photographs."""
 
 BRAVO = "bravo"
 """The type whose labels the challenge hands out as a tar file."""
 
 
-class Reader(Protocol):
+class MaskReader(Protocol):
     """Reads masks of one dataset, each in a process of its own."""
 
     root: Path
     """What the masks' paths are relative to."""
 
-    def read(self, pair: Pair, size: tuple[int, int] | None = None) -> np.ndarray:
+    def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> np.ndarray:
         """(H, W) uint8; DatasetError if the mask cannot be read, or is not of ``size``."""
         ...
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """A dataset's labels.
 
     Attributes:
@@ -54,23 +54,23 @@ class Truth:
         left_out: images that have none and were to be left out, in the order of their paths.
     """
 
-    reader: Reader
-    pairs: tuple[Pair, ...]
+    reader: MaskReader
+    pairs: tuple[ImageMaskPair, ...]
     ood: bool = False
     average: Average = PLAIN
     official: int | None = None
     unsure: bool = False
     left_out: tuple[str, ...] = ()
 
-    def without_pairs(self) -> Truth:
+    def without_pairs(self) -> GroundTruth:
         """What reads the masks, and is sent to processes with one pair at a time."""
         return replace(self, pairs=(), left_out=())
 
-    def source(self, pair: Pair) -> Path:
+    def source(self, pair: ImageMaskPair) -> Path:
         """The file that the mask is read from."""
-        return self.reader.root if isinstance(self.reader, TarReader) else located(self.reader.root, pair.mask)
+        return self.reader.root if isinstance(self.reader, BravoMaskReader) else located(self.reader.root, pair.mask)
 
-    def read(self, pair: Pair, size: tuple[int, int]) -> np.ndarray:
+    def read(self, pair: ImageMaskPair, size: tuple[int, int]) -> np.ndarray:
         """(H, W) uint8 train ids, or 0 and 1 if `ood`; 255 where nothing is known.
 
         Raises:
@@ -78,14 +78,14 @@ class Truth:
         """
         return self.reader.read(pair, size)
 
-    def count(self, label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Counts:
+    def count(self, label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> PixelCounts:
         """One image's counts; see `counts.count` and `counts.count_ood`."""
-        return count_ood(confidence, truth) if self.ood else count(label, confidence, truth)
+        return count_ood(confidence, truth) if self.ood else count_classes(label, confidence, truth)
 
 
-def truths_of(
+def load_ground_truth(
     entry: DatasetEntry, limit: int | None = None, average: str = DATASET, *, allow_unlabelled: bool = False
-) -> dict[str | None, Truth]:
+) -> dict[str | None, GroundTruth]:
     """The labels of a manifest's dataset, for each part that is scored on its own.
 
     Sets of which only that is labelled what is out of distribution have parts, such as the tracks of SMIYC: what
@@ -114,30 +114,30 @@ def truths_of(
             mapping=entry.mapping,
             allow_unlabelled=allow_unlabelled or entry.allow_unlabelled,
         )
-        facts = source(entry.type).mapped(entry.mapping)
+        facts = dataset_spec(entry.type).mapped(entry.mapping)
         kept, reader = tuple(pairs[:limit]), LabelReader(root, facts)
-        return {None: Truth(reader, kept, average=average_of(average, [facts]), left_out=tuple(left_out))}
+        return {None: GroundTruth(reader, kept, average=average_of(average, [facts]), left_out=tuple(left_out))}
     facts = OUTLIERS[entry.type]
     reader = OutlierReader(root, entry.type)
     found = reader.pairs(entry.split)
     first = {pair.image for pair in sorted((p for pairs in found.values() for p in pairs), key=_image)[:limit]}
-    truths: dict[str | None, Truth] = {}
+    truths: dict[str | None, GroundTruth] = {}
     for part, pairs in found.items():
         if kept := tuple(pair for pair in pairs if pair.image in first):
-            truths[part] = Truth(reader, kept, ood=True, official=facts.counts.get(part), unsure=facts.unsure)
+            truths[part] = GroundTruth(reader, kept, ood=True, official=facts.counts.get(part), unsure=facts.unsure)
     if entry.split is None and facts.layout.default is None:
         return truths
     return {None: next(iter(truths.values()))}
 
 
-def _image(pair: Pair) -> str:
+def _image(pair: ImageMaskPair) -> str:
     return pair.image
 
 
-_archives: dict[str, Archive] = {}
+_archives: dict[str, TarArchive] = {}
 
 
-class TarReader:
+class BravoMaskReader:
     """Reads BRAVO's ground truth: classes of valid pixels, or, of SMIYC, which pixels are invalid.
 
     Args:
@@ -155,13 +155,13 @@ class TarReader:
         """Whether only that is known which pixels are invalid."""
         return self._split == "SMIYC"
 
-    def pair(self, image: str) -> Pair | None:
+    def pair(self, image: str) -> ImageMaskPair | None:
         """The image with its mask; None if it has none."""
         ids, _ = truth_endings(self._split)
         mask = f"{base_of(self._dataset, image)}{ids}"
-        return Pair(image, mask, "ids") if self._split and mask in self._archive() else None
+        return ImageMaskPair(image, mask, "ids") if self._split and mask in self._archive() else None
 
-    def read(self, pair: Pair, size: tuple[int, int] | None = None) -> np.ndarray:
+    def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> np.ndarray:
         """(H, W) uint8: train ids, 255 where a pixel is invalid or has no label; or 0, 1 and 255 if `ood`.
 
         Raises:
@@ -185,14 +185,16 @@ class TarReader:
             return np.where(ids == IGNORE, IGNORE, invalid != 0).astype(np.uint8)
         return np.where(invalid != 0, IGNORE, ids).astype(np.uint8)
 
-    def _archive(self) -> Archive:
+    def _archive(self) -> TarArchive:
         # An open file cannot be sent to a process.
         if str(self.root) not in _archives:
-            _archives[str(self.root)] = Archive(self.root, "ground truth")
+            _archives[str(self.root)] = TarArchive(self.root, "ground truth")
         return _archives[str(self.root)]
 
 
-def bravo_truth(entry: DatasetEntry, images: list[str], ground_truth: Path, average: str = DATASET) -> Truth:
+def load_bravo_ground_truth(
+    entry: DatasetEntry, images: list[str], ground_truth: Path, average: str = DATASET
+) -> GroundTruth:
     """The labels of a dataset of BRAVO's.
 
     Args:
@@ -204,11 +206,11 @@ def bravo_truth(entry: DatasetEntry, images: list[str], ground_truth: Path, aver
     Raises:
         DatasetError: it is no such file, or knows none of the images.
     """
-    reader = TarReader(ground_truth, entry.name)
+    reader = BravoMaskReader(ground_truth, entry.name)
     pairs = tuple(filter(None, map(reader.pair, images)))
     if not pairs:
         raise DatasetError(
             f"{ground_truth}: knows no image of {entry.name}; is the dataset named as the challenge names its "
             "folder, and the file of its release?"
         )
-    return Truth(reader, pairs, ood=reader.ood, average=average_of(average, ()))
+    return GroundTruth(reader, pairs, ood=reader.ood, average=average_of(average, ()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...datasets.taxonomy import IGNORE
+from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from .averages import PLAIN, Average
 
 
@@ -62,10 +63,6 @@ def mean_iou(matrix: Tensor, average: Average | None = None) -> float:
     return class_iou(matrix)[(average or PLAIN).counted(matrix)].mean().item()
 
 
-LEVELS = 65536
-"""Confidences are stored as uint16; level c stands for (c + 0.5) / 65536."""
-
-
 def level_counts(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     """How many pixels of each confidence were wrong and right; counts of several images add up.
 
@@ -85,8 +82,8 @@ def level_counts(right: np.ndarray, confidence: np.ndarray) -> np.ndarray:
             f"{confidence.shape}"
         )
     places = confidence.ravel().astype(np.int32)
-    places += right.ravel() * np.int32(LEVELS)
-    return np.bincount(places, minlength=2 * LEVELS).reshape(2, LEVELS)
+    places += right.ravel() * np.int32(CONFIDENCE_LEVELS)
+    return np.bincount(places, minlength=2 * CONFIDENCE_LEVELS).reshape(2, CONFIDENCE_LEVELS)
 
 
 def _from_the_top(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -154,9 +151,9 @@ def reliability(counts: np.ndarray, bins: int = 15) -> tuple[np.ndarray, np.ndar
     Returns:
         pixels (int64), mean confidence and accuracy (float64, NaN in an empty bin) of each bin, (B,) each.
     """
-    starts = np.round(np.linspace(0, LEVELS, bins + 1)).astype(np.int64)[:-1]
+    starts = np.round(np.linspace(0, CONFIDENCE_LEVELS, bins + 1)).astype(np.int64)[:-1]
     every = counts.sum(0)
-    sure = every * ((np.arange(LEVELS) + 0.5) / LEVELS)
+    sure = every * ((np.arange(CONFIDENCE_LEVELS) + 0.5) / CONFIDENCE_LEVELS)
     pixels, right, total = (np.add.reduceat(what, starts) for what in (every, counts[1], sure))
     with np.errstate(invalid="ignore"):
         return pixels, total / pixels, right / pixels
@@ -207,21 +204,3 @@ def semantic_figures(matrix: Tensor, counts: np.ndarray, average: Average | None
 def detection_figures(counts: np.ndarray) -> dict[str, float]:
     """How well a score finds the positives, by name; NaN where a figure is not defined."""
     return {"auroc": auroc(counts), "auprc": aupr(counts), "fpr95": fpr_at_tpr(counts)}
-
-
-def shown(value: float | None) -> str:
-    """A figure or a number of things for people; a dash where it is not defined."""
-    if value is None or math.isnan(value):
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
-
-
-def defined(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures with None for NaN, as JSON can hold them."""
-
-    def one(value: Any) -> Any:
-        if isinstance(value, list):
-            return [one(each) for each in value]
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return {name: one(value) for name, value in figures.items()}

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
+from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from .averages import Average
-from .metrics import LEVELS, confusion, detection_figures, level_counts, semantic_figures
+from .metrics import confusion, detection_figures, level_counts, semantic_figures
 
 CLASSES = len(CLASS_NAMES)
 
 
 @dataclass
-class Counts:
+class PixelCounts:
     """What is known of one subject's pixels that have a label.
 
     Attributes:
@@ -29,10 +30,10 @@ class Counts:
 
     ood: bool = False
     confusion: np.ndarray = field(default_factory=lambda: np.zeros((CLASSES, CLASSES), np.int64))
-    levels: np.ndarray = field(default_factory=lambda: np.zeros((2, LEVELS), np.int64))
+    levels: np.ndarray = field(default_factory=lambda: np.zeros((2, CONFIDENCE_LEVELS), np.int64))
     images: int = 0
 
-    def __iadd__(self, other: Counts) -> Counts:
+    def __iadd__(self, other: PixelCounts) -> PixelCounts:
         self.confusion += other.confusion
         self.levels += other.levels
         self.images += other.images
@@ -50,7 +51,7 @@ class Counts:
         return seen | semantic_figures(torch.from_numpy(self.confusion), self.levels, average)
 
 
-def count(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Counts:
+def count_classes(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> PixelCounts:
     """One image's counts.
 
     Args:
@@ -66,10 +67,10 @@ def count(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> Count
     known = truth != IGNORE
     label, truth = label[known], truth[known]
     matrix = confusion(torch.from_numpy(label), torch.from_numpy(truth), CLASSES).numpy()
-    return Counts(False, matrix, level_counts(label == truth, confidence[known]), 1)
+    return PixelCounts(False, matrix, level_counts(label == truth, confidence[known]), 1)
 
 
-def count_ood(confidence: np.ndarray, mask: np.ndarray) -> Counts:
+def count_ood(confidence: np.ndarray, mask: np.ndarray) -> PixelCounts:
     """One image's counts of what is out of distribution.
 
     Args:
@@ -77,5 +78,5 @@ def count_ood(confidence: np.ndarray, mask: np.ndarray) -> Counts:
         mask: (H, W) uint8: 1 out of distribution, 0 not, 255 where nothing is known.
     """
     known = mask != IGNORE
-    levels = level_counts(mask[known] == 1, LEVELS - 1 - confidence[known])
-    return Counts(True, levels=levels, images=1)
+    levels = level_counts(mask[known] == 1, CONFIDENCE_LEVELS - 1 - confidence[known])
+    return PixelCounts(True, levels=levels, images=1)

@@ -36,7 +36,7 @@ _systems_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Found:
+class FileInfo:
     """A file that a listing found.
 
     Attributes:
@@ -50,7 +50,7 @@ class Found:
     modified: int
 
 
-def place(text: str) -> Path:
+def parse_location(text: str) -> Path:
     """The folder that ``text`` names: a path, a ``file://`` URL, or the URL of a remote place.
 
     Raises:
@@ -98,7 +98,7 @@ def _system(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def reached(path: Path) -> Iterator[None]:
+def as_oserror(path: Path) -> Iterator[None]:
     """Turns what a remote place's library raises of its own into OSError, which names ``path``."""
     try:
         yield
@@ -124,19 +124,19 @@ def size(path: Path) -> int | None:
         if not is_remote(path):
             status = path.stat()
             return status.st_size if stat.S_ISREG(status.st_mode) else None
-        with reached(path):
+        with as_oserror(path):
             found = _system(path).info(address(path))
         return None if found["type"] == "directory" else int(found["size"])
     return None
 
 
-def state(path: Path) -> str | None:
+def version_tag(path: Path) -> str | None:
     """What changes when the file ``path`` does; None where there is none."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not is_remote(path):
             status = path.stat()
             return f"{status.st_mtime_ns} {status.st_size}"
-        with reached(path):
+        with as_oserror(path):
             return _system(path).ukey(address(path))
     return None
 
@@ -145,7 +145,7 @@ def modified(path: Path) -> float:
     """When the file ``path`` was written last, in seconds since 1970; FileNotFoundError if there is none."""
     if not is_remote(path):
         return path.stat().st_mtime
-    with reached(path):
+    with as_oserror(path):
         return _time(_system(path).info(address(path))) / 1e9
 
 
@@ -153,7 +153,7 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file; FileNotFoundError if there is none."""
     if not is_remote(path):
         return path.read_bytes()
-    with reached(path):
+    with as_oserror(path):
         return _system(path).cat_file(address(path))
 
 
@@ -162,7 +162,7 @@ def write_bytes(path: Path, *pieces: bytes | bytearray | memoryview) -> None:
     if not is_remote(path):
         files.write_bytes(path, *pieces)
         return
-    with reached(path):
+    with as_oserror(path):
         _system(path).pipe_file(address(path), b"".join(pieces))
 
 
@@ -171,7 +171,7 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, files.as_json(value).encode("utf-8"))
 
 
-def create(path: Path, data: bytes) -> None:
+def create_exclusive(path: Path, data: bytes) -> None:
     """Make the file ``path``, which no other has made; ``data`` is like no other's.
 
     Raises:
@@ -190,7 +190,7 @@ def create(path: Path, data: bytes) -> None:
     for pause in (0.2, 1.0, None):
         failed: OSError | None = None
         try:
-            with reached(path):
+            with as_oserror(path):
                 _system(path).pipe_file(address(path), data, mode="create")
         except OSError as error:
             failed = error
@@ -219,7 +219,7 @@ def remove(path: Path) -> None:
     if not is_remote(path):
         path.unlink(missing_ok=True)
         return
-    with contextlib.suppress(FileNotFoundError), reached(path):
+    with contextlib.suppress(FileNotFoundError), as_oserror(path):
         _system(path).rm_file(address(path))
 
 
@@ -230,7 +230,7 @@ def remove_all(folder: Path, names: Iterable[str]) -> None:
         for path in paths:
             path.unlink()
     elif paths:
-        with reached(folder):
+        with as_oserror(folder):
             _system(folder).rm([address(path) for path in paths])
 
 
@@ -239,13 +239,13 @@ def move(path: Path, target: Path) -> None:
     if not is_remote(path):
         files.move(path, target)
         return
-    with reached(path):
+    with as_oserror(path):
         _system(path).copy(address(path), address(target))
     remove(path)
 
 
 @contextlib.contextmanager
-def guarded(path: Path) -> Iterator[None]:
+def short_lock(path: Path) -> Iterator[None]:
     """One at a time, for a file beside ``path`` that is read, changed and put back (see `files.guarded`).
 
     In an object store the guard of who died is taken over once nobody has touched it for half a minute.
@@ -262,7 +262,7 @@ def guarded(path: Path) -> Iterator[None]:
     since = time.monotonic()
     while True:
         try:
-            create(path, mine)
+            create_exclusive(path, mine)
             break
         except FileExistsError:
             other = _content(path)
@@ -312,7 +312,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def listing(folder: Path) -> Iterator[Found]:
+def listing(folder: Path) -> Iterator[FileInfo]:
     """The files below ``folder``, in any order; none where there is no folder.
 
     Raises:
@@ -325,7 +325,7 @@ def listing(folder: Path) -> Iterator[Found]:
             yield from _local_listing(str(folder), "")
 
 
-def _local_listing(folder: str, prefix: str) -> Iterator[Found]:
+def _local_listing(folder: str, prefix: str) -> Iterator[FileInfo]:
     with os.scandir(folder) as scan:
         for entry in scan:
             if entry.is_dir(follow_symlinks=False):
@@ -334,7 +334,7 @@ def _local_listing(folder: str, prefix: str) -> Iterator[Found]:
                 # A writer may take it away under our hands.
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat()
-                    yield Found(prefix + entry.name, status.st_size, status.st_mtime_ns)
+                    yield FileInfo(prefix + entry.name, status.st_size, status.st_mtime_ns)
 
 
 def remove_partials(folder: Path) -> None:
@@ -353,15 +353,15 @@ def remove_partials(folder: Path) -> None:
                 Path(at, name).unlink(missing_ok=True)
 
 
-def _remote_listing(folder: Path) -> Iterator[Found]:
+def _remote_listing(folder: Path) -> Iterator[FileInfo]:
     try:
-        with reached(folder):
+        with as_oserror(folder):
             found: dict[str, Any] = _system(folder).find(address(folder), detail=True)
     except FileNotFoundError:
         return
     start = len(address(folder).rstrip("/")) + 1
     for path, info in found.items():
-        yield Found(path[start:], int(info["size"]), _time(info))
+        yield FileInfo(path[start:], int(info["size"]), _time(info))
 
 
 def _time(info: dict[str, Any]) -> int:
@@ -376,7 +376,7 @@ def remove_folder(folder: Path) -> None:
         if folder.exists():
             shutil.rmtree(folder)
         return
-    with contextlib.suppress(FileNotFoundError), reached(folder):
+    with contextlib.suppress(FileNotFoundError), as_oserror(folder):
         _system(folder).rm(address(folder), recursive=True)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ... import __version__
 from ...errors import disk_error
-from .filesystem import guarded, make_folder, read_bytes, write_json
+from .filesystem import make_folder, read_bytes, short_lock, write_json
 
 RUN_FILE = "run.json"
 
@@ -63,7 +63,7 @@ def record_run(
     """
     try:
         make_folder(output)
-        with guarded(output / f".{RUN_FILE}.lock"):
+        with short_lock(output / f".{RUN_FILE}.lock"):
             runs = read_runs(output)
             before = runs.get(command, {}).get(subject)
             kept = [] if looked_at is None else [f for f in _failed(before) if f["image"] not in looked_at]
@@ -113,7 +113,7 @@ def record_gone(output: Path, dataset: str, listed: Set[str], present: Set[str])
     now_gone = (before | listed) - present
     if now_gone != before:
         try:
-            with guarded(output / f".{RUN_FILE}.lock"):
+            with short_lock(output / f".{RUN_FILE}.lock"):
                 runs = read_runs(output)
                 runs.setdefault("gone", {})[dataset] = sorted(now_gone)
                 write_json(output / RUN_FILE, runs)

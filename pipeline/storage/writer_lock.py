@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DiskError, StoreError
-from .filesystem import create, guarded, make_folder, modified, read_bytes, refresh, remove
+from .filesystem import create_exclusive, make_folder, modified, read_bytes, refresh, remove, short_lock
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0
@@ -86,7 +86,7 @@ def _lock_file(target: Path) -> Path:
 
 def _guard(path: Path) -> contextlib.AbstractContextManager[None]:
     """Without it, of two that find a dead lock, one could remove what the other has just made its own."""
-    return guarded(path.with_name(f".{path.name}.guard"))
+    return short_lock(path.with_name(f".{path.name}.guard"))
 
 
 def _acquire(path: Path, token: str) -> None:
@@ -101,7 +101,7 @@ def _acquire(path: Path, token: str) -> None:
     with _guard(path):
         _clear_dead(path)
         try:
-            create(path, json.dumps(holder).encode())
+            create_exclusive(path, json.dumps(holder).encode())
         except FileExistsError as error:
             raise StoreError(f"{path}: another process has just taken it; wait for it, or stop it first") from error
 

@@ -1,6 +1,9 @@
 """The logit store: the only package that knows Zarr."""
 
-from .identity import Identity, ImageEntry, Photograph
-from .logit_store import DamagedShardError, LogitStore, ShardWriter
+from .identity import Identity
+from .image_table import ImageEntry, Photograph
+from .logit_store import LogitStore
+from .shard_writer import ShardWriter
+from .zarr_backend import DamagedShardError
 
 __all__ = ["DamagedShardError", "Identity", "ImageEntry", "LogitStore", "Photograph", "ShardWriter"]

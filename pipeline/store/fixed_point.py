@@ -29,7 +29,7 @@ LIMIT = 511.75
 NAME = "hmsa.fixed_point"
 
 
-def encoded(logits: np.ndarray) -> np.ndarray:
+def encode(logits: np.ndarray) -> np.ndarray:
     """Logits (..., H, W) float16 within `LIMIT` as prediction errors (..., H, W) uint16, small where it is smooth."""
     fixed = torch.from_numpy(np.ascontiguousarray(logits)).float().mul_(STEPS).round_().to(torch.int16).numpy()
     values = fixed.view(np.uint16)  # differences wrap around, and so do the sums that undo them
@@ -41,7 +41,7 @@ def encoded(logits: np.ndarray) -> np.ndarray:
     return (errors << 1) ^ sign
 
 
-def decoded(errors: np.ndarray) -> np.ndarray:
+def decode(errors: np.ndarray) -> np.ndarray:
     """What `encoded` was given, (..., H, W) float16, to the nearest 1/64."""
     values = (errors >> 1) ^ (0 - (errors & 1))
     for y in range(1, values.shape[-2]):  # row by row, which vectorises where NumPy's own sum along an axis does not
@@ -77,10 +77,10 @@ class FixedPoint(ArrayArrayCodec):
         return input_byte_length
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> NDBuffer:
-        return _buffer(encoded(chunk_data.as_numpy_array()), chunk_spec)
+        return _buffer(encode(chunk_data.as_numpy_array()), chunk_spec)
 
     async def _decode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> NDBuffer:
-        return _buffer(decoded(chunk_data.as_numpy_array()), chunk_spec)
+        return _buffer(decode(chunk_data.as_numpy_array()), chunk_spec)
 
 
 def _buffer(values: Any, chunk_spec: ArraySpec) -> NDBuffer:

@@ -5,41 +5,9 @@ Plain data, read from and written to the attributes of the Zarr group by `pipeli
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
-
-
-@dataclass(frozen=True)
-class ImageEntry:
-    """One row of a store's table of images.
-
-    ``path`` is relative to the dataset's root, with ``/``; ``bytes`` is the size of the photograph's
-    file. ``height``, ``width``, ``array`` and ``row`` are None for a file whose header cannot be read:
-    it has no place in an array and is never complete.
-    """
-
-    path: str
-    bytes: int
-    height: int | None
-    width: int | None
-    array: str | None
-    row: int | None
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """A photograph as the dataset shows it now.
-
-    ``size`` is (height, width), None if undecodable; ``turned`` says whether EXIF asks viewers to turn the stored
-    pixels, as far as that was looked at.
-    """
-
-    path: str
-    bytes: int
-    size: tuple[int, int] | None
-    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +58,7 @@ class Identity:
 
     def as_json(self) -> dict[str, Any]:
         """All fields by name, as JSON gives them back; ``compile`` only if something was compiled."""
-        found = _plain(asdict(self))
+        found = _as_plain(asdict(self))
         return found if self.compile != "off" else {name: found[name] for name in found if name != "compile"}
 
     @classmethod
@@ -106,112 +74,7 @@ class Identity:
         return cls(**known)
 
 
-def _plain(value: Any) -> Any:
+def _as_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
-
-
-def images_from_json(rows: Iterable[Mapping[str, Any]]) -> list[ImageEntry]:
-    """The table of images among a group's attributes.
-
-    Raises:
-        ValueError: an image without path or size, with a path that would lead out of the folder that
-            outputs are written to, two rows of one image, or two images in one place.
-    """
-    try:
-        images = [ImageEntry(**row) for row in rows]
-    except TypeError as error:
-        raise ValueError(f"the table of images: {error}") from error
-    check_images(images)
-    return images
-
-
-def check_images(images: Iterable[ImageEntry]) -> None:
-    """Raise ValueError for a table that `images_from_json` would refuse."""
-    paths: set[str] = set()
-    places: set[tuple[str, int]] = set()
-    for entry in images:
-        if not isinstance(entry.path, str) or not isinstance(entry.bytes, int):
-            raise ValueError(f"image {entry.path!r} of {entry.bytes!r} bytes")
-        if _leaves(entry.path):
-            raise ValueError(f"image {entry.path!r} leaves the output folder")
-        if entry.path in paths:
-            raise ValueError(f"image {entry.path!r} is listed twice")
-        paths.add(entry.path)
-        if (entry.height, entry.width, entry.array, entry.row) == (None, None, None, None):
-            continue
-        height, width, row = (n if isinstance(n, int) else -1 for n in (entry.height, entry.width, entry.row))
-        place = f"{height}x{width}", row
-        if height < 1 or width < 1 or row < 0 or entry.array != place[0]:
-            raise ValueError(
-                f"image {entry.path!r} of {entry.height!r} x {entry.width!r} in row {entry.row!r} of {entry.array!r}"
-            )
-        if place in places:
-            raise ValueError(f"image {entry.path!r} shares row {row} of {entry.array} with another")
-        places.add(place)
-
-
-def _leaves(path: str) -> bool:
-    """Whether a path names no file below the folder that it is put under, here or on another system."""
-    if path.startswith(("/", "\\")) or not path.strip("./") or "\0" in path:
-        return True
-    return ".." in path and ".." in re.split(r"[/\\]", path)
-
-
-def rows_of(images: Iterable[ImageEntry]) -> dict[str, int]:
-    """Array -> how many rows the table gives it, in the order in which the arrays appear."""
-    rows: dict[str, int] = {}
-    for entry in images:
-        if entry.array is not None and entry.row is not None:
-            rows[entry.array] = max(rows.get(entry.array, 0), entry.row + 1)
-    return rows
-
-
-def brought_up(
-    images: Sequence[ImageEntry], complete: Sequence[bool], photographs: Iterable[Photograph]
-) -> tuple[list[ImageEntry], list[str]]:
-    """The table of images after another look at the dataset.
-
-    New photographs stand at its end, in the order given. One whose file changed is renewed in its line as
-    long as nothing is stored for it.
-
-    Args:
-        images: the table as it was.
-        complete: for every row of it whether logits are stored.
-        photographs: the dataset as it is now.
-
-    Returns:
-        the table; and the paths of photographs that changed although logits of their old content are stored.
-    """
-    table, rows = list(images), rows_of(images)
-    index = {entry.path: i for i, entry in enumerate(table)}
-    changed = []
-    for photo in photographs:
-        i = index.get(photo.path)
-        if i is None:
-            index[photo.path] = len(table)
-            table.append(_placed(photo, None, rows))
-            continue
-        known = table[i]
-        # A header that could not be read may be mended without a change of the file's size.
-        if known.bytes == photo.bytes and (known.array is not None or photo.size is None):
-            continue
-        if i < len(complete) and complete[i]:
-            changed.append(photo.path)
-        else:
-            table[i] = _placed(photo, known, rows)
-    return table, changed
-
-
-def _placed(photo: Photograph, known: ImageEntry | None, rows: dict[str, int]) -> ImageEntry:
-    """The photograph's line in the table: in the row it had, or the next one of its size."""
-    if photo.size is None:
-        return ImageEntry(photo.path, photo.bytes, None, None, None, None)
-    height, width = photo.size
-    array = f"{height}x{width}"
-    if known is not None and known.array == array:
-        return replace(known, bytes=photo.bytes)
-    row = rows.get(array, 0)
-    rows[array] = row + 1
-    return ImageEntry(photo.path, photo.bytes, height, width, array, row)
+        return {k: _as_plain(v) for k, v in value.items()}
+    return [_as_plain(v) for v in value] if isinstance(value, tuple | list) else value

@@ -13,139 +13,51 @@ The only file of the package that knows Zarr, but for the codec in `compact`. Wh
 
 from __future__ import annotations
 
-import asyncio
 import errno
-import json
-import math
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
 import numpy as np
 import zarr
-from numcodecs import Blosc
-from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
-from zarr.core.buffer import Buffer, BufferPrototype
-from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import FsspecStore, LocalStore
+from zarr.codecs import Crc32cCodec
 
 from ...errors import StoreError, first_few
 from ...files import PARTIAL
 from ..storage.filesystem import (
-    Found,
-    address,
+    FileInfo,
     is_remote,
     listing,
-    reached,
-    read_bytes,
     remove,
     remove_folder,
     remove_partials,
     size,
-    state,
     write_bytes,
 )
-from .fixed_point import LIMIT, FixedPoint, decoded, encoded
-from .identity import Identity, ImageEntry, Photograph, brought_up, check_images, images_from_json, rows_of
-from .shard_file import read_chunk, shard_pieces
+from .fixed_point import decode
+from .identity import Identity
+from .image_table import ImageEntry, Photograph, check_images, images_from_json, rows_per_array, update_table
+from .shard_file import has_content, is_finite, read_chunk, shard_path
+from .shard_writer import ShardWriter
+from .zarr_backend import (
+    ENCODINGS,
+    FORMAT_VERSION,
+    DamagedShardError,
+    DurableStore,
+    array_size,
+    compressor,
+    damaged_metadata,
+    dimension_names,
+    error_text,
+    open_array,
+    shard_rows,
+    strip_rows,
+    table_version,
+    zarr_store,
+)
 
-FORMAT_VERSION = 1
-_STRIP_BYTES = 5 * 2**20  # part of the format, as the version is
 _PIECE_BYTES = 256 * 2**20
-_ASKERS = 8
-
-
-class _Encoding(NamedTuple):
-    """What comes before the bytes, and Blosc's compressor of the bytes: name, level, and shuffle by bytes or bits."""
-
-    filters: tuple[FixedPoint, ...]
-    compressor: Literal["lz4", "zstd"]
-    level: int
-    shuffle: Literal["shuffle", "bitshuffle"]
-
-
-_ENCODINGS = {
-    "lossless": _Encoding((), "lz4", 5, "shuffle"),
-    "compact": _Encoding((FixedPoint(),), "zstd", 3, "bitshuffle"),
-}
-_SHUFFLES = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
-
-
-class DamagedShardError(StoreError):
-    """A shard that is there but does not decode to finite logits."""
-
-
-class _DurableStore(LocalStore):
-    """A local store whose every write is atomic and flushed to the disk.
-
-    zarr's own LocalStore renames into place without a flush, and after a power cut a shard may then
-    exist with nothing in it that was written.
-    """
-
-    async def set(self, key: str, value: Buffer) -> None:
-        await asyncio.to_thread(self.set_sync, key, value)
-
-    def set_sync(self, key: str, value: Buffer) -> None:
-        self._check_writable()
-        write_bytes(self.root / key, memoryview(value.as_buffer_like()))
-
-    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        # zarr's own needs hard links, which not every disk has; a store has one writer.
-        if not await self.exists(key):
-            await self.set(key, value)
-
-
-class _RemoteStore(FsspecStore):
-    """A store in an object store, where an object appears whole; its library's own errors become OSError."""
-
-    def __init__(self, fs: Any, place: Path, *, read_only: bool = False) -> None:
-        super().__init__(fs, read_only=read_only, path=address(place).rstrip("/"))
-        self._root = place
-
-    def _place(self, key: str) -> Path:
-        return self._root / key
-
-    def with_read_only(self, read_only: bool = False) -> _RemoteStore:
-        return _RemoteStore(self.fs, self._root, read_only=read_only)
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
-        with reached(self._place(key)):
-            return await super().get(key, prototype, byte_range)
-
-    async def set(self, key: str, value: Buffer, byte_range: Any = None) -> None:
-        with reached(self._place(key)):
-            await super().set(key, value, byte_range)
-
-    async def exists(self, key: str) -> bool:
-        with reached(self._place(key)):
-            return await super().exists(key)
-
-
-# Of a process one for each kind: fsspec would make one, with connections of its own, for every thread.
-_systems: dict[str, Any] = {}
-_systems_lock = threading.Lock()
-
-
-def _zarr_store(path: Path, *, read_only: bool = False) -> Store:
-    """What Zarr reads and writes the store at ``path`` through."""
-    if not is_remote(path):
-        return _DurableStore(path, read_only=read_only)
-    kind = urlsplit(str(path)).scheme
-    with _systems_lock:
-        if kind not in _systems:
-            _systems[kind] = FsspecStore.from_url(str(path), {"use_listings_cache": False}).fs
-    return _RemoteStore(_systems[kind], path, read_only=read_only)
-
-
-def strip_rows(classes: int, height: int, width: int) -> int:
-    """Rows R of one chunk: a power of two of about 5 MiB for all classes, at most the height."""
-    rows = 2 ** max(3, int(math.log2(max(1, _STRIP_BYTES // (classes * width * 2)))))
-    return min(rows, height)
 
 
 class LogitStore:
@@ -193,11 +105,11 @@ class LogitStore:
                 **versions,
                 "images": [],
             }
-            group = zarr.create_group(_zarr_store(path), zarr_format=3, attributes=attributes)
+            group = zarr.create_group(zarr_store(path), zarr_format=3, attributes=attributes)
         except OSError as error:
             reason = error.strerror or error
             raise StoreError(f"{path}: cannot be created ({reason}); mend that or choose another --output") from error
-        return cls(path, group, _version(path))
+        return cls(path, group, table_version(path))
 
     @classmethod
     def for_writing(
@@ -265,17 +177,17 @@ class LogitStore:
         """
         if not cls.exists(path):
             raise StoreError(f"{path}: there is no store; make it with 'hmsa-pipeline dump'")
-        seen = _version(path)
+        seen = table_version(path)
         try:
             group = zarr.open_group(
-                _zarr_store(path, read_only=not writable),
+                zarr_store(path, read_only=not writable),
                 mode="r+" if writable else "r",
                 use_consolidated=False,
             )
         except OSError as error:
             raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
         except Exception as error:
-            raise StoreError(_damaged_metadata(path, error)) from error
+            raise StoreError(damaged_metadata(path, error)) from error
         return cls(path, group, seen)
 
     def _load(self) -> None:
@@ -284,11 +196,11 @@ class LogitStore:
             version = attributes["format_version"]
             if version == FORMAT_VERSION:
                 self.identity = Identity.from_json(attributes)
-                if self.identity.encoding not in _ENCODINGS:
+                if self.identity.encoding not in ENCODINGS:
                     raise ValueError(f"unknown encoding {self.identity.encoding!r}")
                 self.images = images_from_json(attributes["images"])
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(_damaged_metadata(self.path, error)) from error
+            raise StoreError(damaged_metadata(self.path, error)) from error
         if version != FORMAT_VERSION:
             raise StoreError(
                 f"{self.path}: is of format version {version}, this hmsa-pipeline reads {FORMAT_VERSION}; "
@@ -298,7 +210,7 @@ class LogitStore:
 
     def _require_unchanged(self, index: int) -> None:
         """Raise StoreError if another work took the store's place since it was opened."""
-        seen = _version(self.path)
+        seen = table_version(self.path)
         if seen == self._seen:
             return
         now = LogitStore.open(self.path)
@@ -332,7 +244,7 @@ class LogitStore:
                 raise StoreError(f"{self.path}: cannot list these photographs ({error})") from error
             self._require_vacant(images)
             self._group.attrs["images"] = [asdict(entry) for entry in images]
-            self._seen = _version(self.path)
+            self._seen = table_version(self.path)
             self._load()
         self._make_arrays()
         return added
@@ -342,7 +254,7 @@ class LogitStore:
         self._brought_up(photographs)
 
     def _brought_up(self, photographs: Iterable[Photograph]) -> list[ImageEntry]:
-        images, changed = brought_up(self.images, self.complete(), photographs)
+        images, changed = update_table(self.images, self.complete(), photographs)
         if changed:
             raise StoreError(
                 f"{self.path}: {len(changed)} photographs have another size in bytes than when their logits were "
@@ -362,8 +274,8 @@ class LogitStore:
 
     def _make_arrays(self) -> None:
         """Bring every array to the rows that the table gives it."""
-        for name, count in rows_of(self.images).items():
-            height, width = _size(name)
+        for name, count in rows_per_array(self.images).items():
+            height, width = array_size(name)
             shape = (count, self.classes, height, width)
             if size(self.path / name / "zarr.json") is None:
                 strip = strip_rows(self.classes, height, width)
@@ -373,20 +285,20 @@ class LogitStore:
                     dtype="float16",
                     fill_value=np.float16("nan"),
                     chunks=(1, self.classes, strip, width),
-                    shards=(1, self.classes, _whole(height, strip), width),
-                    filters=_ENCODINGS[self.identity.encoding].filters or None,
-                    compressors=[_compressor(self.identity), Crc32cCodec()],
+                    shards=(1, self.classes, shard_rows(height, strip), width),
+                    filters=ENCODINGS[self.identity.encoding].filters or None,
+                    compressors=[compressor(self.identity), Crc32cCodec()],
                     chunk_key_encoding={"name": "default", "separator": "."},
-                    dimension_names=_dimensions(name),
+                    dimension_names=dimension_names(name),
                 )
             elif self._array(name).shape[0] < count:
                 self._array(name).resize(shape)
 
     def shard_path(self, index: int) -> Path | None:
         """The shard file of image ``index``; None for an image that has no place in an array."""
-        return _shard(self.path, self.images[index])
+        return shard_path(self.path, self.images[index])
 
-    def shards(self) -> list[Found | None]:
+    def shards(self) -> list[FileInfo | None]:
         """Every image's shard, None where there is none. One scan per array."""
         return self._shards(self.images)
 
@@ -394,8 +306,8 @@ class LogitStore:
         """Size in bytes of every image's shard, None where there is none."""
         return [None if found is None else found.bytes for found in self.shards()]
 
-    def _shards(self, images: Sequence[ImageEntry]) -> list[Found | None]:
-        there: dict[tuple[str, str], Found] = {}
+    def _shards(self, images: Sequence[ImageEntry]) -> list[FileInfo | None]:
+        there: dict[tuple[str, str], FileInfo] = {}
         for array in {e.array for e in images if e.array}:
             try:
                 there |= {(array, f.name): f for f in listing(self.path / array) if f.name.startswith("c.")}
@@ -413,7 +325,7 @@ class LogitStore:
         Zarr finds much of what can be wrong with them only when it reads a chunk, where it looks like damage of the
         shard.
         """
-        for name in rows_of(self.images):
+        for name in rows_per_array(self.images):
             if size(self.path / name / "zarr.json") is not None:
                 self._array(name)
 
@@ -430,7 +342,7 @@ class LogitStore:
     def _array(self, name: str) -> zarr.Array:
         array = self._arrays.get(name)
         if array is None:
-            array = self._arrays[name] = _open_array(self._group.store, self.path, name, self.identity)
+            array = self._arrays[name] = open_array(self._group.store, self.path, name, self.identity)
         return array
 
     def writer(self) -> ShardWriter:
@@ -445,7 +357,7 @@ class LogitStore:
 
     def is_current(self) -> bool:
         """Whether the table and the settings on the disk are still those that were read."""
-        return _version(self.path) == self._seen
+        return table_version(self.path) == self._seen
 
     def read(self, index: int, start: int = 0, stop: int | None = None, room: np.ndarray | None = None) -> np.ndarray:
         """Rows ``start`` to ``stop`` of one image's logits, (C, rows, W) float16.
@@ -468,7 +380,7 @@ class LogitStore:
             array = self._array(entry.array)
             if entry.row >= array.shape[0]:
                 raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run 'hmsa-pipeline dump' again")
-            if isinstance(array.store, _DurableStore):
+            if isinstance(array.store, DurableStore):
                 block = self._read_file(entry, shard, *slice(start, stop).indices(array.shape[2])[:2], room)
             else:
                 block = np.asarray(array[entry.row, :, start:stop, :])
@@ -486,10 +398,10 @@ class LogitStore:
             if _is_damage(error) and not _is_there(shard):
                 raise StoreError(missing) from error
             if not _is_damage(error):
-                reason = getattr(error, "strerror", None) or _one_line(error)
+                reason = getattr(error, "strerror", None) or error_text(error)
                 raise StoreError(f"{shard}: cannot be read ({reason})") from error
             raise DamagedShardError(
-                f"{shard}: the logits of {entry.path} are damaged ({_one_line(error)}); "
+                f"{shard}: the logits of {entry.path} are damaged ({error_text(error)}); "
                 "mend with 'hmsa-pipeline verify --repair' and 'hmsa-pipeline dump'"
             ) from error
         return block
@@ -508,7 +420,7 @@ class LogitStore:
             """Those of the rows that lie in one strip."""
             if self.identity.encoding == "compact":
                 read_chunk(shard, number, count, room.view(np.uint16))
-                whole = decoded(room.view(np.uint16))
+                whole = decode(room.view(np.uint16))
             else:
                 read_chunk(shard, number, count, room)
                 whole = room
@@ -552,151 +464,10 @@ class LogitStore:
             DamagedShardError: does not decode, or not to finite values.
         """
         for start, stop in self.strips(index):
-            if not _finite(self.read(index, start, stop)):
+            if not is_finite(self.read(index, start, stop)):
                 raise DamagedShardError(
                     f"{self.shard_path(index)}: the logits of {self.images[index].path} are not all finite"
                 )
-
-
-class ShardWriter:
-    """Writes single images of a store whose template stands, and knows of no other image.
-
-    It can be sent to another process, and costs the same whether a table has ten images or a million.
-    Whoever writes holds the store's lock, or works for who does (`lock.require_held`).
-    """
-
-    def __init__(self, path: Path, identity: Identity, seen: str | None) -> None:
-        self.path = path
-        self._identity, self._seen = identity, seen
-        self._arrays: dict[str, zarr.Array] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_identity": self._identity, "_seen": self._seen, "_arrays": {}}
-
-    def incomplete(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
-        """Those of the images whose shard does not exist, or is empty."""
-        shards = [_shard(self.path, entry) for entry in entries]
-        with ThreadPoolExecutor(_ASKERS) as pool:  # an object store answers in its own time
-            there = list(pool.map(lambda shard: shard is not None and _has_content(shard), shards))
-        return [entry for entry, known in zip(entries, there, strict=True) if not known]
-
-    def write(self, entry: ImageEntry, logits: np.ndarray) -> None:
-        """Store one image: all of it or, after any failure, nothing.
-
-        Args:
-            entry: its row in the table of images.
-            logits: (C, H, W) float16, finite.
-
-        Raises:
-            ValueError: another shape or dtype.
-            StoreError: the logits are not finite in float16, or another writer started the store afresh.
-            OSError: the disk is full or cannot be written.
-        """
-        classes = len(self._identity.classes)
-        if entry.array is None or entry.row is None or logits.shape != (classes, entry.height, entry.width):
-            raise ValueError(f"{entry.path}: logits of shape {logits.shape} do not fit {entry.array}")
-        if logits.dtype != np.float16:
-            raise ValueError(f"{entry.path}: logits are {logits.dtype}, not float16")
-        if not _finite(logits):
-            raise StoreError(
-                f"{entry.path}: the logits of '{self._identity.model}' are not finite in float16; "
-                "try --precision bf16 or fp32"
-            )
-        if self._identity.encoding == "compact" and not _within(logits, LIMIT):
-            raise StoreError(
-                f"{entry.path}: logits of '{self._identity.model}' lie beyond {LIMIT}, the most that encoding "
-                "compact holds; take store.encoding lossless"
-            )
-        self._require_unchanged(entry)
-        array = self._arrays.get(entry.array)
-        if array is None or array.shape[0] <= entry.row:  # zarr writes nothing, and says nothing, past the end
-            array = self._arrays[entry.array] = _open_array(
-                _zarr_store(self.path), self.path, entry.array, self._identity
-            )
-            if array.shape[0] <= entry.row:
-                raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run the same command again")
-        write_bytes(self.path / entry.array / f"c.{entry.row}.0.0.0", *_packed(logits, self._identity))
-
-    def _require_unchanged(self, entry: ImageEntry) -> None:
-        """Raise StoreError if another work took the store's place since it was opened."""
-        seen = _version(self.path)
-        if seen == self._seen:
-            return
-        now = LogitStore.open(self.path)
-        index = now.index.get(entry.path, len(now.images))
-        if now.identity.differences(self._identity) or now.images[index : index + 1] != [entry]:
-            raise StoreError(f"{self.path}: was started afresh meanwhile; run the same command again")
-        self._seen = seen
-
-
-def _open_array(store: Any, path: Path, name: str, identity: Identity) -> zarr.Array:
-    """The array of images of one size; StoreError if its metadata are not what the table calls for."""
-    try:
-        node = zarr.open_array(store, path=name, mode="r" if store.read_only else "r+", zarr_format=3)
-        codecs = json.loads(read_bytes(path / name / "zarr.json"))["codecs"]
-        if not _fits(node, name, identity) or not _are_ours(codecs, node, identity):
-            raise ValueError("is not the array that the table of images calls for")
-    except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError, FileNotFoundError) as error:
-        raise StoreError(
-            f"{path / name / 'zarr.json'}: cannot be understood ({_one_line(error)}); remove this one "
-            "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it anew"
-        ) from error
-    # Zarr would else hold every strip against the fill value; the setting is not kept with the array.
-    return node.with_config({"write_empty_chunks": True})
-
-
-def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
-    """Whether an array's metadata, which have no checksum, say what decides where values come from."""
-    height, width = _size(name)
-    classes = len(identity.classes)
-    strip = strip_rows(classes, height, width)
-    return (
-        array.shape[1:] == (classes, height, width)
-        and array.dtype == np.float16
-        and array.chunks == (1, classes, strip, width)
-        and array.shards == (1, classes, _whole(height, strip), width)
-        and array.metadata.encode_chunk_key((3, 2, 1, 0)) == "c.3.2.1.0"
-        and bool(np.isnan(array.fill_value))
-    )
-
-
-def _compressor(identity: Identity) -> BloscCodec:
-    encoding = _ENCODINGS[identity.encoding]
-    return BloscCodec(typesize=2, cname=encoding.compressor, clevel=encoding.level, shuffle=encoding.shuffle)
-
-
-def _packed(logits: np.ndarray, identity: Identity) -> list[bytes]:
-    """The shard file of an image's logits (C, H, W) float16, byte for byte as Zarr would write it."""
-    height, width = logits.shape[1:]
-    encoding = _ENCODINGS[identity.encoding]
-    rows = strip_rows(len(logits), height, width)
-
-    def strips() -> Iterator[np.ndarray]:
-        for y in range(0, height, rows):
-            strip = np.ascontiguousarray(logits[:, y : y + rows])
-            if strip.shape[1] < rows:
-                below = np.full((len(strip), rows - strip.shape[1], width), np.nan, np.float16)
-                strip = np.concatenate([strip, below], axis=1)
-            yield encoded(strip) if identity.encoding == "compact" else strip
-
-    return shard_pieces(strips(), Blosc(encoding.compressor, encoding.level, _SHUFFLES[encoding.shuffle]))
-
-
-def _are_ours(codecs: Any, array: zarr.Array, identity: Identity) -> bool:
-    """Whether every byte of the array's shards lies where this version puts it.
-
-    Args:
-        codecs: as they stand in the file. Zarr's versions differ in what they take for one that is not all there.
-        array: whose chunks have the right shape.
-        identity: of the store.
-    """
-    inside = [*_ENCODINGS[identity.encoding].filters, BytesCodec(), _compressor(identity), Crc32cCodec()]
-    ours = ShardingCodec(chunk_shape=array.chunks, codecs=inside)
-    return isinstance(array.metadata, ArrayV3Metadata) and codecs == json.loads(json.dumps([ours.to_dict()]))
-
-
-def _shard(path: Path, entry: ImageEntry) -> Path | None:
-    return None if entry.array is None else path / entry.array / f"c.{entry.row}.0.0.0"
 
 
 def _aside(path: Path) -> Path:
@@ -707,34 +478,10 @@ def _holds_shards(path: Path) -> bool:
     return any(found.name.count("/") == 1 and "/c." in found.name for found in listing(path))
 
 
-def _size(array: str) -> tuple[int, int]:
-    height, width = array.split("x")
-    return int(height), int(width)
-
-
-def _dimensions(array: str) -> tuple[str, str, str, str]:
-    """Names of an array's axes. xarray takes one name for one length in the whole group, so they carry the size."""
-    return f"image_{array}", "class", f"y_{array}", f"x_{array}"
-
-
-def _whole(height: int, strip: int) -> int:
-    """Rows of a shard: a whole number of strips."""
-    return strip * -(-height // strip)
-
-
-def _version(path: Path) -> str | None:
-    """What changes when the store's table or its settings do; None while there is none."""
-    return state(path / "zarr.json")
-
-
-def _has_content(path: Path) -> bool:
-    return bool(size(path))
-
-
 def _is_there(shard: Path) -> bool:
     """Whether there is something that can be damaged; StoreError if nobody can tell."""
     try:
-        return _has_content(shard)
+        return has_content(shard)
     except OSError as error:
         raise StoreError(f"{shard}: cannot be read ({error.strerror or error})") from error
 
@@ -742,24 +489,3 @@ def _is_there(shard: Path) -> bool:
 def _is_damage(error: Exception) -> bool:
     """Whether an error says that a shard's bytes are wrong, and not that memory, threads or the disk failed."""
     return isinstance(error, ValueError) or "blosc" in str(error)
-
-
-def _finite(logits: np.ndarray) -> bool:
-    # NumPy converts half to float slowly; the exponent bits tell as much. One class at a time stays in the cache.
-    return not any(bool(((one.view(np.uint16) & 0x7C00) == 0x7C00).any()) for one in logits)
-
-
-def _within(logits: np.ndarray, limit: float) -> bool:
-    # Of halves without their sign the bits are in the order of the values.
-    return not bool(((logits.view(np.uint16) & 0x7FFF) > np.float16(limit).view(np.uint16)).any())
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _damaged_metadata(path: Path, error: object) -> str:
-    return (
-        f"{path}: its metadata cannot be understood ({_one_line(error)}); "
-        "put zarr.json back, or start it afresh with --overwrite"
-    )

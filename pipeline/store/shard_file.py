@@ -16,7 +16,24 @@ from pathlib import Path
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc, blosc
+from numcodecs import Blosc, blosc  # type: ignore[attr-defined]
+
+from ..storage.filesystem import size
+from .image_table import ImageEntry
+
+
+def shard_path(path: Path, entry: ImageEntry) -> Path | None:
+    return None if entry.array is None else path / entry.array / f"c.{entry.row}.0.0.0"
+
+
+def has_content(path: Path) -> bool:
+    return bool(size(path))
+
+
+def is_finite(logits: np.ndarray) -> bool:
+    # NumPy converts half to float slowly; the exponent bits tell as much. One class at a time stays in the cache.
+    return not any(bool(((one.view(np.uint16) & 0x7C00) == 0x7C00).any()) for one in logits)
+
 
 # Its own threads make the bytes differ from run to run.
 blosc.use_threads = False
@@ -26,7 +43,7 @@ _CHECKSUM = 4
 _HEADER = 16
 
 
-def shard_pieces(chunks: Iterable[np.ndarray], compressor: Blosc) -> list[bytes]:
+def pack_shard(chunks: Iterable[np.ndarray], compressor: Blosc) -> list[bytes]:
     """A whole shard file, in pieces.
 
     Args:

@@ -12,11 +12,12 @@ from typing import Any
 
 from ...errors import HmsaError, StoreError
 from ..config.manifest import Manifest
-from ..inference.inputs import DAMAGED, store_path
 from ..runtime.progress import Progress
 from ..storage.filesystem import move, size
+from ..storage.output_folder import DAMAGED, store_path
 from ..storage.writer_lock import writer_lock
-from .logit_store import DamagedShardError, LogitStore
+from .logit_store import LogitStore
+from .zarr_backend import DamagedShardError
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class StoreStatus:
         return asdict(self)
 
 
-def status(manifest: Manifest) -> list[StoreStatus]:
+def store_status(manifest: Manifest) -> list[StoreStatus]:
     """The state of every store of the manifest, from one directory scan each."""
     found = []
     for dataset in manifest.datasets:
@@ -78,7 +79,7 @@ def _status(dataset: str, model: str, path: Path) -> StoreStatus:
 
 
 @dataclass
-class Verified:
+class VerifyResult:
     """What reading one store found; ``damaged`` and ``unreadable`` map image paths to reasons.
 
     ``problem`` says why the store as a whole cannot be read; None where it can.
@@ -99,7 +100,7 @@ class Verified:
         return asdict(self)
 
 
-def verify(manifest: Manifest, *, repair: bool = False) -> list[Verified]:
+def verify(manifest: Manifest, *, repair: bool = False) -> list[VerifyResult]:
     """Read every shard of the manifest's stores: checksums hold, every value is finite.
 
     Args:
@@ -112,7 +113,7 @@ def verify(manifest: Manifest, *, repair: bool = False) -> list[Verified]:
     """
     stores: list[tuple[str, str, LogitStore]] = []
     counts: list[int] = []
-    results: list[Verified] = []
+    results: list[VerifyResult] = []
     for dataset in manifest.datasets:
         for member in manifest.models:
             path = store_path(manifest.output, dataset.name, member.name)
@@ -123,7 +124,7 @@ def verify(manifest: Manifest, *, repair: bool = False) -> list[Verified]:
                     counts.append(sum(size is not None for size in store.shard_sizes()))
                     stores.append((dataset.name, member.name, store))
             except StoreError as error:
-                results.append(Verified(dataset.name, member.name, problem=str(error)))
+                results.append(VerifyResult(dataset.name, member.name, problem=str(error)))
     if not stores and not results:
         raise StoreError(f"{manifest.output}: holds no store; make them with 'hmsa-pipeline dump'")
     with (
@@ -131,7 +132,7 @@ def verify(manifest: Manifest, *, repair: bool = False) -> list[Verified]:
         ThreadPoolExecutor(max(1, os.cpu_count() or 1), "verify") as pool,
     ):
         for (dataset, model, seen), count in zip(stores, counts, strict=True):
-            result = Verified(dataset, model)
+            result = VerifyResult(dataset, model)
             progress.job(f"{dataset}/{model}", count)
             with writer_lock(seen.path) if repair else contextlib.nullcontext():
                 # What is moved must be what its table says now, not when nobody held the lock.
@@ -167,7 +168,7 @@ def _check(store: LogitStore, index: int) -> HmsaError | None:
     return None
 
 
-def _move(output: Path, result: Verified, store: LogitStore, index: int) -> bool:
+def _move(output: Path, result: VerifyResult, store: LogitStore, index: int) -> bool:
     shard = store.shard_path(index)
     if shard is None:
         return False

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...datasets.dataset_specs import source
+from ...datasets.dataset_specs import dataset_spec
 from ...datasets.decode.arrays import decode_grey
 from ...datasets.layout.folder_layout import output_stem
 from ...datasets.taxonomy import NUM_CLASSES
@@ -99,7 +99,7 @@ class LabelMaps(UploadFormat):
     def encode(self, folder: Path, image: str) -> tuple[bytes, tuple[int, int]]:
         label = read_label(folder / self.sources(image)[0])
         if self._ids is not None:
-            label = source(self._ids).label_ids()[label]
+            label = dataset_spec(self._ids).label_ids()[label]
         png = io.BytesIO()
         Image.fromarray(label).save(png, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
         return png.getvalue(), (label.shape[0], label.shape[1])
@@ -116,7 +116,7 @@ class LabelMaps(UploadFormat):
                     "are these label ids?"
                 )
             return ids
-        dataset = source(self._ids)
+        dataset = dataset_spec(self._ids)
         if wrong := sorted(set(there.tolist()) - set(dataset.labels or ())):
             raise DatasetError(f"{path}: holds {first_few(wrong)}, which are no label ids of {dataset.title}")
         void = sorted(set(there.tolist()) - set(dataset.label_ids().tolist()))

@@ -77,7 +77,7 @@ def plain_name(name: str) -> str:
     return "/".join(parts[start:])
 
 
-class Archive:
+class TarArchive:
     """A tar file whose members are read by name, from several threads, however it was packed.
 
     It may be compressed (gzip, bzip2, xz), as the challenge's toolkit takes it too; names are those of `plain_name`,
@@ -128,7 +128,7 @@ class Archive:
         unpacked.seek(0)
         return unpacked
 
-    def __enter__(self) -> Archive:
+    def __enter__(self) -> TarArchive:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,7 +161,7 @@ class Archive:
         return content
 
 
-def read_mask(archive: Archive, name: str) -> np.ndarray:
+def read_mask(archive: TarArchive, name: str) -> np.ndarray:
     """A picture of 8 bits a pixel, (H, W) uint8; DatasetError if it is not there, damaged, or something else."""
     pixels = decode_grey(archive.read(name), archive.path / name)
     if pixels.dtype != np.uint8:
@@ -176,7 +176,7 @@ def plain_file(name: str, size: int) -> tarfile.TarInfo:
     return member
 
 
-def sampled_bases(samples: Archive) -> list[str]:
+def sampled_bases(samples: TarArchive) -> list[str]:
     """The images that a submission must hold; DatasetError if the file lists none."""
     bases = samples.bases(SAMPLES)
     if not bases:
@@ -191,7 +191,7 @@ def require_sampled(folder: Path, bases: Iterable[str]) -> None:
     require_predictions(folder, names, called, "make them with 'hmsa-pipeline dump' and 'ensemble'")
 
 
-def sampled_prediction(folder: Path, base: str, samples: Archive) -> tuple[np.ndarray, np.ndarray]:
+def sampled_prediction(folder: Path, base: str, samples: TarArchive) -> tuple[np.ndarray, np.ndarray]:
     """Class map (H, W) uint8 of an image, and its confidences (N,) uint16 at the sampled pixels.
 
     Raises:
@@ -202,7 +202,7 @@ def sampled_prediction(folder: Path, base: str, samples: Archive) -> tuple[np.nd
     return label, at_samples(samples, base, label, confidence, folder / names[0])
 
 
-def at_samples(samples: Archive, base: str, label: np.ndarray, confidence: np.ndarray, source: Path) -> np.ndarray:
+def at_samples(samples: TarArchive, base: str, label: np.ndarray, confidence: np.ndarray, source: Path) -> np.ndarray:
     """The confidences (N,) uint16 at an image's sampled pixels; DatasetError if ``source`` has another picture."""
     indices = read_samples(samples, base)
     if indices[-1] >= label.size:
@@ -213,7 +213,7 @@ def at_samples(samples: Archive, base: str, label: np.ndarray, confidence: np.nd
     return confidence.ravel()[indices]
 
 
-def read_samples(samples: Archive, base: str) -> np.ndarray:
+def read_samples(samples: TarArchive, base: str) -> np.ndarray:
     """Which pixels of an image are sampled, (N,) int64; DatasetError if that is not told."""
     name = f"{base}{SAMPLES}"
     try:
@@ -222,12 +222,12 @@ def read_samples(samples: Archive, base: str) -> np.ndarray:
         raise _named(error, samples, name) from error
 
 
-def _named(error: DatasetError, archive: Archive, name: str) -> DatasetError:
+def _named(error: DatasetError, archive: TarArchive, name: str) -> DatasetError:
     said = str(error)
     return error if said.startswith(str(archive.path)) else DatasetError(f"{archive.path}: {name} {said}")
 
 
-def read_encoded(submission: Archive, base: str) -> tuple[np.ndarray, np.ndarray]:
+def read_encoded(submission: TarArchive, base: str) -> tuple[np.ndarray, np.ndarray]:
     """Class map and confidences of an image of a submission; DatasetError that names it if they are damaged."""
     name = f"{base}{ENCODED}"
     try:
@@ -249,7 +249,7 @@ def write_samples(ground_truth: Path, target: Path, *, most: int = 100_000, seed
         DatasetError: the ground truth is no such file, or an image has no label.
         DiskError: the target cannot be written.
     """
-    with Archive(ground_truth, "ground truth") as truth:
+    with TarArchive(ground_truth, "ground truth") as truth:
         contents = {}
         for name in truth.names:
             ending, _ = truth_endings(split_of(name) or "")

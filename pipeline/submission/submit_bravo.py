@@ -13,11 +13,11 @@ import numpy as np
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
 from ...errors import DatasetError, disk_error, first_few
 from ...files import atomic_path
-from ..runtime.ordered_threads import in_order
+from ..runtime.ordered_threads import map_in_order
 from ..runtime.progress import Progress
 from .bravo_archives import (
     ENCODED,
-    Archive,
+    TarArchive,
     plain_file,
     read_encoded,
     read_samples,
@@ -29,7 +29,7 @@ from .bravo_codec import encode
 
 
 @dataclass
-class Submitted:
+class SubmissionResult:
     """What became of the images; ``failed`` maps bases to reasons, and without any the file was written."""
 
     images: int = 0
@@ -37,7 +37,7 @@ class Submitted:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def submit(folder: Path, samples: Path, target: Path) -> Submitted:
+def submit_bravo(folder: Path, samples: Path, target: Path) -> SubmissionResult:
     """Write the submission of the predictions below ``folder``; nothing if one of them cannot be used.
 
     Members are sorted and carry no times or owners: the same predictions give the same bytes.
@@ -52,10 +52,10 @@ def submit(folder: Path, samples: Path, target: Path) -> Submitted:
         StoreError: predictions are missing.
         DiskError: ``target`` cannot be written.
     """
-    with Archive(samples, "a sampling file") as archive:
+    with TarArchive(samples, "a sampling file") as archive:
         bases = sampled_bases(archive)
         require_sampled(folder, bases)
-        result = Submitted()
+        result = SubmissionResult()
 
         def one(base: str) -> bytes | str:
             try:
@@ -67,7 +67,7 @@ def submit(folder: Path, samples: Path, target: Path) -> Submitted:
             with atomic_path(target) as temporary, Progress(len(bases)) as progress:
                 progress.job("submission", len(bases))
                 with tarfile.open(temporary, "w") as tar:
-                    for base, content in in_order(one, bases):
+                    for base, content in map_in_order(one, bases):
                         if isinstance(content, str):
                             result.failed[base] = content
                         else:
@@ -89,7 +89,7 @@ class _UnfinishedError(Exception):
 
 
 @dataclass
-class Checked:
+class SubmissionCheck:
     """What a look into a submission found; ``wrong`` maps names to reasons.
 
     ``warnings`` tell what `evaluate` takes, and the challenge's own toolkit not, or not always.
@@ -107,7 +107,7 @@ class Checked:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_submission(path: Path, samples: Path | None) -> Checked:
+def check_bravo(path: Path, samples: Path | None) -> SubmissionCheck:
     """Decode every image of a submission.
 
     Args:
@@ -117,10 +117,10 @@ def check_submission(path: Path, samples: Path | None) -> Checked:
     Raises:
         DatasetError: one of the files is no such tar file.
     """
-    result = Checked()
+    result = SubmissionCheck()
     with contextlib.ExitStack() as opened:
-        archive = opened.enter_context(Archive(path, "a submission"))
-        sampling = opened.enter_context(Archive(samples, "a sampling file")) if samples else None
+        archive = opened.enter_context(TarArchive(path, "a submission"))
+        sampling = opened.enter_context(TarArchive(samples, "a sampling file")) if samples else None
         wanted = set(sampled_bases(sampling)) if sampling else None
         bases = archive.bases(ENCODED)
         for name in archive.names:
@@ -145,7 +145,7 @@ def check_submission(path: Path, samples: Path | None) -> Checked:
 
         with Progress(len(bases)) as progress:
             progress.job(path.name, len(bases))
-            for base, reason in in_order(one, bases):
+            for base, reason in map_in_order(one, bases):
                 if reason is None:
                     result.images += 1
                     split = base.split("/")[0].removeprefix("bravo_")
@@ -161,7 +161,7 @@ def check_submission(path: Path, samples: Path | None) -> Checked:
     return result
 
 
-def _packing(archive: Archive) -> list[str]:
+def _packing(archive: TarArchive) -> list[str]:
     """What of the way a submission was packed the challenge's toolkit may not take."""
     found = []
     if archive.compressed:

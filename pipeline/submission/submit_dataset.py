@@ -24,16 +24,16 @@ from ...errors import DatasetError, HmsaError, ManifestError, disk_error, first_
 from ...files import PARTIAL, atomic_path, guarded
 from ..config.manifest import Manifest
 from ..fusion.prediction_files import require_predictions
-from ..inference.inputs import PREDICTIONS, own_folders
-from ..runtime.ordered_threads import in_order
+from ..runtime.ordered_threads import map_in_order
 from ..runtime.progress import Progress
+from ..storage.output_folder import PREDICTIONS, own_folders
 from .benchmark_formats import UploadFormat
 
 ZIP = ".zip"
 
 
 @dataclass(frozen=True)
-class Upload:
+class UploadPlan:
     """One dataset, ready to be written or to be compared with.
 
     Attributes:
@@ -51,7 +51,7 @@ class Upload:
     files: Mapping[str, str]
 
 
-def plan_upload(manifest: Manifest, form: UploadFormat, predictions: Path | None = None) -> Upload:
+def plan_upload(manifest: Manifest, form: UploadFormat, predictions: Path | None = None) -> UploadPlan:
     """See that the benchmark knows every photograph of the manifest's only dataset.
 
     Args:
@@ -91,11 +91,11 @@ def plan_upload(manifest: Manifest, form: UploadFormat, predictions: Path | None
             f"({form.photographs}): {first_few(strange, 2)}; choose another --datasets, split or --format"
         )
     folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
-    return Upload(form, entry.name, root, folder, dict(sorted(files.items())))
+    return UploadPlan(form, entry.name, root, folder, dict(sorted(files.items())))
 
 
 @dataclass
-class Uploaded:
+class UploadResult:
     """What became of the images; ``failed`` maps photographs to reasons, and without any all was written."""
 
     images: int = 0
@@ -107,7 +107,7 @@ class _Target(Protocol):
     def add(self, name: str, content: bytes) -> None: ...
 
 
-def write_upload(plan: Upload, target: Path) -> Uploaded:
+def write_upload(plan: UploadPlan, target: Path) -> UploadResult:
     """Write the files of all images; nothing if the prediction of one cannot be used.
 
     Args:
@@ -126,7 +126,7 @@ def write_upload(plan: Upload, target: Path) -> Uploaded:
         plan.folder, names, called, "make them with 'hmsa-pipeline dump' and 'ensemble', or 'predict'"
     )
     _require_free(plan, target)
-    result = Uploaded()
+    result = UploadResult()
 
     def one(name: str) -> bytes | str:
         image = plan.files[name]
@@ -139,7 +139,7 @@ def write_upload(plan: Upload, target: Path) -> Uploaded:
     try:
         with _written(target) as written, Progress(len(plan.files)) as progress:
             progress.job(target.name, len(plan.files))
-            for name, content in in_order(one, plan.files):
+            for name, content in map_in_order(one, plan.files):
                 if isinstance(content, str):
                     result.failed[plan.files[name]] = content
                 elif not result.failed:
@@ -160,14 +160,14 @@ class _UnfinishedError(Exception):
     """Leaves the target as it was."""
 
 
-def _other_size(plan: Upload, image: str, size: tuple[int, int]) -> str | None:
+def _other_size(plan: UploadPlan, image: str, size: tuple[int, int]) -> str | None:
     height, width = read_size(located(plan.root, image))
     if size == (height, width):
         return None
     return f"is {size[0]}x{size[1]}, its photograph {height}x{width}; benchmarks take the photograph's own size"
 
 
-def _require_free(plan: Upload, target: Path) -> None:
+def _require_free(plan: UploadPlan, target: Path) -> None:
     """Raise HmsaError if what lies at ``target`` is not an earlier submission of the same files."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(target)):
         raise HmsaError(f"--output: {target} is a URL; name a folder or a {ZIP} file on a disk, and upload that")
@@ -262,7 +262,7 @@ def _written(target: Path) -> Iterator[_Target]:
 
 
 @dataclass
-class Looked:
+class UploadCheck:
     """What a look into a submission found.
 
     Attributes:
@@ -276,7 +276,7 @@ class Looked:
     missing: list[str] = field(default_factory=list)
 
 
-def check_upload(plan: Upload, path: Path) -> Looked:
+def check_upload(plan: UploadPlan, path: Path) -> UploadCheck:
     """Decode every file of a submission and compare it with the dataset's photographs.
 
     Args:
@@ -286,7 +286,7 @@ def check_upload(plan: Upload, path: Path) -> Looked:
     Raises:
         DatasetError: it is neither.
     """
-    result = Looked()
+    result = UploadCheck()
     wanted = {plan.format.key(name): image for name, image in plan.files.items()}
     with _opened(path) as (names, read):
         found: dict[str, str] = {}
@@ -311,7 +311,7 @@ def check_upload(plan: Upload, path: Path) -> Looked:
 
         with Progress(len(found)) as progress:
             progress.job(path.name, len(found))
-            for name, reason in in_order(one, found):
+            for name, reason in map_in_order(one, found):
                 if reason is None:
                     result.images += 1
                 else:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from ...datasets.class_uniform import CentroidIndex, plan_epoch
 from ...datasets.layout.folder_layout import located
 from ...datasets.parallel import end_with_parent, start_server
-from ...datasets.segmentation_dataset import Draw, Sample, SegmentationDataset
+from ...datasets.segmentation_dataset import Sample, SampleRequest, SegmentationDataset
 from ...errors import DatasetError, HmsaError
 from ..config.recipe import Recipe
 from ..runtime.device import is_out_of_memory
@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     """Of the images, relative to the dataset's root."""
 
 
-def epoch_draws(recipe: Recipe, num_images: int, index: CentroidIndex | None, epoch: int) -> list[Draw]:
+def epoch_samples(recipe: Recipe, num_images: int, index: CentroidIndex | None, epoch: int) -> list[SampleRequest]:
     """What is seen in an epoch, in order: whole steps of ``global_batch`` images, one step at least.
 
     It depends on the recipe's seed and the epoch alone, so that every process and every resumed run sees the same.
@@ -48,12 +48,12 @@ def epoch_draws(recipe: Recipe, num_images: int, index: CentroidIndex | None, ep
     planned = np.resize(planned, (max(1, len(planned) // size) * size, 4))
     seeds = rng.randint(2**31, size=len(planned))
     return [
-        Draw(int(image), int(seed), (int(x), int(y)) if label >= 0 else None)
+        SampleRequest(int(image), int(seed), (int(x), int(y)) if label >= 0 else None)
         for (image, label, x, y), seed in zip(planned, seeds, strict=True)
     ]
 
 
-class Shares:
+class StepSampler:
     """This process' share of an epoch's steps, batch by batch; a sampler that can begin in the middle.
 
     A step is the same ``global_batch`` images however many processes share it and in however many batches.
@@ -62,7 +62,7 @@ class Shares:
     def __init__(self, global_batch: int, batch_size: int, rank: int, world: int) -> None:
         self._global, self._size = global_batch, batch_size
         self._start, self._share = rank * (global_batch // world), global_batch // world
-        self._draws: Sequence[Draw] = ()
+        self._draws: Sequence[SampleRequest] = ()
         self._first = 0
 
     @property
@@ -70,18 +70,18 @@ class Shares:
         """Batches of a step."""
         return self._share // self._size
 
-    def begin(self, draws: Sequence[Draw], step: int) -> None:
+    def begin(self, draws: Sequence[SampleRequest], step: int) -> None:
         """The next epoch is ``draws``, from step ``step`` on."""
         self._draws, self._first = draws, step
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
         for step in range(self._first, len(self._draws) // self._global):
             start = step * self._global + self._start
             for place in range(start, start + self._share, self._size):
                 yield list(self._draws[place : place + self._size])
 
 
-class _Careful(Dataset[Any]):
+class _ErrorsAsItems(Dataset[Any]):
     """Gives errors back where a worker would wrap them into its traceback."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
@@ -90,7 +90,7 @@ class _Careful(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, draw: Draw | int) -> Sample | HmsaError:
+    def __getitem__(self, draw: SampleRequest | int) -> Sample | HmsaError:
         try:
             return self._dataset[draw]
         except HmsaError as error:
@@ -107,7 +107,7 @@ class _Careful(Dataset[Any]):
                 f"{self._path(draw)}: {error}; if it was changed since its mask was first read, remove the cache"
             )
 
-    def _path(self, draw: Draw | int) -> Path:
+    def _path(self, draw: SampleRequest | int) -> Path:
         place = draw if isinstance(draw, int) else draw.image
         return located(self._dataset.root, self._dataset.pairs[place].image)
 
@@ -120,7 +120,9 @@ def _collate(samples: list[Sample | HmsaError]) -> Batch | HmsaError:
     return Batch(images, labels, list(paths))
 
 
-def train_loader(dataset: SegmentationDataset, shares: Shares, workers: int, device: torch.device) -> DataLoader[Any]:
+def train_loader(
+    dataset: SegmentationDataset, shares: StepSampler, workers: int, device: torch.device
+) -> DataLoader[Any]:
     """Batches as ``shares`` lists them, read ahead by worker processes that live as long as the loader."""
     return _loader(dataset, workers, device, batch_sampler=shares)
 
@@ -137,14 +139,14 @@ def _loader(dataset: SegmentationDataset, workers: int, device: torch.device, **
     if workers:
         start_workers_server()
     return DataLoader(
-        _Careful(dataset),
+        _ErrorsAsItems(dataset),
         num_workers=workers,
         # Never a plain fork: by now this process holds threads, whose locks nobody would open in the copy.
         multiprocessing_context="forkserver" if workers else None,
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
-        worker_init_fn=_heed_the_parent if workers else None,
+        worker_init_fn=_end_with_parent if workers else None,
         # One of its own: else every epoch would take a number from those that dropout is drawn from.
         generator=torch.Generator(),
         **how,
@@ -156,7 +158,7 @@ def start_workers_server() -> None:
     start_server([__name__])
 
 
-def _heed_the_parent(worker: int) -> None:
+def _end_with_parent(worker: int) -> None:
     """In a worker: only its parent ends it.
 
     Ctrl-C and a cluster's SIGTERM reach the workers too, whose images are needed until the run is saved. The parent's

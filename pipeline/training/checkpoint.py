@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ... import __version__
-from ...datasets.layout.image_mask_pairs import Pair
+from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...errors import CheckpointError, ManifestError, first_few
 from ...models.checkpoint import read_checkpoint, read_state_dict, save_checkpoint
 from ..config.recipe import Recipe
@@ -25,7 +25,7 @@ _FREE_SECTIONS = ("checkpoints.",)
 
 
 @dataclass
-class Position:
+class TrainingProgress:
     """How far a run has come.
 
     Attributes:
@@ -44,7 +44,7 @@ class Position:
 
 
 @dataclass
-class SavedRun:
+class TrainingCheckpoint:
     """A run as it was saved.
 
     Attributes:
@@ -59,18 +59,18 @@ class SavedRun:
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     scaler: dict[str, Any]
-    position: Position
+    position: TrainingProgress
     rng: list[dict[str, Tensor]]
     recipe: dict[str, Any]
     images: str
 
 
-def fingerprint(pairs: Sequence[Pair]) -> str:
+def fingerprint(pairs: Sequence[ImageMaskPair]) -> str:
     """What tells one list of images from another: a number in an epoch means an image of just this list."""
     return hashlib.sha256("\n".join(pair.image for pair in pairs).encode()).hexdigest()
 
 
-def save_run(path: Path, run: SavedRun, *, arch: str) -> None:
+def save_run(path: Path, run: TrainingCheckpoint, *, arch: str) -> None:
     """Write a run, atomically, as a checkpoint that `dump` can read too.
 
     Raises:
@@ -98,7 +98,7 @@ def save_run(path: Path, run: SavedRun, *, arch: str) -> None:
     )
 
 
-def read_run(path: Path) -> SavedRun:
+def read_run(path: Path) -> TrainingCheckpoint:
     """What `save_run` wrote.
 
     Raises:
@@ -106,17 +106,19 @@ def read_run(path: Path) -> SavedRun:
     """
     weights = {key: tensor.clone() for key, tensor in read_state_dict(path).items()}
     content = read_checkpoint(path)
-    _demand_intact(path)
+    _require_intact(path)
     try:
         training = content["training"]
         if not isinstance(training["recipe"], dict):
             raise TypeError("a recipe is a mapping")
-        run = SavedRun(
+        run = TrainingCheckpoint(
             weights,
             content["optimizer"],
             training["scheduler"],
             training["scaler"],
-            Position(content["epoch"], training["step"], training["best"], training["sums"], training["history"]),
+            TrainingProgress(
+                content["epoch"], training["step"], training["best"], training["sums"], training["history"]
+            ),
             training["rng"],
             training["recipe"],
             training["images"],
@@ -130,7 +132,7 @@ def read_run(path: Path) -> SavedRun:
     return run
 
 
-def _demand_intact(path: Path) -> None:
+def _require_intact(path: Path) -> None:
     """Raise CheckpointError if a part is not as it was written, which torch does not look at."""
     try:
         with zipfile.ZipFile(path) as file:
@@ -141,7 +143,7 @@ def _demand_intact(path: Path) -> None:
         raise CheckpointError(f"{path}: is damaged ({damaged} is not as it was written)")
 
 
-def _is_whole(run: SavedRun) -> bool:
+def _is_whole(run: TrainingCheckpoint) -> bool:
     """Whether every part is of the kind that `save_run` was given."""
     position: Any = run.position
     trees: tuple[Any, ...] = (run.optimizer, run.scheduler, run.scaler, run.recipe, position.sums)
@@ -174,7 +176,7 @@ def set_rng_state(states: Mapping[str, Tensor], device: torch.device) -> None:
 _ADDED: dict[str, Any] = {"data.mapping": None, "data.without_masks": [], "data.allow_unlabelled": False}
 
 
-def demand_same(path: Path, saved: Mapping[str, Any], recipe: Recipe) -> None:
+def require_same_recipe(path: Path, saved: Mapping[str, Any], recipe: Recipe) -> None:
     """Raise ManifestError if a run cannot go on under ``recipe`` as it began; it names what differs."""
     before, now = _ADDED | dict(_leaves(saved)), dict(_leaves(recipe.resolved()))
     names = sorted(before.keys() | now.keys())

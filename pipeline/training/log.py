@@ -31,7 +31,7 @@ def require_extra() -> None:
         raise ManifestError(f"{error.name} is not installed: {EXTRA}") from error
 
 
-class Journal:
+class TrainingLog:
     """Writes below a run's output folder, from one process only.
 
     Args:
@@ -70,7 +70,7 @@ class Journal:
         _draw_chart(self._output / CHART, history)
 
 
-def gallery_picture(image: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
+def side_by_side(image: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
     """An image, its labels and its prediction side by side.
 
     Args:

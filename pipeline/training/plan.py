@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ...datasets.layout.image_mask_pairs import Pair, labelled_pairs, refuse_absent, without_masks
+from ...datasets.layout.image_mask_pairs import ImageMaskPair, labelled_pairs, refuse_absent, without_masks
 from ...datasets.taxonomy import NUM_CLASSES
 from ...errors import CheckpointError, DatasetError, ManifestError, first_few
 from ...models.checkpoint import demand_match, demand_numbers, expected_shapes
@@ -17,9 +17,9 @@ from ...models.partial_weights import check_initial
 from ..config.recipe import Recipe
 from ..runtime.device import resolve_device, resolve_precision
 from ..storage.writer_lock import require_free
-from .checkpoint import SavedRun, demand_same, fingerprint, read_run
+from .checkpoint import TrainingCheckpoint, fingerprint, read_run, require_same_recipe
 from .log import require_extra
-from .processes import Ranks
+from .processes import TrainingProcess
 
 CHECKPOINTS = "checkpoints"
 LAST, BEST = "last.pth", "best.pth"
@@ -49,10 +49,10 @@ class TrainingPlan:
     device: torch.device
     precision: str
     world: int
-    train: list[Pair]
-    validation: list[Pair]
+    train: list[ImageMaskPair]
+    validation: list[ImageMaskPair]
     init: Path | None
-    saved: SavedRun | None
+    saved: TrainingCheckpoint | None
     notes: tuple[str, ...]
     overwrite: bool = False
 
@@ -98,7 +98,7 @@ def plan_training(
     *,
     device: str = "auto",
     processes: int = 1,
-    ranks: Ranks | None = None,
+    ranks: TrainingProcess | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> TrainingPlan:
@@ -154,7 +154,7 @@ def plan_training(
     return TrainingPlan(recipe, target, precision, processes, train, validation, init, saved, tuple(notes), overwrite)
 
 
-def _device(recipe: Recipe, name: str, processes: int, ranks: Ranks | None) -> torch.device:
+def _device(recipe: Recipe, name: str, processes: int, ranks: TrainingProcess | None) -> torch.device:
     target = resolve_device(name)
     if processes == 1:
         return target
@@ -229,7 +229,7 @@ def _check_writable(output: Path) -> None:
             raise ManifestError(f"{place}: cannot be written (no right to); free it or choose another --output")
 
 
-def _pairs(recipe: Recipe, split: str) -> tuple[list[Pair], list[str]]:
+def _pairs(recipe: Recipe, split: str) -> tuple[list[ImageMaskPair], list[str]]:
     """The images of a split with their masks, and those that are left out since they have none."""
     data = recipe.data
     pairs, left_out = labelled_pairs(
@@ -249,7 +249,7 @@ def _pairs(recipe: Recipe, split: str) -> tuple[list[Pair], list[str]]:
     return pairs, left_out
 
 
-def _saved(recipe: Recipe, train: list[Pair], resume: bool, overwrite: bool) -> SavedRun | None:
+def _saved(recipe: Recipe, train: list[ImageMaskPair], resume: bool, overwrite: bool) -> TrainingCheckpoint | None:
     path = recipe.output / CHECKPOINTS / LAST
     if overwrite or not path.exists():
         return None
@@ -266,7 +266,7 @@ def _saved(recipe: Recipe, train: list[Pair], resume: bool, overwrite: bool) -> 
         others = sorted(p.name for p in path.parent.glob("*.pth") if p != path)
         mend = f"put a copy of {first_few(others)} in its place to go on from there, or " if others else ""
         raise CheckpointError(f"{error}; {mend}begin anew by --overwrite or in another --output") from error
-    demand_same(path, saved.recipe, recipe)
+    require_same_recipe(path, saved.recipe, recipe)
     if saved.images != fingerprint(train):
         raise ManifestError(
             f"{path}: learnt from other images than the {len(train)} of {recipe.data.root_path()}; put back what was "

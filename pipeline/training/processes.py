@@ -25,7 +25,7 @@ _PATIENCE = timedelta(hours=3)
 
 
 @dataclass(frozen=True)
-class Ranks:
+class TrainingProcess:
     """This process among those that train together.
 
     Attributes:
@@ -39,7 +39,7 @@ class Ranks:
     world: int = 1
 
     @classmethod
-    def of_environment(cls) -> Ranks | None:
+    def of_environment(cls) -> TrainingProcess | None:
         """What torchrun says in the environment variables; None without them.
 
         Raises:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from ... import __version__
 from ...datasets.class_uniform import CentroidIndex, build_index, without_labels
-from ...datasets.dataset_specs import source
+from ...datasets.dataset_specs import dataset_spec
 from ...datasets.labels.label_reader import LabelReader
 from ...datasets.segmentation_dataset import SegmentationDataset
 from ...datasets.taxonomy import CLASS_NAMES
@@ -25,15 +25,15 @@ from ...models.hmsa import OCRNet
 from ...models.partial_weights import load_initial
 from ...models.registry import build
 from ..runtime.progress import Progress
-from .batches import Shares, train_loader, validation_loader
+from .batches import StepSampler, train_loader, validation_loader
 from .log import CHART, HISTORY
 from .plan import CHECKPOINTS, WEIGHTS, TrainingPlan
-from .processes import Ranks
+from .processes import TrainingProcess
 
 RECIPE = "recipe.yaml"
 
 
-def read_masks(plan: TrainingPlan, ranks: Ranks) -> tuple[LabelReader, CentroidIndex]:
+def index_masks(plan: TrainingPlan, ranks: TrainingProcess) -> tuple[LabelReader, CentroidIndex]:
     """A reader of the masks, and where the classes are in those of the training split.
 
     Every mask of both splits is looked at once, so that what is wrong with one is found before the first step.
@@ -44,7 +44,7 @@ def read_masks(plan: TrainingPlan, ranks: Ranks) -> tuple[LabelReader, CentroidI
         DiskError: the cache cannot be written.
     """
     cache = plan.recipe.cache_path()
-    reader = LabelReader(plan.root, source(plan.recipe.data.type).mapped(plan.recipe.data.mapping), cache)
+    reader = LabelReader(plan.root, dataset_spec(plan.recipe.data.type).mapped(plan.recipe.data.mapping), cache)
     pairs = [*plan.train, *plan.validation]
     with ranks.in_turn(), Progress(2 * len(pairs) if ranks.first else 0, "mask") as progress:
         progress.job("masks", len(pairs))
@@ -77,7 +77,7 @@ def read_masks(plan: TrainingPlan, ranks: Ranks) -> tuple[LabelReader, CentroidI
     return reader, learnt
 
 
-def build_network(plan: TrainingPlan, ranks: Ranks) -> OCRNet:
+def build_network(plan: TrainingPlan, ranks: TrainingProcess) -> OCRNet:
     """The network on its device, with the weights that the plan names.
 
     Raises:
@@ -104,7 +104,7 @@ def build_network(plan: TrainingPlan, ranks: Ranks) -> OCRNet:
     return network
 
 
-def shared(network: OCRNet, plan: TrainingPlan) -> DistributedDataParallel:
+def wrap_ddp(network: OCRNet, plan: TrainingPlan) -> DistributedDataParallel:
     """The network as several processes train it, whose gradients become the mean of theirs."""
     with warnings.catch_warnings():
         # The name that shall replace broadcast_buffers is not known to all releases that we run with.
@@ -118,7 +118,7 @@ def shared(network: OCRNet, plan: TrainingPlan) -> DistributedDataParallel:
 
 
 def build_loaders(
-    plan: TrainingPlan, ranks: Ranks, reader: LabelReader, shares: Shares
+    plan: TrainingPlan, ranks: TrainingProcess, reader: LabelReader, shares: StepSampler
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Batches to learn from, as ``shares`` lists them, and this process' images to score on."""
     given, workers = plan.recipe.augmentation, plan.recipe.workers

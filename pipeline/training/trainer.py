@@ -15,32 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from ...datasets.dataset_specs import source
+from ...datasets.dataset_specs import dataset_spec
 from ...datasets.decode.tensors import normalise
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
 from ...errors import TrainingError, first_few
 from ...files import atomic_path
 from ...models.checkpoint import save_checkpoint
-from ...models.losses.batch_labels import Whole
+from ...models.losses.batch_labels import BatchTotals
 from ...models.losses.training_loss import LossTerms, training_loss
-from ..runtime.device import AUTOCAST, is_out_of_memory
+from ..runtime.device import AUTOCAST
 from ..runtime.progress import Progress
-from ..runtime.stop_signal import Stopping
+from ..runtime.stop_signal import StopSignal
 from ..scoring.averages import DATASET, average_of
 from ..scoring.metrics import class_iou, confusion, mean_iou
-from ..storage.writer_lock import writer_lock
-from .batches import Batch, Shares, batches, epoch_draws, start_workers_server
-from .checkpoint import Position, SavedRun, fingerprint, rng_state, save_run, set_rng_state
-from .log import Journal, gallery_picture
+from .batches import Batch, StepSampler, batches, epoch_samples, start_workers_server
+from .checkpoint import TrainingCheckpoint, TrainingProgress, fingerprint, rng_state, save_run, set_rng_state
+from .log import TrainingLog, side_by_side
 from .optimizer import build_optimizer, build_schedule
 from .plan import BEST, CHECKPOINTS, LAST, WEIGHTS, TrainingPlan
-from .processes import Ranks
-from .setup import build_loaders, build_network, prepare_output, read_masks, shared
+from .processes import TrainingProcess
+from .setup import build_loaders, build_network, index_masks, prepare_output, wrap_ddp
 
 RECIPE = "recipe.yaml"
 _LOG_EVERY = 20  # steps; to read a loss makes the CPU wait for the GPU
@@ -58,71 +56,22 @@ class TrainingResult:
     """
 
     output: Path
-    position: Position
+    position: TrainingProgress
     interrupted: bool = False
 
 
-def run_training(plan: TrainingPlan, ranks: Ranks, ended: Callable[[dict[str, Any]], None]) -> TrainingResult:
-    """Train until the last epoch, or until somebody asks to stop; then everything is saved.
-
-    Args:
-        plan: see `train_plan.plan_training`.
-        ranks: this process among those that train together.
-        ended: called with what is known of an epoch when it is over, in the first process.
-
-    Raises:
-        TrainingError: the loss is no number, a batch does not fit into memory, or another process is gone.
-        DatasetError: an image or a mask cannot be read.
-        StoreError: the output cannot be written, or another run works in it.
-    """
-    output = plan.recipe.output
-    lock = writer_lock(output / CHECKPOINTS) if ranks.first else contextlib.nullcontext()
-    with lock, ranks.joined(plan.device):
-        try:
-            with contextlib.closing(_Trainer(plan, ranks, ended)) as trainer:
-                return trainer.run()
-        except OSError as error:
-            raise TrainingError(
-                f"{output}: cannot be written ({error.strerror or error}); free some space or mend that, and go on "
-                "with --resume from what was saved before"
-            ) from error
-        except (RuntimeError, MemoryError) as error:
-            raise _explained(error, plan) from error
-
-
-def _explained(error: RuntimeError | MemoryError, plan: TrainingPlan) -> BaseException:
-    """What the user can do about an error of torch's, where we know it; else the error itself."""
-    recipe = plan.recipe
-    if is_out_of_memory(error):
-        crop = "x".join(map(str, recipe.augmentation.crop))
-        return TrainingError(
-            f"{recipe.batch_size} crops of {crop} do not fit into the memory of {plan.device}; lower --batch-size "
-            "(the global batch is made up by accumulation) or --crop-size, or give --activation-checkpointing; if it "
-            "was while scoring, lower --set validation.scales=[1.0] or --set augmentation.long_edge=N; "
-            "--resume goes on with what is saved"
-        )
-    if "DataLoader worker" in str(error):
-        return TrainingError(
-            "a process that reads images was killed, most likely for want of memory; lower --workers and go on "
-            "with --resume"
-        )
-    if plan.world > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)):
-        return TrainingError("another process of this run is gone; see what it said, and go on with --resume")
-    return error
-
-
-class _Trainer:
+class Trainer:
     """One process of a run: the network, what improves it, and how far it is."""
 
-    def __init__(self, plan: TrainingPlan, ranks: Ranks, ended: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, plan: TrainingPlan, ranks: TrainingProcess, ended: Callable[[dict[str, Any]], None]) -> None:
         self.plan, self.ranks, self.ended = plan, ranks, ended
         self.recipe, self.device = plan.recipe, plan.device
-        self.position = plan.saved.position if plan.saved else Position()
+        self.position = plan.saved.position if plan.saved else TrainingProgress()
         if self.recipe.workers:
             start_workers_server()
-        self.reader, self.index = read_masks(plan, ranks)
+        self.reader, self.index = index_masks(plan, ranks)
         self.network = build_network(plan, ranks)
-        self.model: nn.Module = shared(self.network, plan) if ranks.world > 1 else self.network
+        self.model: nn.Module = wrap_ddp(self.network, plan) if ranks.world > 1 else self.network
         self.optimizer = build_optimizer(self.network.parameters(), self.recipe.optimizer)
         self.schedule = build_schedule(self.optimizer, self.recipe.schedule, self.recipe.epochs)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
@@ -130,12 +79,12 @@ class _Trainer:
         torch.manual_seed(self.recipe.seed + ranks.rank)
         if plan.saved:
             self._take_up(plan.saved)
-        self.shares = Shares(self.recipe.global_batch, self.recipe.batch_size, ranks.rank, ranks.world)
+        self.shares = StepSampler(self.recipe.global_batch, self.recipe.batch_size, ranks.rank, ranks.world)
         self.train_batches, self.validation_batches = build_loaders(plan, ranks, self.reader, self.shares)
         # Only now: whatever is wrong with masks or weights must not cost an older run.
         if ranks.first:
             prepare_output(plan)
-        self.journal = Journal(self.recipe.output, self._steps_done()) if ranks.first else None
+        self.journal = TrainingLog(self.recipe.output, self._steps_done()) if ranks.first else None
         # Since the last look at them: what the steps' losses add up to on the device, and how many steps.
         self._sums: dict[str, Tensor] = {}
         self._unread = 0
@@ -155,14 +104,14 @@ class _Trainer:
         scored = sum(map(self._is_scored, range(self.position.epoch, self.recipe.epochs)))
         total = left * learnt - self.position.step * self.recipe.global_batch + scored * len(self.plan.validation)
         # Until here there is nothing to save, and a signal ends the run at once.
-        with Progress(total if self.ranks.first else 0) as self.progress, Stopping() as self.stopping:
+        with Progress(total if self.ranks.first else 0) as self.progress, StopSignal() as self.stopping:
             while self.position.epoch < self.recipe.epochs:
                 if not self._epoch():
                     result.interrupted = True
                     break
         return result
 
-    def _take_up(self, saved: SavedRun) -> None:
+    def _take_up(self, saved: TrainingCheckpoint) -> None:
         self.optimizer.load_state_dict(saved.optimizer)
         self.schedule.load_state_dict(saved.scheduler)
         self.scaler.load_state_dict(saved.scaler)
@@ -184,7 +133,7 @@ class _Trainer:
         """Train, score and save one epoch, or what is left of it; False if somebody asked to stop."""
         recipe, position = self.recipe, self.position
         begun = time.monotonic()
-        draws = epoch_draws(recipe, len(self.plan.train), self.index, position.epoch)
+        draws = epoch_samples(recipe, len(self.plan.train), self.index, position.epoch)
         steps = len(draws) // recipe.global_batch
         todo = steps - position.step
         name = f"epoch {position.epoch + 1}/{recipe.epochs}"
@@ -223,7 +172,7 @@ class _Trainer:
             if stop:
                 self._save(LAST)
                 return False
-            self._step(parts, Whole(self.recipe.global_batch, labelled))
+            self._step(parts, BatchTotals(self.recipe.global_batch, labelled))
             self.position.step = step + 1
             if self._unread >= _LOG_EVERY or self.position.step == steps:
                 self._log()
@@ -255,7 +204,7 @@ class _Trainer:
             self._save(LAST)
         return total, bool(stop)
 
-    def _step(self, parts: list[Batch], whole: Whole) -> None:
+    def _step(self, parts: list[Batch], whole: BatchTotals) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, start=1):
@@ -272,7 +221,7 @@ class _Trainer:
         self._unread += 1
         self._doubtful = total, [path for part in parts for path in part.paths]
 
-    def _loss(self, part: Batch, whole: Whole) -> LossTerms:
+    def _loss(self, part: Batch, whole: BatchTotals) -> LossTerms:
         images = self._pixels(part)
         labels = part.labels.to(self.device, non_blocking=True).long()
         with self._autocast():
@@ -335,7 +284,7 @@ class _Trainer:
             predicted = logits.argmax(1)
             matrix += confusion(predicted, batch.labels.to(self.device), NUM_CLASSES)
             if self.journal and len(pictures) < _GALLERY:
-                pictures.append(gallery_picture(batch.images[0], batch.labels[0], predicted[0]))
+                pictures.append(side_by_side(batch.images[0], batch.labels[0], predicted[0]))
             self.progress.advance(self.ranks.world)
         stop, *counts = self.ranks.sum([self.stopping.requested, *matrix.flatten().tolist()])
         if stop:
@@ -346,7 +295,7 @@ class _Trainer:
 
     def _scores(self, matrix: Tensor) -> dict[str, Any]:
         iou = [None if math.isnan(value) else value for value in class_iou(matrix).tolist()]
-        average = average_of(DATASET, [source(self.recipe.data.type).mapped(self.recipe.data.mapping)])
+        average = average_of(DATASET, [dataset_spec(self.recipe.data.type).mapped(self.recipe.data.mapping)])
         mean = mean_iou(matrix, average)
         return {
             "mean_iou": None if math.isnan(mean) else mean,
@@ -382,7 +331,7 @@ class _Trainer:
             with self.progress.aside():
                 self.ended(row)
 
-    def _tell(self, journal: Journal, row: dict[str, Any], steps: int) -> None:
+    def _tell(self, journal: TrainingLog, row: dict[str, Any], steps: int) -> None:
         score = row["mean_iou"]
         named = {"lr": row["lr"], "memory/peak_bytes": row["peak_memory"]}
         if row["images_per_second"]:
@@ -408,7 +357,7 @@ class _Trainer:
                 "(--overwrite, or another --output) with a lower --lr or --precision bf16"
             )
         folder = self.recipe.output / CHECKPOINTS
-        run = SavedRun(
+        run = TrainingCheckpoint(
             self.network.state_dict(),
             self.optimizer.state_dict(),
             self.schedule.state_dict(),

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 
-def packed(function: Callable[..., Any], *arguments: Any) -> bytes:
+def pickle_call(function: Callable[..., Any], *arguments: Any) -> bytes:
     """A call, as `opened` takes it."""
     return pickle.dumps((function, arguments))
 
 
-def opened(parcel: bytes) -> Any:
+def run_pickled_call(parcel: bytes) -> Any:
     """Make the call, and give back what it returns."""
     function, arguments = pickle.loads(parcel)
     return function(*arguments)

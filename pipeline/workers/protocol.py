@@ -7,11 +7,108 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 
+@dataclass(frozen=True)
+class Worker:
+    """One worker: its name, stable over restarts of its process, and what it computes on."""
+
+    name: str
+    device: str = ""
+    host: str = ""
+
+
+@dataclass(frozen=True)
+class BlockProgress:
+    """A worker said how far it is with block ``number``."""
+
+    number: int
+    hand: str
+    news: BlockStatus
+
+
+@dataclass(frozen=True)
+class BlockFinished:
+    """Block ``number`` is done."""
+
+    number: int
+    outcome: BlockResult
+
+
+@dataclass(frozen=True)
+class BlockRaised:
+    """Block ``number`` ended with an exception that no block may end with."""
+
+    number: int
+    error: BaseException
+
+
+@dataclass(frozen=True)
+class WorkerDied:
+    """The worker of block ``number`` is gone, ``times`` workers one after another if a cluster tried again."""
+
+    number: int
+    times: int
+
+
+Event = BlockProgress | BlockFinished | BlockRaised | WorkerDied
+
+
+class WorkerPool(Protocol):
+    """Workers, each of which does one block at a time.
+
+    Attributes:
+        dashboard: where a browser shows what they do; None where nobody shows it, or not yet.
+    """
+
+    dashboard: str | None
+
+    def start(self, places: tuple[Path, ...]) -> None:
+        """Make the workers ready; HmsaError if one cannot reach ``places``, of which the first is the output."""
+        ...
+
+    def describe(self) -> list[str]:
+        """The workers there are or will be, a line each, for people."""
+        ...
+
+    def hands(self) -> list[Worker]:
+        """The workers that live now."""
+        ...
+
+    def submit(self, number: int, block: Block, hand: Worker) -> None:
+        """Give a block to a worker that has none."""
+        ...
+
+    def wait(self, timeout: float, stop: Callable[[], bool], sink: Callable[[Event], None]) -> None:
+        """Give ``sink`` what happened since the last call, after at most about ``timeout`` seconds.
+
+        Args:
+            timeout: in seconds; a crew that works in this process takes as long as a block does.
+            stop: says whether blocks that run in this process are to end early.
+            sink: called in this thread.
+
+        Raises:
+            HmsaError: the crew is gone for good.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Ask all workers to finish the images in flight and end their blocks."""
+        ...
+
+    def kill(self, number: int) -> None:
+        """End the process that does block ``number``, which is then said to have died."""
+        ...
+
+    def close(self) -> None:
+        """Let the workers go."""
+        ...
+
+
 @dataclass
-class Outcome:
+class BlockResult:
     """What became of a block's images; small, because it travels.
 
     Attributes:
@@ -36,7 +133,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class News:
+class BlockStatus:
     """How far a worker is with a block.
 
     Attributes:
@@ -50,7 +147,7 @@ class News:
     age: float = 0.0
 
 
-class Report:
+class ProgressReporter:
     """The worker's side of `News`: counts what is settled and knows since when each image is in work.
 
     Args:
@@ -87,13 +184,13 @@ class Report:
             with self._lock:
                 self._working.pop(key, None)
 
-    def news(self) -> News:
+    def news(self) -> BlockStatus:
         """How far the block is now."""
         with self._lock:
             if not self._working:
-                return News(self._settled)
+                return BlockStatus(self._settled)
             (_, image), since = min(self._working.items(), key=lambda item: item[1])
-            return News(self._settled, image, time.monotonic() - since)
+            return BlockStatus(self._settled, image, time.monotonic() - since)
 
 
 class Block(Protocol):
@@ -104,6 +201,6 @@ class Block(Protocol):
         """The images, in the order in which they are done."""
         ...
 
-    def run(self, report: Report) -> Outcome:
+    def run(self, report: ProgressReporter) -> BlockResult:
         """Do all of them that are not complete yet."""
         ...

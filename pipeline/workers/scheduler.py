@@ -15,16 +15,15 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from ...errors import DiskError, StoreError
 from ..runtime.progress import Progress
-from ..runtime.stop_signal import Stopping
-from .in_process import Crew, Died, Ended, Event, Hand, Heard, Raised
-from .protocol import Block, News
+from ..runtime.stop_signal import StopSignal
+from .jobs import Job, JobImage, JobSummary
+from .protocol import BlockFinished, BlockProgress, BlockRaised, BlockStatus, Event, Worker, WorkerDied, WorkerPool
 
 BLOCK_SECONDS = 120.0
 FIRST_IMAGES = 8
@@ -35,73 +34,14 @@ IN_FLIGHT = 32
 SILENCE_SECONDS = 300.0
 
 
-@dataclass(frozen=True)
-class Item:
-    """One image that is to be done, and how large it is in pixels."""
-
-    path: str
-    pixels: int
-
-
-class Work(Protocol):
-    """One job: the images that go into one store, or into one folder of predictions."""
-
-    @property
-    def name(self) -> str:
-        """Names it for people."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """What a worker has to load before it can do the job's blocks."""
-        ...
-
-    def open(self) -> list[Item]:
-        """Lock and prepare what is written to; the images that are not complete. StoreError if it cannot be."""
-        ...
-
-    def block(self, paths: Sequence[str]) -> Block:
-        """These images as a block."""
-        ...
-
-    def incomplete(self, paths: Iterable[str]) -> list[str]:
-        """Those of the images that are not complete now."""
-        ...
-
-    def sweep(self) -> None:
-        """Remove what writers that died left behind; none is at work any more. OSError if it cannot be."""
-        ...
-
-    def close(self) -> None:
-        """Give the lock back."""
-        ...
-
-
 @dataclass
-class Tally:
-    """What became of one job; ``failed`` and ``fallbacks`` map paths to reasons and to ways.
-
-    ``interrupted`` says that images are left because the run was told to stop.
-    """
-
-    done: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    fallbacks: dict[str, str] = field(default_factory=dict)
-    problem: str | None = None
-    interrupted: bool = False
-    seconds: float = 0.0
-    hands: dict[str, int] = field(default_factory=dict)
-    times: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class _Job:
-    work: Work
-    tally: Tally = field(default_factory=Tally)
+class _JobState:
+    work: Job
+    tally: JobSummary = field(default_factory=JobSummary)
     opened: float | None = None
     ended: bool = False
-    items: deque[Item] = field(default_factory=deque)
-    singles: deque[Item] = field(default_factory=deque)
+    items: deque[JobImage] = field(default_factory=deque)
+    singles: deque[JobImage] = field(default_factory=deque)
     deaths: dict[str, int] = field(default_factory=dict)
     died_on: dict[str, str] = field(default_factory=dict)
     given_up: int = 0
@@ -123,21 +63,21 @@ class _Job:
 
 
 @dataclass
-class _Ticket:
-    job: _Job
-    items: list[Item]
-    hand: Hand
-    news: News = field(default_factory=lambda: News(0))
+class _Assignment:
+    job: _JobState
+    items: list[JobImage]
+    hand: Worker
+    news: BlockStatus = field(default_factory=lambda: BlockStatus(0))
     heard: float = field(default_factory=time.monotonic)
     culprit: str | None = None
     killed: bool = False
 
 
-def run_works(
-    works: Sequence[Work],
-    crew: Crew,
+def run_jobs(
+    works: Sequence[Job],
+    crew: WorkerPool,
     progress: Progress,
-    ended: Callable[[int, Tally], None],
+    ended: Callable[[int, JobSummary], None],
     *,
     places: tuple[Path, ...],
     patience: float,
@@ -160,8 +100,8 @@ def run_works(
         HmsaError: the crew is gone for good.
         KeyboardInterrupt: told to stop a second time, and at once.
     """
-    with Stopping() as stopping:
-        foreman = _Foreman(works, crew, progress, ended, places, patience, stopping)
+    with StopSignal() as stopping:
+        foreman = _Scheduler(works, crew, progress, ended, places, patience, stopping)
         try:
             foreman.run()
         finally:
@@ -171,22 +111,22 @@ def run_works(
     return foreman.interrupted
 
 
-class _Foreman:
+class _Scheduler:
     def __init__(
         self,
-        works: Sequence[Work],
-        crew: Crew,
+        works: Sequence[Job],
+        crew: WorkerPool,
         progress: Progress,
-        ended: Callable[[int, Tally], None],
+        ended: Callable[[int, JobSummary], None],
         places: tuple[Path, ...],
         patience: float,
-        stopping: Stopping,
+        stopping: StopSignal,
     ) -> None:
-        self._jobs = [_Job(work) for work in works]
+        self._jobs = [_JobState(work) for work in works]
         self._crew, self._progress, self._ended = crew, progress, ended
         self._said: set[str] = set()
         self._places, self._patience, self._stopping = places, patience, stopping
-        self._tickets: dict[int, _Ticket] = {}
+        self._tickets: dict[int, _Assignment] = {}
         self._numbers = itertools.count()
         self._loaded: dict[str, str] = {}
         self._speed: dict[str, float] = {}
@@ -274,7 +214,7 @@ class _Foreman:
             if job.items:
                 return
 
-    def _open(self, job: _Job) -> None:
+    def _open(self, job: _JobState) -> None:
         job.opened = time.monotonic()
         try:
             job.items.extend(job.work.open())
@@ -285,7 +225,7 @@ class _Foreman:
         except StoreError as error:
             job.give_up(str(error))
 
-    def _choose(self, hand: Hand) -> _Job | None:
+    def _choose(self, hand: Worker) -> _JobState | None:
         open_jobs = [job for job in self._jobs if not job.ended and job.has_more]
         loaded = self._loaded.get(hand.name)
         if same := [job for job in open_jobs if job.work.key == loaded]:
@@ -295,7 +235,7 @@ class _Foreman:
             return new[0]
         return max(open_jobs, key=lambda job: job.left / (1 + served.count(job.work.key)), default=None)
 
-    def _take(self, job: _Job, hand: Hand, hands: int) -> list[Item]:
+    def _take(self, job: _JobState, hand: Worker, hands: int) -> list[JobImage]:
         for item in job.singles:
             if hands == 1 or job.died_on.get(item.path) != hand.name:
                 job.singles.remove(item)
@@ -315,9 +255,9 @@ class _Foreman:
             taken.append(job.items.popleft())
         return taken
 
-    def _submit(self, job: _Job, items: list[Item], hand: Hand) -> None:
+    def _submit(self, job: _JobState, items: list[JobImage], hand: Worker) -> None:
         number = next(self._numbers)
-        self._tickets[number] = _Ticket(job, items, hand)
+        self._tickets[number] = _Assignment(job, items, hand)
         job.running += 1
         job.was_given = True
         self._loaded[hand.name] = job.work.key
@@ -328,24 +268,24 @@ class _Foreman:
         ticket = self._tickets.get(event.number)
         if ticket is None:  # of a block that was taken from its worker
             return
-        if isinstance(event, Heard):
+        if isinstance(event, BlockProgress):
             self._advance(ticket, event.news.settled)
             ticket.news, ticket.heard = event.news, time.monotonic()
             return
         del self._tickets[event.number]
         ticket.job.running -= 1
-        if isinstance(event, Ended):
+        if isinstance(event, BlockFinished):
             self._end_block(ticket, event)
-        elif isinstance(event, Died):
+        elif isinstance(event, WorkerDied):
             self._bury(ticket, event.times)
-        elif isinstance(event, Raised):
+        elif isinstance(event, BlockRaised):
             raise event.error
 
-    def _advance(self, ticket: _Ticket, settled: int) -> None:
+    def _advance(self, ticket: _Assignment, settled: int) -> None:
         if settled > ticket.news.settled:
             self._progress.advance(settled - ticket.news.settled, ticket.hand.name)
 
-    def _end_block(self, ticket: _Ticket, event: Ended) -> None:
+    def _end_block(self, ticket: _Assignment, event: BlockFinished) -> None:
         outcome, job = event.outcome, ticket.job
         tally = job.tally
         left = set(outcome.left)
@@ -372,13 +312,13 @@ class _Foreman:
         elif left:
             self._give_back(job, [item for item in ticket.items if item.path in left])
 
-    def _give_back(self, job: _Job, items: list[Item]) -> None:
+    def _give_back(self, job: _JobState, items: list[JobImage]) -> None:
         if self._halting():
             job.tally.interrupted = True
         elif not job.tally.problem:
             job.items.extendleft(reversed(items))
 
-    def _bury(self, ticket: _Ticket, times: int) -> None:
+    def _bury(self, ticket: _Assignment, times: int) -> None:
         """What a dead worker left: complete images count, suspects are done one by one, the rest goes back."""
         job = ticket.job
         self._loaded.pop(ticket.hand.name, None)
@@ -409,7 +349,7 @@ class _Foreman:
         job.singles.extend(suspects)
         job.items.extendleft(reversed(rest[len(suspects) :]))
 
-    def _died_alone(self, job: _Job, item: Item, hand: Hand, times: int) -> None:
+    def _died_alone(self, job: _JobState, item: JobImage, hand: Worker, times: int) -> None:
         deaths = job.deaths[item.path] = job.deaths.get(item.path, 0) + times
         job.died_on[item.path] = hand.name
         if deaths <= RESCHEDULED:
@@ -423,7 +363,7 @@ class _Foreman:
         if job.given_up >= RESCHEDULED and (job.items or job.singles):
             job.give_up(f"{job.work.name}: workers die whatever image they work on; look for a lack of memory there")
 
-    def _list(self, job: _Job, path: str, reason: str) -> None:
+    def _list(self, job: _JobState, path: str, reason: str) -> None:
         job.tally.failed[path] = reason
         self._progress.advance()
 

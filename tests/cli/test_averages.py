@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from PIL import Image
@@ -54,7 +54,7 @@ def shift(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     """All 23 ids of SHIFT, and six pixels of vehicles that are called what SHIFT has no label for."""
     world = World(tmp_path, "shift")
     raw = np.repeat(np.arange(23, dtype=np.uint8), 4)[:, None].repeat(100, 1)
-    train = source("shift").lookup("ids")[raw]
+    train = dataset_spec("shift").lookup("ids")[raw]
     where, name = "discrete/images/val/front/0003-17fb", "00000000"
     saved(tmp_path / f"data/{where}/{name}_img_front.jpg", np.zeros((*raw.shape, 3), np.uint8))
     if request.param:
@@ -121,7 +121,7 @@ def test_training_chooses_by_the_mean_over_the_classes_of_its_dataset(tmp_path: 
     result = run(*options(tmp_path / "worlds", tmp_path / "run", "--epochs", "1", dataset="shift"))
     assert result.code == 0, result
     (row,) = history(tmp_path / "run")
-    table = {CLASS_NAMES[i] for i in source("shift").classes}
+    table = {CLASS_NAMES[i] for i in dataset_spec("shift").classes}
     values = [value for name, value in row["iou"].items() if name in table and value is not None]
     assert row["mean_iou"] == pytest.approx(sum(values) / len(values))
     assert any(value is not None for name, value in row["iou"].items() if name not in table)

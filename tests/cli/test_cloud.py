@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from hmsa_pipeline.pipeline.storage import filesystem as places
-from hmsa_pipeline.pipeline.storage.filesystem import listing, place
+from hmsa_pipeline.pipeline.storage.filesystem import listing, parse_location
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 
 from .bench import Bench, ended, files, quiet, run, start_python, stored
@@ -31,11 +31,11 @@ def url(bucket: str) -> str:
 
 def objects(url: str) -> dict[str, bytes]:
     """All that lies below ``url``."""
-    return {found.name: places.read_bytes(place(url) / found.name) for found in listing(place(url))}
+    return {found.name: places.read_bytes(parse_location(url) / found.name) for found in listing(parse_location(url))}
 
 
 def times(url: str) -> dict[str, int]:
-    return {found.name: found.modified for found in listing(place(url))}
+    return {found.name: found.modified for found in listing(parse_location(url))}
 
 
 def same(url: str, reference: Bench) -> bool:
@@ -106,7 +106,7 @@ def test_killed_and_resumed_with_two_workers(cloud: Bench, url: str, finished: B
 def test_a_damaged_shard_is_moved_and_made_again(cloud: Bench, url: str, finished: Bench) -> None:
     cloud.run("dump")
     cloud.run("ensemble")
-    shard = place(url) / "logits/street/ant.zarr/48x80/c.1.0.0.0"
+    shard = parse_location(url) / "logits/street/ant.zarr/48x80/c.1.0.0.0"
     whole = places.read_bytes(shard)
     places.write_bytes(shard, whole[:-100])
     time.sleep(1.1)
@@ -119,7 +119,7 @@ def test_a_damaged_shard_is_moved_and_made_again(cloud: Bench, url: str, finishe
     assert "street/ant: 1 done, 3 complete before" in cloud.run("dump").out
     result = cloud.run("ensemble")  # the one prediction is older than its logits
     assert "street: 1 fused, 3 done before" in result.out
-    places.remove_folder(place(url) / "damaged")
+    places.remove_folder(parse_location(url) / "damaged")
     assert same(url, finished)
 
 
@@ -146,7 +146,7 @@ def test_a_removal_that_was_interrupted_goes_on_without_the_flag(
     with monkeypatch.context() as patch:
         patch.setattr("hmsa_pipeline.pipeline.store.logit_store.remove_folder", die)
         assert cloud.run("dump", "--models", "ant", "--overwrite").code == 130
-    assert not LogitStore.exists(place(url) / "logits/street/ant.zarr")
+    assert not LogitStore.exists(parse_location(url) / "logits/street/ant.zarr")
     assert cloud.run("dump").code == 0
     assert cloud.run("ensemble").code == 0
     assert same(url, finished)
@@ -154,16 +154,16 @@ def test_a_removal_that_was_interrupted_goes_on_without_the_flag(
 
 def test_shards_without_a_table_are_not_taken_for_rubbish(cloud: Bench, url: str) -> None:
     assert cloud.run("dump", "--models", "ant", "--datasets", "street").code == 0
-    places.remove(place(url) / "logits/street/ant.zarr/zarr.json")
+    places.remove(parse_location(url) / "logits/street/ant.zarr/zarr.json")
     result = cloud.run("dump", "--models", "ant", "--datasets", "street")
     assert result.code == 1
     assert "holds logits but no zarr.json" in result.out + result.err
-    assert places.size(place(url) / "logits/street/ant.zarr/48x80/c.0.0.0.0")
+    assert places.size(parse_location(url) / "logits/street/ant.zarr/48x80/c.0.0.0.0")
 
 
 def test_a_store_in_use_is_refused(cloud: Bench, url: str) -> None:
     holder = {"host": "elsewhere", "machine": "x", "pid": 1, "started": "1", "since": "noon", "token": "t"}
-    places.write_bytes(place(url) / "logits/street/ant.zarr.lock", json.dumps(holder).encode())
+    places.write_bytes(parse_location(url) / "logits/street/ant.zarr.lock", json.dumps(holder).encode())
     said = cloud.run("dump").refusal()
     assert said.startswith(f"{url}/logits/street/ant.zarr.lock: held by process 1 on elsewhere since noon")
 
@@ -179,7 +179,7 @@ def test_logits_made_elsewhere_are_imported(cloud: Bench, url: str, finished: Be
     cloud.manifest.write_text(yaml.safe_dump(cloud.tree | {"output": url}, sort_keys=False))
     result = cloud.run("import-logits", "--model", "owl", "--dataset", "garden", str(folder))
     assert (result.code, result.err) == (0, "")
-    store = LogitStore.open(place(url) / "logits/garden/owl.zarr")
+    store = LogitStore.open(parse_location(url) / "logits/garden/owl.zarr")
     for image, values in logits.items():
         np.testing.assert_array_equal(store.read(store.index[image]), values)
 

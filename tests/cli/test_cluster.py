@@ -196,6 +196,6 @@ def test_a_worker_that_its_memory_limit_ends_is_said_so(
 
 
 def test_nobody_at_the_address_is_said_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hmsa_pipeline.pipeline.workers.dask_pool.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.workers.external_cluster.CONNECT_SECONDS", 1.0)
     message = bench.run("dump", "--scheduler", "tcp://127.0.0.1:1").refusal()
     assert message.startswith("--scheduler tcp://127.0.0.1:1: nobody answers there")

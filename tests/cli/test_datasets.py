@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from hmsa_pipeline import __version__
-from hmsa_pipeline.datasets.dataset_specs import EVALUATED, NAMES, source
+from hmsa_pipeline.datasets.dataset_specs import EVALUATED, NAMES, dataset_spec
 from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.pipeline.config.recipe import load_recipe, recipe_of
+from hmsa_pipeline.pipeline.config.load_recipe import load_recipe, recipe_of
 from PIL import Image
 
 from .bench import Result, changed, files, run
@@ -48,7 +48,7 @@ def city(originals: Callable[[str], Path], tmp_path: Path) -> Path:
 
 
 def copied(originals: Callable[[str], Path], name: str, root: Path) -> Path:
-    folder = source(name).folder
+    folder = dataset_spec(name).folder
     return Path(shutil.copytree(originals(name) / folder, root / folder))
 
 
@@ -88,7 +88,7 @@ def test_the_list_says_all_that_is_needed_to_get_each() -> None:
     result = run("datasets", "list")
     assert (result.code, result.err) == (0, "")
     for name in (*NAMES, *EVALUATED):
-        facts = source(name)
+        facts = dataset_spec(name)
         (block,) = (text for text in result.out.split("\n\n") if text.startswith(f"{name}: "))
         for said in (facts.title, facts.homepage, facts.paper, " ".join(facts.download.split()), "HMSA_DATA_ROOT"):
             assert said in " ".join(block.split())
@@ -107,8 +107,8 @@ def test_the_list_says_all_that_is_needed_to_get_each() -> None:
 def test_the_list_says_where_each_fact_comes_from(name: str) -> None:
     result = run("datasets", "list", name, "--json", "-")
     (figures,) = result.figures
-    assert figures["sources"] == dict(source(name).sources)
-    assert figures["unsure"] == sorted(source(name).unsure)
+    assert figures["sources"] == dict(dataset_spec(name).sources)
+    assert figures["unsure"] == sorted(dataset_spec(name).unsure)
     block = " ".join(" ".join(line[12:] for line in result.err.splitlines()).split())
     assert all(text in block for text in figures["sources"].values())
     counted = result.err.replace("\n            ", " ").count("(counted by others, not stated by the authors)")
@@ -176,7 +176,7 @@ def test_a_whole_dataset_passes(name: str, originals: Callable[[str], Path], tmp
     assert changed(root, lambda: said.append(run("datasets", "check", name, *options))) == set()
     (result,) = said
     assert (result.code, result.err) == (0, "")
-    assert f"{source(name).title}: {root / source(name).folder}" in result.out
+    assert f"{dataset_spec(name).title}: {root / dataset_spec(name).folder}" in result.out
     assert "no problems" in result.out
     assert {*files(tmp_path / "out")} == {"check.json", "classes.png", "contact_sheet.png"}
     for picture in ("classes.png", "contact_sheet.png"):
@@ -415,7 +415,7 @@ def test_all_seven_are_drawn_as_their_checks_want_them(tmp_path: Path) -> None:
     result = run("datasets", "draw", "--output", str(folder), "--train", "2", "--val", "1", "--size", "40x72")
     assert (result.code, result.err) == (0, "")
     for name in NAMES:
-        assert f"drawn: {folder / source(name).folder}\n" in result.out
+        assert f"drawn: {folder / dataset_spec(name).folder}\n" in result.out
         report = run(
             "datasets", "check", name, "--data-root", str(folder), "--output", str(tmp_path / "out"), "--json", "-"
         )

@@ -65,7 +65,7 @@ def test_it_says_what_it_runs_and_where_the_results_lie(walked: tuple[Path, str]
     assert names == ["datasets", *["train"] * 7, *after]
     assert shlex.split(commands[8])[:3] == ["dump", "--manifest", str(folder / "manifest.yaml")]
     taught = [Path(shlex.split(command)[2]).stem for command in commands[1:8]]
-    for name, parent in demo.PARENTS.items():
+    for name, parent in demo.INITIAL_WEIGHTS_OF.items():
         assert taught.index(parent) < taught.index(name)
         assert f"from {folder}/schools/{parent}/" in (folder / "schools" / f"{name}.log").read_text()
     for name in NAMES:
@@ -206,8 +206,8 @@ class Steps:
         self.signals: list[int] = []
         monkeypatch.setattr(demo.subprocess, "Popen", self)
         monkeypatch.setattr(demo.os, "sched_getaffinity", lambda _: {0})
-        monkeypatch.setattr(demo, "_marks", lambda *_: "trained")
-        monkeypatch.setattr(demo, "_farewell", lambda _: ["the end"])
+        monkeypatch.setattr(demo, "_validation_score", lambda *_: "trained")
+        monkeypatch.setattr(demo, "_summary", lambda _: ["the end"])
 
     def __call__(self, command: list[str], **_: Any) -> Steps:
         self.words.append(command[4:])
@@ -256,7 +256,7 @@ def test_a_member_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         first = Steps(patch, 3, 2)
         result = run(*options)
     assert result.code == 2
-    third = next(name for name in NAMES if name in demo.PARENTS)
+    third = next(name for name in NAMES if name in demo.INITIAL_WEIGHTS_OF)
     assert f"{tmp_path}/demo/schools/{third}.log" in result.err
     assert "dump" not in [words[0] for words in first.words]
     with monkeypatch.context() as patch:

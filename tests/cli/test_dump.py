@@ -11,7 +11,7 @@ import torch
 from hmsa_pipeline.datasets.decode.tensors import decode_image
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.hmsa import OCRNet
-from hmsa_pipeline.models.prepare_inference import prepare
+from hmsa_pipeline.models.prepare_inference import prepare_for_inference
 from hmsa_pipeline.models.registry import build
 from PIL import Image
 from torch import Tensor
@@ -28,7 +28,7 @@ def network(checkpoint: Path) -> OCRNet:
     model = build(TINY)
     weights: dict[str, Tensor] = torch.load(checkpoint, weights_only=False)["state_dict"]
     model.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()})
-    return prepare(model)
+    return prepare_for_inference(model)
 
 
 def logits(model: OCRNet, photo: Path, scales: list[float], *, flip: bool = False) -> np.ndarray:

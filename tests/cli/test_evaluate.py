@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics
-from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
@@ -49,7 +49,7 @@ def bench(scored: Bench, tmp_path: Path) -> Bench:
 
 def truth(bench: Bench) -> dict[str, np.ndarray]:
     root = bench.root / "photos" / ROOT
-    reader = LabelReader(root, source("cityscapes"))
+    reader = LabelReader(root, dataset_spec("cityscapes"))
     return {pair.image: reader.read(pair) for pair in list_pairs(root, "cityscapes", "val")}
 
 

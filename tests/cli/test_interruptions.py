@@ -109,7 +109,9 @@ from pathlib import Path
 import torch
 from hmsa_pipeline import cli
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline import ensemble, predictor, schedule
+from hmsa_pipeline.pipeline.fusion import ensemble
+from hmsa_pipeline.pipeline.inference import predictor
+from hmsa_pipeline.pipeline.workers import dask_pool
 
 folder, before, *command = sys.argv[1:]
 with torch.device("meta"):
@@ -197,16 +199,16 @@ def test_a_dump_that_was_interrupted_says_how_to_go_on(bench: Bench, reference: 
 INTERRUPTED_ITSELF = """
 import itertools, os, signal, sys
 from hmsa_pipeline import cli
-from hmsa_pipeline.pipeline import ensemble
+from hmsa_pipeline.pipeline.fusion import ensemble_block
 
-fuse, calls = ensemble.fuse, itertools.count(1)
+fuse, calls = ensemble_block.fuse, itertools.count(1)
 
 def fuse_and_signal(*arguments, **options):
     if next(calls) == 5:
         os.kill(os.getpid(), signal.SIGTERM)
     return fuse(*arguments, **options)
 
-ensemble.fuse = fuse_and_signal
+ensemble_block.fuse = fuse_and_signal
 cli.main()
 """
 
@@ -249,7 +251,7 @@ def test_what_the_network_has_done_before_an_interruption_is_kept(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.predictor.normalise", 5, number)
+        interrupt_at(patch, "pipeline.inference.predictor.normalise", 5, number)
         result = bench.run("dump", "--json", "-")
     assert (result.code, shards(bench, "ant")) == (130, 5)  # the one in the network is finished
     assert [(job["job"], job["done"]) for job in result.figures] == [("street/ant", 5)]
@@ -264,7 +266,7 @@ def test_an_interruption_before_the_work_leaves_nothing(bench: Bench, monkeypatc
 
 def test_one_that_starts_afresh_goes_on_without_overwrite(dumped: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.predictor.normalise", 3)
+        interrupt_at(patch, "pipeline.inference.predictor.normalise", 3)
         result = dumped.run("dump", "--overwrite", "--models", "ant")
     assert (result.code, shards(dumped, "ant")) == (130, 3)
     assert result.err.splitlines()[-1].endswith("run the same command again without --overwrite to go on")
@@ -279,7 +281,7 @@ def test_an_interrupted_import_goes_on(bench: Bench, monkeypatch: pytest.MonkeyP
         np.savez(bench.root / f"{number:02}_logits.npz", logits=np.zeros(shape, np.float16))
     command = ("import-logits", "--model", "dog", "--dataset", "street", str(bench.root))
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.import_logits._read", 4)
+        interrupt_at(patch, "pipeline.inference.import_logits._read", 4)
         result = bench.run(*command)
     assert (result.code, shards(bench, "dog")) == (130, 3)
     assert result.err.splitlines()[-1] == AGAIN
@@ -300,7 +302,7 @@ def test_a_prediction_that_lacked_a_member_never_passes_for_one_of_all(
         shard.write_bytes(content)
         os.utime(shard, ns=(0, 0))
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.ensemble.fuse", 1)
+        interrupt_at(patch, "pipeline.fusion.ensemble_block.fuse", 1)
         assert dumped.run("ensemble").code == 130
     assert dumped.run("ensemble").code == 0
     assert files(dumped.predictions) == files(reference.predictions)

@@ -19,7 +19,7 @@ from hmsa_pipeline.datasets import dataset_specs as sources
 from hmsa_pipeline.errors import DatasetError, ManifestError
 from hmsa_pipeline.models import registry
 from hmsa_pipeline.models.plain import PlainNetwork
-from hmsa_pipeline.models.prepare_inference import prepare
+from hmsa_pipeline.models.prepare_inference import prepare_for_inference
 from PIL import Image
 from torch import Tensor, nn
 
@@ -146,11 +146,11 @@ def points(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
     for module in (registry, sources):
         monkeypatch.setattr(module, "entry_points", lambda group: [p for p in found if p.group == group])
         module._outside.cache_clear()
-    sources.source.cache_clear()
+    sources.dataset_spec.cache_clear()
     yield found
     for module in (registry, sources):
         module._outside.cache_clear()
-    sources.source.cache_clear()
+    sources.dataset_spec.cache_clear()
 
 
 def model(name: str, value: str) -> EntryPoint:
@@ -195,14 +195,14 @@ GONE, WRONG = Path("/nowhere.yaml"), EXAMPLE / "pyproject.toml"
 def test_a_dataset_that_cannot_be_read_says_whose_it_is(points: list[EntryPoint], value: str, said: str) -> None:
     points.append(dataset("theirs", value))
     with pytest.raises(DatasetError, match=rf"^dataset 'theirs' .*: its description cannot be understood \(.*{said}"):
-        sources.source("theirs")
+        sources.dataset_spec("theirs")
 
 
 @pytest.mark.parametrize("name", ["gta5", "bravo", "twice"])
 def test_no_two_datasets_have_one_name(points: list[EntryPoint], name: str) -> None:
     points += [dataset(name, "GONE")] * 2
     with pytest.raises(DatasetError, match=f"'{name}' .*: there is a dataset of this name already; rename it there"):
-        list(sources.KNOWN)
+        list(sources.KNOWN_DATASETS)
 
 
 # ------------------------------------------------------------------ how a network from outside looks at images
@@ -225,7 +225,7 @@ def test_scores_are_the_mean_over_scales_and_mirror_images() -> None:
     looks = [once(scale, mirrored) for scale in (0.5, 1.0, 2.0) for mirrored in (False, True)]
     torch.testing.assert_close(network.predict(images, (0.5, 1.0, 2.0), flip=True), sum(looks) / 6)
     torch.testing.assert_close(network.predict(images, (1.0,)), once(1.0, False))
-    ready = prepare(Grey(19).eval(), torch.bfloat16)
+    ready = prepare_for_inference(Grey(19).eval(), torch.bfloat16)
     found = ready.predict(images.bfloat16(), (1.0,), gather=torch.device("cpu"))
     assert found.dtype == torch.float32
     assert {p.dtype for p in ready.parameters()} == {torch.float32}

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 from hmsa_pipeline.errors import StoreError
-from hmsa_pipeline.pipeline.inference import image_block as network_block
+from hmsa_pipeline.pipeline.inference import store_writes
 from hmsa_pipeline.pipeline.inference import predict_block
 from hmsa_pipeline.pipeline.inference.predictor import Predictor
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
-from hmsa_pipeline.pipeline.store.logit_store import ShardWriter
+from hmsa_pipeline.pipeline.store.shard_writer import ShardWriter
 from torch import Tensor
 
 from .bench import Bench, changed, ended, files, quiet
@@ -32,9 +32,9 @@ def in_turns() -> Iterator[None]:
     """No two networks fit onto the device together."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict_block, "_free_memory", lambda _: 0)
-        patch.setattr(predict_block._Last, "key", None)
+        patch.setattr(predict_block._LoadedNetworks, "key", None)
         yield
-        patch.setattr(predict_block._Last, "networks", None)
+        patch.setattr(predict_block._LoadedNetworks, "networks", None)
 
 
 @pytest.fixture(params=["together", "in turns"])
@@ -407,7 +407,7 @@ def test_images_made_in_parts_are_listed_by_member(
 
 
 def test_a_disk_that_is_nearly_full_stops_the_run(empty: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_block, "free_bytes", lambda _: 1000)
+    monkeypatch.setattr(store_writes, "free_bytes", lambda _: 1000)
     result = empty.run("predict")
     assert result.code == 2
     assert "are free on its disk, too few to go on safely" in result.err
@@ -418,7 +418,7 @@ def test_a_lost_lock_stops_the_dataset(empty: Bench, monkeypatch: pytest.MonkeyP
     def lost(target: Path, token: str) -> None:
         raise StoreError(f"{target}.lock: is another run's now")
 
-    monkeypatch.setattr(network_block, "require_held", lost)
+    monkeypatch.setattr(store_writes, "require_held", lost)
     result = empty.run("predict", *GARDEN)
     assert result.code == 1
     assert "failed: garden: " in result.err

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 from hmsa_pipeline.datasets.taxonomy import PALETTE
-from hmsa_pipeline.pipeline.pictures.colours import heated, sureness
+from hmsa_pipeline.pipeline.pictures.colours import confidence_as_float, heat_map
 from PIL import Image
 
 from .bench import Bench, files
@@ -41,7 +41,9 @@ def test_three_pictures_of_every_image(finished: Bench, tmp_path: Path) -> None:
 
 
 def test_the_ends_of_the_scale() -> None:
-    assert heated(sureness(np.array([[0, 65535]], np.uint16))).tolist() == [[[0, 32, 77], [255, 234, 70]]]
+    assert heat_map(confidence_as_float(np.array([[0, 65535]], np.uint16))).tolist() == [
+        [[0, 32, 77], [255, 234, 70]]
+    ]
 
 
 def test_kinds_width_and_opacity(finished: Bench, tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_a_sheet_shows_every_member_beside_the_ensemble(finished: Bench, tmp_pat
         assert np.array_equal(tile(number), np.array(PALETTE, np.uint8)[label])
     stem = finished.predictions / "street" / image
     assert np.array_equal(tile(4), np.array(PALETTE, np.uint8)[opened(Path(f"{stem}_pred.png"))])
-    assert np.array_equal(tile(5), heated(sureness(opened(Path(f"{stem}_conf.png")))))
+    assert np.array_equal(tile(5), heat_map(confidence_as_float(opened(Path(f"{stem}_conf.png")))))
 
 
 def test_a_sheet_needs_every_members_logits(full: Bench, tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hmsa_pipeline.pipeline.config.manifest import Inference, load_manifest
-from hmsa_pipeline.pipeline.inference.dump_plan import identify
-from hmsa_pipeline.pipeline.inference.image_block import Setting
+from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, load_manifest
 from hmsa_pipeline.pipeline.inference.predictor import WITHOUT_COMPILE, Predictor
+from hmsa_pipeline.pipeline.inference.settings import InferenceSettings
+from hmsa_pipeline.pipeline.inference.store_job import identities_of
 from hmsa_pipeline.pipeline.store.identity import Identity
-from hmsa_pipeline.pipeline.workers.protocol import Outcome
+from hmsa_pipeline.pipeline.workers.protocol import BlockResult
 from torch import Tensor
 
 from .bench import Bench, attributes, files
@@ -33,15 +33,15 @@ def switched_on(bench: Bench) -> Bench:
 def test_both_are_off_by_default(fresh: Bench) -> None:
     inference = load_manifest(fresh.manifest).inference
     assert (inference.cuda_graphs, inference.compile) == (False, "off")
-    setting = Setting.of(inference, torch.device("cuda"), "fp16", None)
+    setting = InferenceSettings.of(inference, torch.device("cuda"), "fp16", None)
     assert (setting.cuda_graphs, setting.compile) == (False, "off")
 
 
 def test_a_gpu_gets_what_the_manifest_says_and_a_cpu_does_not() -> None:
-    inference = Inference(cuda_graphs=True, compile="max-autotune-no-cudagraphs")
-    there = Setting.of(inference, torch.device("cuda"), "fp16", None)
+    inference = InferenceOptions(cuda_graphs=True, compile="max-autotune-no-cudagraphs")
+    there = InferenceSettings.of(inference, torch.device("cuda"), "fp16", None)
     assert (there.cuda_graphs, there.compile) == (True, "max-autotune-no-cudagraphs")
-    here = Setting.of(inference, torch.device("cpu"), "fp32", None)
+    here = InferenceSettings.of(inference, torch.device("cpu"), "fp32", None)
     assert (here.cuda_graphs, here.compile) == (False, "off")
 
 
@@ -73,8 +73,8 @@ def test_other_values_are_refused(empty: Bench, key: str, value: str, message: s
 
 def test_what_was_compiled_is_another_work_and_what_was_not_looks_as_ever(finished: Bench) -> None:
     manifest = load_manifest(finished.manifest)
-    (plain, *_), _ = identify(manifest, manifest.models, "fp32")
-    (compiled, *_), _ = identify(manifest, manifest.models, "fp32", "default")
+    (plain, *_), _ = identities_of(manifest, manifest.models, "fp32")
+    (compiled, *_), _ = identities_of(manifest, manifest.models, "fp32", "default")
     assert "compile" not in plain.as_json()
     assert compiled.as_json() == plain.as_json() | {"compile": "default"}
     assert plain.differences(compiled) == ["compile off there, default now"]
@@ -98,7 +98,7 @@ def test_what_the_networks_have_to_say_is_said_once_in_a_run(empty: Bench, monke
     monkeypatch.setattr(Predictor, "take_notes", lambda _: ["cuda_graphs: cannot be used (x)"])
     result = empty.run("dump")
     assert (result.code, result.err.splitlines()) == (0, ["cuda_graphs: cannot be used (x)"])
-    assert Outcome().notes == ()
+    assert BlockResult().notes == ()
 
 
 def test_images_without_compile_are_counted_apart_from_those_made_in_parts(

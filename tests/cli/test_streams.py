@@ -22,13 +22,13 @@ REFUSED = ("-m", "hmsa_pipeline.cli", "datasets", "list", "no-such-dataset")
 _ENDING = """
 import os, signal, sys, time
 from hmsa_pipeline import cli
-from hmsa_pipeline.pipeline import dataset_guide
+from hmsa_pipeline.pipeline.dataset_tools import guide
 
 def known_sources(names):
     print("said before the end")
     {end}
 
-dataset_guide.known_sources = known_sources
+guide.known_sources = known_sources
 sys.argv = ["hmsa-pipeline", "datasets", "list"]
 cli.main()
 """
@@ -59,7 +59,7 @@ def python(
 _SECOND_IMAGE = """
 import itertools, os, signal
 from hmsa_pipeline import cli
-from hmsa_pipeline.pipeline import predictor
+from hmsa_pipeline.pipeline.inference import predictor
 
 normalise, calls = predictor.normalise, itertools.count(1)
 

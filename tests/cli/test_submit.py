@@ -19,7 +19,7 @@ import pytest
 import sklearn.metrics
 import yaml
 from cityscapesscripts.helpers.labels import trainId2label
-from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
@@ -128,7 +128,7 @@ def test_the_script_of_cityscapes_finds_our_files_and_gives_our_figures(tmp_path
     assert run("datasets", "draw", "cityscapes", "--output", str(drawn), *words).code == 0
     bench = project(tmp_path, "cityscapes", "Cityscapes-nvidia", [], "val")
     root = drawn / "Cityscapes-nvidia"
-    reader = LabelReader(root, source("cityscapes"))
+    reader = LabelReader(root, dataset_spec("cityscapes"))
     for seed, pair in enumerate(list_pairs(root, "cityscapes", "val")):
         truth = reader.read(pair)
         draw = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from hmsa_pipeline import files
-from hmsa_pipeline.datasets.dataset_specs import NAMES, source
+from hmsa_pipeline.datasets.dataset_specs import NAMES, dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
 from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
@@ -80,7 +80,7 @@ def test_what_was_trained_is_dumped_and_fused_and_scores_as_in_validation(worlds
         result = run(command, "--manifest", str(manifest))
         assert result.code == 0, result
 
-    reader = LabelReader(worlds / "GTA5", source("gta5"))
+    reader = LabelReader(worlds / "GTA5", dataset_spec("gta5"))
     matrix = np.zeros((19, 19), np.int64)
     pairs = list_pairs(worlds / "GTA5", "gta5", "val")
     for pair in pairs:

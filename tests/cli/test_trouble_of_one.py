@@ -17,7 +17,7 @@ from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.inference import dump
 from hmsa_pipeline.pipeline.inference.predictor import Predictor
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
-from hmsa_pipeline.pipeline.store.logit_store import ShardWriter
+from hmsa_pipeline.pipeline.store.shard_writer import ShardWriter
 from PIL import Image
 from torch import Tensor
 

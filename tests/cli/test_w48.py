@@ -11,7 +11,7 @@ import pytest
 import torch
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.hmsa import OCRNet
-from hmsa_pipeline.models.prepare_inference import prepare
+from hmsa_pipeline.models.prepare_inference import prepare_for_inference
 from hmsa_pipeline.models.registry import build
 
 from .. import golden
@@ -51,7 +51,7 @@ def test_stored_logits_are_the_forward_pass_rounded_to_float16(
     result = bench.save().run("dump", "--device", "cpu")
     assert (result.code, result.err) == (0, "")
     images = golden.normalise(picture(0, 64, 96)).contiguous(memory_format=torch.channels_last)
-    direct = prepare(copy.deepcopy(network)).predict(images, SCALES)[0].half().numpy()
+    direct = prepare_for_inference(copy.deepcopy(network)).predict(images, SCALES)[0].half().numpy()
     found = stored(bench.store("street", "w48"))["a.png"]
     np.testing.assert_array_equal(found, direct)
     assert len(np.unique(found.argmax(0))) > 5

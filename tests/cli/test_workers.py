@@ -196,14 +196,14 @@ def test_predictions_that_are_another_runs_end_the_run(bench: Bench, reference: 
     shutil.copytree(reference.logits, bench.logits)
     lock = bench.predictions / "street.lock"
     with mock.patch(
-        "hmsa_pipeline.pipeline.fusion.ensemble.require_held", side_effect=StoreError(f"{lock}: is gone")
+        "hmsa_pipeline.pipeline.fusion.ensemble_block.require_held", side_effect=StoreError(f"{lock}: is gone")
     ):
         assert bench.run("ensemble").refusal() == f"{lock}: is gone"
 
 
 def test_a_store_that_is_another_runs_is_left_alone(bench: Bench) -> None:
     with mock.patch(
-        "hmsa_pipeline.pipeline.inference.image_block.require_held", side_effect=StoreError("the lock is gone")
+        "hmsa_pipeline.pipeline.inference.store_writes.require_held", side_effect=StoreError("the lock is gone")
     ):
         result = bench.run("dump", "--models", "ant")
     assert result.code == 1

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hmsa_pipeline.datasets.class_uniform import CentroidIndex, build_index, plan_epoch, tile_centroids
-from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
-from hmsa_pipeline.datasets.layout.image_mask_pairs import Pair
+from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair
 from hmsa_pipeline.errors import DatasetError, DiskError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,7 +21,7 @@ from PIL import Image
 from .. import golden
 
 REFERENCE = golden.case("class_uniform")
-CITYSCAPES = source("cityscapes")
+CITYSCAPES = dataset_spec("cityscapes")
 
 
 def plain_centroids(labels: np.ndarray, tile: int, num_classes: int) -> np.ndarray:
@@ -95,11 +95,11 @@ def test_masks_and_tiles_that_make_no_sense_are_refused(labels, tile, classes, m
         tile_centroids(labels, tile, classes)
 
 
-def write_pairs(root: Path, masks: list[np.ndarray]) -> list[Pair]:
+def write_pairs(root: Path, masks: list[np.ndarray]) -> list[ImageMaskPair]:
     """Blank images and these masks, in files."""
     pairs = []
     for number, mask in enumerate(masks):
-        pair = Pair(f"images/{number:03d}.png", f"masks/{number:03d}.png", "train_ids")
+        pair = ImageMaskPair(f"images/{number:03d}.png", f"masks/{number:03d}.png", "train_ids")
         for path, pixels in ((pair.image, np.zeros((*mask.shape, 3), np.uint8)), (pair.mask, mask)):
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(root / path)
@@ -109,10 +109,10 @@ def write_pairs(root: Path, masks: list[np.ndarray]) -> list[Pair]:
 
 def reader_of(root: Path, **changes: object) -> LabelReader:
     """Of a dataset with train ids."""
-    return LabelReader(root, dataclasses.replace(source("bdd100k"), **changes))
+    return LabelReader(root, dataclasses.replace(dataset_spec("bdd100k"), **changes))
 
 
-def as_ids(root: Path, pairs: list[Pair]) -> list[Pair]:
+def as_ids(root: Path, pairs: list[ImageMaskPair]) -> list[ImageMaskPair]:
     """The same masks with Cityscapes' raw ids."""
     for pair, mask in zip(pairs, REFERENCE["masks_labelIds"], strict=True):
         Image.fromarray(mask).save(root / pair.mask)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from hmsa_pipeline.datasets import taxonomy
-from hmsa_pipeline.datasets.dataset_specs import ENCODINGS, EVALUATED, FACTS, NAMES, TOTAL, UNKNOWN, source
+from hmsa_pipeline.datasets.dataset_specs import ENCODINGS, EVALUATED, FACTS, NAMES, TOTAL, UNKNOWN, dataset_spec
 from hmsa_pipeline.datasets.layout import splits
 from hmsa_pipeline.datasets.layout.outlier_sets import OUTLIERS
 from hmsa_pipeline.errors import DatasetError
@@ -43,15 +43,15 @@ def test_every_table_is_the_one_that_the_members_learnt(name):
         golden[-1] = (255, "license plate")  # which the network could not be asked for
     if name == "gta5":
         golden[34] = (255, "license plate")  # the members' table named it as one of the others, which are ignored
-    assert source(name).labels == golden
-    assert source(name).folder == GOLDEN["datasets"][name]["folder"]
+    assert dataset_spec(name).labels == golden
+    assert dataset_spec(name).folder == GOLDEN["datasets"][name]["folder"]
     removed = GOLDEN["datasets"][name].get("removed_ids", [])
-    assert source(name).layout.left_out_stems == {str(number) for number in removed}
+    assert dataset_spec(name).layout.left_out_stems == {str(number) for number in removed}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lookup_is_its_table_and_nothing_else(name):
-    facts = source(name)
+    facts = dataset_spec(name)
     for rule in facts.masks:
         table = facts.lookup(rule.encoding)
         assert table.shape == (256,) and table.dtype == np.uint8
@@ -65,14 +65,14 @@ def test_a_lookup_is_its_table_and_nothing_else(name):
 
 def test_there_are_no_raw_ids_where_masks_hold_train_ids():
     with pytest.raises(ValueError, match="bdd100k has no raw ids"):
-        source("bdd100k").lookup("ids")
+        dataset_spec("bdd100k").lookup("ids")
 
 
 def test_an_unknown_name_is_told_the_nearest():
     with pytest.raises(DatasetError, match=r"unknown dataset 'gta'; did you mean 'gta5'\?"):
-        source("gta")
+        dataset_spec("gta")
     with pytest.raises(DatasetError, match="known: cityscapes, bdd100k, idd, mapillary, wilddash, gta5, shift"):
-        source("nothing of the kind")
+        dataset_spec("nothing of the kind")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,7 +113,7 @@ CITED = re.compile(
 
 @pytest.mark.parametrize("name", [*NAMES, *EVALUATED])
 def test_each_fact_has_its_source(name):
-    facts = source(name)
+    facts = dataset_spec(name)
     expected = {*FACTS, *(["parts"] if facts.parts else [])}
     assert set(facts.sources) == expected
     for kind, text in facts.sources.items():
@@ -140,7 +140,7 @@ def test_sets_that_are_out_of_distribution_have_a_source_for_their_numbers():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_facts_refer_to_is_there(name):
-    facts, layout = source(name), source(name).layout
+    facts, layout = dataset_spec(name), dataset_spec(name).layout
     assert layout.default == "val" and {"train", "val"} <= set(facts.labelled) <= set(layout.split_names)
     assert set(facts.unlabelled) <= set(layout.split_names)
     assert set(facts.split_folders) == set(layout.splits)
@@ -159,8 +159,8 @@ def test_what_the_facts_refer_to_is_there(name):
 
 def test_facts_travel_to_other_processes():
     for name in NAMES:
-        data = pickle.dumps(source(name))
-        assert pickle.loads(data) == source(name) and len(data) < 16384
+        data = pickle.dumps(dataset_spec(name))
+        assert pickle.loads(data) == dataset_spec(name) and len(data) < 16384
 
 
 def test_nothing_is_read_or_waited_for_at_import():

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
-from hmsa_pipeline.datasets.layout.image_mask_pairs import Pair
-from hmsa_pipeline.datasets.segmentation_dataset import Draw, Sample, SegmentationDataset
+from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair
+from hmsa_pipeline.datasets.segmentation_dataset import Sample, SampleRequest, SegmentationDataset
 from hmsa_pipeline.datasets.transforms import EvalTransform, TrainTransform
 from hmsa_pipeline.errors import DatasetError
 from PIL import Image
@@ -20,11 +20,11 @@ SIZES = [(40, 64), (40, 64), (30, 90)]
 
 
 @pytest.fixture
-def files(tmp_path) -> tuple[Path, list[Pair]]:
+def files(tmp_path) -> tuple[Path, list[ImageMaskPair]]:
     draw = np.random.default_rng(0)
     pairs = []
     for number, size in enumerate(SIZES):
-        pair = Pair(f"{number}.png", f"{number}_ids.png", "train_ids")
+        pair = ImageMaskPair(f"{number}.png", f"{number}_ids.png", "train_ids")
         Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / pair.image)
         Image.fromarray(draw.integers(0, 19, size, dtype=np.uint8)).save(tmp_path / pair.mask)
         pairs.append(pair)
@@ -33,7 +33,7 @@ def files(tmp_path) -> tuple[Path, list[Pair]]:
 
 def dataset(files, transform) -> SegmentationDataset:
     root, pairs = files
-    return SegmentationDataset(root, pairs, LabelReader(root, source("bdd100k")), transform)
+    return SegmentationDataset(root, pairs, LabelReader(root, dataset_spec("bdd100k")), transform)
 
 
 def same(one: Sample, other: Sample) -> bool:
@@ -58,12 +58,18 @@ def test_a_sample_is_what_the_files_hold(files):
 
 def test_the_draw_decides_and_nothing_else_does(files):
     crops = dataset(files, TrainTransform((20, 30), gaussian_blur=True, rand_augment=(2, 15)))
-    draws = [Draw(1, 7), Draw(1, 8), Draw(1, 7, (63, 39)), Draw(2, 7), Draw(0, 2**64 - 1)]
+    draws = [
+        SampleRequest(1, 7),
+        SampleRequest(1, 8),
+        SampleRequest(1, 7, (63, 39)),
+        SampleRequest(2, 7),
+        SampleRequest(0, 2**64 - 1),
+    ]
     first = [crops[draw] for draw in draws]
     torch.manual_seed(99)
     assert all(same(a, crops[draw]) for a, draw in zip(first, draws, strict=True))
     assert not same(first[0], first[1]) and not same(first[0], first[2]) and not same(first[0], first[3])
-    assert same(crops[1], crops[Draw(1, 0, None)])
+    assert same(crops[1], crops[SampleRequest(1, 0, None)])
 
 
 def test_the_generators_outside_are_left_as_they_were(files, monkeypatch):
@@ -76,13 +82,13 @@ def test_the_generators_outside_are_left_as_they_were(files, monkeypatch):
     torch.default_generator.manual_seed(5)
     expected = torch.rand(3)
     torch.default_generator.manual_seed(5)
-    crops[Draw(0, 1, (3, 3))]
+    crops[SampleRequest(0, 1, (3, 3))]
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_worker_processes_give_the_same_batches(files):
     crops = dataset(files, TrainTransform((20, 30)))
-    draws = [Draw(number % 3, number, (number, 2 * number)) for number in range(12)]
+    draws = [SampleRequest(number % 3, number, (number, 2 * number)) for number in range(12)]
     here = list(DataLoader(crops, batch_size=4, sampler=draws))
     there = list(DataLoader(crops, batch_size=4, sampler=draws, num_workers=2))
     assert len(here) == 3

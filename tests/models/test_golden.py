@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hmsa_pipeline.models.hmsa import HMSA, ScaleOutput, blend
-from hmsa_pipeline.models.prepare_inference import prepare
+from hmsa_pipeline.models.prepare_inference import prepare_for_inference
 from hmsa_pipeline.models.registry import build
 
 from .. import golden
@@ -35,7 +35,7 @@ def test_forward_equals_the_reference(w48: HMSA, name: str) -> None:
     np.testing.assert_allclose(predicted, case["pred"], rtol=0, atol=LOGITS)
     assert agreement(predicted, case["pred"]) >= 0.999
 
-    ready = prepare(copy.deepcopy(w48)).predict(images, meta["scales"], meta["flip"]).numpy()
+    ready = prepare_for_inference(copy.deepcopy(w48)).predict(images, meta["scales"], meta["flip"]).numpy()
     np.testing.assert_allclose(ready, case["pred"], rtol=0, atol=LOGITS)
     assert agreement(ready, case["pred"]) >= 0.999
 

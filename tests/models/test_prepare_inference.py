@@ -9,7 +9,7 @@ import torch
 from hmsa_pipeline.models import hmsa
 from hmsa_pipeline.models.hmsa import HMSA
 from hmsa_pipeline.models.hrnet import resize
-from hmsa_pipeline.models.prepare_inference import prepare
+from hmsa_pipeline.models.prepare_inference import prepare_for_inference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -30,13 +30,13 @@ def image(height: int = 64, width: int = 96) -> Tensor:
 @pytest.mark.parametrize("size", [(64, 96), (61, 95), (32, 33)])
 def test_the_same_scores(lived: HMSA, size: tuple[int, int]) -> None:
     expected = lived.predict(image(*size), SCALES, flip=True)
-    found = prepare(lived).predict(image(*size), SCALES, flip=True)
+    found = prepare_for_inference(lived).predict(image(*size), SCALES, flip=True)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
     assert found.dtype == torch.float32
 
 
 def test_no_normalisation_is_left(lived: HMSA) -> None:
-    prepare(lived)
+    prepare_for_inference(lived)
     assert not [name for name, module in lived.named_modules() if isinstance(module, nn.BatchNorm2d)]
     for name, weight in lived.named_parameters():
         assert weight.dim() != 4 or weight.is_contiguous(memory_format=torch.channels_last), name
@@ -44,7 +44,7 @@ def test_no_normalisation_is_left(lived: HMSA) -> None:
 
 def test_half_precision_agrees_where_it_matters(lived: HMSA) -> None:
     expected = lived.predict(image(), SCALES)
-    half = prepare(lived, torch.bfloat16)
+    half = prepare_for_inference(lived, torch.bfloat16)
     assert {weight.dtype for weight in half.parameters()} == {torch.bfloat16}
     found = half.predict(image().bfloat16(), SCALES)
     assert found.dtype == torch.float32
@@ -54,7 +54,7 @@ def test_half_precision_agrees_where_it_matters(lived: HMSA) -> None:
 
 def test_a_network_in_training_mode_is_refused(tiny: HMSA) -> None:
     with pytest.raises(AssertionError, match="training mode"):
-        prepare(copy.deepcopy(tiny).train())
+        prepare_for_inference(copy.deepcopy(tiny).train())
 
 
 @given(height=st.integers(1, 12), width=st.integers(1, 12))

@@ -14,9 +14,10 @@ import yaml
 import zarr
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.pipeline.config.manifest import Manifest, load_manifest
-from hmsa_pipeline.pipeline.inference.inputs import store_path
+from hmsa_pipeline.pipeline.storage.output_folder import store_path
 from hmsa_pipeline.pipeline.store import logit_store as store_module
-from hmsa_pipeline.pipeline.store.identity import Identity, Photograph
+from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
 

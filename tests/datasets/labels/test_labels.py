@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 from hmsa_pipeline.datasets import parallel as workers
-from hmsa_pipeline.datasets.dataset_specs import NAMES, Source, source
+from hmsa_pipeline.datasets.dataset_specs import NAMES, DatasetSpec, dataset_spec
 from hmsa_pipeline.datasets.decode import arrays as pixels
 from hmsa_pipeline.datasets.labels import panoptic, polygons
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
-from hmsa_pipeline.datasets.layout.image_mask_pairs import Pair
+from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair
 from hmsa_pipeline.errors import DatasetError, DiskError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,10 +47,10 @@ def save(path: Path, array: np.ndarray, palette: bool = False, **options: Any) -
 
 
 def reader(root: Path, name: str = "cityscapes", cache: Path | None = None) -> LabelReader:
-    return LabelReader(root, source(name), cache)
+    return LabelReader(root, dataset_spec(name), cache)
 
 
-def mapped(raw: np.ndarray, facts: Source) -> np.ndarray:
+def mapped(raw: np.ndarray, facts: DatasetSpec) -> np.ndarray:
     """One boolean mask for each id."""
     out = np.full(raw.shape, 99, np.uint8)
     for number, (train, _) in (facts.labels or {}).items():
@@ -95,14 +95,14 @@ def grey_of_few_bits(path: Path, ids: np.ndarray, depth: int) -> None:
 @pytest.mark.parametrize("name", ["cityscapes", "gta5", "mapillary"])
 @pytest.mark.parametrize("palette", [False, True])
 def test_raw_ids_become_train_ids(tmp_path, name, palette):
-    known = np.array([raw % 256 for raw in source(name).labels or ()], np.uint8)
+    known = np.array([raw % 256 for raw in dataset_spec(name).labels or ()], np.uint8)
     ids = np.resize(known, (9, 16))
     save(tmp_path / "mask.png", ids, palette=palette)
-    pair, labels = Pair("image.png", "mask.png", "ids"), reader(tmp_path, name)
+    pair, labels = ImageMaskPair("image.png", "mask.png", "ids"), reader(tmp_path, name)
     np.testing.assert_array_equal(labels.raw(pair), ids)
     out = labels.read(pair, (9, 16))
     assert out.dtype == np.uint8 and out.flags.writeable
-    expected = mapped(ids, source(name))
+    expected = mapped(ids, dataset_spec(name))
     expected[ids == 255] = 255
     np.testing.assert_array_equal(out, expected)
 
@@ -111,7 +111,7 @@ def test_raw_ids_become_train_ids(tmp_path, name, palette):
 def test_masks_of_train_ids_stay_what_they_are(tmp_path, name):
     ids = np.array([[*range(19), 255]], np.uint8)
     save(tmp_path / "mask.png", ids)
-    np.testing.assert_array_equal(reader(tmp_path, name).read(Pair("i", "mask.png", "train_ids")), ids)
+    np.testing.assert_array_equal(reader(tmp_path, name).read(ImageMaskPair("i", "mask.png", "train_ids")), ids)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_masks_of_train_ids_stay_what_they_are(tmp_path, name):
 )
 def test_ids_outside_the_table_are_named(tmp_path, encoding, ids, reason):
     save(tmp_path / "mask.png", np.array(ids, np.uint8))
-    refused(lambda: reader(tmp_path).read(Pair("i", "mask.png", encoding)), reason)
+    refused(lambda: reader(tmp_path).read(ImageMaskPair("i", "mask.png", encoding)), reason)
 
 
 def test_train_ids_that_are_none_are_named(tmp_path):
     save(tmp_path / "mask.png", np.array([[3, 19, 254, 255]], np.uint8))
-    pair = Pair("i", "mask.png", "train_ids")
+    pair = ImageMaskPair("i", "mask.png", "train_ids")
     refused(lambda: reader(tmp_path, "bdd100k").read(pair), "holds the ids 19, 254, which are no train ids")
 
 
@@ -144,14 +144,14 @@ def test_train_ids_that_are_none_are_named(tmp_path):
 )
 def test_pictures_that_hold_no_ids(tmp_path, array, reason):
     save(tmp_path / "mask.png", array)
-    refused(lambda: reader(tmp_path).read(Pair("i", "mask.png", "ids")), rf"mask\.png: {reason}")
+    refused(lambda: reader(tmp_path).read(ImageMaskPair("i", "mask.png", "ids")), rf"mask\.png: {reason}")
 
 
 @pytest.mark.parametrize("encoding", ["ids", "red"])
 def test_damaged_masks_are_named(tmp_path, encoding):
     array = np.random.default_rng(0).integers(0, 20, (9, 9, 3), dtype=np.uint8)
     good = save(tmp_path / "mask.png", array if encoding == "red" else array[..., 0]).read_bytes()
-    labels, pair = reader(tmp_path, "shift"), Pair("i", "mask.png", encoding)
+    labels, pair = reader(tmp_path, "shift"), ImageMaskPair("i", "mask.png", encoding)
     labels.raw(pair)
     for data in (b"", good[:-20], good[:60] + b"\0\0\0" + good[63:], b"<html>"):
         (tmp_path / "mask.png").write_bytes(data)
@@ -167,7 +167,7 @@ def test_damaged_masks_are_named(tmp_path, encoding):
 
 def test_a_mask_of_another_size_names_both_files(tmp_path):
     save(tmp_path / "mask.png", random_ids((5, 7), 30))
-    pair = Pair("images/i.png", "mask.png", "ids")
+    pair = ImageMaskPair("images/i.png", "mask.png", "ids")
     assert reader(tmp_path).read(pair, (5, 7)).shape == reader(tmp_path).read(pair).shape == (5, 7)
     reason = r"mask\.png: has 5 x 7 pixels, but its image images/i\.png has 7 x 5; they do not belong together"
     refused(lambda: reader(tmp_path).read(pair, (7, 5)), reason)
@@ -178,7 +178,7 @@ def test_a_mask_of_another_size_names_both_files(tmp_path):
 def test_gta5_resizes_by_nearest_neighbours(size, other, tmp_path):
     raw = random_ids(size, 35, seed=sum(size))
     save(tmp_path / "mask.png", raw)
-    out = reader(tmp_path, "gta5").read(Pair("i", "mask.png", "ids"), other)
+    out = reader(tmp_path, "gta5").read(ImageMaskPair("i", "mask.png", "ids"), other)
     assert out.shape == other
     for y, x in np.ndindex(other):
         # Where the centre of the pixel lies in the raw mask; on an edge either neighbour will do.
@@ -187,7 +187,7 @@ def test_gta5_resizes_by_nearest_neighbours(size, other, tmp_path):
             for n, old, new in zip((y, x), size, other, strict=True)
         )
         near = [raw[row, column] for row in rows for column in columns]
-        assert out[y, x] in mapped(np.array(near), source("gta5"))
+        assert out[y, x] in mapped(np.array(near), dataset_spec("gta5"))
 
 
 # Red channels.
@@ -198,13 +198,13 @@ def test_shift_keeps_its_ids_in_red(tmp_path, channels):
     array = np.random.default_rng(0).integers(0, 256, (8, 9, channels), dtype=np.uint8)
     array[..., 0] %= 23
     save(tmp_path / "mask.png", array)
-    pair = Pair("i", "mask.png", "red")
+    pair = ImageMaskPair("i", "mask.png", "red")
     np.testing.assert_array_equal(reader(tmp_path, "shift").raw(pair), array[..., 0])
-    np.testing.assert_array_equal(reader(tmp_path, "shift").read(pair), mapped(array[..., 0], source("shift")))
+    np.testing.assert_array_equal(reader(tmp_path, "shift").read(pair), mapped(array[..., 0], dataset_spec("shift")))
 
 
 def test_grey_where_red_is_expected(tmp_path):
-    pair = Pair("i", "mask.png", "red")
+    pair = ImageMaskPair("i", "mask.png", "red")
     for palette in (False, True):
         save(tmp_path / "mask.png", random_ids((4, 4), 20), palette=palette)
         refused(lambda: reader(tmp_path, "shift").raw(pair), "grey or palette picture, but ids are expected in red")
@@ -238,8 +238,8 @@ def write_panoptic(root: Path, pictures: dict[str, tuple[np.ndarray, dict[int, i
     (root / "panoptic.json").write_text(json.dumps({"images": [], "annotations": annotations}), encoding="utf-8")
 
 
-def of(stem: str) -> Pair:
-    return Pair(f"images/{stem}.jpg", f"panoptic/{stem}.png", "panoptic")
+def of(stem: str) -> ImageMaskPair:
+    return ImageMaskPair(f"images/{stem}.jpg", f"panoptic/{stem}.png", "panoptic")
 
 
 @given(
@@ -257,7 +257,7 @@ def test_segments_become_their_categories(size, categories, stray, seed, tmp_pat
     panoptic._parsed.cache_clear()
     labels = reader(tmp_path, "wilddash")
     np.testing.assert_array_equal(labels.raw(of("a")), expected)
-    np.testing.assert_array_equal(labels.read(of("a"), size), mapped(expected, source("wilddash")))
+    np.testing.assert_array_equal(labels.read(of("a"), size), mapped(expected, dataset_spec("wilddash")))
     assert not labels.raw(of("b")).any()
 
 
@@ -318,17 +318,17 @@ def box(label: str, points: list[list[float]] = BOX, **more: Any) -> dict[str, A
     return {"label": label, "polygon": points, "draw": True, "verified": 0, **more}
 
 
-def drive(root: Path, count: int = 1) -> list[Pair]:
+def drive(root: Path, count: int = 1) -> list[ImageMaskPair]:
     """Pairs of IDD, each with a car at a place of its own."""
     pairs = []
     for n in range(count):
         mask = f"gtFine/val/7/{n:04d}_gtFine_polygons.json"
         write_polygons(root / mask, box("car", [[n % 5, 1], [9, 1], [9, 5], [n % 5, 5]]))
-        pairs.append(Pair(f"leftImg8bit/val/7/{n:04d}_leftImg8bit.png", mask, "polygons"))
+        pairs.append(ImageMaskPair(f"leftImg8bit/val/7/{n:04d}_leftImg8bit.png", mask, "polygons"))
     return pairs
 
 
-def kept(cache: Path, pair: Pair) -> Path:
+def kept(cache: Path, pair: ImageMaskPair) -> Path:
     return cache / "masks" / "idd" / pair.mask.replace(".json", ".png")
 
 
@@ -339,7 +339,7 @@ things = st.lists(st.tuples(boxes, st.sampled_from(["road", "car", "sky", "non-d
 @given(things=things)
 @in_one_folder
 def test_boxes_cover_one_another_in_the_order_of_the_file(things, tmp_path):
-    ids = {name: raw for raw, (_, name) in (source("idd").labels or {}).items()}
+    ids = {name: raw for raw, (_, name) in (dataset_spec("idd").labels or {}).items()}
     expected = np.full((12, 16), 35, np.uint8)
     objects = []
     for (x, y, width, height), label in things:
@@ -347,9 +347,9 @@ def test_boxes_cover_one_another_in_the_order_of_the_file(things, tmp_path):
         # Both edges of a polygon belong to it.
         expected[max(y, 0) : max(y + height + 1, 0), max(x, 0) : max(x + width + 1, 0)] = ids[label]
     write_polygons(tmp_path / "p.json", *objects)
-    labels, pair = reader(tmp_path, "idd"), Pair("i", "p.json", "polygons")
+    labels, pair = reader(tmp_path, "idd"), ImageMaskPair("i", "p.json", "polygons")
     np.testing.assert_array_equal(labels.raw(pair), expected)
-    np.testing.assert_array_equal(labels.read(pair, (12, 16)), mapped(expected, source("idd")))
+    np.testing.assert_array_equal(labels.read(pair, (12, 16)), mapped(expected, dataset_spec("idd")))
 
 
 @given(points=st.lists(st.tuples(st.integers(-5, 45), st.integers(-5, 45)), min_size=3, max_size=8))
@@ -382,11 +382,11 @@ def test_what_is_no_object(tmp_path):
     )
     expected = np.full((12, 16), 35, np.uint8)
     expected[8:12] = 0
-    np.testing.assert_array_equal(reader(tmp_path, "idd").raw(Pair("i", path.name, "polygons")), expected)
+    np.testing.assert_array_equal(reader(tmp_path, "idd").raw(ImageMaskPair("i", path.name, "polygons")), expected)
 
 
 def test_groups_count_as_what_they_are_groups_of(tmp_path):
-    pair = Pair("i", "p.json", "polygons")
+    pair = ImageMaskPair("i", "p.json", "polygons")
     write_polygons(tmp_path / pair.mask, box("cargroup"))
     assert set(np.unique(reader(tmp_path, "idd").raw(pair))) == {12, 35}
     write_polygons(tmp_path / pair.mask, box("car"), box("trukgroup"))
@@ -428,7 +428,7 @@ def test_groups_count_as_what_they_are_groups_of(tmp_path):
 )
 def test_files_that_hold_no_polygons(tmp_path, content, reason):
     (tmp_path / "p.json").write_text(content, encoding="utf-8")
-    refused(lambda: reader(tmp_path, "idd").raw(Pair("i", "p.json", "polygons")), rf"p\.json: {reason}")
+    refused(lambda: reader(tmp_path, "idd").raw(ImageMaskPair("i", "p.json", "polygons")), rf"p\.json: {reason}")
 
 
 def test_polygons_are_drawn_once(tmp_path, monkeypatch):
@@ -515,7 +515,7 @@ def test_other_encodings_need_no_preparing(tmp_path):
 
 def test_an_encoding_that_nobody_knows(tmp_path):
     with pytest.raises(ValueError, match="unknown encoding 'blue'"):
-        reader(tmp_path).raw(Pair("i", "m", "blue"))
+        reader(tmp_path).raw(ImageMaskPair("i", "m", "blue"))
 
 
 def test_a_reader_travels(tmp_path):
@@ -523,7 +523,7 @@ def test_a_reader_travels(tmp_path):
     save(tmp_path / "mask.png", ids)
     data = pickle.dumps(reader(tmp_path, "mapillary"))
     assert len(data) < 16384
-    np.testing.assert_array_equal(pickle.loads(data).raw(Pair("i", "mask.png", "ids")), ids)
+    np.testing.assert_array_equal(pickle.loads(data).raw(ImageMaskPair("i", "mask.png", "ids")), ids)
 
 
 def test_reading_does_not_wait_for_torch():

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels import label_reader as labels_module
 from hmsa_pipeline.datasets.labels import polygons
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.find_images import list_images
-from hmsa_pipeline.datasets.layout.image_mask_pairs import Pair, find_pairs, labelled_pairs, list_pairs
+from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair, find_pairs, labelled_pairs, list_pairs
 from hmsa_pipeline.errors import DatasetError
 from PIL import Image
 
 SIZE = (6, 8)
-V2_NAMES = [name for _, name in (source("mapillary").labels_v2 or {}).values()]
-V1_NAMES = [name for _, name in (source("mapillary").labels or {}).values()]
+V2_NAMES = [name for _, name in (dataset_spec("mapillary").labels_v2 or {}).values()]
+V1_NAMES = [name for _, name in (dataset_spec("mapillary").labels or {}).values()]
 
 
 def touch(root: Path, *paths: str) -> None:
@@ -115,7 +115,7 @@ def test_both_parts_of_idd_are_read(tmp_path, where):
         )
         for part, suffix in ((first, "png"), ("idd20kII/", "jpg"))
     )
-    reader = LabelReader(root, source("idd"), tmp_path / "cache")
+    reader = LabelReader(root, dataset_spec("idd"), tmp_path / "cache")
     reader.prepare(pairs, processes=1)
     shown = {pair.image.rpartition(".")[2]: set(np.unique(reader.read(pair, SIZE))) for pair in pairs}
     assert shown == {"png": {0}, "jpg": {10}}  # road, sky
@@ -157,7 +157,7 @@ def test_part_two_of_idd_alone(tmp_path):
 def test_the_tree_of_bdd100k_before_2021(tmp_path):
     touch(tmp_path, "seg/images/val/a-1.jpg", "seg/labels/val/a-1_train_id.png", "seg/color_labels/val/a-1_x.png")
     assert list_pairs(tmp_path, "bdd100k", "val") == [
-        Pair("seg/images/val/a-1.jpg", "seg/labels/val/a-1_train_id.png", "train_ids")
+        ImageMaskPair("seg/images/val/a-1.jpg", "seg/labels/val/a-1_train_id.png", "train_ids")
     ]
 
 
@@ -181,7 +181,7 @@ def test_the_same_ids_mean_what_the_config_says(tmp_path):
         flat(root, ids)
         config(root / "config.json", names)
         (pair,) = list_pairs(root, "mapillary", "val")
-        assert set(np.unique(LabelReader(root, source("mapillary")).read(pair, SIZE))) == {train}
+        assert set(np.unique(LabelReader(root, dataset_spec("mapillary")).read(pair, SIZE))) == {train}
 
 
 def test_nothing_is_guessed_without_a_config(tmp_path):
@@ -208,12 +208,12 @@ def test_of_the_archive_of_v2_the_labels_of_v1_are_read_if_they_are_there(tmp_pa
     assert list_pairs(tmp_path, "mapillary", "train")[0].encoding == "ids_v2"
     touch(tmp_path, "training/v1.2/labels/a.png")
     assert list_pairs(tmp_path, "mapillary", "train") == [
-        Pair("training/images/a.jpg", "training/v1.2/labels/a.png", "ids")
+        ImageMaskPair("training/images/a.jpg", "training/v1.2/labels/a.png", "ids")
     ]
 
 
 def test_labels_of_v2_count_as_those_of_v1_of_which_they_were_made():
-    facts = source("mapillary")
+    facts = dataset_spec("mapillary")
     v1, v2 = facts.labels or {}, facts.labels_v2 or {}
     assert sorted(v2) == list(range(124)) and len(set(V2_NAMES)) == 124
     by_name = {name: raw for raw, (_, name) in v1.items()}
@@ -227,7 +227,7 @@ def test_labels_of_v2_count_as_those_of_v1_of_which_they_were_made():
 
 
 def test_robustnet_maps_twelve_ids_otherwise():
-    facts = source("mapillary")
+    facts = dataset_spec("mapillary")
     other = facts.mapped("robustnet")
     assert facts.mapped("hmsa") == facts == facts.mapped(None)
     # As the loader of RobustNet lists them: train id -> raw ids; all others are ignored.
@@ -246,7 +246,7 @@ def test_robustnet_maps_twelve_ids_otherwise():
     with pytest.raises(DatasetError, match=r"no mapping 'robustnt'; did you mean 'robustnet'\?"):
         facts.mapped("robustnt")
     with pytest.raises(DatasetError, match=r"IDD .* has no other mappings"):
-        source("idd").mapped("robustnet")
+        dataset_spec("idd").mapped("robustnet")
 
 
 # ------------------------------------------------------------------ images without masks
@@ -299,7 +299,7 @@ def test_drawn_polygons_are_kept_on_disks_with_coarse_times(tmp_path, coarse, mo
 
     monkeypatch.setattr(polygons, "draw", counted)
     monkeypatch.setattr(labels_module, "draw", counted)
-    reader = LabelReader(tmp_path, source("idd"), tmp_path / "cache")
+    reader = LabelReader(tmp_path, dataset_spec("idd"), tmp_path / "cache")
     for _ in range(2):
         reader.prepare([pair], processes=1)
         assert set(np.unique(reader.read(pair, SIZE))) == {0}
@@ -319,7 +319,7 @@ def test_drawn_polygons_are_kept_on_disks_with_coarse_times(tmp_path, coarse, mo
 def test_a_drawn_picture_is_an_ordinary_png(tmp_path):
     idd(tmp_path, "png", "0", "road")
     (pair,) = list_pairs(tmp_path, "idd", "train")
-    LabelReader(tmp_path, source("idd"), tmp_path / "cache").prepare([pair], processes=1)
+    LabelReader(tmp_path, dataset_spec("idd"), tmp_path / "cache").prepare([pair], processes=1)
     (made,) = (tmp_path / "cache").rglob("*.png")
     with Image.open(made) as picture:
         assert (picture.mode, picture.size) == ("L", SIZE[::-1])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hmsa_pipeline.datasets.dataset_specs import NAMES, source
-from hmsa_pipeline.datasets.layout.image_mask_pairs import Pair, find_pairs, list_pairs, panoptic_json
+from hmsa_pipeline.datasets.dataset_specs import NAMES, dataset_spec
+from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair, find_pairs, list_pairs, panoptic_json
 from hmsa_pipeline.errors import DatasetError
 
 # An image of each dataset, and its masks as they are converted, as distributed, and as distributed otherwise; the
@@ -77,7 +77,7 @@ def begin(root: Path, name: str) -> str:
     if name == "wilddash":
         tree(root, "panoptic.json")
     if name == "mapillary":
-        labels = [{"name": meaning} for _, meaning in (source(name).labels or {}).values()]
+        labels = [{"name": meaning} for _, meaning in (dataset_spec(name).labels or {}).values()]
         (root / "config.json").write_text(json.dumps({"labels": labels}))
     return image
 
@@ -88,9 +88,13 @@ def test_each_mask_is_found_and_the_preferred_one_taken(tmp_path, name):
     assert find_pairs(tmp_path, name, "val") == ([], [image])
     for mask, encoding in reversed(masks.items()):
         tree(tmp_path, mask)
-        assert list_pairs(tmp_path, name, "val") == [Pair(image, mask, encoding)]
-    assert list_pairs(tmp_path, name) == find_pairs(tmp_path, name)[0] == [Pair(image, *next(iter(masks.items())))]
-    assert len(masks) == len(source(name).masks), "every rule has an example"
+        assert list_pairs(tmp_path, name, "val") == [ImageMaskPair(image, mask, encoding)]
+    assert (
+        list_pairs(tmp_path, name)
+        == find_pairs(tmp_path, name)[0]
+        == [ImageMaskPair(image, *next(iter(masks.items())))]
+    )
+    assert len(masks) == len(dataset_spec(name).masks), "every rule has an example"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,7 +105,7 @@ def test_images_without_masks_are_told_where_to_get_them(tmp_path, name):
     message = str(caught.value)
     assert f"1 of the 1 images of split 'val' have no mask ({image})" in message
     assert all(mask in message for mask in EXAMPLES[name][1])
-    assert f"unpack {source(name).mask_archive}; see: hmsa-pipeline datasets list" in message
+    assert f"unpack {dataset_spec(name).mask_archive}; see: hmsa-pipeline datasets list" in message
     assert "\n" not in message
 
 
@@ -156,7 +160,7 @@ def test_splits_whose_masks_are_kept_back_are_refused(tmp_path, name, image):
 def test_gta5_has_masks_for_its_test_split(tmp_path):
     tree(tmp_path, "images/00001.png", "labels/00001.png")
     np.savez(tmp_path / "split.npz", testIds=[1])
-    assert list_pairs(tmp_path, "gta5", "test") == [Pair("images/00001.png", "labels/00001.png", "ids")]
+    assert list_pairs(tmp_path, "gta5", "test") == [ImageMaskPair("images/00001.png", "labels/00001.png", "ids")]
 
 
 def test_colours_without_their_meaning_are_refused(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hmsa_pipeline.datasets.dataset_specs import EVALUATED, NAMES, source
+from hmsa_pipeline.datasets.dataset_specs import EVALUATED, NAMES, dataset_spec
 from hmsa_pipeline.datasets.layout.find_images import LAYOUTS, find_images, list_images
 from hmsa_pipeline.datasets.layout.folder_layout import ImageFile, output_stem
 from hmsa_pipeline.datasets.layout.outlier_sets import OUTLIERS
@@ -225,7 +225,10 @@ def test_against_pathlib(tmp_path_factory, files):
 
 
 def test_listing_does_not_wait_for_torch():
-    code = "import sys, hmsa_pipeline.datasets.layout.find_images, hmsa_pipeline.datasets.decode.image_header; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, hmsa_pipeline.datasets.layout.find_images, hmsa_pipeline.datasets.decode.image_header;"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0
 
 
@@ -285,7 +288,7 @@ def lists(root: Path, **content: str | bytes) -> None:
 def test_layouts_are_a_collection_of_names():
     assert list(LAYOUTS) == ["bravo", "folder", *OUTLIERS, *NAMES, *EVALUATED] and len(LAYOUTS) == len(list(LAYOUTS))
     assert "gta5" in LAYOUTS and "folder" in LAYOUTS and "gta" not in LAYOUTS
-    assert LAYOUTS["gta5"] is source("gta5").layout
+    assert LAYOUTS["gta5"] is dataset_spec("gta5").layout
     with pytest.raises(KeyError):
         LAYOUTS["gta"]
 
@@ -478,5 +481,5 @@ def test_what_is_not_unpacked_is_told_in_one_line(tmp_path, name):
         with pytest.raises(DatasetError) as caught:
             list_images(tmp_path, name)
         message = str(caught.value)
-        assert folders[0] in message and source(name).image_archive in message and "\n" not in message
+        assert folders[0] in message and dataset_spec(name).image_archive in message and "\n" not in message
         assert message.endswith("see: hmsa-pipeline datasets list")

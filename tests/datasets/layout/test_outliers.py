@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hmsa_pipeline.datasets.dataset_specs import EVALUATED, source
+from hmsa_pipeline.datasets.dataset_specs import EVALUATED, dataset_spec
 from hmsa_pipeline.datasets.labels.outlier_masks import OutlierReader
 from hmsa_pipeline.datasets.layout.find_images import list_images, survey_images
 from hmsa_pipeline.datasets.layout.image_mask_pairs import find_pairs
@@ -170,8 +170,8 @@ def test_muses(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", EVALUATED)
 def test_their_ids_are_those_of_cityscapes(name: str) -> None:
-    assert source(name).labels == source("cityscapes").labels
-    assert "test" in source(name).unlabelled
+    assert dataset_spec(name).labels == dataset_spec("cityscapes").labels
+    assert "test" in dataset_spec(name).unlabelled
 
 
 # ------------------------------------------------------------------ what is no photograph

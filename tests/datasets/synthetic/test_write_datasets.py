@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hmsa_pipeline.datasets.dataset_specs import NAMES, source
+from hmsa_pipeline.datasets.dataset_specs import NAMES, dataset_spec
 from hmsa_pipeline.datasets.decode.image_header import read_size
 from hmsa_pipeline.datasets.decode.tensors import decode_image
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.find_images import list_images
-from hmsa_pipeline.datasets.layout.image_mask_pairs import Pair, list_pairs
+from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair, list_pairs
 from hmsa_pipeline.datasets.synthetic.dataset_frames import LOOKS, SPLITS, Frame, draw_frame
 from hmsa_pipeline.datasets.synthetic.regions import find_regions, number_regions, paint_polygons, to_polygons, trace
 from hmsa_pipeline.datasets.synthetic.scene import draw_scene
@@ -62,7 +62,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def shown(name: str, split: str, pairs: list[Pair]) -> list[Frame]:
+def shown(name: str, split: str, pairs: list[ImageMaskPair]) -> list[Frame]:
     """The frames that ``pairs`` must hold."""
     if name != "wilddash":
         return [frame(name, split, number) for number in range(len(pairs))]
@@ -73,8 +73,8 @@ def shown(name: str, split: str, pairs: list[Pair]) -> list[Frame]:
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_read_is_what_was_drawn(drawn, tmp_path, name):
     root = drawn(name)
-    assert root.name == source(name).folder
-    reader = LabelReader(root, source(name), tmp_path)
+    assert root.name == dataset_spec(name).folder
+    reader = LabelReader(root, dataset_spec(name), tmp_path)
     found = {split: list_pairs(root, name, split) for split in ("train", "val")}
     # WildDash has no lists: every tenth of all is held out.
     assert [len(pairs) for pairs in found.values()] == ([11, 1] if name == "wilddash" else [8, 4])
@@ -93,7 +93,7 @@ def test_what_is_read_is_what_was_drawn(drawn, tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_raw_ids_stand_in_the_table_and_mean_what_was_drawn(name):
-    facts = source(name)
+    facts = dataset_spec(name)
     lookup = facts.lookup("ids" if facts.labels else "train_ids")
     for split in ("train", "val"):
         for number in range(len(LOOKS[name].styles)):
@@ -104,7 +104,7 @@ def test_raw_ids_stand_in_the_table_and_mean_what_was_drawn(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "bdd100k"])
 def test_every_name_belongs_to_its_class(name):
-    looks, labels = LOOKS[name], source(name).labels or {}
+    looks, labels = LOOKS[name], dataset_spec(name).labels or {}
     train_ids = {called: train for train, called in labels.values()}
     finer = {"marking": "road", "motorcyclist": "rider"}
     for part in {*CLASS_NAMES, *looks.names} - {*looks.merged}:
@@ -193,7 +193,7 @@ def test_idd_has_frames_of_both_parts_and_polygons_that_must_not_be_painted(draw
     root = drawn("idd")
     images = [path.name for path in root.glob("leftImg8bit/*/*/*")]
     assert {name[-16:] for name in images} == {"_leftImg8bit.png", "_leftImg8bit.jpg"}
-    ids = {called: raw for raw, (_, called) in (source("idd").labels or {}).items()}
+    ids = {called: raw for raw, (_, called) in (dataset_spec("idd").labels or {}).items()}
     groups = 0
     for number, path in enumerate(sorted(root.glob("gtFine/train/*/*_polygons.json"))):
         content = json.loads(path.read_text())
@@ -216,7 +216,7 @@ def test_mapillary_has_two_sizes_and_masks_of_places_in_its_list(drawn):
     root = drawn("mapillary")
     labels = json.loads((root / "config.json").read_text())["labels"]
     assert [label["name"] for label in labels] == [
-        called for _, called in (source("mapillary").labels or {}).values()
+        called for _, called in (dataset_spec("mapillary").labels or {}).values()
     ]
     masks = sorted(root.glob("training/labels/*.png"))
     assert {read_size(path) for path in masks} == {(144, 192), (120, 240)}

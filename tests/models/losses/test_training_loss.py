@@ -4,7 +4,7 @@ import pytest
 import torch
 from hmsa_pipeline.datasets import taxonomy
 from hmsa_pipeline.models.hmsa import TrainingOutput
-from hmsa_pipeline.models.losses.batch_labels import IGNORE, Whole
+from hmsa_pipeline.models.losses.batch_labels import IGNORE, BatchTotals
 from hmsa_pipeline.models.losses.cross_entropy import cross_entropy, image_weighted_cross_entropy
 from hmsa_pipeline.models.losses.rmi import rmi_loss
 from hmsa_pipeline.models.losses.training_loss import CRITERIA, training_loss
@@ -71,7 +71,7 @@ def test_parts_of_a_batch_add_up_to_it_however_many_of_their_pixels_are_labelled
     whole = training_loss(given, labels, criterion).total
     expected = torch.autograd.grad(whole, scores)
 
-    sizes = Whole(images=2, pixels=int((labels != IGNORE).sum()))
+    sizes = BatchTotals(images=2, pixels=int((labels != IGNORE).sum()))
     parts = [
         training_loss(
             TrainingOutput(given.scores[i], given.auxiliary[i], {s: x[i] for s, x in given.scales.items()}),

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from hmsa_pipeline.errors import ManifestError
-from hmsa_pipeline.pipeline.config.recipe import Recipe, load_recipe
+from hmsa_pipeline.pipeline.config.load_recipe import load_recipe
+from hmsa_pipeline.pipeline.config.recipe import Recipe
 
 GOOD = """\
 version: 1

@@ -17,8 +17,8 @@ from hmsa_pipeline.errors import ManifestError
 from hmsa_pipeline.models.registry import ARCHITECTURES
 from hmsa_pipeline.pipeline.config.manifest import (
     DatasetEntry,
-    Fusion,
-    Inference,
+    FusionFunctions,
+    InferenceOptions,
     Manifest,
     Member,
     StoreSettings,
@@ -155,9 +155,9 @@ def test_every_field_is_read() -> None:
 
 def test_a_minimal_manifest_takes_the_defaults() -> None:
     manifest = load_manifest(write(MINIMAL))
-    assert manifest.inference == Inference(scales=(0.5, 1.0, 2.0), flip=False, precision="fp16")
+    assert manifest.inference == InferenceOptions(scales=(0.5, 1.0, 2.0), flip=False, precision="fp16")
     assert manifest.store == StoreSettings(encoding="lossless")
-    assert manifest.ensemble == Fusion(label="mean-softmax", confidence="mean-softmax")
+    assert manifest.ensemble == FusionFunctions(label="mean-softmax", confidence="mean-softmax")
     assert (manifest.models[0].weight, manifest.models[0].temperature) == (1.0, 1.0)
 
 
@@ -313,7 +313,7 @@ def test_bravo_lists_the_seven_members_and_the_six_subsets() -> None:
     assert [d.name for d in manifest.datasets] == [f"bravo_{subset}" for subset in SUBSETS]
     assert [str(d.root_path()) for d in manifest.datasets] == [f"/d/bravo_1.0/bravo_{s}" for s in SUBSETS]
     assert {(d.type, d.split) for d in manifest.datasets} == {("bravo", None)}
-    assert manifest.inference == Inference(scales=(0.5, 1.0, 2.0), precision="fp16")
+    assert manifest.inference == InferenceOptions(scales=(0.5, 1.0, 2.0), precision="fp16")
 
 
 def test_cityscapes_is_the_first_member_on_val() -> None:
@@ -385,8 +385,8 @@ def test_overrides_win_and_none_changes_nothing() -> None:
             "store": None,
         },
     )
-    assert manifest.inference == Inference(scales=(0.5, 1.0, 2.0), flip=False, precision="fp32")
-    assert manifest.ensemble == Fusion(label="mean-logit", confidence="mean-softmax")
+    assert manifest.inference == InferenceOptions(scales=(0.5, 1.0, 2.0), flip=False, precision="fp32")
+    assert manifest.ensemble == FusionFunctions(label="mean-logit", confidence="mean-softmax")
     assert load_manifest(write(MINIMAL), overrides={"inference": {"scales": [1]}}).inference.scales == (1.0,)
 
 
@@ -422,7 +422,7 @@ def test_an_override_does_not_hide_what_the_file_has_wrong() -> None:
 # What a later page of documentation is made of, and what starting the program costs.
 
 
-@pytest.mark.parametrize("model", [Manifest, Inference, StoreSettings, Fusion, Member, DatasetEntry])
+@pytest.mark.parametrize("model", [Manifest, InferenceOptions, StoreSettings, FusionFunctions, Member, DatasetEntry])
 def test_every_field_is_described(model: type[BaseModel]) -> None:
     assert model.__doc__
     assert [name for name, field in model.model_fields.items() if not field.description] == []

@@ -10,8 +10,8 @@ import pytest
 from hmsa_pipeline.errors import ManifestError
 from hmsa_pipeline.pipeline.config.manifest import (
     DatasetEntry,
-    Fusion,
-    Inference,
+    FusionFunctions,
+    InferenceOptions,
     Manifest,
     Member,
     StoreSettings,
@@ -286,9 +286,9 @@ def test_a_wrong_line_is_refused_by_file_line_and_field(case: str) -> None:
 
 PLACES = [
     (Manifest, 2, ""),
-    (Inference, 4, "inference."),
+    (InferenceOptions, 4, "inference."),
     (StoreSettings, 8, "store."),
-    (Fusion, 10, "ensemble."),
+    (FusionFunctions, 10, "ensemble."),
     (Member, 14, "models[0]."),
     (DatasetEntry, 24, "datasets[0]."),
 ]

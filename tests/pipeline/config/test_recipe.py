@@ -14,9 +14,10 @@ from hmsa_pipeline.datasets.dataset_specs import NAMES
 from hmsa_pipeline.errors import ManifestError
 from hmsa_pipeline.models.registry import ARCHITECTURES
 from hmsa_pipeline.pipeline.config import recipe as module
-from hmsa_pipeline.pipeline.config.manifest import Settings
-from hmsa_pipeline.pipeline.config.recipe import RANDOM, load_recipe, parse_size, recipe_of
-from hmsa_pipeline.pipeline.training.checkpoint import demand_same
+from hmsa_pipeline.pipeline.config.load_recipe import load_recipe, parse_size, recipe_of
+from hmsa_pipeline.pipeline.config.manifest import FrozenModel
+from hmsa_pipeline.pipeline.config.recipe import RANDOM
+from hmsa_pipeline.pipeline.training.checkpoint import require_same_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +26,7 @@ from .recipes import GOOD, MINIMAL, said, write
 SECTIONS = [
     kind
     for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, Settings) and kind != Settings
+    if isinstance(kind, type) and issubclass(kind, FrozenModel) and kind != FrozenModel
 ]
 
 
@@ -159,7 +160,7 @@ def test_a_recipe_never_changes() -> None:
 
 
 @pytest.mark.parametrize("kind", SECTIONS)
-def test_every_field_is_described(kind: type[Settings]) -> None:
+def test_every_field_is_described(kind: type[FrozenModel]) -> None:
     assert kind.__doc__
     assert [name for name, field in kind.model_fields.items() if not field.description] == []
 
@@ -346,7 +347,7 @@ def test_a_run_from_before_a_setting_was_known_goes_on(tmp_path: Path) -> None:
     saved = recipe.resolved()
     for name in ("mapping", "without_masks", "allow_unlabelled"):
         del saved["data"][name]
-    demand_same(tmp_path / "last.pth", saved, recipe)
+    require_same_recipe(tmp_path / "last.pth", saved, recipe)
     other = load_recipe("gta5", root=tmp_path, settings=["data.allow_unlabelled=true"])
     with pytest.raises(ManifestError, match=r"data\.allow_unlabelled was False and is True"):
-        demand_same(tmp_path / "last.pth", saved, other)
+        require_same_recipe(tmp_path / "last.pth", saved, other)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hmsa_pipeline.datasets.dataset_specs import NAMES
 from hmsa_pipeline.errors import ManifestError
-from hmsa_pipeline.pipeline.config.recipe import load_recipe, parse_size, recipe_of
+from hmsa_pipeline.pipeline.config.load_recipe import load_recipe, parse_size, recipe_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import yaml
-from hmsa_pipeline.datasets.dataset_specs import NAMES, source
+from hmsa_pipeline.datasets.dataset_specs import NAMES, dataset_spec
 from hmsa_pipeline.models.checkpoint import expected_shapes
-from hmsa_pipeline.pipeline.config.recipe import RECIPES, load_recipe, recipe_of, shipped_recipes
+from hmsa_pipeline.pipeline.config.load_recipe import load_recipe, recipe_of, shipped_recipes
+from hmsa_pipeline.pipeline.config.recipe import RECIPES
 
 WEIGHTS = "${HMSA_ASSETS}/seg_weights"
 MAPILLARY_65 = f"{WEIGHTS}/mapillary_ocrnet.HRNet_Mscale_fast-rattlesnake.pth"
@@ -103,7 +104,7 @@ def test_the_values_are_those_of_the_published_members(name: str) -> None:
         "arch": "hrnet_ocr_mscale",
         "data": {
             "type": name,
-            "root": f"${{HMSA_DATA_ROOT}}/{source(name).folder}",
+            "root": f"${{HMSA_DATA_ROOT}}/{dataset_spec(name).folder}",
             "train": "train",
             "validation": "val",
             "limit": None,
@@ -178,7 +179,7 @@ def test_what_is_resolved_gives_the_same_recipe(name: str, tmp_path: Path) -> No
     recipe = load_recipe(name, data_root=Path("/data"), assets=assets)
     (tmp_path / "resolved.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     assert load_recipe(tmp_path / "resolved.yaml") == recipe
-    assert recipe.data.root_path() == Path("/data") / source(recipe.data.type).folder
+    assert recipe.data.root_path() == Path("/data") / dataset_spec(recipe.data.type).folder
     assert all(path.startswith("/assets/seg_weights/") for path in recipe.init.checkpoint)
 
 

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hmsa_pipeline.datasets.dataset_specs import NAMES, source
+from hmsa_pipeline.datasets.dataset_specs import NAMES, dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
-from hmsa_pipeline.datasets.layout.image_mask_pairs import Pair, list_pairs
+from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair, list_pairs
 from hmsa_pipeline.datasets.synthetic.dataset_frames import draw_frame
 from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
-from hmsa_pipeline.pipeline.dataset_tools.check import find_strays, look_at, plan_check, run_check, spread
-from hmsa_pipeline.pipeline.dataset_tools.findings import percent
-from hmsa_pipeline.pipeline.pictures.sheet import draw_classes, draw_sheet, overlay
+from hmsa_pipeline.pipeline.dataset_tools.check import find_strays, inspect_pair, plan_check, run_check, spread
+from hmsa_pipeline.pipeline.dataset_tools.class_chart import draw_class_chart
+from hmsa_pipeline.pipeline.pictures.sheet import dataset_sheet, overlay
+from hmsa_pipeline.pipeline.text import percent
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -50,13 +51,13 @@ def ids(*rows: list[int]) -> np.ndarray:
     return np.array(rows, dtype=np.uint8)
 
 
-def bdd100k(root: Path, image: np.ndarray, mask: np.ndarray) -> tuple[LabelReader, Pair]:
+def bdd100k(root: Path, image: np.ndarray, mask: np.ndarray) -> tuple[LabelReader, ImageMaskPair]:
     """A dataset of one image, in the layout that takes the fewest words."""
-    pair = Pair("images/10k/val/a.png", "labels/sem_seg/masks/val/a.png", "train_ids")
+    pair = ImageMaskPair("images/10k/val/a.png", "labels/sem_seg/masks/val/a.png", "train_ids")
     for path, pixels in ((pair.image, image), (pair.mask, mask)):
         (root / path).parent.mkdir(parents=True)
         Image.fromarray(pixels).save(root / path)
-    return LabelReader(root, source("bdd100k")), pair
+    return LabelReader(root, dataset_spec("bdd100k")), pair
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,7 +86,8 @@ def test_several_processes_find_what_one_does(tmp_path):
 
 
 def test_the_processes_that_read_need_not_wait_for_torch():
-    script = "import sys, hmsa_pipeline.pipeline.dataset_tools.check as c; print(c.look_at, {'torch'} & sys.modules.keys())"
+    module = "hmsa_pipeline.pipeline.dataset_tools.check"
+    script = f"import sys, {module} as c; print(c.inspect_pair, {{'torch'}} & sys.modules.keys())"
     said = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
     assert said.endswith(" set()\n")
 
@@ -93,18 +95,18 @@ def test_the_processes_that_read_need_not_wait_for_torch():
 def test_an_image_and_its_mask_are_told_apart(tmp_path):
     image = np.zeros((2, 3, 3), np.uint8)
     reader, pair = bdd100k(tmp_path, image, ids([0, 0, 18], [255, 13, 0]))
-    look = look_at(reader, pair)
+    look = inspect_pair(reader, pair)
     assert (look.size, look.mask_size, look.unreadable, look.unknown) == ((2, 3), (2, 3), (), ())
     assert look.pixels is not None
     assert {place: int(count) for place, count in enumerate(look.pixels) if count} == {0: 3, 13: 1, 18: 1, 19: 1}
 
     Image.fromarray(ids([0, 19, 254, 19], [0, 0, 0, 0])).save(tmp_path / pair.mask)
-    look = look_at(reader, pair)
+    look = inspect_pair(reader, pair)
     assert (look.size, look.mask_size, look.unknown, look.pixels) == ((2, 3), (2, 4), (19, 254), None)
 
     (tmp_path / pair.image).write_bytes(b"GIF89a")
     (tmp_path / pair.mask).unlink()
-    look = look_at(reader, pair)
+    look = inspect_pair(reader, pair)
     assert (look.size, look.mask_size, look.pixels) == (None, None, None)
     assert all(
         said.startswith(f"{tmp_path / path}: ")
@@ -132,18 +134,18 @@ STRAYS = {
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mask_without_an_image_is_found(tmp_path, name):
     root = write_source(tmp_path, name, train=1, val=1, size=(32, 64))
-    splits = [split for split in source(name).labelled if split in source(name).layout.splits]
-    assert find_strays(root, source(name), splits) == []
+    splits = [split for split in dataset_spec(name).labelled if split in dataset_spec(name).layout.splits]
+    assert find_strays(root, dataset_spec(name), splits) == []
     stray = STRAYS[name]
     hidden = stray.rpartition("/")[0] + "/._none" + stray.rpartition("/")[2]
     touched(root, stray, hidden, stray + ".txt")
-    assert find_strays(root, source(name), splits) == [stray]
+    assert find_strays(root, dataset_spec(name), splits) == [stray]
 
 
 def test_a_joined_split_looks_where_its_parts_lie(tmp_path):
     root = write_source(tmp_path, "cityscapes", train=1, val=1, size=(32, 64))
     touched(root, STRAYS["cityscapes"])
-    facts = source("cityscapes")
+    facts = dataset_spec("cityscapes")
     assert find_strays(root, facts, ["trainval"]) == find_strays(root, facts, ["val"]) == [STRAYS["cityscapes"]]
     assert find_strays(root, facts, ["train"]) == []
 
@@ -196,7 +198,7 @@ def test_labels_lie_over_the_image_at_half_opacity() -> None:
 def test_the_sheet_shows_the_image_and_the_legend(tmp_path: Path) -> None:
     grey = np.full((30, 60, 3), 100, np.uint8)
     reader, pair = bdd100k(tmp_path, grey, np.full((30, 60), 8, np.uint8))
-    draw_sheet(tmp_path / "sheet.png", "One image", reader, [("val", pair)])
+    dataset_sheet(tmp_path / "sheet.png", "One image", reader, [("val", pair)])
     with Image.open(tmp_path / "sheet.png") as file:
         sheet = np.asarray(file.convert("RGB"))
     blended = np.rint(np.array(PALETTE[8]) / 2 + 50).astype(int)
@@ -211,7 +213,7 @@ def test_a_picture_of_any_shape_has_its_place(tmp_path: Path) -> None:
     for number, shape in enumerate([(400, 20), (20, 400), (1, 1)]):
         root = tmp_path / str(number)
         reader, pair = bdd100k(root, np.zeros((*shape, 3), np.uint8), np.full(shape, 255, np.uint8))
-        draw_sheet(root / "sheet.png", "A title that is far too long " * 10, reader, [("val", pair)] * 4)
+        dataset_sheet(root / "sheet.png", "A title that is far too long " * 10, reader, [("val", pair)] * 4)
         with Image.open(root / "sheet.png") as sheet:
             assert sheet.width < 2000 and sheet.height < 2000
 
@@ -224,7 +226,7 @@ def test_the_chart_shows_every_class_in_its_colour(tmp_path: Path) -> None:
         ("one", np.eye(20, dtype=np.int64)[3]),
         ("ignored", np.eye(20, dtype=int)[19]),
     ):
-        draw_classes(tmp_path / f"{name}.png", "A chart", counts, images * (counts > 0), 20)
+        draw_class_chart(tmp_path / f"{name}.png", "A chart", counts, images * (counts > 0), 20)
     with Image.open(tmp_path / "all.png") as file:
         chart = np.asarray(file.convert("RGB"))
     areas = [int((chart == colour).all(axis=2).sum()) for colour in PALETTE]

@@ -7,9 +7,10 @@ import time
 
 import pytest
 import torch
-from hmsa_pipeline.pipeline.config.manifest import Inference, Tile
+from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Tile
 from hmsa_pipeline.pipeline.inference.dump import limited_by
-from hmsa_pipeline.pipeline.inference.image_block import ByteBudget, Courier, Setting, Times
+from hmsa_pipeline.pipeline.inference.settings import InferenceSettings
+from hmsa_pipeline.pipeline.inference.transfer import ByteBudget, HostCopy, StageTimes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +52,7 @@ def test_one_that_is_larger_than_the_budget_passes_alone() -> None:
 
 
 def test_times_add_up_by_part() -> None:
-    times = Times()
+    times = StageTimes()
     for _ in range(3):
         with times.of("read"):
             time.sleep(0.01)
@@ -74,9 +75,9 @@ def test_the_limit_is_what_took_longest(part: str) -> None:
 
 
 def test_a_setting_is_what_the_manifest_says() -> None:
-    inference = Inference(scales=(1.0, 2.0), flip=True, tile=Tile(size=(64, 96), overlap=16))
-    setting = Setting.of(inference, torch.device("cpu"), "bf16", 3)
-    assert setting == Setting("cpu", "bf16", (1.0, 2.0), True, inference.tile, 3)
+    inference = InferenceOptions(scales=(1.0, 2.0), flip=True, tile=Tile(size=(64, 96), overlap=16))
+    setting = InferenceSettings.of(inference, torch.device("cpu"), "bf16", 3)
+    assert setting == InferenceSettings("cpu", "bf16", (1.0, 2.0), True, inference.tile, 3)
     assert setting.hands == 2
 
 
@@ -85,18 +86,18 @@ def test_beside_a_gpu_half_of_the_cores_decode_and_half_write(
     cores: int, hands: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    assert Setting("cuda:1", "fp16", (1.0,), False).hands == hands
+    assert InferenceSettings("cuda:1", "fp16", (1.0,), False).hands == hands
 
 
 def test_on_a_cpu_there_is_nothing_to_bring() -> None:
     result = torch.randn(3, 4)
-    assert Courier(torch.device("cpu")).send(result)() is result
+    assert HostCopy(torch.device("cpu")).send(result)() is result
 
 
 @pytest.mark.gpu
 def test_results_come_from_a_gpu_as_they_were_computed() -> None:
     device = torch.device("cuda")
-    courier, fetches = Courier(device), []
+    courier, fetches = HostCopy(device), []
     with torch.inference_mode():
         for number in range(20):
             result = torch.full((19, 512, 512), float(number), device=device, dtype=torch.float16)

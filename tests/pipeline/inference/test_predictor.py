@@ -13,7 +13,7 @@ from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.config.manifest import Member, Tile
 from hmsa_pipeline.pipeline.inference import predictor as module
-from hmsa_pipeline.pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, Predictor, fading, places
+from hmsa_pipeline.pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, Predictor, tile_corners, tile_weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -243,10 +243,10 @@ def test_tiles_cover_every_pixel_and_share_the_overlap(
     tile = Tile(size=(tall, wide), overlap=overlap)
     weights = torch.zeros(height, width)
     rows, columns = set(), set()
-    for y, x in places(height, width, tile):
+    for y, x in tile_corners(height, width, tile):
         part = weights[y : y + tall, x : x + wide]
         assert tuple(part.shape) == (min(height, tall), min(width, wide))
-        part += fading(part.shape[0], part.shape[1], tile.overlap)
+        part += tile_weights(part.shape[0], part.shape[1], tile.overlap)
         rows.add(y)
         columns.add(x)
     assert weights.min() > 0

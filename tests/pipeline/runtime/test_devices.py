@@ -20,8 +20,8 @@ from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.config.manifest import Member, Tile
 from hmsa_pipeline.pipeline.inference import predict_block
 from hmsa_pipeline.pipeline.inference.cuda_graphs import release_graphs
-from hmsa_pipeline.pipeline.inference.image_block import Courier
 from hmsa_pipeline.pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, Predictor
+from hmsa_pipeline.pipeline.inference.transfer import HostCopy
 from hmsa_pipeline.pipeline.training import trainer as train
 from PIL import Image
 from torch import Tensor, nn
@@ -171,7 +171,7 @@ def test_graphs_give_the_same_bits_while_other_threads_pin_memory(
 
 
 def test_results_travel_beside_what_is_computed_next(device: str) -> None:
-    courier, fetches = Courier(torch.device(device)), []
+    courier, fetches = HostCopy(torch.device(device)), []
     with torch.inference_mode():
         for number in range(20):
             result = torch.full((19, 64, 64), float(number), device=device, dtype=torch.float16)
@@ -221,15 +221,15 @@ def test_members_resident_and_in_turns_predict_the_same(
             one.tree["inference"]["cuda_graphs"] = graphs
             one.save()
             with monkeypatch.context() as patch:
-                patch.setattr(predict_block._Last, "key", None)
+                patch.setattr(predict_block._LoadedNetworks, "key", None)
                 if way == "in turns":
                     patch.setattr(predict_block, "_free_memory", lambda _: 0)
                 result = one.run("predict", "--device", device)
                 assert result.code == 0, result
                 assert "cannot be used" not in result.err
-                assert predict_block._Last.networks is not None
-                assert predict_block._Last.networks.together == (way == "together")
-                patch.setattr(predict_block._Last, "networks", None)
+                assert predict_block._LoadedNetworks.networks is not None
+                assert predict_block._LoadedNetworks.networks.together == (way == "together")
+                patch.setattr(predict_block._LoadedNetworks, "networks", None)
             pictures = {name: data for name, data in files(one.predictions).items() if name.endswith(".png")}
             assert len(pictures) == 10
             ways[f"{way} {graphs}"] = pictures

@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from hmsa_pipeline.pipeline.runtime.stop_signal import Stopping
+from hmsa_pipeline.pipeline.runtime.stop_signal import StopSignal
 
 
 @pytest.fixture(autouse=True)
@@ -17,20 +17,20 @@ def _handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted(number: signal.Signals) -> None:
-    with Stopping() as stopping:
+    with StopSignal() as stopping:
         assert not stopping.requested
         signal.raise_signal(number)
         assert stopping.requested
 
 
 def test_the_second_ctrl_c_stops_at_once() -> None:
-    with pytest.raises(KeyboardInterrupt), Stopping():
+    with pytest.raises(KeyboardInterrupt), StopSignal():
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
 
 
 def test_a_cluster_that_repeats_itself_only_asks() -> None:
-    with Stopping() as stopping:
+    with StopSignal() as stopping:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             signal.raise_signal(number)
         assert stopping.requested
@@ -38,6 +38,6 @@ def test_a_cluster_that_repeats_itself_only_asks() -> None:
 
 def test_afterwards_signals_are_what_they_were() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with Stopping():
+    with StopSignal():
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

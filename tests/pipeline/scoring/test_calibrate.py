@@ -8,7 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.pipeline.scoring.calibrate import COLDEST, HOTTEST, Pixels, fit, fit_temperature
+from hmsa_pipeline.pipeline.scoring.temperature_fit import (
+    MAX_TEMPERATURE,
+    MIN_TEMPERATURE,
+    LabelledPixels,
+    fit,
+    fit_temperature,
+)
 from scipy.special import softmax
 from torch.nn.functional import cross_entropy
 
@@ -41,28 +47,30 @@ def test_half_precision_logits_are_enough() -> None:
 def test_many_pixels_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = drawn(1.7)
     whole = fit_temperature(logits, labels)
-    monkeypatch.setattr("hmsa_pipeline.pipeline.scoring.calibrate._TOGETHER", 333)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.scoring.temperature_fit.PIXELS_AT_ONCE", 333)
     assert fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-9)
 
 
 def test_who_is_always_right_gets_the_coldest_and_who_never_is_the_hottest() -> None:
     labels = torch.arange(19)
     right = 5 * torch.eye(19)
-    assert fit_temperature(right, labels) == pytest.approx(COLDEST, rel=1e-3)
-    assert fit_temperature(right.roll(1, 1), labels) == pytest.approx(HOTTEST, rel=1e-3)
+    assert fit_temperature(right, labels) == pytest.approx(MIN_TEMPERATURE, rel=1e-3)
+    assert fit_temperature(right.roll(1, 1), labels) == pytest.approx(MAX_TEMPERATURE, rel=1e-3)
     assert math.isfinite(fit_temperature(torch.zeros(19, 19), labels))
 
 
-def ensemble(count: int = 3000) -> Pixels:
+def ensemble(count: int = 3000) -> LabelledPixels:
     """Three members that know the truth more or less, and say so more or less loudly."""
     truth, labels = drawn(1.0, count)
     draw = np.random.default_rng(1)
     noise = [torch.from_numpy(draw.normal(0, s, truth.shape)) for s in (0.3, 1.0, 3.0)]
     members = [loud * (truth + n) for loud, n in zip((4.0, 1.0, 0.5), noise, strict=True)]
-    return Pixels(torch.stack(members), labels)
+    return LabelledPixels(torch.stack(members), labels)
 
 
-def loss(pixels: Pixels, temperatures: Sequence[float], weights: Sequence[float], mean_of_logits: bool) -> float:
+def loss(
+    pixels: LabelledPixels, temperatures: Sequence[float], weights: Sequence[float], mean_of_logits: bool
+) -> float:
     """Pixel by pixel as the definition says."""
     shares = np.array(weights) / sum(weights)
     scaled = [z.numpy() / t for z, t in zip(pixels.logits, temperatures, strict=True)]
@@ -90,7 +98,9 @@ def test_no_neighbour_is_better(mean_of_logits: bool, weights: bool) -> None:
     draw = np.random.default_rng(2)
     for spread in (0.01, 0.1, 0.5):
         for _ in range(60):
-            other = (np.array(heat) * np.exp(draw.normal(0, spread, 3))).clip(COLDEST, HOTTEST).tolist()
+            other = (
+                (np.array(heat) * np.exp(draw.normal(0, spread, 3))).clip(MIN_TEMPERATURE, MAX_TEMPERATURE).tolist()
+            )
             near = [float(w) for w in np.array(shares) * np.exp(draw.normal(0, spread, 3))] if weights else shares
             assert best <= loss(pixels, other, near, mean_of_logits) + 1e-7
 
@@ -105,7 +115,7 @@ def test_members_fitted_alone_are_too_unsure_together() -> None:
 
 def test_one_member_is_fitted_as_it_would_be_alone() -> None:
     logits, labels = drawn(2.0)
-    heat, shares = fit(Pixels(logits[None], labels), [3.0], [1.0], mean_of_logits=False, weights=True)
+    heat, shares = fit(LabelledPixels(logits[None], labels), [3.0], [1.0], mean_of_logits=False, weights=True)
     assert heat[0] == pytest.approx(fit_temperature(logits, labels), rel=1e-4)
     assert shares == [1.0]
 
@@ -116,7 +126,7 @@ def test_many_images_outvote_what_is_believed_beforehand(weights: bool) -> None:
     pixels, before = ensemble(), [1.0, 1.0, 1.0]
 
     def fitted(images: int) -> tuple[np.ndarray, float]:
-        given = Pixels(pixels.logits, pixels.labels, images)
+        given = LabelledPixels(pixels.logits, pixels.labels, images)
         numbers = fit(given, before, before, mean_of_logits=False, weights=weights)
         return np.log(np.concatenate(numbers)), loss(pixels, *numbers, False)
 

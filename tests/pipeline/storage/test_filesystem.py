@@ -17,13 +17,13 @@ from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.storage import filesystem as places
 from hmsa_pipeline.pipeline.storage import writer_lock as lock
 from hmsa_pipeline.pipeline.storage.filesystem import (
-    create,
-    guarded,
+    create_exclusive,
     listing,
-    place,
+    parse_location,
     read_bytes,
+    short_lock,
     size,
-    state,
+    version_tag,
     write_bytes,
 )
 from hmsa_pipeline.pipeline.storage.writer_lock import require_free, require_held, writer_lock
@@ -33,21 +33,21 @@ from hmsa_pipeline.pipeline.storage.writer_lock import require_free, require_hel
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "disk":
         return tmp_path / "run"
-    return place(request.getfixturevalue("bucket") + "/run")
+    return parse_location(request.getfixturevalue("bucket") + "/run")
 
 
 @pytest.fixture
 def remote(bucket: str) -> Path:
-    return place(f"{bucket}/run")
+    return parse_location(f"{bucket}/run")
 
 
 # ------------------------------------------------------------------ names
 
 
 def test_a_place_is_a_path_or_a_url(tmp_path: Path) -> None:
-    assert place("runs/a") == Path("runs/a")
-    assert place(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
-    found = place("s3://bucket/run/")
+    assert parse_location("runs/a") == Path("runs/a")
+    assert parse_location(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
+    found = parse_location("s3://bucket/run/")
     assert (str(found), places.is_remote(found)) == ("s3://bucket/run", True)
     below = found / "logits" / "a b#c.zarr"
     assert (str(below), below.name, str(below.parent)) == (
@@ -68,7 +68,7 @@ def test_a_place_is_a_path_or_a_url(tmp_path: Path) -> None:
 )
 def test_a_url_that_leads_nowhere_is_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        place(text)
+        parse_location(text)
 
 
 # ------------------------------------------------------------------ files
@@ -76,18 +76,18 @@ def test_a_url_that_leads_nowhere_is_refused(text: str, said: str) -> None:
 
 def test_what_is_written_is_there_and_what_is_removed_is_not(folder: Path) -> None:
     file = folder / "a" / "b.bin"
-    assert (size(file), state(file)) == (None, None)
+    assert (size(file), version_tag(file)) == (None, None)
     with pytest.raises(FileNotFoundError):
         read_bytes(file)
     with pytest.raises(FileNotFoundError):
         places.modified(file)
     write_bytes(file, memoryview(b"one"))
-    first = state(file)
-    assert (size(file), read_bytes(file), first) == (3, b"one", state(file))
+    first = version_tag(file)
+    assert (size(file), read_bytes(file), first) == (3, b"one", version_tag(file))
     assert abs(places.modified(file) - time.time()) < 60
     write_bytes(file, b"three")
     assert (size(file), read_bytes(file)) == (5, b"three")
-    assert state(file) != first
+    assert version_tag(file) != first
     assert size(folder / "a") is None  # a folder is no file
     places.remove(file)
     places.remove(file)
@@ -134,9 +134,9 @@ def test_a_thousand_files_are_listed_and_removed(remote: Path) -> None:
 
 def test_a_file_is_created_once(folder: Path) -> None:
     places.make_folder(folder)
-    create(folder / "x.lock", b"first")
+    create_exclusive(folder / "x.lock", b"first")
     with pytest.raises(FileExistsError):
-        create(folder / "x.lock", b"second")
+        create_exclusive(folder / "x.lock", b"second")
     assert read_bytes(folder / "x.lock") == b"first"
 
 
@@ -151,9 +151,9 @@ def test_a_lost_answer_is_no_other_holder(remote: Path, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         patch.setattr(type(system), "pipe_file", lambda self, *a, **o: twice(self, *a, **o))
-        create(remote / "x.lock", b"mine")
+        create_exclusive(remote / "x.lock", b"mine")
         with pytest.raises(FileExistsError):
-            create(remote / "x.lock", b"yours")
+            create_exclusive(remote / "x.lock", b"yours")
     assert read_bytes(remote / "x.lock") == b"mine"
 
 
@@ -170,7 +170,7 @@ def test_who_is_refused_for_another_that_is_refused_too_asks_again(
         whole(*arguments, **options)
 
     monkeypatch.setattr(system, "pipe_file", conflict)
-    create(remote / "x.lock", b"mine")
+    create_exclusive(remote / "x.lock", b"mine")
     assert (len(asked), read_bytes(remote / "x.lock")) == (2, b"mine")
 
 
@@ -194,10 +194,10 @@ def test_what_the_library_raises_is_an_oserror(remote: Path, monkeypatch: pytest
         monkeypatch.setattr(places._system(remote), name, unreachable)
     for ask in (
         lambda: size(remote),
-        lambda: state(remote),
+        lambda: version_tag(remote),
         lambda: read_bytes(remote),
         lambda: write_bytes(remote, b""),
-        lambda: create(remote, b""),
+        lambda: create_exclusive(remote, b""),
         lambda: list(listing(remote)),
         lambda: places.modified(remote),
         lambda: places.remove(remote),
@@ -224,7 +224,7 @@ def test_a_guard_lets_one_in(folder: Path) -> None:
 
     def add() -> None:
         for _ in range(5):
-            with guarded(folder / ".count.lock"):
+            with short_lock(folder / ".count.lock"):
                 write_bytes(folder / "count", str(int(read_bytes(folder / "count")) + 1).encode())
 
     threads = [threading.Thread(target=add) for _ in range(4)]
@@ -240,14 +240,14 @@ def test_the_guard_of_the_dead_is_taken_over(remote: Path, monkeypatch: pytest.M
     monkeypatch.setattr(places, "_GUARD_SECONDS", 0.5)
     write_bytes(remote / ".x.lock", b"somebody who died")
     begun = time.monotonic()
-    with guarded(remote / ".x.lock"):
+    with short_lock(remote / ".x.lock"):
         assert 0.5 < time.monotonic() - begun < 20
         assert read_bytes(remote / ".x.lock") != b"somebody who died"
     assert size(remote / ".x.lock") is None
 
 
 def test_a_guard_that_was_taken_away_is_left_to_its_new_holder(remote: Path) -> None:
-    with guarded(remote / ".x.lock"):
+    with short_lock(remote / ".x.lock"):
         write_bytes(remote / ".x.lock", b"another's by now")
     assert read_bytes(remote / ".x.lock") == b"another's by now"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hmsa_pipeline.errors import StoreError
-from hmsa_pipeline.pipeline.store.fixed_point import LIMIT, decoded, encoded
+from hmsa_pipeline.pipeline.store.fixed_point import LIMIT, decode, encode
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ def foretold(values: np.ndarray) -> np.ndarray:
 @given(maps)
 def test_what_comes_back_is_the_nearest_sixty_fourth(values: np.ndarray) -> None:
     kept = values.copy()
-    back = decoded(encoded(values))
+    back = decode(encode(values))
     assert back.dtype == np.float16
     assert back.shape == values.shape
     assert np.array_equal(values, kept)
@@ -52,7 +52,7 @@ def test_what_comes_back_is_the_nearest_sixty_fourth(values: np.ndarray) -> None
 
 @given(maps)
 def test_what_is_kept_is_the_zigzag_of_the_prediction_errors(values: np.ndarray) -> None:
-    found = encoded(values)
+    found = encode(values)
     assert found.dtype == np.uint16
     fixed = np.round(values.astype(np.float64) * 64).astype(np.int64)
     for place in np.ndindex(values.shape[:-2]):
@@ -61,16 +61,16 @@ def test_what_is_kept_is_the_zigzag_of_the_prediction_errors(values: np.ndarray)
 
 
 def test_what_is_decoded_may_be_read_only() -> None:
-    values = encoded(logits(0, 9, 7))
+    values = encode(logits(0, 9, 7))
     values.flags.writeable = False
-    decoded(values)
+    decode(values)
 
 
 @pytest.mark.parametrize("spread", [0.01, 0.5, 1.0, 4.0, 15.0])
 def test_probabilities_stay_within_four_thousandths(spread: float) -> None:
     draw = np.random.default_rng(0)
     values = (spread * draw.standard_normal((19, 200, 100))).astype(np.float16)
-    back = decoded(encoded(values))
+    back = decode(encode(values))
     before, after = (torch.from_numpy(z.astype(np.float64)).softmax(0) for z in (values, back))
     assert (before - after).abs().max().item() < 0.004
 
@@ -99,7 +99,7 @@ def test_a_compact_store_is_a_fifth_of_the_raw_logits(tmp_path: Path) -> None:
     assert size is not None
     assert size * 5 <= made.nbytes
     again = LogitStore.open(tmp_path / "s.zarr")
-    assert np.array_equal(again.read(0), decoded(encoded(made)))
+    assert np.array_equal(again.read(0), decode(encode(made)))
     assert np.array_equal(again.read(0, 64, 96), again.read(0)[:, 64:96])
     again.check(0)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
-from hmsa_pipeline.pipeline.store.logit_store import LogitStore, strip_rows
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
+from hmsa_pipeline.pipeline.store.zarr_backend import strip_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

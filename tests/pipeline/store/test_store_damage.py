@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.store import logit_store as store_module
-from hmsa_pipeline.pipeline.store.logit_store import DamagedShardError, LogitStore
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hmsa_pipeline.pipeline.store.shard_file import read_chunk
+from hmsa_pipeline.pipeline.store.zarr_backend import DamagedShardError
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

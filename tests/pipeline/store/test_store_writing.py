@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from hmsa_pipeline import files
 from hmsa_pipeline.errors import StoreError
-from hmsa_pipeline.pipeline.store.logit_store import DamagedShardError, LogitStore
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
+from hmsa_pipeline.pipeline.store.zarr_backend import DamagedShardError
 
 from ..stores import CLASSES, SIZE, VERSIONS, begun, filled, identity, logits, photo, same_bits, tree
 

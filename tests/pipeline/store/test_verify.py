@@ -16,7 +16,7 @@ from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store import logit_store as store_module
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hmsa_pipeline.pipeline.store.shard_file import read_chunk
-from hmsa_pipeline.pipeline.store.verify import Verified, status, verify
+from hmsa_pipeline.pipeline.store.verify import VerifyResult, store_status, verify
 
 from ..stores import begun, edit_json, filled, flip_bit, logits, manifest_of, photo, same_bits, store_at, tree
 
@@ -42,7 +42,7 @@ def damage(path: Path) -> None:
     flip_bit(path, 8 * 40)
 
 
-def by_store(results: list[Verified]) -> dict[str, Verified]:
+def by_store(results: list[VerifyResult]) -> dict[str, VerifyResult]:
     return {f"{result.dataset}/{result.model}": result for result in results}
 
 
@@ -55,7 +55,7 @@ def test_status_counts_what_is_complete_and_says_when(manifest: Manifest) -> Non
     then = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
     for row in range(3):
         os.utime(shard(manifest, row, model="bee"), (then - row, then - row))
-    cells = {f"{cell.dataset}/{cell.model}": cell for cell in status(manifest)}
+    cells = {f"{cell.dataset}/{cell.model}": cell for cell in store_status(manifest)}
     assert list(cells) == ["street/ant", "street/bee", "garden/ant", "garden/bee"]
     bee = cells["street/bee"]
     assert (bee.complete, bee.total, bee.problem) == (3, 5, None)
@@ -69,7 +69,7 @@ def test_status_counts_what_is_complete_and_says_when(manifest: Manifest) -> Non
 def test_an_empty_shard_and_an_unfinished_file_are_not_complete(manifest: Manifest) -> None:
     shard(manifest, 0).write_bytes(b"")
     shard(manifest, 1).rename(shard(manifest, 1).with_name(".77.partial"))
-    cell = status(manifest)[0]
+    cell = store_status(manifest)[0]
     assert (cell.complete, cell.total) == (2, 4)
     assert cell.bytes == sum(shard(manifest, row).stat().st_size for row in (2, 3))
 
@@ -92,7 +92,7 @@ def test_a_store_in_trouble_does_not_hide_the_others(
             return scandir(path)
 
         monkeypatch.setattr(os, "scandir", refuse)
-    first, second, third, fourth = status(manifest)
+    first, second, third, fourth = store_status(manifest)
     assert first.problem is not None
     assert first.problem.startswith(str(store))
     assert "\n" not in first.problem

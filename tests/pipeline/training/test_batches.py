@@ -16,19 +16,20 @@ import numpy as np
 import pytest
 import torch
 from hmsa_pipeline.datasets.class_uniform import CentroidIndex, build_index
-from hmsa_pipeline.datasets.dataset_specs import source
+from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
-from hmsa_pipeline.datasets.segmentation_dataset import Draw, SegmentationDataset
+from hmsa_pipeline.datasets.segmentation_dataset import SampleRequest, SegmentationDataset
 from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.datasets.transforms import EvalTransform, TrainTransform
 from hmsa_pipeline.errors import DatasetError
-from hmsa_pipeline.pipeline.config.recipe import Recipe, load_recipe
+from hmsa_pipeline.pipeline.config.load_recipe import load_recipe
+from hmsa_pipeline.pipeline.config.recipe import Recipe
 from hmsa_pipeline.pipeline.training.batches import (
     Batch,
-    Shares,
+    StepSampler,
     batches,
-    epoch_draws,
+    epoch_samples,
     train_loader,
     validation_loader,
 )
@@ -55,7 +56,7 @@ def _one_thread() -> Iterator[None]:
 
 def dataset(root: Path, split: str = "train", transform: Any = None) -> SegmentationDataset:
     pairs = list_pairs(root, "cityscapes", split)
-    reader = LabelReader(root, source("cityscapes"))
+    reader = LabelReader(root, dataset_spec("cityscapes"))
     return SegmentationDataset(root, pairs, reader, transform or TrainTransform((32, 64)))
 
 
@@ -65,11 +66,13 @@ def recipe(global_batch: int, batch_size: int = 1, **more: Any) -> Recipe:
     return load_recipe("demo", data_root=Path("/nowhere"), overrides=overrides)
 
 
-def whole_step(draws: list[Draw], global_batch: int, batch_size: int, world: int, step: int) -> list[Draw]:
+def whole_step(
+    draws: list[SampleRequest], global_batch: int, batch_size: int, world: int, step: int
+) -> list[SampleRequest]:
     """What all processes together see in a step, in the order of their ranks."""
     seen = []
     for rank in range(world):
-        shares = Shares(global_batch, batch_size, rank, world)
+        shares = StepSampler(global_batch, batch_size, rank, world)
         shares.begin(draws, step)
         for batch in itertools.islice(shares, shares.per_step):
             assert len(batch) == batch_size
@@ -91,10 +94,10 @@ def test_a_step_is_the_same_images_however_it_is_shared(
     world: int, batch_size: int, accumulation: int, steps: int, data: st.DataObject
 ) -> None:
     size = world * batch_size * accumulation
-    draws = [Draw(image, 100 + image) for image in range(size * steps)]
+    draws = [SampleRequest(image, 100 + image) for image in range(size * steps)]
     step = data.draw(st.integers(0, steps - 1))
     assert whole_step(draws, size, batch_size, world, step) == draws[step * size : (step + 1) * size]
-    shares = Shares(size, batch_size, 0, world)
+    shares = StepSampler(size, batch_size, 0, world)
     assert shares.per_step == accumulation
 
 
@@ -106,9 +109,9 @@ def test_who_begins_in_the_middle_sees_the_same_rest(
     world: int, batch_size: int, accumulation: int, steps: int, data: st.DataObject
 ) -> None:
     size = world * batch_size * accumulation
-    draws = [Draw(image, 0) for image in range(size * steps)]
+    draws = [SampleRequest(image, 0) for image in range(size * steps)]
     done, rank = data.draw(st.integers(0, steps)), data.draw(st.integers(0, world - 1))
-    shares = Shares(size, batch_size, rank, world)
+    shares = StepSampler(size, batch_size, rank, world)
     shares.begin(draws, 0)
     everything = list(shares)
     shares.begin(draws, done)
@@ -118,7 +121,7 @@ def test_who_begins_in_the_middle_sees_the_same_rest(
 
 
 def test_before_the_first_epoch_there_is_nothing() -> None:
-    assert list(Shares(4, 2, 0, 1)) == []
+    assert list(StepSampler(4, 2, 0, 1)) == []
 
 
 # Draws.
@@ -142,9 +145,9 @@ def test_an_epoch_is_whole_steps_of_images_that_are_there(
 ) -> None:
     index = centroids(images, tuple(sorted(classes)))
     given_ = recipe(global_batch, sampling={"class_uniform": share})
-    draws = epoch_draws(given_, images, index, epoch)
+    draws = epoch_samples(given_, images, index, epoch)
     assert len(draws) == max(1, images // global_batch) * global_batch
-    assert draws == epoch_draws(given_, images, index, epoch)
+    assert draws == epoch_samples(given_, images, index, epoch)
     known = {(int(i), (int(x), int(y))) for i, _, x, y in index.centroids}
     for draw in draws:
         assert 0 <= draw.image < images
@@ -167,22 +170,22 @@ def test_an_epoch_does_not_depend_on_who_shares_it(
 ) -> None:
     size = 4 * batch_size * times
     index = centroids(images, (0, 5))
-    alone = epoch_draws(recipe(size, size), images, index, epoch)
-    shared = epoch_draws(recipe(size, batch_size, workers=3, precision="fp32"), images, index, epoch)
+    alone = epoch_samples(recipe(size, size), images, index, epoch)
+    shared = epoch_samples(recipe(size, batch_size, workers=3, precision="fp32"), images, index, epoch)
     assert shared == alone
     for step in range(len(alone) // size):
         assert whole_step(shared, size, batch_size, world, step) == alone[step * size : (step + 1) * size]
 
 
 def test_without_class_uniform_sampling_no_image_comes_twice_before_all_have_come() -> None:
-    draws = epoch_draws(recipe(1, sampling={"class_uniform": 0}), 50, None, 0)
+    draws = epoch_samples(recipe(1, sampling={"class_uniform": 0}), 50, None, 0)
     assert sorted(draw.image for draw in draws) == list(range(50))
     assert {draw.centroid for draw in draws} == {None}
     assert len({draw.seed for draw in draws}) == 50
 
 
 def test_half_of_an_epoch_is_spread_evenly_over_the_classes() -> None:
-    draws = epoch_draws(recipe(1), 380, centroids(380, tuple(range(19))), 0)
+    draws = epoch_samples(recipe(1), 380, centroids(380, tuple(range(19))), 0)
     # The fixture writes the class into y.
     shown = Counter(draw.centroid[1] for draw in draws if draw.centroid)
     assert shown == dict.fromkeys(range(19), 10)
@@ -192,7 +195,7 @@ def test_half_of_an_epoch_is_spread_evenly_over_the_classes() -> None:
 
 
 def test_a_dataset_smaller_than_a_step_goes_round() -> None:
-    draws = epoch_draws(recipe(8, sampling={"class_uniform": 0}), 3, None, 0)
+    draws = epoch_samples(recipe(8, sampling={"class_uniform": 0}), 3, None, 0)
     assert len(draws) == 8
     assert sorted(Counter(draw.image for draw in draws).values()) == [2, 3, 3]
     # The same image again, but another crop of it.
@@ -201,20 +204,20 @@ def test_a_dataset_smaller_than_a_step_goes_round() -> None:
 
 def test_other_epochs_and_other_seeds_draw_otherwise() -> None:
     index = centroids(40, (1, 2))
-    drawn = [epoch_draws(recipe(2, seed=seed), 40, index, epoch) for seed in (0, 1, 7) for epoch in range(4)]
+    drawn = [epoch_samples(recipe(2, seed=seed), 40, index, epoch) for seed in (0, 1, 7) for epoch in range(4)]
     assert all(one != other for one, other in itertools.combinations(drawn, 2))
 
 
 def test_what_is_drawn_stays_the_same_from_release_to_release() -> None:
     """A run goes on under another release: these were drawn when the first one was made."""
-    draws = epoch_draws(recipe(2, sampling={"class_uniform": 1.0}), 20, centroids(20, (3, 7)), 1)
+    draws = epoch_samples(recipe(2, sampling={"class_uniform": 1.0}), 20, centroids(20, (3, 7)), 1)
     assert draws[11:17] == [
-        Draw(18, 1275098000, (183, 3)),
-        Draw(4, 321757168, (47, 7)),
-        Draw(7, 1715917621),
-        Draw(5, 1255750564, (53, 3)),
-        Draw(17, 282663199, (177, 7)),
-        Draw(19, 299167855, (197, 7)),
+        SampleRequest(18, 1275098000, (183, 3)),
+        SampleRequest(4, 321757168, (47, 7)),
+        SampleRequest(7, 1715917621),
+        SampleRequest(5, 1255750564, (53, 3)),
+        SampleRequest(17, 282663199, (177, 7)),
+        SampleRequest(19, 299167855, (197, 7)),
     ]
 
 
@@ -235,8 +238,8 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_holds_what_was_drawn(streets: Path, workers: int) -> None:
     learnt = dataset(streets)
-    draws = epoch_draws(recipe(4, 2), len(learnt), build_index(learnt.reader, learnt.pairs, 16), 0)
-    shares = Shares(4, 2, 0, 1)
+    draws = epoch_samples(recipe(4, 2), len(learnt), build_index(learnt.reader, learnt.pairs, 16), 0)
+    shares = StepSampler(4, 2, 0, 1)
     shares.begin(draws, 0)
     for number, batch in enumerate(batches(train_loader(learnt, shares, workers, CPU))):
         samples = [learnt[draw] for draw in draws[2 * number : 2 * number + 2]]
@@ -249,11 +252,11 @@ def test_a_batch_holds_what_was_drawn(streets: Path, workers: int) -> None:
 
 def test_epochs_follow_one_another_in_the_same_worker_processes(streets: Path) -> None:
     learnt = dataset(streets)
-    shares = Shares(2, 1, 0, 1)
+    shares = StepSampler(2, 1, 0, 1)
     loader = train_loader(learnt, shares, 1, CPU)
     plain = train_loader(learnt, shares, 0, CPU)
     for epoch, first in ((0, 0), (1, 1), (2, 2), (3, 0)):
-        shares.begin(epoch_draws(recipe(2), len(learnt), None, epoch), first)
+        shares.begin(epoch_samples(recipe(2), len(learnt), None, epoch), first)
         there = seen(loader)
         assert len(there) == 2 * (len(learnt) // 2 - first)
         assert same(there, seen(plain))
@@ -262,8 +265,8 @@ def test_epochs_follow_one_another_in_the_same_worker_processes(streets: Path) -
 @pytest.mark.parametrize("workers", [0, 1])
 def test_loading_leaves_the_random_numbers_alone(streets: Path, workers: int) -> None:
     learnt = dataset(streets)
-    shares = Shares(5, 5, 0, 1)
-    shares.begin(epoch_draws(recipe(5), len(learnt), None, 0), 0)
+    shares = StepSampler(5, 5, 0, 1)
+    shares.begin(epoch_samples(recipe(5), len(learnt), None, 0), 0)
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -301,8 +304,8 @@ def spoilt(streets: Path, tmp_path: Path, name: str, content: bytes) -> Segmenta
 
 
 def all_of(learnt: SegmentationDataset, workers: int) -> DataLoader[Any]:
-    shares = Shares(len(learnt), 1, 0, 1)
-    shares.begin([Draw(image, 0) for image in range(len(learnt))], 0)
+    shares = StepSampler(len(learnt), 1, 0, 1)
+    shares.begin([SampleRequest(image, 0) for image in range(len(learnt))], 0)
     return train_loader(learnt, shares, workers, CPU)
 
 
@@ -363,8 +366,8 @@ def test_a_crop_that_memory_does_not_hold_names_the_knobs(
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_has_shrunk_since_its_mask_was_read_is_named(streets: Path, workers: int) -> None:
     learnt = dataset(streets)
-    shares = Shares(1, 1, 0, 1)
-    shares.begin([Draw(2, 0, (500, 500))], 0)
+    shares = StepSampler(1, 1, 0, 1)
+    shares.begin([SampleRequest(2, 0, (500, 500))], 0)
     with pytest.raises(DatasetError, match=r"centroid \(500, 500\).*remove the cache") as caught:
         seen(train_loader(learnt, shares, workers, CPU))
     assert str(caught.value).startswith(f"{learnt.root / learnt.pairs[2].image}: ")
@@ -379,8 +382,8 @@ def test_what_is_nobodys_fault_but_ours_is_not_hidden(streets: Path, failing: An
 
 def test_one_error_of_a_batch_is_enough(streets: Path, failing: Any) -> None:
     learnt = dataset(streets, transform=failing(DatasetError("the first")))
-    shares = Shares(5, 5, 0, 1)
-    shares.begin([Draw(image, 0) for image in range(5)], 0)
+    shares = StepSampler(5, 5, 0, 1)
+    shares.begin([SampleRequest(image, 0) for image in range(5)], 0)
     with pytest.raises(DatasetError, match=r"^the first$"):
         seen(train_loader(learnt, shares, 0, CPU))
 

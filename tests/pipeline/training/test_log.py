@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES, PALETTE
-from hmsa_pipeline.pipeline.training.log import Journal, gallery_picture, iou_table
+from hmsa_pipeline.pipeline.training.log import TrainingLog, iou_table, side_by_side
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -37,7 +37,7 @@ def test_a_gallery_picture_is_image_labels_and_prediction_side_by_side() -> None
     image = torch.full((3, 4, 6), 7, dtype=torch.uint8)
     labels = torch.full((4, 6), 255, dtype=torch.uint8)
     labels[0] = 10
-    picture = gallery_picture(image, labels, torch.full((4, 6), 13))
+    picture = side_by_side(image, labels, torch.full((4, 6), 13))
     assert (picture.shape, picture.dtype) == ((3, 4, 18), torch.uint8)
     assert picture[:, 2, 5].tolist() == [7, 7, 7]
     assert picture[:, 0, 6].tolist() == list(PALETTE[10])
@@ -47,16 +47,16 @@ def test_a_gallery_picture_is_image_labels_and_prediction_side_by_side() -> None
 
 def test_a_large_picture_is_made_smaller() -> None:
     labels = torch.zeros(1052, 1914, dtype=torch.uint8)
-    picture = gallery_picture(torch.zeros(3, 1052, 1914, dtype=torch.uint8), labels, labels)
+    picture = side_by_side(torch.zeros(3, 1052, 1914, dtype=torch.uint8), labels, labels)
     assert picture.shape == (3, 263, 3 * 479)
 
 
 def test_what_an_interrupted_run_wrote_of_later_steps_is_hidden(tmp_path: Path) -> None:
-    first = Journal(tmp_path, 0)
+    first = TrainingLog(tmp_path, 0)
     for step in (10, 20, 30):
         first.scalars(step, {"loss/total": float(step)})
     first.close()
-    second = Journal(tmp_path, 20)
+    second = TrainingLog(tmp_path, 20)
     second.scalars(25, {"loss/total": -1.0})
     second.close()
     events = board(tmp_path).Scalars("loss/total")
@@ -64,7 +64,7 @@ def test_what_an_interrupted_run_wrote_of_later_steps_is_hidden(tmp_path: Path) 
 
 
 def test_history_and_chart_are_there_before_any_validation_and_after(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0)
+    journal = TrainingLog(tmp_path, 0)
     pictures = []
     for history in ([row(1, None)], [row(1, None), row(2, 0.4)]):
         journal.epoch(history)

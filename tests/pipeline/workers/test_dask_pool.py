@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from hmsa_pipeline import __version__
-from hmsa_pipeline.pipeline.workers.dask_pool import _problem
+from hmsa_pipeline.pipeline.workers.dask_pool import worker_problem
 
 GOOD: dict[str, Any] = {
     "name": "ant",
@@ -25,11 +25,11 @@ PLACES = (Path("/out"), Path("/photos"))
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", None])
 def test_a_worker_that_fits_has_no_problem(device: str | None) -> None:
-    assert _problem(GOOD | {"device": device or "cpu"}, PLACES, device) is None
+    assert worker_problem(GOOD | {"device": device or "cpu"}, PLACES, device) is None
 
 
 def test_a_gpu_may_work_where_all_work_on_the_cpu() -> None:
-    assert _problem(GOOD | {"device": "cuda"}, PLACES, "cpu") is None
+    assert worker_problem(GOOD | {"device": "cuda"}, PLACES, "cpu") is None
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_a_gpu_may_work_where_all_work_on_the_cpu() -> None:
 )
 def test_what_does_not_fit_is_said(wrong: dict[str, Any], said: str) -> None:
     found = GOOD | {"device": "cuda"} | wrong
-    assert re.match(rf"worker ant on hill: {said}", _problem(found, PLACES, "cuda") or "")
+    assert re.match(rf"worker ant on hill: {said}", worker_problem(found, PLACES, "cuda") or "")

@@ -7,12 +7,12 @@ from pathlib import Path
 from threading import Barrier
 
 from hmsa_pipeline.pipeline.storage.filesystem import free_bytes
-from hmsa_pipeline.pipeline.workers.protocol import News, Report
+from hmsa_pipeline.pipeline.workers.protocol import BlockStatus, ProgressReporter
 
 
 def test_the_image_in_work_for_longest_is_named_until_it_is_done() -> None:
-    report = Report(lambda: False)
-    assert report.news() == News(0)
+    report = ProgressReporter(lambda: False)
+    assert report.news() == BlockStatus(0)
     with ThreadPoolExecutor(1) as pool, report.at_work("slow.png"):
         begun, end = Barrier(2), Barrier(2)
 
@@ -31,12 +31,12 @@ def test_the_image_in_work_for_longest_is_named_until_it_is_done() -> None:
         second = report.news()
         assert (second.settled, second.image) == (1, "slow.png")
         assert second.age >= first.age >= 0
-    assert report.news() == News(1)
+    assert report.news() == BlockStatus(1)
 
 
 def test_everybody_who_settles_an_image_is_counted() -> None:
     heard = []
-    report = Report(lambda: True, lambda: heard.append(1))
+    report = ProgressReporter(lambda: True, lambda: heard.append(1))
     with ThreadPoolExecutor(8) as pool:
         for _ in range(200):
             pool.submit(report.settle)

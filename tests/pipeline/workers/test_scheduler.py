@@ -11,9 +11,19 @@ from pathlib import Path
 import pytest
 from hmsa_pipeline.errors import DiskError, StoreError
 from hmsa_pipeline.pipeline.runtime.progress import Progress
-from hmsa_pipeline.pipeline.workers.in_process import Died, Ended, Event, Hand, Heard, Raised
-from hmsa_pipeline.pipeline.workers.protocol import News, Outcome, Report
-from hmsa_pipeline.pipeline.workers.scheduler import IN_FLIGHT, Item, Tally, run_works
+from hmsa_pipeline.pipeline.workers.jobs import JobImage, JobSummary
+from hmsa_pipeline.pipeline.workers.protocol import (
+    BlockFinished,
+    BlockProgress,
+    BlockRaised,
+    BlockResult,
+    BlockStatus,
+    Event,
+    ProgressReporter,
+    Worker,
+    WorkerDied,
+)
+from hmsa_pipeline.pipeline.workers.scheduler import IN_FLIGHT, run_jobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,11 +40,11 @@ class Shelf:
     held: bool = False
     swept: int = 0
 
-    def open(self) -> list[Item]:
+    def open(self) -> list[JobImage]:
         if self.refusal:
             raise self.refusal
         self.held = True
-        return [Item(path, 100) for path in self.images]
+        return [JobImage(path, 100) for path in self.images]
 
     def block(self, paths: Sequence[str]) -> Pack:
         return Pack(self, tuple(paths))
@@ -55,7 +65,7 @@ class Pack:
     shelf: Shelf
     paths: tuple[str, ...]
 
-    def run(self, report: Report) -> Outcome:
+    def run(self, report: ProgressReporter) -> BlockResult:
         raise NotImplementedError
 
 
@@ -66,8 +76,8 @@ class Crew:
 
     def __init__(self, hands: int, seed: int = 0, deaths: float = 0.0) -> None:
         self._draw, self._deaths = random.Random(seed), deaths
-        self._hands = [Hand(f"w{n}") for n in range(hands)]
-        self._given: dict[int, tuple[Pack, Hand]] = {}
+        self._hands = [Worker(f"w{n}") for n in range(hands)]
+        self._given: dict[int, tuple[Pack, Worker]] = {}
         self._hanging: set[int] = set()
         self._killed: list[int] = []
         self.started = self.stopped = 0
@@ -79,10 +89,10 @@ class Crew:
     def describe(self) -> list[str]:
         return []
 
-    def hands(self) -> list[Hand]:
+    def hands(self) -> list[Worker]:
         return self._hands
 
-    def submit(self, number: int, block: Pack, hand: Hand) -> None:  # type: ignore[override]
+    def submit(self, number: int, block: Pack, hand: Worker) -> None:  # type: ignore[override]
         assert block.shelf.held
         assert hand not in [other for _, other in self._given.values()]
         self._given[number] = block, hand
@@ -92,23 +102,23 @@ class Crew:
         while self._killed:
             number = self._killed.pop()
             del self._given[number]
-            sink(Died(number, 1))
+            sink(WorkerDied(number, 1))
         ready = [number for number in self._given if number not in self._hanging]
         if not ready:
             return
         number = self._draw.choice(ready)
         pack, hand = self._given[number]
-        outcome = Outcome(seconds=1.0)
+        outcome = BlockResult(seconds=1.0)
         for position, path in enumerate(pack.paths):
             if path in pack.shelf.done:
                 continue
             if "hang" in path:
-                sink(Heard(number, hand.name, News(position, path, 1e6)))
+                sink(BlockProgress(number, hand.name, BlockStatus(position, path, 1e6)))
                 self._hanging.add(number)
                 return
             if "kill" in path or self._draw.random() < self._deaths:
                 del self._given[number]
-                sink(Died(number, 1))
+                sink(WorkerDied(number, 1))
                 return
             if "full" in path:
                 outcome.disk = "the disk is full"
@@ -116,15 +126,15 @@ class Crew:
                 break
             if "bug" in path:
                 del self._given[number]
-                sink(Raised(number, RuntimeError("a bug")))
+                sink(BlockRaised(number, RuntimeError("a bug")))
                 return
             if "fail" in path:
                 outcome.failed[path] = "no picture"
             else:
                 pack.shelf.done.append(path)
-            sink(Heard(number, hand.name, News(position + 1)))
+            sink(BlockProgress(number, hand.name, BlockStatus(position + 1)))
         del self._given[number]
-        sink(Ended(number, outcome))
+        sink(BlockFinished(number, outcome))
 
     def stop(self) -> None:
         self.stopped += 1
@@ -137,15 +147,15 @@ class Crew:
         raise AssertionError("who began the crew closes it")
 
 
-def run(shelves: Sequence[Shelf], crew: Crew) -> dict[str, Tally]:
-    tallies: dict[str, Tally] = {}
+def run(shelves: Sequence[Shelf], crew: Crew) -> dict[str, JobSummary]:
+    tallies: dict[str, JobSummary] = {}
 
-    def ended(position: int, tally: Tally) -> None:
+    def ended(position: int, tally: JobSummary) -> None:
         assert shelves[position].name not in tallies
         tallies[shelves[position].name] = tally
 
     with Progress(0) as progress:
-        run_works(shelves, crew, progress, ended, places=(), patience=60.0)  # type: ignore[arg-type]
+        run_jobs(shelves, crew, progress, ended, places=(), patience=60.0)  # type: ignore[arg-type]
     assert not any(shelf.held for shelf in shelves)
     return tallies
 

@@ -1,0 +1,112 @@
+"""Draws the pictures of one image of a report."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ...datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
+from ...files import write_bytes, write_text
+from ..pictures.colours import confidence_as_float, heat_map
+from .records import DatasetSetup, ImageSummary
+
+TWO_CAMPS = math.log(2)
+"""Mutual information from which on a pixel is painted as bright as can be."""
+_THUMB = 320
+_VALUES = 160
+_WRONG, _UNKNOWN, _FOREIGN = (213, 94, 0), (0, 0, 0), (0, 114, 178)
+
+
+def draw_pictures(
+    room: DatasetSetup,
+    folder: Path,
+    made: ImageSummary,
+    photograph: np.ndarray,
+    label: np.ndarray,
+    confidence: np.ndarray,
+    truth: np.ndarray | None,
+    information: np.ndarray | None,
+) -> None:
+    width = min(room.width, label.shape[1])
+    sure = confidence_as_float(confidence)
+    _write_picture(folder / "photograph.jpg", Image.fromarray(photograph), width)
+    _write_picture(folder / "thumb.jpg", Image.fromarray(photograph), min(_THUMB, label.shape[1]))
+    _write_picture(folder / "prediction.png", _indexed(label, PALETTE), width)
+    _write_picture(folder / "confidence.jpg", Image.fromarray(heat_map(sure)), width)
+    made.card.layers += ["prediction", "confidence"]
+    if information is not None:
+        _write_picture(folder / "disagreement.jpg", Image.fromarray(heat_map(information / TWO_CAMPS)), width)
+        made.card.layers.append("disagreement")
+    if truth is not None and room.truth and room.truth.ood:
+        _write_picture(folder / "foreign.png", _indexed(_foreign(truth), (_FOREIGN, _UNKNOWN)), width)
+        made.card.layers.append("foreign")
+    elif truth is not None:
+        _write_picture(folder / "errors.png", _indexed(_errors(label, truth), (_WRONG, _UNKNOWN)), width)
+        _write_picture(folder / "labels.png", _indexed(truth, PALETTE), width)
+        made.card.layers += ["errors", "labels"]
+    values: dict[str, Any] = {"prediction": label, "confidence": np.rint(sure * 255).astype(np.uint8)}
+    if information is not None:
+        values["disagreement"] = np.rint(information.clip(0, 2.55) * 100).astype(np.uint8)
+    if truth is not None:
+        values["truth"] = truth
+    write_text(folder / "values.js", _pixel_values(folder.name, values))
+
+
+def _errors(label: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """0 wrong, 1 not labelled, 255 right."""
+    return np.where(truth == IGNORE, 1, np.where(label == truth, IGNORE, 0)).astype(np.uint8)
+
+
+def _foreign(mask: np.ndarray) -> np.ndarray:
+    """0 out of distribution, 1 unknown, 255 of the known world."""
+    return np.where(mask == IGNORE, 1, np.where(mask == 1, 0, IGNORE)).astype(np.uint8)
+
+
+def _indexed(ids: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Image.Image:
+    """A palette image; transparent where an id has no colour."""
+    picture = Image.fromarray(np.where(ids < len(colours), ids, len(colours)).astype(np.uint8), "P")
+    picture.putpalette([*np.ravel(colours).tolist(), 0, 0, 0])
+    picture.info["transparency"] = len(colours)
+    return picture
+
+
+def _write_picture(path: Path, picture: Image.Image, width: int) -> None:
+    """Write a picture, reduced to ``width``: ids by their middle, all else by averaging."""
+    if width < picture.width:
+        size = (width, max(1, round(picture.height * width / picture.width)))
+        mixing = Image.Resampling.NEAREST if picture.mode == "P" else Image.Resampling.LANCZOS
+        information = dict(picture.info)
+        picture = picture.resize(size, mixing)
+        picture.info |= information
+    file = io.BytesIO()
+    if path.suffix == ".jpg":
+        picture.save(file, "JPEG", quality=88)
+    else:
+        picture.save(file, "PNG", optimize=True)
+    write_bytes(path, file.getvalue())
+
+
+def _pixel_values(key: str, values: dict[str, np.ndarray]) -> str:
+    """What stands at some points of the picture, as a call that a page opened from the disk may load."""
+    height, width = next(iter(values.values())).shape
+    columns = min(_VALUES, width)
+    lines = max(1, round(height * columns / width))
+    y = ((np.arange(lines) + 0.5) * height / lines).astype(np.int64)
+    x = ((np.arange(columns) + 0.5) * width / columns).astype(np.int64)
+    grids = {
+        name: base64.b64encode(np.ascontiguousarray(grid[np.ix_(y, x)]).tobytes()).decode()
+        for name, grid in values.items()
+    }
+    return f"hmsaValues({json.dumps(key)}, {json.dumps({'width': columns, 'height': lines, **grids})});\n"
+
+
+CLASS_LEGEND = tuple(zip(CLASS_NAMES, (f"#{r:02x}{g:02x}{b:02x}" for r, g, b in PALETTE), strict=True))
+"""Name and colour of each class, by train id."""

@@ -1,0 +1,197 @@
+"""What a report keeps of its images and datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...datasets.layout.image_mask_pairs import ImageMaskPair
+from ..config.manifest import FusionFunctions as Functions
+from ..fusion.member_stores import ENSEMBLE, MemberStore
+from ..scoring.averages import PLAIN, Average
+from ..scoring.ground_truth import GroundTruth
+from ..scoring.pixel_counts import PixelCounts
+from ..text import without_nan
+
+
+@dataclass(frozen=True)
+class DatasetPage:
+    """One dataset of a report, ready to be made.
+
+    Attributes:
+        room: see there.
+        items: the images, each with its mask if it has one.
+    """
+
+    room: DatasetSetup
+    items: tuple[tuple[str, ImageMaskPair | None], ...]
+
+
+@dataclass
+class DatasetSummary:
+    """What a dataset's images add up to.
+
+    Attributes:
+        dataset: its name.
+        members: names of those that were looked at.
+        average: which classes the mean IoU runs over.
+        cards: by image.
+        counts: by subject, over all images; empty without labels.
+        histogram: pixels by the ensemble's confidence, (64,) int64.
+        failed: images that could not be looked at -> reasons.
+    """
+
+    dataset: str
+    members: list[str]
+    average: Average = PLAIN
+    cards: dict[str, GalleryEntry] = field(default_factory=dict)
+    counts: dict[str, PixelCounts] = field(default_factory=dict)
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    failed: dict[str, str] = field(default_factory=dict)
+    _disputed: np.ndarray | None = None
+
+    def add(self, image: str, found: ImageSummary | str) -> None:
+        """Count one image more; what is large of it is not kept."""
+        if isinstance(found, str):
+            self.failed[image] = found
+            return
+        self.cards[image] = found.card
+        self.histogram += found.histogram
+        for name, counted in found.counts.items():
+            self.counts.setdefault(name, PixelCounts(counted.ood)).__iadd__(counted)
+        if found.card.disagreement is not None:
+            self._disputed = found.disputes if self._disputed is None else self._disputed + found.disputes
+
+    @property
+    def disputes(self) -> np.ndarray | None:
+        """Share of the pixels of which two members say another class, (M, M); None with fewer than two members."""
+        if self._disputed is None:
+            return None
+        return self._disputed / sum(card.pixels for card in self.cards.values())
+
+    def mean(self, name: str) -> float | None:
+        """The mean over pixels of a figure that every image has; None if it is not known."""
+        known = [(getattr(card, name), card.pixels) for card in self.cards.values()]
+        if not known or any(value is None for value, _ in known):
+            return None
+        return sum(value * pixels for value, pixels in known) / sum(pixels for _, pixels in known)
+
+    @property
+    def semantic(self) -> bool:
+        """Whether there are labels, and they are classes."""
+        return bool(self.counts) and not self.counts[ENSEMBLE].ood
+
+    def figures(self, shaped: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> dict[str, dict[str, Any]]:
+        """Of each subject over all images, as ``shaped`` makes them; empty without labels."""
+        return {name: shaped(counts.figures(self.average)) for name, counts in self.counts.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """Figures by subject and by image; null where one is not defined."""
+        disputes = self.disputes
+        return {
+            "dataset": self.dataset,
+            "images": len(self.cards),
+            "scores": self.figures(without_nan),
+            **({"average": self.average.as_json()} if self.semantic else {}),
+            "confidence": self.mean("confidence"),
+            "disagreement": self.mean("disagreement"),
+            "information": self.mean("information"),
+            "members": self.members,
+            "disputes": None if disputes is None else disputes.tolist(),
+            "by_image": {
+                image: {
+                    "wrong": e.wrong,
+                    "confidence": e.confidence,
+                    "disagreement": e.disagreement,
+                    "information": e.information,
+                }
+                for image, e in self.cards.items()
+            },
+            "failed": self.failed,
+        }
+
+
+PICTURES = "pictures"
+BINS = 64
+"""Of the confidence histogram."""
+
+
+@dataclass(frozen=True)
+class DatasetSetup:
+    """One dataset, ready to be shown.
+
+    Attributes:
+        dataset: its name.
+        root: the folder of the photographs.
+        predictions: the folder of the predictions.
+        truth: reads the labels; None if there are none.
+        members: whose stores are looked at; none if they are left out.
+        functions: of label and confidence.
+        folder: of the report.
+        width: to which pictures are reduced.
+        exif: whether photographs are turned as EXIF says.
+    """
+
+    dataset: str
+    root: Path
+    predictions: Path
+    truth: GroundTruth | None
+    members: tuple[MemberStore, ...]
+    functions: Functions
+    folder: Path
+    width: int
+    exif: bool = False
+
+
+@dataclass
+class GalleryEntry:
+    """What a page tells of one image.
+
+    Attributes:
+        key: the name of its folder of pictures; another one if anything changed that it is made of.
+        size: (height, width).
+        layers: which pictures there are besides the photograph.
+        confidence: mean, 0 to 1.
+        disagreement: mean over the pairs of members of the share of pixels they disagree about; None without pairs.
+        information: mean mutual information in nats; None without pairs.
+        classes: train ids that are predicted or labelled on at least 0.05 % of the pixels.
+        ood: whether its labels say what is out of distribution.
+        wrong: how bad the ensemble is here, 0 to 1: the share of labelled pixels that are wrong, or, if ``ood``, the
+            false positives at 95 % true ones; None where nobody knows.
+    """
+
+    key: str
+    size: tuple[int, int]
+    layers: list[str]
+    confidence: float
+    disagreement: float | None
+    information: float | None
+    classes: list[int]
+    ood: bool = False
+    wrong: float | None = None
+
+    @property
+    def pixels(self) -> int:
+        """How many it has."""
+        return self.size[0] * self.size[1]
+
+
+@dataclass
+class ImageSummary:
+    """What is known of one image.
+
+    Attributes:
+        card: what is told of it.
+        counts: by subject (the ensemble, members); empty without labels.
+        histogram: (64,) int64 pixels by the ensemble's confidence.
+        disputes: (M, M) int64: pixels of which two members say another class.
+    """
+
+    card: GalleryEntry
+    counts: dict[str, PixelCounts] = field(default_factory=dict)
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    disputes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))

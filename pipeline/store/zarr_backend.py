@@ -1,0 +1,196 @@
+"""What of a logit store is Zarr's: its stores on a disk and in an object store, the arrays and their codecs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import threading
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+import zarr
+from numcodecs import Blosc
+from zarr.abc.store import Store
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.metadata import ArrayV3Metadata
+from zarr.storage import FsspecStore, LocalStore
+
+from ...errors import StoreError
+from ..storage.filesystem import address, as_oserror, is_remote, read_bytes, version_tag, write_bytes
+from .fixed_point import FixedPoint
+from .identity import Identity
+
+FORMAT_VERSION = 1
+_STRIP_BYTES = 5 * 2**20  # part of the format, as the version is
+
+
+class Encoding(NamedTuple):
+    """What comes before the bytes, and Blosc's compressor of the bytes: name, level, and shuffle by bytes or bits."""
+
+    filters: tuple[FixedPoint, ...]
+    compressor: Literal["lz4", "zstd"]
+    level: int
+    shuffle: Literal["shuffle", "bitshuffle"]
+
+
+ENCODINGS = {
+    "lossless": Encoding((), "lz4", 5, "shuffle"),
+    "compact": Encoding((FixedPoint(),), "zstd", 3, "bitshuffle"),
+}
+SHUFFLES = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
+
+
+class DamagedShardError(StoreError):
+    """A shard that is there but does not decode to finite logits."""
+
+
+class DurableStore(LocalStore):
+    """A local store whose every write is atomic and flushed to the disk.
+
+    zarr's own LocalStore renames into place without a flush, and after a power cut a shard may then
+    exist with nothing in it that was written.
+    """
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        self._check_writable()
+        write_bytes(self.root / key, memoryview(value.as_buffer_like()))
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        # zarr's own needs hard links, which not every disk has; a store has one writer.
+        if not await self.exists(key):
+            await self.set(key, value)
+
+
+class RemoteStore(FsspecStore):
+    """A store in an object store, where an object appears whole; its library's own errors become OSError."""
+
+    def __init__(self, fs: Any, place: Path, *, read_only: bool = False) -> None:
+        super().__init__(fs, read_only=read_only, path=address(place).rstrip("/"))
+        self._root = place
+
+    def _place(self, key: str) -> Path:
+        return self._root / key
+
+    def with_read_only(self, read_only: bool = False) -> RemoteStore:
+        return RemoteStore(self.fs, self._root, read_only=read_only)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
+        with as_oserror(self._place(key)):
+            return await super().get(key, prototype, byte_range)
+
+    async def set(self, key: str, value: Buffer, byte_range: Any = None) -> None:
+        with as_oserror(self._place(key)):
+            await super().set(key, value, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        with as_oserror(self._place(key)):
+            return await super().exists(key)
+
+
+# Of a process one for each kind: fsspec would make one, with connections of its own, for every thread.
+_systems: dict[str, Any] = {}
+_systems_lock = threading.Lock()
+
+
+def zarr_store(path: Path, *, read_only: bool = False) -> Store:
+    """What Zarr reads and writes the store at ``path`` through."""
+    if not is_remote(path):
+        return DurableStore(path, read_only=read_only)
+    kind = urlsplit(str(path)).scheme
+    with _systems_lock:
+        if kind not in _systems:
+            _systems[kind] = FsspecStore.from_url(str(path), {"use_listings_cache": False}).fs
+    return RemoteStore(_systems[kind], path, read_only=read_only)
+
+
+def strip_rows(classes: int, height: int, width: int) -> int:
+    """Rows R of one chunk: a power of two of about 5 MiB for all classes, at most the height."""
+    rows = 2 ** max(3, int(math.log2(max(1, _STRIP_BYTES // (classes * width * 2)))))
+    return min(rows, height)
+
+
+def open_array(store: Any, path: Path, name: str, identity: Identity) -> zarr.Array:
+    """The array of images of one size; StoreError if its metadata are not what the table calls for."""
+    try:
+        node = zarr.open_array(store, path=name, mode="r" if store.read_only else "r+", zarr_format=3)
+        codecs = json.loads(read_bytes(path / name / "zarr.json"))["codecs"]
+        if not _fits(node, name, identity) or not _are_ours(codecs, node, identity):
+            raise ValueError("is not the array that the table of images calls for")
+    except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError, FileNotFoundError) as error:
+        raise StoreError(
+            f"{path / name / 'zarr.json'}: cannot be understood ({error_text(error)}); remove this one "
+            "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it anew"
+        ) from error
+    # Zarr would else hold every strip against the fill value; the setting is not kept with the array.
+    return node.with_config({"write_empty_chunks": True})
+
+
+def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
+    """Whether an array's metadata, which have no checksum, say what decides where values come from."""
+    height, width = array_size(name)
+    classes = len(identity.classes)
+    strip = strip_rows(classes, height, width)
+    return (
+        array.shape[1:] == (classes, height, width)
+        and array.dtype == np.float16
+        and array.chunks == (1, classes, strip, width)
+        and array.shards == (1, classes, shard_rows(height, strip), width)
+        and array.metadata.encode_chunk_key((3, 2, 1, 0)) == "c.3.2.1.0"
+        and bool(np.isnan(array.fill_value))
+    )
+
+
+def compressor(identity: Identity) -> BloscCodec:
+    encoding = ENCODINGS[identity.encoding]
+    return BloscCodec(typesize=2, cname=encoding.compressor, clevel=encoding.level, shuffle=encoding.shuffle)
+
+
+def _are_ours(codecs: Any, array: zarr.Array, identity: Identity) -> bool:
+    """Whether every byte of the array's shards lies where this version puts it.
+
+    Args:
+        codecs: as they stand in the file. Zarr's versions differ in what they take for one that is not all there.
+        array: whose chunks have the right shape.
+        identity: of the store.
+    """
+    inside = [*ENCODINGS[identity.encoding].filters, BytesCodec(), compressor(identity), Crc32cCodec()]
+    ours = ShardingCodec(chunk_shape=array.chunks, codecs=inside)
+    return isinstance(array.metadata, ArrayV3Metadata) and codecs == json.loads(json.dumps([ours.to_dict()]))
+
+
+def array_size(array: str) -> tuple[int, int]:
+    height, width = array.split("x")
+    return int(height), int(width)
+
+
+def dimension_names(array: str) -> tuple[str, str, str, str]:
+    """Names of an array's axes. xarray takes one name for one length in the whole group, so they carry the size."""
+    return f"image_{array}", "class", f"y_{array}", f"x_{array}"
+
+
+def shard_rows(height: int, strip: int) -> int:
+    """Rows of a shard: a whole number of strips."""
+    return strip * -(-height // strip)
+
+
+def table_version(path: Path) -> str | None:
+    """What changes when the store's table or its settings do; None while there is none."""
+    return version_tag(path / "zarr.json")
+
+
+def error_text(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def damaged_metadata(path: Path, error: object) -> str:
+    return (
+        f"{path}: its metadata cannot be understood ({error_text(error)}); "
+        "put zarr.json back, or start it afresh with --overwrite"
+    )

@@ -1,0 +1,162 @@
+"""A Dask cluster that somebody else started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from distributed import Client, Future
+
+from ...errors import ManifestError, StoreError, first_few
+from ..runtime.progress import say
+from .dask_pool import (
+    GONE_SECONDS,
+    RESOURCE,
+    DaskWorkerPool,
+    describe_worker,
+    no_answer,
+    output_marker,
+    silence_dask,
+    worker_problem,
+)
+from .pickled_call import pickle_call, run_pickled_call
+
+CONNECT_SECONDS = 30.0
+LOST_SECONDS = 10.0
+
+
+class ExternalCluster(DaskWorkerPool):
+    """A cluster that somebody else started: a batch system, Kubernetes, or ``dask worker`` by hand."""
+
+    def __init__(self, scheduler: str, device: str) -> None:
+        super().__init__()
+        self._address = scheduler
+        self._answered = time.monotonic()
+        self._asked: set[str] = set()
+        self._questions: dict[str, Future] = {}
+        self._places: tuple[Path, ...] | None = None
+        self._client = self._connect()
+        found = {answer["name"]: answer for answer in self._ask(()).values()}
+        kinds = {name: answer["device"] for name, answer in found.items()}
+        if device not in ("auto", "cpu", "cuda"):
+            raise ManifestError(
+                f"--device {device}: on a running cluster each worker has its own; use auto, cpu or cuda"
+            )
+        self.device = device if device != "auto" else ("cuda" if set(kinds.values()) == {"cuda"} else "cpu")
+        without = [name for name, kind in kinds.items() if kind != "cuda"]
+        if device == "auto" and "cuda" in kinds.values() and without:
+            raise ManifestError(
+                f"--device auto: some workers have a GPU and some have none ({first_few(without, 3)}), and their "
+                "logits would differ; stop those, or use --device cpu"
+            )
+        if self.device == "cuda" and without:
+            raise ManifestError(f"--device cuda: workers {first_few(without, 3)} have none; use --device cpu")
+        self.found = found
+
+    def start(self, places: tuple[Path, ...]) -> None:
+        """See `DaskCrew.start`; of workers that come later those that do not fit are left out, and said so."""
+        super().start(places)
+        self._places = places
+
+    def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
+        if self._places is None or address in self._admitted:
+            return True
+        if address not in self._asked:
+            self._asked.add(address)
+            self._question(address, str(worker["name"]))
+        return False
+
+    def _question(self, address: str, name: str) -> None:
+        """Ask a worker that has just come what it is, without waiting for it."""
+        assert self._places is not None
+        places = self._places
+        marked = contextlib.ExitStack()
+        marker = marked.enter_context(output_marker(places[0] if places else None))
+
+        def answered(future: Future) -> None:
+            with contextlib.suppress(OSError):
+                marked.close()
+            self._questions.pop(address, None)
+            if future.status == "finished":
+                problem = worker_problem(future.result(timeout=GONE_SECONDS) | {"name": name}, places, self.device)
+            elif future.status == "error":
+                reason = future.exception(timeout=GONE_SECONDS)
+                problem = no_answer(name, reason, self._limited.get(name, {}), "there")
+            else:  # it is gone, and will be asked again if it comes back
+                self._asked.discard(address)
+                return
+            if problem is None:
+                self._admitted.add(address)
+            else:
+                say(f"left out: {problem}")
+
+        future = self._open().submit(
+            run_pickled_call,
+            pickle_call(describe_worker, [str(path) for path in places[1:]], marker),
+            workers=[address],
+            resources={RESOURCE: 1},
+            key=f"{self._run}-who-{uuid.uuid4().hex[:8]}",
+            pure=False,
+        )
+        self._questions[address] = future
+        future.add_done_callback(answered)
+
+    def describe(self) -> list[str]:
+        """Name, host and device of each that is there."""
+        return [f"{name} on {answer['host']}: {answer['model']}" for name, answer in sorted(self.found.items())]
+
+    def _connect(self) -> Client:
+        silence_dask()
+        address, path = self._address, Path(self._address)
+        if "://" not in address:
+            try:
+                address = json.loads(path.read_text())["address"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ManifestError(
+                    f"--scheduler {self._address}: is neither an address (tcp://host:8786) nor a readable scheduler "
+                    f"file ({getattr(error, 'strerror', None) or 'it holds no address'})"
+                ) from error
+        try:
+            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise StoreError(
+                f"--scheduler {self._address}: nobody answers there ({' '.join(str(error).split())}); start it with "
+                "'dask scheduler'"
+            ) from error
+        self.dashboard = client.dashboard_link
+        return client
+
+    def _kill(self, name: str, address: str | None) -> None:
+        if self._client is not None and address is not None:
+            with contextlib.suppress(Exception):
+                self._client.restart_workers([address], timeout=GONE_SECONDS, raise_for_error=False)
+
+    def _gone(self, seconds: float) -> None:
+        if memory := self._memory():
+            raise StoreError(
+                f"--scheduler {self._address}: no worker took work for {seconds:.0f} s: {memory}, and run the same "
+                "command again"
+            )
+        raise StoreError(
+            f"--scheduler {self._address}: no worker with the resource {RESOURCE}=1 was there for {seconds:.0f} s; "
+            "start one with 'dask worker ... --nthreads 1 --resources GPU=1', and run the same command again"
+        )
+
+    def _look_around(self) -> None:
+        now = time.monotonic()
+        if self._client is None or self._client.status != "running":
+            if now - self._answered > LOST_SECONDS:
+                raise StoreError(
+                    f"--scheduler {self._address}: is gone; start it again, and run the same command again: what is "
+                    "complete is kept"
+                )
+            return
+        self._answered = now
+        if not self.hands() and now - self._said > 30:
+            self._said = now
+            say(f"{self._address}: {self._memory() or 'no worker is there'}; waiting for one")
+        super()._look_around()
