@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hmsa_pipeline.errors import StoreError
-from hmsa_pipeline.pipeline.inference import store_writes
-from hmsa_pipeline.pipeline.inference import predict_block
+from hmsa_pipeline.pipeline.inference import predict_block, store_writes
 from hmsa_pipeline.pipeline.inference.predictor import Predictor
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store.shard_writer import ShardWriter
