@@ -1,1 +1,1 @@
-"""The command line: one file a command, from options to printed lines."""
+"""The command line: one file a command, from its options through one call of the pipeline to printed lines."""

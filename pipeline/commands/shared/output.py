@@ -1,4 +1,4 @@
-"""Where ``--json`` and ``--csv`` put figures: a file, standard output, or whatever else the shell names."""
+"""What commands print and write: lines for people, figures as JSON or CSV, failures, exit codes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,82 @@ import csv
 import errno
 import io
 import os
+import shlex
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import HmsaError
-from ...files import as_json, write_text
+import typer
 
+from ....errors import HmsaError, one_line
+from ....files import as_json, write_text
+
+INTERRUPTED = 130
+"""The exit code of a command that was interrupted."""
 STANDARD_OUTPUT = "-"
+
+
+class Output:
+    """Lines for people and figures for programs.
+
+    Args:
+        target: of ``--json``; None for no figures.
+    """
+
+    def __init__(self, target: str | None = None) -> None:
+        self.target = target
+
+    def line(self, text: str) -> None:
+        """Print for people; beside figures on standard output that is standard error."""
+        print(text, file=sys.stderr if self.target == STANDARD_OUTPUT else sys.stdout)
+
+    def lines(self, texts: Iterable[str]) -> None:
+        """Print some lines for people."""
+        for text in texts:
+            self.line(text)
+
+    def figures(self, value: Any) -> None:
+        """Write the figures where ``--json`` says."""
+        if self.target:
+            write_figures(self.target, value)
+
+    def try_again(self) -> None:
+        """Print the command that tries again what failed, and skips what is complete."""
+        words = [word for word in sys.argv[1:] if word != "--overwrite"]
+        self.line(f"to try again what failed: {shlex.join(['hmsa-pipeline', *words])}")
+
+
+def print_error(text: str) -> None:
+    """Print one line on standard error."""
+    print(one_line(text), file=sys.stderr)
+
+
+def print_failed(name: str, failed: Mapping[str, str]) -> None:
+    """Print the images of a job that failed, each with the reason, on standard error."""
+    for image, reason in failed.items():
+        print_error(f"failed: {name}: {image}: {reason}")
+
+
+def print_note(line: str) -> None:
+    """Print a note about the machine on standard error, above the progress line."""
+    from ...runtime.progress import say
+
+    say(one_line(f"note: {line}"))
+
+
+def end_command(failed: int, *, interrupted: bool = False) -> None:
+    """End the command with the exit code that says what happened.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+        typer.Exit: something failed.
+    """
+    if interrupted:
+        raise KeyboardInterrupt
+    if failed:
+        raise typer.Exit(1)
 
 
 def require_target(target: str, flag: str = "--json") -> None:

@@ -1,0 +1,63 @@
+"""``hmsa-pipeline calibrate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...errors import HmsaError, disk_error
+from .shared.options import (
+    AverageOption,
+    LimitOption,
+    manifest_command,
+    path_option,
+    require_average,
+)
+from .shared.output import require_target
+
+if TYPE_CHECKING:
+    from ..config.manifest import Manifest
+    from .shared.output import Output
+
+
+@manifest_command(lazy=True)
+def calibrate(
+    manifest: Callable[[], Manifest],
+    say: Output,
+    context: typer.Context,
+    write: Annotated[Path, path_option("--write", metavar="FILE", help="The manifest to write.")],
+    weights: Annotated[bool, typer.Option("--weights", help="Fit the members' weights, too.")] = False,
+    pixels: Annotated[
+        int, typer.Option("--pixels", min=1, metavar="N", help="Labelled pixels to look at, over all images.")
+    ] = 400_000,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the pixels and of the halves.")] = 0,
+    limit: LimitOption = None,
+    average: AverageOption = "dataset",
+) -> None:
+    """Fit a temperature to each member, from stored logits and labels.
+
+    Half of the labelled images are fitted to, the others say what it is worth. Writes the manifest once more, with
+    the numbers in it.
+
+    Example: hmsa-pipeline calibrate --manifest cityscapes --write calibrated.yaml
+    """
+    from ...files import write_text
+    from ..scoring.calibrate import calibrate as fit
+    from ..scoring.calibrate import calibrated_manifest, calibration_table, plan_calibration
+
+    require_target(str(write), "--write")
+    read = Path(context.params["manifest"])
+    if write.exists() and read.exists() and write.samefile(read):
+        raise HmsaError(f"--write {write}: is the manifest that is read, which would be lost; name another file")
+    found = manifest()
+    images = plan_calibration(found, limit=limit, average=require_average(average))
+    result = fit(found, images, pixels=pixels, seed=seed, weights=weights)
+    try:
+        write_text(write, calibrated_manifest(found, result).to_yaml())
+    except OSError as error:
+        raise disk_error(write, error) from error
+    say.lines(calibration_table(result, write))
+    say.figures(result.as_json())

@@ -1,0 +1,109 @@
+"""``hmsa-pipeline datasets``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .shared.options import DataRootOption, JsonOption, RootOption, SplitLimitOption, path_option
+from .shared.output import Output, end_command, print_error
+
+app = typer.Typer(help="List, check or draw datasets to train on.", rich_markup_mode=None)
+
+
+@app.command("list")
+def list_datasets(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all if none is named.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Say where to get each dataset and how its folder must look.
+
+    Example: hmsa-pipeline datasets list gta5
+    """
+    from ..dataset_tools import guide
+
+    say = Output(json_file)
+    found = guide.known_sources(names or [])
+    for facts in found:
+        say.line("\n".join([*guide.dataset_guide(facts), ""]))
+    say.figures([guide.guide_figures(facts) for facts in found])
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Which dataset; 'datasets list' knows them.")],
+    data_root: DataRootOption = None,
+    root: RootOption = None,
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Only this split; else all that have masks.")
+    ] = None,
+    limit: SplitLimitOption = None,
+    output: Annotated[
+        Path | None, path_option("--output", "-o", metavar="DIR", help="Where figures and pictures go.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, metavar="N", help="Processes that read; one per core if not given."),
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Read a dataset once and say what is wrong with it.
+
+    Counts images, masks, sizes and classes. Writes check.json, classes.png and contact_sheet.png into the output
+    (runs/datasets/NAME). The exit code is 1 if there are problems.
+
+    Example: hmsa-pipeline datasets check gta5 --data-root /data
+    """
+    from ..dataset_tools.check import plan_check, run_check
+
+    say = Output(json_file)
+    plan = plan_check(name, data_root=data_root, root=root, split=split, limit=limit, output=output, workers=workers)
+    findings = run_check(plan)
+    say.lines(findings.summary())
+    for problem in findings.problems:
+        print_error(f"problem: {problem}")
+    say.line(f"written: {plan.output}")
+    say.figures(findings.figures())
+    end_command(len(findings.problems))
+
+
+@app.command()
+def draw(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all seven if none is named.")
+    ] = None,
+    output: Annotated[
+        Path | None, path_option("--output", "-o", metavar="DIR", help="The data root to draw into, else drawn.")
+    ] = None,
+    train: Annotated[int, typer.Option("--train", min=1, metavar="N", help="Frames to learn from, of each.")] = 8,
+    val: Annotated[int, typer.Option("--val", min=1, metavar="N", help="Frames to score on, of each.")] = 4,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the streets.")] = 0,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Of the frames, in pixels; else small ones.")
+    ] = None,
+    style: Annotated[
+        str | None, typer.Option("--style", metavar="NAME", help="One look for all, such as fog, night or tinted.")
+    ] = None,
+    json_file: JsonOption = None,
+) -> None:
+    """Draw small datasets in the layouts of the real ones.
+
+    To see training run before anything is fetched.
+
+    Example: hmsa-pipeline datasets draw gta5 --output drawn
+    """
+    from ..dataset_tools.draw import draw_datasets, frame_size
+
+    say = Output(json_file)
+    drawn = []
+    for one in draw_datasets(
+        names or [], output, train=train, val=val, seed=seed, size=frame_size(size), style=style
+    ):
+        say.line(f"drawn: {one.folder}")
+        drawn.append(one)
+    say.lines(["", "to train on them, some seconds each on a CPU:", *(one.command for one in drawn)])
+    say.figures([{"dataset": d.name, "folder": str(d.folder), "command": d.command} for d in drawn])

@@ -1,0 +1,31 @@
+"""``hmsa-pipeline demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .shared.options import path_option
+
+
+def demo(
+    output: Annotated[
+        Path, path_option("--output", "-o", metavar="DIR", help="Where everything of the demo goes.")
+    ] = Path("demo"),
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of streets and first weights.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A small part of everything: to see that it works.")] = False,
+) -> None:
+    """Take the whole way on drawn streets, in minutes.
+
+    Draws seven schools and an exam, trains a small member in each, then runs dump, ensemble, evaluate, calibrate,
+    submit and report. Interrupted, it goes on where it was.
+
+    Example: hmsa-pipeline demo --output demo
+    """
+    from ..demo import run_demo
+
+    code = run_demo(output, seed, quick=quick)
+    if code:
+        raise typer.Exit(code)

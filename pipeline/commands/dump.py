@@ -1,0 +1,79 @@
+"""``hmsa-pipeline dump``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from .shared.job_output import conclude_jobs, print_job, print_notes, print_plan
+from .shared.options import (
+    DevicesOption,
+    DryRunOption,
+    ImageTimeoutOption,
+    LimitOption,
+    OverwriteOption,
+    PrecisionOption,
+    SchedulerOption,
+    WorkersOption,
+    manifest_command,
+    refuse_timeout_without_workers,
+)
+
+if TYPE_CHECKING:
+    from ..config.manifest import Manifest
+    from .shared.output import Output
+
+
+@manifest_command(overrides={"inference": ("precision",)})
+def dump(
+    manifest: Manifest,
+    say: Output,
+    context: typer.Context,
+    limit: LimitOption = None,
+    device: DevicesOption = "auto",
+    precision: PrecisionOption = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    image_timeout: ImageTimeoutOption = 1800.0,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Store every model's logits over every dataset.
+
+    Complete images are skipped, so the same command goes on after an interruption.
+
+    Example: hmsa-pipeline dump --manifest bravo.yaml --data-root /data --assets /data/assets
+    """
+    from ..inference.dump import dump_table, plan_dump, run_dump
+    from ..workers.choose import choose_workers
+
+    refuse_timeout_without_workers(context, workers)
+    pool, target, threads = choose_workers(device, workers=workers, scheduler=scheduler)
+    try:
+        plan = plan_dump(manifest, device=target, limit=limit, overwrite=overwrite)
+        print_notes(plan.notes)
+        if dry_run:
+            print_plan(say, plan, pool.describe())
+            return
+        results = run_dump(
+            plan,
+            pool,
+            lambda result: print_job(say, result.job.name, result),
+            patience=image_timeout,
+            threads=threads,
+        )
+    finally:
+        pool.close()
+    if sum(bool(r.done or r.failed) for r in results) > 1:
+        say.lines(dump_table(results))
+    conclude_jobs(
+        say,
+        results,
+        plan.todo,
+        nothing="images are complete",
+        done="dumped",
+        before="complete before",
+        where=f"stores: {manifest.output}/logits",
+        jobs=f"{len(plan.jobs)} jobs",
+    )

@@ -1,0 +1,88 @@
+"""``hmsa-pipeline ensemble``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .shared.options import (
+    ConfidenceOption,
+    DryRunOption,
+    ImageTimeoutOption,
+    LabelOption,
+    LimitOption,
+    OverwriteOption,
+    SchedulerOption,
+    WorkersOption,
+    manifest_command,
+    refuse_timeout_without_workers,
+)
+from .shared.output import end_command, print_failed
+
+if TYPE_CHECKING:
+    from ..config.manifest import Manifest
+    from ..fusion.ensemble import EnsembleResult
+    from .shared.output import Output
+
+
+@manifest_command(overrides={"ensemble": ("label", "confidence")})
+def ensemble(
+    manifest: Manifest,
+    say: Output,
+    context: typer.Context,
+    limit: LimitOption = None,
+    label: LabelOption = None,
+    confidence: ConfidenceOption = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Fuse images that some members lack from the others.")
+    ] = False,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    image_timeout: ImageTimeoutOption = 1800.0,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Fuse stored logits into class maps and confidences.
+
+    Example: hmsa-pipeline ensemble --manifest bravo.yaml --confidence entropy --output runs/entropy
+    """
+    from ..fusion.ensemble import plan_ensemble, run_ensemble
+    from ..workers.choose import choose_workers
+
+    refuse_timeout_without_workers(context, workers)
+    plans = plan_ensemble(manifest, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
+    if dry_run:
+        for plan in plans:
+            say.line(
+                f"{plan.dataset}: {len(plan.tasks)} to fuse, {plan.skipped} done before, "
+                f"{len(plan.absent)} in no store"
+            )
+        say.figures([{"dataset": p.dataset, "todo": len(p.tasks), "skipped": p.skipped} for p in plans])
+        return
+
+    def ended(result: EnsembleResult) -> None:
+        print_failed(result.dataset, result.failed)
+        if result.partial:
+            print(f"{result.dataset}: {result.partial} images are fused from fewer than all members", file=sys.stderr)
+        if result.done or result.failed:
+            say.line(
+                f"{result.dataset}: {result.done} fused, {result.skipped} done before, "
+                f"{len(result.failed)} failed, {result.seconds:.1f} s"
+            )
+
+    pool, _, _ = choose_workers("cpu", workers=workers, scheduler=scheduler, needs_gpu=False)
+    try:
+        results = run_ensemble(manifest, plans, pool, ended, overwrite=overwrite, patience=image_timeout)
+    finally:
+        pool.close()
+    done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
+    skipped = sum(r.skipped for r in results)
+    names = ("dataset", "done", "skipped", "partial", "failed", "seconds")
+    say.figures([{name: getattr(result, name) for name in names} for result in results])
+    if not done and not failed and skipped:
+        say.line(f"nothing to do: all {skipped} predictions are there")
+    else:
+        say.line(f"{done} images fused, {skipped} done before, {failed} failed; {manifest.output}/predictions")
+    end_command(failed, interrupted=any(r.interrupted for r in results))

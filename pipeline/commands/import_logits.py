@@ -1,0 +1,62 @@
+"""``hmsa-pipeline import-logits``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .shared.options import LimitOption, OverwriteOption, manifest_command, path_reader
+from .shared.output import end_command, print_failed
+
+if TYPE_CHECKING:
+    from ..config.manifest import Manifest
+    from .shared.output import Output
+
+
+@manifest_command(without=("models", "datasets"))
+def import_logits(
+    manifest: Manifest,
+    say: Output,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", parser=path_reader("FOLDER"), help="Tree of <image path>_logits.npz files."),
+    ],
+    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The member (arch: external) to fill.")],
+    dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="The dataset they were made of.")],
+    limit: LimitOption = None,
+    channels: Annotated[
+        str | None,
+        typer.Option("--channels", metavar="LIST", help="Which channels are the classes, such as 0-18."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Fill a member's store with logits made elsewhere.
+
+    FOLDER holds <image path without suffix>_logits.npz, each with float16 logits (C, H, W).
+
+    Example: hmsa-pipeline import-logits --manifest my.yaml --model segformer --dataset bravo_ACDC logits/
+    """
+    from ..inference.import_logits import import_logits as fill
+    from ..inference.import_logits import parse_channels
+
+    result = fill(
+        manifest,
+        model,
+        dataset,
+        folder,
+        channels=None if channels is None else parse_channels(channels),
+        limit=limit,
+        overwrite=overwrite,
+    )
+    print_failed(f"{dataset}/{model}", result.failed)
+    if result.extra:
+        print(f"{folder}: {result.extra} files belong to no photograph of {dataset}", file=sys.stderr)
+    if not result.done and not result.failed:
+        say.line(f"nothing to do: all {result.skipped} images are complete")
+    else:
+        say.line(f"{result.done} images imported, {result.skipped} complete before, {len(result.failed)} failed")
+    say.figures({"done": result.done, "skipped": result.skipped, "failed": result.failed})
+    end_command(len(result.failed), interrupted=result.interrupted)

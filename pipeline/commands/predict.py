@@ -1,0 +1,87 @@
+"""``hmsa-pipeline predict``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .shared.job_output import conclude_jobs, print_job, print_notes, print_plan
+from .shared.options import (
+    ConfidenceOption,
+    DevicesOption,
+    DryRunOption,
+    ImageTimeoutOption,
+    LabelOption,
+    LimitOption,
+    OverwriteOption,
+    PrecisionOption,
+    SchedulerOption,
+    WorkersOption,
+    manifest_command,
+    refuse_timeout_without_workers,
+    split_names,
+)
+
+if TYPE_CHECKING:
+    from ..config.manifest import Manifest
+    from .shared.output import Output
+
+
+@manifest_command(overrides={"inference": ("precision",), "ensemble": ("label", "confidence")})
+def predict(
+    manifest: Manifest,
+    say: Output,
+    context: typer.Context,
+    limit: LimitOption = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", metavar="A,B", help="Store the logits of these models, too.")
+    ] = None,
+    device: DevicesOption = "auto",
+    precision: PrecisionOption = None,
+    label: LabelOption = None,
+    confidence: ConfidenceOption = None,
+    workers: WorkersOption = None,
+    scheduler: SchedulerOption = None,
+    image_timeout: ImageTimeoutOption = 1800.0,
+    overwrite: OverwriteOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Predict class maps and confidences at once, without logits on the disk.
+
+    The result is that of dump and ensemble, and complete images are skipped likewise; but to fuse in another way, to
+    calibrate or to score the members, the networks have to run again.
+
+    Example: hmsa-pipeline predict --manifest bravo.yaml --keep cityscapes
+    """
+    from ..inference.predict import plan_predict, run_predict
+    from ..workers.choose import choose_workers
+
+    refuse_timeout_without_workers(context, workers)
+    pool, target, threads = choose_workers(device, workers=workers, scheduler=scheduler)
+    try:
+        kept = split_names("--keep", keep) or ()
+        plan = plan_predict(manifest, device=target, limit=limit, overwrite=overwrite, keep=kept)
+        print_notes(plan.notes)
+        if dry_run:
+            print_plan(say, plan, pool.describe())
+            return
+        results = run_predict(
+            plan,
+            pool,
+            lambda result: print_job(say, result.dataset, result),
+            patience=image_timeout,
+            threads=threads,
+        )
+    finally:
+        pool.close()
+    conclude_jobs(
+        say,
+        results,
+        plan.todo,
+        nothing="predictions are there",
+        done="predicted",
+        before="done before",
+        where=f"{manifest.output}/predictions",
+        jobs=f"{len(plan.predictions)} datasets",
+    )

@@ -1,0 +1,76 @@
+"""``hmsa-pipeline report``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .shared.options import (
+    AverageOption,
+    LimitOption,
+    manifest_command,
+    path_option,
+    refuse_without_effect,
+    require_average,
+)
+from .shared.output import end_command, print_failed, require_folder
+
+if TYPE_CHECKING:
+    from ..config.manifest import Manifest
+    from .shared.output import Output
+
+
+@manifest_command(lazy=True)
+def report(
+    manifest: Callable[[], Manifest],
+    say: Output,
+    context: typer.Context,
+    write: Annotated[Path, path_option("--write", metavar="DIR", help="Where the report goes.")],
+    no_members: Annotated[
+        bool, typer.Option("--no-members", help="Look at the predictions only, not at every member's logits.")
+    ] = False,
+    width: Annotated[
+        int, typer.Option("--width", min=64, metavar="PIXELS", help="Pictures are reduced to this width.")
+    ] = 1024,
+    limit: LimitOption = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, max=512, metavar="N", help="Processes that read and draw.")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, path_option("--ground-truth", metavar="TAR", help="BRAVO's ground truth, for its datasets.")
+    ] = None,
+    average: AverageOption = "dataset",
+) -> None:
+    """Make a folder of pages that shows what the ensemble is worth; open its index.html.
+
+    Figures of the ensemble and of every member, plots, how much members contradict one another, and a gallery: worst
+    images first, with labels where there are some. Run it again and only what changed is made anew.
+
+    Example: hmsa-pipeline report --manifest cityscapes --write report
+    """
+    from ..report.build_report import plan_report, run_report
+    from ..report.page import PAGE
+
+    if no_members:
+        refuse_without_effect(context, "beside --no-members", "models")
+    require_folder(write, "--write")
+    found = manifest()
+    pages = plan_report(
+        found,
+        write,
+        members=not no_members,
+        width=width,
+        limit=limit,
+        ground_truth=ground_truth,
+        average=require_average(average),
+    )
+    results = run_report(pages, found, processes)
+    for result in results:
+        print_failed(result.dataset, result.failed)
+    say.figures([result.as_json() for result in results])
+    failed = sum(len(result.failed) for result in results)
+    say.line(f"{sum(len(result.cards) for result in results)} images, {failed} failed; {write / PAGE}")
+    end_command(failed)

@@ -1,0 +1,105 @@
+"""What dump and predict print: notes, the plan, each job when it ends, and all of them together."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from .output import Output, end_command, print_error, print_failed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...inference.dump import DumpPlan
+    from ...inference.predict import PredictPlan
+    from ...inference.predict_job import PredictResult
+    from ...inference.store_job import DumpResult
+
+
+def print_notes(notes: Sequence[str]) -> None:
+    """Print what the user should know of a plan on standard error."""
+    for note in notes:
+        print(note, file=sys.stderr)
+
+
+def print_plan(say: Output, plan: DumpPlan | PredictPlan, workers: Sequence[str]) -> None:
+    """Print what a run would do, for ``--dry-run``.
+
+    Args:
+        say: where it goes.
+        plan: of the run.
+        workers: descriptions of those who would do it.
+    """
+    say.lines(plan.lines(workers))
+    say.figures(plan.as_json())
+
+
+def print_job(say: Output, name: str, result: DumpResult | PredictResult) -> None:
+    """Print what became of one job, when it ends.
+
+    Args:
+        say: where it goes.
+        name: of the job.
+        result: of the job.
+    """
+    from ...inference.predictor import IN_TILES, SCALE_BY_SCALE, WITHOUT_COMPILE
+
+    print_failed(name, result.failed)
+    if result.problem:
+        print_error(f"failed: {name}: {result.problem}")
+    ways = list(result.fallbacks.values())
+    if parts := sum(SCALE_BY_SCALE in way or IN_TILES in way for way in ways):
+        print(
+            f"{name}: {parts} images did not fit into the device's memory at once and were made "
+            "in parts; run.json lists them",
+            file=sys.stderr,
+        )
+    if uncompiled := sum(WITHOUT_COMPILE in way for way in ways):
+        print(f"{name}: {uncompiled} images were made {WITHOUT_COMPILE}; run.json lists them", file=sys.stderr)
+    if result.done or result.failed:
+        say.line(
+            f"{name}: {result.done} done, {result.skipped} complete before, {len(result.failed)} failed, "
+            f"{result.seconds:.1f} s"
+        )
+
+
+def conclude_jobs(
+    say: Output,
+    results: Sequence[DumpResult] | Sequence[PredictResult],
+    todo: int,
+    *,
+    nothing: str,
+    done: str,
+    before: str,
+    where: str,
+    jobs: str,
+) -> None:
+    """Print what became of all jobs together, and end with the exit code that says it too.
+
+    Args:
+        say: where it goes.
+        results: of the jobs.
+        todo: images that were to be done.
+        nothing: follows their number if there was nothing to do.
+        done: what was done with an image.
+        before: what is said of images that were complete.
+        where: where the results lie.
+        jobs: how many jobs there were, and of what kind.
+    """
+    from ...inference.dump import limited_by
+
+    say.figures([result.as_json() for result in results])
+    made, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
+    skipped = sum(r.skipped for r in results)
+    problems = sum(r.problem is not None for r in results)
+    if not made and not failed and not problems and not todo:
+        say.line(f"nothing to do: all {skipped} {nothing}")
+    else:
+        say.line(f"{made} images {done}, {skipped} {before}, {failed} failed; {where}")
+        if line := limited_by(r.times for r in results):
+            say.line(line)
+    if problems:
+        say.line(f"{problems} of {jobs} could not be done")
+    if failed + problems:
+        say.try_again()
+    end_command(failed + problems, interrupted=any(r.interrupted for r in results))
