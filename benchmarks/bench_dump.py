@@ -30,7 +30,7 @@ from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.config.manifest import Member
 from hmsa_pipeline.pipeline.inference.dump_block import DumpBlock
-from hmsa_pipeline.pipeline.inference.settings import InferenceSettings
+from hmsa_pipeline.pipeline.inference.predictor import InferenceSettings
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store.identity import Identity
 from hmsa_pipeline.pipeline.store.image_table import Photograph

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import HmsaError, disk_error
-from .shared.options import (
-    AverageOption,
-    LimitOption,
-    manifest_command,
-    path_option,
-    require_average,
-)
+from .shared.options import AverageOption, LimitOption, manifest_command, path_option, require_average
 from .shared.output import require_target
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from ..workers.jobs import JobSummary
 from ..workers.protocol import WorkerPool
 from ..workers.scheduler import run_jobs
 from .inputs import remarks, survey
-from .settings import InferenceSettings
+from .predictor import InferenceSettings
 from .store_job import (
     DumpResult,
     StoreJob,

@@ -13,8 +13,7 @@ from ..config.manifest import Member
 from ..store.image_table import ImageEntry
 from ..store.shard_writer import ShardWriter
 from .image_block import ComputedImage, ImageBlock, too_large
-from .predictor import Predictor
-from .settings import InferenceSettings
+from .predictor import InferenceSettings, Predictor
 from .store_writes import require_checkpoint, write_shard
 from .transfer import HostCopy
 

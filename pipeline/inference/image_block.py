@@ -24,7 +24,7 @@ from ..runtime.device import is_out_of_memory
 from ..store.image_table import ImageEntry
 from ..workers.protocol import BlockResult, ProgressReporter
 from .image_prefetch import prefetch_images
-from .settings import InferenceSettings
+from .predictor import InferenceSettings
 from .store_writes import LostLockError
 from .transfer import MOST_WAITING, ByteBudget, HostCopy, StageTimes
 

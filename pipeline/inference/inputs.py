@@ -16,12 +16,15 @@ from ...datasets.layout.folder_layout import PlacedImage, located, parts_beside
 from ...errors import DatasetError, HmsaError, StoreError, first_few
 from ...models.precision import check_range
 from ..config.manifest import DatasetEntry, Manifest, Member
-from ..member_check import check_member, digest
 from ..runtime.device import AUTOCAST, resolve_device, resolve_precision
 from ..storage.output_folder import own_folders, store_path
 from ..store.image_table import Photograph
 from ..store.logit_store import LogitStore
-from .input_check import _said
+from .member_check import check_member, digest
+
+
+def _error_text(error: HmsaError | OSError) -> str:
+    return f"{error.filename}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def _checkpoint_status(member: Member, precision: str) -> InputStatus:
             digest(member)
             notes.append("its sha256 is that of the manifest")
     except (HmsaError, OSError) as error:
-        return InputStatus("model", member.name, "", _said(error), missing=False)
+        return InputStatus("model", member.name, "", _error_text(error), missing=False)
     if used != precision:
         try:
             check_range(path, member.arch, AUTOCAST[precision])

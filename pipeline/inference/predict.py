@@ -30,7 +30,7 @@ from ..workers.protocol import WorkerPool
 from ..workers.scheduler import run_jobs
 from .inputs import Survey, remarks, survey
 from .predict_job import DatasetPlan, PredictJob, PredictResult
-from .settings import InferenceSettings
+from .predictor import InferenceSettings
 from .store_job import StorePlan, complete_in, identities_of, identity_for_dataset, require_writable, set_aside
 
 

@@ -22,8 +22,7 @@ from ..fusion.prediction_folder import without_prediction, write_prediction
 from ..store.image_table import ImageEntry
 from ..store.shard_writer import ShardWriter
 from .image_block import ComputedImage, ImageBlock, too_large
-from .predictor import Predictor
-from .settings import InferenceSettings
+from .predictor import InferenceSettings, Predictor
 from .store_writes import RESERVE_BYTES, require_checkpoint, require_ours, require_room, write_shard
 from .transfer import HostCopy
 

@@ -18,7 +18,7 @@ from ..store.identity import Identity
 from ..store.image_table import ImageEntry
 from ..workers.jobs import JobImage, JobSummary
 from .predict_block import BlockMember, LogitsTarget, PredictBlock
-from .settings import InferenceSettings
+from .predictor import InferenceSettings
 from .store_job import StoreJob, StorePlan
 
 

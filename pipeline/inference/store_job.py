@@ -17,7 +17,6 @@ from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import StoreError, disk_error
 from ...files import PARTIAL
 from ..config.manifest import DatasetEntry, Manifest, Member
-from ..member_check import check_member, digest
 from ..storage.filesystem import make_folder, remove, remove_partials, write_bytes
 from ..storage.writer_lock import writer_lock
 from ..store.identity import Identity
@@ -25,7 +24,8 @@ from ..store.image_table import Photograph
 from ..store.logit_store import LogitStore
 from ..workers.jobs import JobImage, JobSummary
 from .dump_block import DumpBlock
-from .settings import InferenceSettings
+from .member_check import check_member, digest
+from .predictor import InferenceSettings
 
 
 @dataclass(frozen=True)

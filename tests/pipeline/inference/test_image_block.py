@@ -9,7 +9,7 @@ import pytest
 import torch
 from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Tile
 from hmsa_pipeline.pipeline.inference.dump import limited_by
-from hmsa_pipeline.pipeline.inference.settings import InferenceSettings
+from hmsa_pipeline.pipeline.inference.predictor import InferenceSettings
 from hmsa_pipeline.pipeline.inference.transfer import ByteBudget, HostCopy, StageTimes
 from hypothesis import given
 from hypothesis import strategies as st

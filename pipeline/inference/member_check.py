@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import CheckpointError
-from ..files import sha256
-from ..models.checkpoint import check_weights
-from ..models.precision import check_range
-from .config.manifest import Member
-from .runtime.device import AUTOCAST
+from ...errors import CheckpointError
+from ...files import sha256
+from ...models.checkpoint import check_weights
+from ...models.precision import check_range
+from ..config.manifest import Member
+from ..runtime.device import AUTOCAST
 
 
 def check_member(member: Member, precision: str) -> str | None:
