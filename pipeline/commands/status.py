@@ -22,7 +22,7 @@ def status(manifest: Manifest, say: Output) -> None:
     from ..store.verify import store_status
     from ..text import as_size
 
-    found = store_status(manifest)
+    found = store_status(manifest.stores())
     wide = max(len(f"{s.dataset}/{s.model}") for s in found)
     for s in found:
         counts = f"{s.complete:6} / {s.total:<6} {as_size(s.bytes):>9}  {s.written or 'never'}"

@@ -30,7 +30,7 @@ def verify(
     """
     from ..store.verify import verify as read_all
 
-    found = read_all(manifest, repair=repair)
+    found = read_all(manifest.output, manifest.stores(), repair=repair)
     for result in found:
         name = f"{result.dataset}/{result.model}"
         if result.problem:

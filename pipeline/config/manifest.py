@@ -24,6 +24,7 @@ from pydantic import (
 from ...datasets.layout.find_images import LAYOUTS
 from ...errors import ManifestError, describe_value, nearest, one_line
 from ...models.registry import KNOWN
+from ..storage.output_folder import store_path
 from .path_variables import PathContext, expand_home, refuse_unused, resolved_path
 from .value_types import (
     Count,
@@ -316,6 +317,14 @@ class Manifest(FrozenModel):
     def dataset(self, name: str) -> DatasetEntry:
         """The dataset of that name; `ManifestError` if there is none."""
         return _selected("dataset", self.datasets, [name])[0]
+
+    def stores(self) -> list[tuple[str, str, Path]]:
+        """Every model over every dataset: (dataset, model, where the logits lie)."""
+        return [
+            (dataset.name, member.name, store_path(self.output, dataset.name, member.name))
+            for dataset in self.datasets
+            for member in self.models
+        ]
 
     def resolved(self) -> dict[str, Any]:
         """Every setting, the defaults too, with absolute paths, as what JSON and YAML can hold.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -11,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HmsaError, StoreError
-from ..config.manifest import Manifest
 from ..runtime.progress import Progress
 from ..storage.filesystem import move, size
-from ..storage.output_folder import DAMAGED, store_path
+from ..storage.output_folder import DAMAGED
 from ..storage.writer_lock import writer_lock
 from .logit_store import LogitStore
 from .zarr_backend import DamagedShardError
+
+
+StoreOf = tuple[str, str, Path]
+"""Names of a dataset and a model, and where the logits of the model over the dataset lie."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +49,17 @@ class StoreStatus:
         return asdict(self)
 
 
-def store_status(manifest: Manifest) -> list[StoreStatus]:
-    """The state of every store of the manifest, from one directory scan each."""
+def store_status(stores: Sequence[StoreOf]) -> list[StoreStatus]:
+    """Look up the state of each store, with one directory scan each."""
     found = []
-    for dataset in manifest.datasets:
-        for member in manifest.models:
-            path = store_path(manifest.output, dataset.name, member.name)
-            try:
-                found.append(_status(dataset.name, member.name, path))
-            except StoreError as error:
-                found.append(StoreStatus(dataset.name, member.name, problem=str(error)))
-            except OSError as error:
-                problem = f"{path}: cannot be read ({error.strerror or error})"
-                found.append(StoreStatus(dataset.name, member.name, problem=problem))
+    for dataset, model, path in stores:
+        try:
+            found.append(_status(dataset, model, path))
+        except StoreError as error:
+            found.append(StoreStatus(dataset, model, problem=str(error)))
+        except OSError as error:
+            problem = f"{path}: cannot be read ({error.strerror or error})"
+            found.append(StoreStatus(dataset, model, problem=problem))
     return found
 
 
@@ -100,11 +102,12 @@ class VerifyResult:
         return asdict(self)
 
 
-def verify(manifest: Manifest, *, repair: bool = False) -> list[VerifyResult]:
-    """Read every shard of the manifest's stores: checksums hold, every value is finite.
+def verify(output: Path, stores_of: Sequence[StoreOf], *, repair: bool = False) -> list[VerifyResult]:
+    """Read every shard of the stores: checksums hold, every value is finite.
 
     Args:
-        manifest: whose stores.
+        output: the folder of all results.
+        stores_of: names and places of the stores; those that are not there are passed over.
         repair: whether damaged shards are moved to ``<output>/damaged/<dataset>/<model>/``, so that
             ``dump`` or ``import-logits`` makes them again.
 
@@ -114,19 +117,17 @@ def verify(manifest: Manifest, *, repair: bool = False) -> list[VerifyResult]:
     stores: list[tuple[str, str, LogitStore]] = []
     counts: list[int] = []
     results: list[VerifyResult] = []
-    for dataset in manifest.datasets:
-        for member in manifest.models:
-            path = store_path(manifest.output, dataset.name, member.name)
-            try:
-                if LogitStore.exists(path):
-                    store = LogitStore.open(path)
-                    store.require_arrays()
-                    counts.append(sum(size is not None for size in store.shard_sizes()))
-                    stores.append((dataset.name, member.name, store))
-            except StoreError as error:
-                results.append(VerifyResult(dataset.name, member.name, problem=str(error)))
+    for dataset, model, path in stores_of:
+        try:
+            if LogitStore.exists(path):
+                store = LogitStore.open(path)
+                store.require_arrays()
+                counts.append(sum(size is not None for size in store.shard_sizes()))
+                stores.append((dataset, model, store))
+        except StoreError as error:
+            results.append(VerifyResult(dataset, model, problem=str(error)))
     if not stores and not results:
-        raise StoreError(f"{manifest.output}: holds no store; make them with 'hmsa-pipeline dump'")
+        raise StoreError(f"{output}: holds no store; make them with 'hmsa-pipeline dump'")
     with (
         Progress(sum(counts)) as progress,
         ThreadPoolExecutor(max(1, os.cpu_count() or 1), "verify") as pool,
@@ -150,7 +151,7 @@ def verify(manifest: Manifest, *, repair: bool = False) -> list[VerifyResult]:
                         result.unreadable[image] = str(error)
                     progress.advance()
                 if repair:
-                    result.moved = sum(_move(manifest.output, result, store, index) for index in damaged)
+                    result.moved = sum(_move(output, result, store, index) for index in damaged)
             results.append(result)
     return results
 

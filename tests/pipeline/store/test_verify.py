@@ -55,7 +55,7 @@ def test_status_counts_what_is_complete_and_says_when(manifest: Manifest) -> Non
     then = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC).timestamp()
     for row in range(3):
         os.utime(shard(manifest, row, model="bee"), (then - row, then - row))
-    cells = {f"{cell.dataset}/{cell.model}": cell for cell in store_status(manifest)}
+    cells = {f"{cell.dataset}/{cell.model}": cell for cell in store_status(manifest.stores())}
     assert list(cells) == ["street/ant", "street/bee", "garden/ant", "garden/bee"]
     bee = cells["street/bee"]
     assert (bee.complete, bee.total, bee.problem) == (3, 5, None)
@@ -69,7 +69,7 @@ def test_status_counts_what_is_complete_and_says_when(manifest: Manifest) -> Non
 def test_an_empty_shard_and_an_unfinished_file_are_not_complete(manifest: Manifest) -> None:
     shard(manifest, 0).write_bytes(b"")
     shard(manifest, 1).rename(shard(manifest, 1).with_name(".77.partial"))
-    cell = store_status(manifest)[0]
+    cell = store_status(manifest.stores())[0]
     assert (cell.complete, cell.total) == (2, 4)
     assert cell.bytes == sum(shard(manifest, row).stat().st_size for row in (2, 3))
 
@@ -92,7 +92,7 @@ def test_a_store_in_trouble_does_not_hide_the_others(
             return scandir(path)
 
         monkeypatch.setattr(os, "scandir", refuse)
-    first, second, third, fourth = store_status(manifest)
+    first, second, third, fourth = store_status(manifest.stores())
     assert first.problem is not None
     assert first.problem.startswith(str(store))
     assert "\n" not in first.problem
@@ -110,7 +110,7 @@ def test_a_store_in_trouble_does_not_hide_the_others(
 def test_sound_stores_are_sound_and_left_as_they_are(manifest: Manifest) -> None:
     before = tree(manifest.output)
     for repair in (False, True):
-        results = by_store(verify(manifest, repair=repair))
+        results = by_store(verify(manifest.output, manifest.stores(), repair=repair))
         assert {name: result.sound for name, result in results.items()} == {
             "street/ant": 4,
             "street/bee": 3,
@@ -127,7 +127,7 @@ def test_damage_of_every_kind_is_listed_by_image_and_nothing_is_moved_unasked(ma
     shard(manifest, 3).unlink()
     damage(shard(manifest, 1, "garden"))
     before = tree(manifest.output)
-    results = by_store(verify(manifest))
+    results = by_store(verify(manifest.output, manifest.stores()))
     street = results["street/ant"]
     assert (street.sound, street.moved, street.unreadable) == (0, 0, {})
     assert list(street.damaged) == ["a.png", "b.png", "c.png"], "a missing shard is no damage"
@@ -146,7 +146,7 @@ def test_values_that_are_not_finite_are_damage(manifest: Manifest, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "_finite", lambda _: True)
         store.write(2, values)
-    (result,) = [r for r in verify(manifest) if (r.dataset, r.model) == ("street", "ant")]
+    (result,) = [r for r in verify(manifest.output, manifest.stores()) if (r.dataset, r.model) == ("street", "ant")]
     assert list(result.damaged) == ["c.png"]
     assert "not all finite" in result.damaged["c.png"]
 
@@ -156,7 +156,7 @@ def test_repair_moves_damaged_shards_so_that_they_are_made_again(manifest: Manif
     damaged = shard(manifest, 1).read_bytes()
     shard(manifest, 2).write_bytes(b"")
     others = {name: data for name, data in tree(manifest.output).items() if "ant.zarr/9x11/c.1." not in name}
-    result = by_store(verify(manifest, repair=True))["street/ant"]
+    result = by_store(verify(manifest.output, manifest.stores(), repair=True))["street/ant"]
     assert (result.sound, list(result.damaged), result.moved) == (2, ["b.png", "c.png"], 2)
     after = tree(manifest.output)
     assert after["damaged/street/ant/9x11/c.1.0.0.0"] == damaged
@@ -176,7 +176,7 @@ def test_what_was_moved_before_is_never_overwritten(manifest: Manifest) -> None:
         store.write(1, logits(seed, *SIZE))
         damage(shard(manifest, 1))
         moved.append(shard(manifest, 1).read_bytes())
-        assert by_store(verify(manifest, repair=True))["street/ant"].moved == 1
+        assert by_store(verify(manifest.output, manifest.stores(), repair=True))["street/ant"].moved == 1
     folder = manifest.output / "damaged" / "street" / "ant" / "9x11"
     assert sorted(path.read_bytes() for path in folder.iterdir()) == sorted(moved)
 
@@ -196,7 +196,7 @@ def test_what_the_machine_does_not_give_is_unreadable_and_never_moved(
         read_chunk(shard, *arguments)
 
     monkeypatch.setattr(store_module, "read_chunk", fail)
-    result = by_store(verify(manifest, repair=True))["street/ant"]
+    result = by_store(verify(manifest.output, manifest.stores(), repair=True))["street/ant"]
     assert (result.sound, list(result.damaged), list(result.unreadable), result.moved) == (2, ["d.png"], ["b.png"], 1)
     assert re.search(r"c\.1\.0\.0\.0: cannot be read", result.unreadable["b.png"])
     after = tree(store_at(manifest, "street", "ant"))
@@ -205,7 +205,7 @@ def test_what_the_machine_does_not_give_is_unreadable_and_never_moved(
 
 def test_damaged_metadata_of_an_array_move_no_sound_shard(manifest: Manifest) -> None:
     edit_json(store_at(manifest, "street", "ant") / "9x11" / "zarr.json", lambda array: array["shape"].reverse())
-    result = by_store(verify(manifest, repair=True))["street/ant"]
+    result = by_store(verify(manifest.output, manifest.stores(), repair=True))["street/ant"]
     assert (result.sound, result.damaged, result.unreadable, result.moved) == (0, {}, {}, 0)
     assert "9x11/zarr.json: cannot be understood" in (result.problem or "")
     assert shard(manifest, 0).exists()
@@ -218,7 +218,7 @@ def test_an_index_codec_without_its_byte_order_moves_no_sound_shard(manifest: Ma
     store = store_at(manifest, "street", "ant")
     edit_json(store / "9x11" / "zarr.json", cut)
     before = tree(store)
-    result = by_store(verify(manifest, repair=True))["street/ant"]
+    result = by_store(verify(manifest.output, manifest.stores(), repair=True))["street/ant"]
     assert "9x11/zarr.json: cannot be understood" in (result.problem or "")
     assert (result.damaged, result.moved) == ({}, 0)
     assert tree(store) == before
@@ -227,11 +227,11 @@ def test_an_index_codec_without_its_byte_order_moves_no_sound_shard(manifest: Ma
 def test_repair_needs_the_lock_and_looking_does_not(manifest: Manifest) -> None:
     damage(shard(manifest, 0))
     with writer_lock(store_at(manifest, "street", "ant")):
-        assert by_store(verify(manifest))["street/ant"].sound == 3
+        assert by_store(verify(manifest.output, manifest.stores()))["street/ant"].sound == 3
         with pytest.raises(StoreError, match="held by process"):
-            verify(manifest, repair=True)
+            verify(manifest.output, manifest.stores(), repair=True)
     assert shard(manifest, 0).exists()
-    verify(manifest, repair=True)
+    verify(manifest.output, manifest.stores(), repair=True)
     assert not any(path.suffix == ".lock" for path in manifest.output.rglob("*"))
 
 
@@ -250,7 +250,7 @@ def test_repair_goes_by_the_table_as_it_is_under_the_lock(
         return store
 
     monkeypatch.setattr(LogitStore, "open", late)
-    result = by_store(verify(manifest, repair=True))["street/ant"]
+    result = by_store(verify(manifest.output, manifest.stores(), repair=True))["street/ant"]
     assert (result.sound, result.damaged, result.unreadable, result.moved) == (5, {}, {}, 0)
 
 
@@ -258,21 +258,21 @@ def test_a_folder_for_damage_that_cannot_be_made_is_an_error_and_moves_nothing(m
     damage(shard(manifest, 0))
     (manifest.output / "damaged").write_text("a file")
     with pytest.raises(StoreError, match=r"c\.0\.0\.0\.0: cannot be moved to "):
-        verify(manifest, repair=True)
+        verify(manifest.output, manifest.stores(), repair=True)
     assert shard(manifest, 0).exists()
 
 
 def test_no_store_at_all_is_an_error(tmp_path: Path) -> None:
     manifest = manifest_of(tmp_path, ["ant"], {"street": tmp_path})
     with pytest.raises(StoreError, match="holds no store; make them with 'hmsa-pipeline dump'"):
-        verify(manifest)
+        verify(manifest.output, manifest.stores())
     assert not manifest.output.exists()
 
 
 def test_a_store_whose_metadata_cannot_be_read_does_not_hide_the_damage_of_others(manifest: Manifest) -> None:
     damage(shard(manifest, 0))
     (store_at(manifest, "garden", "ant") / "zarr.json").write_text("{")
-    found = {(result.dataset, result.model): result for result in verify(manifest, repair=True)}
+    found = {(result.dataset, result.model): result for result in verify(manifest.output, manifest.stores(), repair=True)}
     assert "its metadata cannot be understood" in (found["garden", "ant"].problem or "")
     assert sum(result.moved for result in found.values()) == 1
     assert not shard(manifest, 0).exists()
