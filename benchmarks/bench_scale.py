@@ -29,7 +29,7 @@ import torch
 import yaml
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.config.manifest import load_manifest
+from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
 from hmsa_pipeline.pipeline.inference.dump import plan_dump
 from hmsa_pipeline.pipeline.store.identity import Identity
 from hmsa_pipeline.pipeline.store.image_table import Photograph

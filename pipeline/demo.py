@@ -25,7 +25,7 @@ from ..datasets.dataset_specs import NAMES, dataset_spec
 from ..datasets.synthetic.write_bravo import write_bravo
 from ..errors import ManifestError, StoreError
 from ..files import write_json, write_text
-from .config.manifest import SHIPPED
+from .config.load_manifest import SHIPPED
 from .submission.bravo_archives import SPLITS, write_samples
 from .training.log import HISTORY
 from .training.plan import WEIGHTS

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...datasets.dataset_specs import NAMES
 from ...errors import ManifestError, nearest, one_line
-from .manifest import find_manifest, shipped_manifests
+from .load_manifest import find_manifest, shipped_manifests
 from .overrides import SetOption, apply_overrides
 from .path_variables import PathContext, expand_home, is_url, refuse_unused
 from .recipe import RANDOM, RECIPES, Recipe

@@ -6,7 +6,7 @@ its paths, and says everything that is wrong with it in one line, with the file,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,7 +25,7 @@ from ...datasets.layout.find_images import LAYOUTS
 from ...errors import ManifestError, describe_value, nearest, one_line
 from ...models.registry import KNOWN
 from ..storage.output_folder import store_path
-from .path_variables import PathContext, expand_home, refuse_unused, resolved_path
+from .path_variables import resolved_path
 from .value_types import (
     Count,
     InputPath,
@@ -41,7 +41,7 @@ from .value_types import (
     check_mapping,
     one_of,
 )
-from .yaml_document import FieldError, as_yaml, read_document, validate
+from .yaml_document import FieldError, as_yaml
 
 Precision = Literal["fp16", "bf16", "fp32"]
 Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
@@ -51,7 +51,6 @@ Label = Literal["mean-softmax", "max-softmax", "min-softmax", "mean-logit"]
 Confidence = Literal["mean-softmax", "mean-logit", "min-softmax", "entropy", "energy", "rba"]
 
 EXTERNAL = "external"
-SHIPPED = Path(__file__).parents[2] / "manifests"
 
 Entry = TypeVar("Entry", "Member", "DatasetEntry")
 
@@ -354,77 +353,3 @@ def _selected(kind: str, entries: Sequence[Entry], names: Iterable[str]) -> tupl
         if name not in known:
             raise ManifestError(one_line(f"no {kind} {name!r} in the manifest; {nearest(name, known)}"))
     return tuple(entry for entry in entries if entry.name in names)
-
-
-def shipped_manifests(folder: Path = SHIPPED) -> list[str]:
-    """The names of the manifests that come with the package, without ``.yaml``."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
-
-
-def find_manifest(source: str | Path, shipped: Path = SHIPPED) -> Path:
-    """The absolute path of a manifest: a file, or the bare name of a shipped one, with or without ``.yaml``.
-
-    A file wins over a shipped manifest of its name.
-
-    Args:
-        source: the file or the name.
-        shipped: the folder of the package that holds the shipped ones.
-
-    Raises:
-        ManifestError: there is neither.
-    """
-    path = expand_home(str(source))
-    shown, bare = str(source) or "''", str(source).removesuffix(".yaml")
-    try:
-        exists, folder = path.exists(), path.is_dir()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ManifestError(one_line(f"{shown}: cannot be read: {reason}")) from None
-    if bare in shipped_manifests(shipped) and (folder or not exists):
-        return shipped / f"{bare}.yaml"
-    if folder:
-        raise ManifestError(one_line(f"{shown}: is a folder; name the YAML file in it"))
-    if not exists:
-        known = ", ".join(shipped_manifests(shipped))
-        raise ManifestError(one_line(f"{shown}: no such manifest; the package ships {known}"))
-    return path.absolute()
-
-
-def load_manifest(
-    source: str | Path,
-    *,
-    output: str | Path | None = None,
-    data_root: Path | None = None,
-    assets: Path | None = None,
-    models: Sequence[str] | None = None,
-    datasets: Sequence[str] | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """Read, check and resolve a manifest; no checkpoint or image needs to be there.
-
-    Args:
-        source: what `find_manifest` takes.
-        output: wins over the manifest's ``output``; relative to the current folder.
-        data_root: wins over the environment variable HMSA_DATA_ROOT.
-        assets: wins over HMSA_ASSETS.
-        models: names of the models to keep, all if None or empty; the manifest's order stays.
-        datasets: names of the datasets to keep, likewise.
-        overrides: settings that win over the manifest's, as a tree like it, for example
-            ``{"inference": {"precision": "fp32"}}``; a None in it changes nothing.
-
-    Raises:
-        ManifestError: anything wrong with any of these, in one line.
-    """
-    path = find_manifest(source)
-    name = path.name if path.parent == SHIPPED else str(source)
-    document = read_document(path, name).override(overrides or {})
-    if output is not None:
-        document = document.override({"output": str(output)})
-    refuse_unused(document, data_root, assets)
-    manifest = validate(Manifest, document, PathContext.of(path, data_root, assets))
-    return manifest.model_copy(
-        update={
-            "models": _selected("model", manifest.models, models or [m.name for m in manifest.models]),
-            "datasets": _selected("dataset", manifest.datasets, datasets or [d.name for d in manifest.datasets]),
-        }
-    )

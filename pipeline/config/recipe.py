@@ -15,7 +15,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Strict
 from ...datasets.dataset_specs import KNOWN_DATASETS
 from ...errors import ManifestError
 from ...models.registry import ARCHITECTURES
-from .manifest import SHIPPED, FrozenModel, Precision, Scales, Version
+from .load_manifest import SHIPPED
+from .manifest import FrozenModel, Precision, Scales, Version
 from .path_variables import resolved_path
 from .value_types import (
     Count,

@@ -17,7 +17,6 @@ import errno
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
@@ -35,22 +34,19 @@ from ..storage.filesystem import (
     size,
     write_bytes,
 )
-from .fixed_point import decode
 from .identity import Identity
-from .image_table import ImageEntry, Photograph, check_images, images_from_json, rows_per_array, update_table
-from .shard_file import has_content, is_finite, read_chunk, shard_path
+from .image_table import ImageEntry, Photograph, check_images, rows_per_array, update_table
+from .shard_file import shard_path
+from .shard_reader import ShardReader
 from .shard_writer import ShardWriter
 from .zarr_backend import (
     ENCODINGS,
     FORMAT_VERSION,
-    DamagedShardError,
-    DurableStore,
     array_size,
     compressor,
-    damaged_metadata,
     dimension_names,
-    error_text,
-    open_array,
+    open_group,
+    read_table,
     shard_rows,
     strip_rows,
     table_version,
@@ -70,12 +66,10 @@ class LogitStore:
     def __init__(self, path: Path, group: zarr.Group, seen: str | None) -> None:
         self.path = path
         self._group = group
-        self._seen = seen
-        self._arrays: dict[str, zarr.Array] = {}
         self._writer: ShardWriter | None = None
         self.identity: Identity
         self.images: list[ImageEntry]
-        self._load()
+        self._load(seen)
 
     @staticmethod
     def exists(path: Path) -> bool:
@@ -178,45 +172,13 @@ class LogitStore:
         if not cls.exists(path):
             raise StoreError(f"{path}: there is no store; make it with 'hmsa-pipeline dump'")
         seen = table_version(path)
-        try:
-            group = zarr.open_group(
-                zarr_store(path, read_only=not writable),
-                mode="r+" if writable else "r",
-                use_consolidated=False,
-            )
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
-        except Exception as error:
-            raise StoreError(damaged_metadata(path, error)) from error
+        group = open_group(path, writable=writable)
         return cls(path, group, seen)
 
-    def _load(self) -> None:
-        try:
-            attributes: dict[str, Any] = dict(self._group.attrs)
-            version = attributes["format_version"]
-            if version == FORMAT_VERSION:
-                self.identity = Identity.from_json(attributes)
-                if self.identity.encoding not in ENCODINGS:
-                    raise ValueError(f"unknown encoding {self.identity.encoding!r}")
-                self.images = images_from_json(attributes["images"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(damaged_metadata(self.path, error)) from error
-        if version != FORMAT_VERSION:
-            raise StoreError(
-                f"{self.path}: is of format version {version}, this hmsa-pipeline reads {FORMAT_VERSION}; "
-                "use the version that wrote it, or start it afresh with --overwrite"
-            )
+    def _load(self, seen: str | None) -> None:
+        self.identity, self.images = read_table(self.path, self._group)
+        self._reader = ShardReader(self.path, self.identity, seen, self._group.store)
         self.index = {entry.path: i for i, entry in enumerate(self.images)}
-
-    def _require_unchanged(self, index: int) -> None:
-        """Raise StoreError if another work took the store's place since it was opened."""
-        seen = table_version(self.path)
-        if seen == self._seen:
-            return
-        now = LogitStore.open(self.path)
-        if now.identity.differences(self.identity) or now.images[index : index + 1] != [self.images[index]]:
-            raise StoreError(f"{self.path}: was started afresh meanwhile; run the same command again")
-        self._seen = seen
 
     @property
     def classes(self) -> int:
@@ -244,8 +206,7 @@ class LogitStore:
                 raise StoreError(f"{self.path}: cannot list these photographs ({error})") from error
             self._require_vacant(images)
             self._group.attrs["images"] = [asdict(entry) for entry in images]
-            self._seen = table_version(self.path)
-            self._load()
+            self._load(table_version(self.path))
         self._make_arrays()
         return added
 
@@ -291,8 +252,8 @@ class LogitStore:
                     chunk_key_encoding={"name": "default", "separator": "."},
                     dimension_names=dimension_names(name),
                 )
-            elif self._array(name).shape[0] < count:
-                self._array(name).resize(shape)
+            elif self._reader.array(name).shape[0] < count:
+                self._reader.array(name).resize(shape)
 
     def shard_path(self, index: int) -> Path | None:
         """The shard file of image ``index``; None for an image that has no place in an array."""
@@ -327,7 +288,7 @@ class LogitStore:
         """
         for name in rows_per_array(self.images):
             if size(self.path / name / "zarr.json") is not None:
-                self._array(name)
+                self._reader.array(name)
 
     def require_complete(self, images: Sequence[str]) -> None:
         """Raise StoreError, with their number, if logits of these images are missing, or see `require_arrays`."""
@@ -339,15 +300,13 @@ class LogitStore:
                 "make them with 'hmsa-pipeline dump', or take --limit"
             )
 
-    def _array(self, name: str) -> zarr.Array:
-        array = self._arrays.get(name)
-        if array is None:
-            array = self._arrays[name] = open_array(self._group.store, self.path, name, self.identity)
-        return array
+    def reader(self) -> ShardReader:
+        """Give the reader of this store's shards, which needs no table."""
+        return self._reader
 
     def writer(self) -> ShardWriter:
         """What writes this store's shards, in this process or in others; the caller holds the lock."""
-        return ShardWriter(self.path, self.identity, self._seen)
+        return ShardWriter(self.path, self.identity, self._reader.seen)
 
     def write(self, index: int, logits: np.ndarray) -> None:
         """Store one image; see `ShardWriter.write`."""
@@ -357,117 +316,23 @@ class LogitStore:
 
     def is_current(self) -> bool:
         """Whether the table and the settings on the disk are still those that were read."""
-        return table_version(self.path) == self._seen
+        return table_version(self.path) == self._reader.seen
 
     def read(self, index: int, start: int = 0, stop: int | None = None, room: np.ndarray | None = None) -> np.ndarray:
-        """Rows ``start`` to ``stop`` of one image's logits, (C, rows, W) float16.
-
-        Args:
-            index: of the image in the table.
-            start, stop: rows; all of them if left out.
-            room: what `room_for_strip` gave, to be used again: if the rows are one of `strips` the result may be a
-                part of it.
-
-        Raises:
-            StoreError: the image is not complete, or the disk cannot be read.
-            DamagedShardError: the shard does not decode.
-        """
-        entry, shard = self.images[index], self.shard_path(index)
-        missing = f"{self.path}: has no logits of {entry.path}; make them with 'hmsa-pipeline dump'"
-        if entry.array is None or entry.row is None or shard is None:
-            raise StoreError(missing)
-        try:
-            array = self._array(entry.array)
-            if entry.row >= array.shape[0]:
-                raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run 'hmsa-pipeline dump' again")
-            if isinstance(array.store, DurableStore):
-                block = self._read_file(entry, shard, *slice(start, stop).indices(array.shape[2])[:2], room)
-            else:
-                block = np.asarray(array[entry.row, :, start:stop, :])
-            self._require_unchanged(index)
-            if np.isnan(block[0, :, 0]).any():
-                # What Zarr gives for a strip, or a shard, that it does not find.
-                raise ValueError("a strip is missing")
-        except FileNotFoundError as error:
-            raise StoreError(missing) from error
-        except StoreError as error:
-            if not _is_there(shard):
-                raise StoreError(missing) from error
-            raise
-        except Exception as error:
-            if _is_damage(error) and not _is_there(shard):
-                raise StoreError(missing) from error
-            if not _is_damage(error):
-                reason = getattr(error, "strerror", None) or error_text(error)
-                raise StoreError(f"{shard}: cannot be read ({reason})") from error
-            raise DamagedShardError(
-                f"{shard}: the logits of {entry.path} are damaged ({error_text(error)}); "
-                "mend with 'hmsa-pipeline verify --repair' and 'hmsa-pipeline dump'"
-            ) from error
-        return block
-
-    def _read_file(
-        self, entry: ImageEntry, shard: Path, start: int, stop: int, room: np.ndarray | None
-    ) -> np.ndarray:
-        """Rows of a shard file whose array is as this version writes it."""
-        assert entry.height is not None
-        assert entry.width is not None
-        rows = strip_rows(self.classes, entry.height, entry.width)
-        count = -(-entry.height // rows)
-        room = self.room_for_strip(entry) if room is None else room
-
-        def strip(number: int) -> np.ndarray:
-            """Those of the rows that lie in one strip."""
-            if self.identity.encoding == "compact":
-                read_chunk(shard, number, count, room.view(np.uint16))
-                whole = decode(room.view(np.uint16))
-            else:
-                read_chunk(shard, number, count, room)
-                whole = room
-            return whole[:, max(0, start - number * rows) : stop - number * rows]
-
-        first, last = start // rows, -(-stop // rows)
-        if last - first == 1:
-            return strip(first)
-        block = np.empty((self.classes, max(0, stop - start), entry.width), np.float16)
-        for number in range(first, last):
-            y = max(start, number * rows) - start
-            piece = strip(number)
-            block[:, y : y + piece.shape[1]] = piece
-        return block
+        """Read rows of one image's logits, (C, rows, W) float16; see `ShardReader.read`."""
+        return self._reader.read(self.images[index], start, stop, room)
 
     def room_for_strip(self, entry: ImageEntry) -> np.ndarray:
-        """What one of the image's `strips` is decompressed into, (C, R, W) float16."""
-        assert entry.height is not None
-        assert entry.width is not None
-        rows = strip_rows(self.classes, entry.height, entry.width)
-        return np.empty((self.classes, rows, entry.width), np.float16)
+        """Make an array that a strip is read into; see `ShardReader.room_for_strip`."""
+        return self._reader.room_for_strip(entry)
 
     def strips(self, index: int) -> list[tuple[int, int]]:
-        """(start, stop) rows of an image's chunks, the cheapest pieces to `read`.
-
-        Of a remote store as many chunks together as 256 MiB hold: there every question costs more than a chunk.
-        """
-        entry = self.images[index]
-        if entry.height is None or entry.width is None:
-            return []
-        rows = strip_rows(self.classes, entry.height, entry.width)
-        if is_remote(self.path):
-            rows *= max(1, _PIECE_BYTES // (2 * self.classes * rows * entry.width))
-        return [(y, min(y + rows, entry.height)) for y in range(0, entry.height, rows)]
+        """List the pieces of an image that are cheapest to `read`; see `ShardReader.strips`."""
+        return self._reader.strips(self.images[index])
 
     def check(self, index: int) -> None:
-        """Read a whole shard: checksums hold and every value is finite.
-
-        Raises:
-            StoreError: missing, or the disk cannot be read.
-            DamagedShardError: does not decode, or not to finite values.
-        """
-        for start, stop in self.strips(index):
-            if not is_finite(self.read(index, start, stop)):
-                raise DamagedShardError(
-                    f"{self.shard_path(index)}: the logits of {self.images[index].path} are not all finite"
-                )
+        """Read a whole shard; see `ShardReader.check`."""
+        self._reader.check(self.images[index])
 
 
 def _aside(path: Path) -> Path:
@@ -476,16 +341,3 @@ def _aside(path: Path) -> Path:
 
 def _holds_shards(path: Path) -> bool:
     return any(found.name.count("/") == 1 and "/c." in found.name for found in listing(path))
-
-
-def _is_there(shard: Path) -> bool:
-    """Whether there is something that can be damaged; StoreError if nobody can tell."""
-    try:
-        return has_content(shard)
-    except OSError as error:
-        raise StoreError(f"{shard}: cannot be read ({error.strerror or error})") from error
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether an error says that a shard's bytes are wrong, and not that memory, threads or the disk failed."""
-    return isinstance(error, ValueError) or "blosc" in str(error)

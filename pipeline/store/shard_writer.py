@@ -17,7 +17,7 @@ from .fixed_point import LIMIT, encode
 from .identity import Identity
 from .image_table import ImageEntry
 from .shard_file import has_content, is_finite, pack_shard, shard_path
-from .zarr_backend import ENCODINGS, SHUFFLES, open_array, strip_rows, table_version, zarr_store
+from .zarr_backend import ENCODINGS, SHUFFLES, open_array, require_same_table, strip_rows, zarr_store
 
 _ASKERS = 8
 
@@ -71,7 +71,7 @@ class ShardWriter:
                 f"{entry.path}: logits of '{self._identity.model}' lie beyond {LIMIT}, the most that encoding "
                 "compact holds; take store.encoding lossless"
             )
-        self._require_unchanged(entry)
+        self._seen = require_same_table(self.path, self._seen, self._identity, entry)
         array = self._arrays.get(entry.array)
         if array is None or array.shape[0] <= entry.row:  # zarr writes nothing, and says nothing, past the end
             array = self._arrays[entry.array] = open_array(
@@ -80,19 +80,6 @@ class ShardWriter:
             if array.shape[0] <= entry.row:
                 raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run the same command again")
         write_bytes(self.path / entry.array / f"c.{entry.row}.0.0.0", *pack_logits(logits, self._identity))
-
-    def _require_unchanged(self, entry: ImageEntry) -> None:
-        """Raise StoreError if another work took the store's place since it was opened."""
-        seen = table_version(self.path)
-        if seen == self._seen:
-            return
-        from .logit_store import LogitStore
-
-        now = LogitStore.open(self.path)
-        index = now.index.get(entry.path, len(now.images))
-        if now.identity.differences(self._identity) or now.images[index : index + 1] != [entry]:
-            raise StoreError(f"{self.path}: was started afresh meanwhile; run the same command again")
-        self._seen = seen
 
 
 def pack_logits(logits: np.ndarray, identity: Identity) -> list[bytes]:

@@ -19,7 +19,6 @@ from ..storage.writer_lock import writer_lock
 from .logit_store import LogitStore
 from .zarr_backend import DamagedShardError
 
-
 StoreOf = tuple[str, str, Path]
 """Names of a dataset and a model, and where the logits of the model over the dataset lie."""
 

@@ -23,6 +23,7 @@ from ...errors import StoreError
 from ..storage.filesystem import address, as_oserror, is_remote, read_bytes, version_tag, write_bytes
 from .fixed_point import FixedPoint
 from .identity import Identity
+from .image_table import ImageEntry, images_from_json
 
 FORMAT_VERSION = 1
 _STRIP_BYTES = 5 * 2**20  # part of the format, as the version is
@@ -108,6 +109,66 @@ def zarr_store(path: Path, *, read_only: bool = False) -> Store:
         if kind not in _systems:
             _systems[kind] = FsspecStore.from_url(str(path), {"use_listings_cache": False}).fs
     return RemoteStore(_systems[kind], path, read_only=read_only)
+
+
+def open_group(path: Path, *, writable: bool = False) -> zarr.Group:
+    """Open the group of a store.
+
+    Raises:
+        StoreError: it cannot be read, or its metadata are damaged.
+    """
+    try:
+        mode = "r+" if writable else "r"
+        return zarr.open_group(zarr_store(path, read_only=not writable), mode=mode, use_consolidated=False)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except Exception as error:
+        raise StoreError(damaged_metadata(path, error)) from error
+
+
+def read_table(path: Path, group: zarr.Group) -> tuple[Identity, list[ImageEntry]]:
+    """Read what a store was made with, and its table of images, off the group's attributes.
+
+    Raises:
+        StoreError: they are damaged, or of another format version.
+    """
+    try:
+        attributes: dict[str, Any] = dict(group.attrs)
+        version = attributes["format_version"]
+        if version == FORMAT_VERSION:
+            identity = Identity.from_json(attributes)
+            if identity.encoding not in ENCODINGS:
+                raise ValueError(f"unknown encoding {identity.encoding!r}")
+            return identity, images_from_json(attributes["images"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(damaged_metadata(path, error)) from error
+    raise StoreError(
+        f"{path}: is of format version {version}, this hmsa-pipeline reads {FORMAT_VERSION}; "
+        "use the version that wrote it, or start over with --overwrite"
+    )
+
+
+def require_same_table(path: Path, seen: str | None, identity: Identity, entry: ImageEntry) -> str | None:
+    """Make sure that a store still holds the work that it held when it was opened.
+
+    Args:
+        path: of the store.
+        seen: version of its table then.
+        identity: what it was made with then.
+        entry: an image's row of the table then.
+
+    Returns:
+        The version of the table now.
+
+    Raises:
+        StoreError: another work took the store's place.
+    """
+    version = table_version(path)
+    if version != seen:
+        now, images = read_table(path, open_group(path))
+        if now.differences(identity) or next((e for e in images if e.path == entry.path), None) != entry:
+            raise StoreError(f"{path}: was started over meanwhile; run the same command again")
+    return version
 
 
 def strip_rows(classes: int, height: int, width: int) -> int:

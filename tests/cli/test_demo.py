@@ -22,7 +22,7 @@ from hmsa_pipeline.datasets.dataset_specs import NAMES
 from hmsa_pipeline.datasets.layout.find_images import list_images
 from hmsa_pipeline.models import checkpoint, registry
 from hmsa_pipeline.pipeline import demo
-from hmsa_pipeline.pipeline.config.manifest import SHIPPED
+from hmsa_pipeline.pipeline.config.load_manifest import SHIPPED
 from PIL import Image
 
 from ..documents import DOCS, PAGES, commands

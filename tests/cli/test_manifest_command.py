@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hmsa_pipeline.pipeline.config.manifest import load_manifest
+from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
 
 from .bench import Bench, changed, ended, files, run, start
 

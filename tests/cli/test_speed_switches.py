@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, load_manifest
+from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
+from hmsa_pipeline.pipeline.config.manifest import InferenceOptions
 from hmsa_pipeline.pipeline.inference.predictor import WITHOUT_COMPILE, InferenceSettings, Predictor
 from hmsa_pipeline.pipeline.inference.store_job import identities_of
 from hmsa_pipeline.pipeline.store.identity import Identity

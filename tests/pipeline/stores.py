@@ -13,9 +13,10 @@ import pytest
 import yaml
 import zarr
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.pipeline.config.manifest import Manifest, load_manifest
+from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
+from hmsa_pipeline.pipeline.config.manifest import Manifest
 from hmsa_pipeline.pipeline.storage.output_folder import store_path
-from hmsa_pipeline.pipeline.store import logit_store as store_module
+from hmsa_pipeline.pipeline.store import zarr_backend
 from hmsa_pipeline.pipeline.store.identity import Identity
 from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
@@ -83,7 +84,7 @@ def tree(root: Path) -> dict[str, bytes]:
 def strips_of_eight() -> Iterator[None]:
     """Strips as low as they get, so that small images have several; for use inside hypothesis' tests too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "_STRIP_BYTES", 0)
+        patch.setattr(zarr_backend, "_STRIP_BYTES", 0)
         yield
 
 

@@ -285,7 +285,7 @@ def read_manifest(
     Raises:
         HmsaError: an option or the manifest is wrong.
     """
-    from ...config.manifest import load_manifest
+    from ...config.load_manifest import load_manifest
     from ...storage.filesystem import require_no_file
 
     found = load_manifest(

@@ -15,6 +15,7 @@ import yaml
 from hmsa_pipeline.datasets.layout.find_images import LAYOUTS
 from hmsa_pipeline.errors import ManifestError
 from hmsa_pipeline.models.registry import ARCHITECTURES
+from hmsa_pipeline.pipeline.config.load_manifest import find_manifest, load_manifest, shipped_manifests
 from hmsa_pipeline.pipeline.config.manifest import (
     DatasetEntry,
     FusionFunctions,
@@ -23,9 +24,6 @@ from hmsa_pipeline.pipeline.config.manifest import (
     Member,
     StoreSettings,
     Tile,
-    find_manifest,
-    load_manifest,
-    shipped_manifests,
 )
 from pydantic import BaseModel
 
@@ -431,7 +429,7 @@ def test_every_field_is_described(model: type[BaseModel]) -> None:
 
 def test_the_manifest_is_there_without_torch() -> None:
     script = (
-        "import sys, hmsa_pipeline.pipeline.config.manifest as m; m.load_manifest('bravo');"
+        "import sys, hmsa_pipeline.pipeline.config.load_manifest as m; m.load_manifest('bravo');"
         "print(*{'torch', 'torchvision', 'zarr', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)

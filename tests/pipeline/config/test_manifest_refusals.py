@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hmsa_pipeline.errors import ManifestError
+from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
 from hmsa_pipeline.pipeline.config.manifest import (
     DatasetEntry,
     FusionFunctions,
@@ -15,7 +16,6 @@ from hmsa_pipeline.pipeline.config.manifest import (
     Manifest,
     Member,
     StoreSettings,
-    load_manifest,
 )
 from hmsa_pipeline.pipeline.config.yaml_document import MOST_BYTES, PROBLEMS_SHOWN
 from hypothesis import example, given, settings

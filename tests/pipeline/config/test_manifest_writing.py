@@ -10,7 +10,8 @@ import pytest
 import yaml
 from hmsa_pipeline.datasets.layout.find_images import LAYOUTS
 from hmsa_pipeline.models.registry import ARCHITECTURES
-from hmsa_pipeline.pipeline.config.manifest import Manifest, load_manifest
+from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
+from hmsa_pipeline.pipeline.config.manifest import Manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -167,7 +167,7 @@ def test_every_field_is_described(kind: type[FrozenModel]) -> None:
 
 def test_the_recipe_is_there_without_torch() -> None:
     script = (
-        "import sys, hmsa_pipeline.pipeline.config.recipe as m; m.load_recipe('gta5');"
+        "import sys, hmsa_pipeline.pipeline.config.load_recipe as m; m.load_recipe('gta5');"
         "print(*{'torch', 'torchvision', 'zarr', 'numpy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
-from hmsa_pipeline.pipeline.store import logit_store as store_module
+from hmsa_pipeline.pipeline.store import shard_reader
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hmsa_pipeline.pipeline.store.shard_file import read_chunk
 from hypothesis import HealthCheck, given, settings
@@ -38,7 +38,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         numbers.append(number)
         read_chunk(shard, number, *arguments)
 
-    monkeypatch.setattr(store_module, "read_chunk", listening)
+    monkeypatch.setattr(shard_reader, "read_chunk", listening)
     return numbers
 
 

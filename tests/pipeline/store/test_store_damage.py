@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 import pytest
 from hmsa_pipeline.errors import StoreError
-from hmsa_pipeline.pipeline.store import logit_store as store_module
+from hmsa_pipeline.pipeline.store import shard_reader
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hmsa_pipeline.pipeline.store.shard_file import read_chunk
 from hmsa_pipeline.pipeline.store.zarr_backend import DamagedShardError
@@ -186,7 +186,7 @@ def test_what_the_machine_cannot_give_is_no_damage(
     def fail(*_args: object) -> None:
         raise FAILURES[failure]
 
-    monkeypatch.setattr(store_module, "read_chunk", fail)
+    monkeypatch.setattr(shard_reader, "read_chunk", fail)
     with pytest.raises(StoreError, match="cannot be read") as caught:
         store.read(1)
     assert not isinstance(caught.value, DamagedShardError)
@@ -201,7 +201,7 @@ def test_a_shard_that_is_taken_away_under_a_reader_gives_no_nan_and_is_no_damage
         shard.unlink(missing_ok=True)
         read_chunk(shard, *arguments)
 
-    monkeypatch.setattr(store_module, "read_chunk", late)
+    monkeypatch.setattr(shard_reader, "read_chunk", late)
     try:
         with pytest.raises(StoreError, match=r"has no logits of b\.png") as caught:
             store.read(1)

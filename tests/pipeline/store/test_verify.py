@@ -13,7 +13,7 @@ import pytest
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.config.manifest import Manifest
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
-from hmsa_pipeline.pipeline.store import logit_store as store_module
+from hmsa_pipeline.pipeline.store import shard_reader, shard_writer
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hmsa_pipeline.pipeline.store.shard_file import read_chunk
 from hmsa_pipeline.pipeline.store.verify import VerifyResult, store_status, verify
@@ -144,7 +144,7 @@ def test_values_that_are_not_finite_are_damage(manifest: Manifest, monkeypatch: 
     values = logits(0, *SIZE)
     values[3, 4, 5] = float("inf")
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "_finite", lambda _: True)
+        patch.setattr(shard_writer, "is_finite", lambda _: True)
         store.write(2, values)
     (result,) = [r for r in verify(manifest.output, manifest.stores()) if (r.dataset, r.model) == ("street", "ant")]
     assert list(result.damaged) == ["c.png"]
@@ -195,7 +195,7 @@ def test_what_the_machine_does_not_give_is_unreadable_and_never_moved(
             raise error
         read_chunk(shard, *arguments)
 
-    monkeypatch.setattr(store_module, "read_chunk", fail)
+    monkeypatch.setattr(shard_reader, "read_chunk", fail)
     result = by_store(verify(manifest.output, manifest.stores(), repair=True))["street/ant"]
     assert (result.sound, list(result.damaged), list(result.unreadable), result.moved) == (2, ["d.png"], ["b.png"], 1)
     assert re.search(r"c\.1\.0\.0\.0: cannot be read", result.unreadable["b.png"])
@@ -272,7 +272,9 @@ def test_no_store_at_all_is_an_error(tmp_path: Path) -> None:
 def test_a_store_whose_metadata_cannot_be_read_does_not_hide_the_damage_of_others(manifest: Manifest) -> None:
     damage(shard(manifest, 0))
     (store_at(manifest, "garden", "ant") / "zarr.json").write_text("{")
-    found = {(result.dataset, result.model): result for result in verify(manifest.output, manifest.stores(), repair=True)}
+    found = {
+        (result.dataset, result.model): result for result in verify(manifest.output, manifest.stores(), repair=True)
+    }
     assert "its metadata cannot be understood" in (found["garden", "ant"].problem or "")
     assert sum(result.moved for result in found.values()) == 1
     assert not shard(manifest, 0).exists()

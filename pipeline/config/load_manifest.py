@@ -1,0 +1,88 @@
+"""Finds and reads a manifest: a file or a shipped one, and what the command line changes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import ManifestError, one_line
+from .manifest import Manifest, _selected
+from .path_variables import PathContext, expand_home, refuse_unused
+from .yaml_document import read_document, validate
+
+SHIPPED = Path(__file__).parents[2] / "manifests"
+
+
+def shipped_manifests(folder: Path = SHIPPED) -> list[str]:
+    """The names of the manifests that come with the package, without ``.yaml``."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def find_manifest(source: str | Path, shipped: Path = SHIPPED) -> Path:
+    """The absolute path of a manifest: a file, or the bare name of a shipped one, with or without ``.yaml``.
+
+    A file wins over a shipped manifest of its name.
+
+    Args:
+        source: the file or the name.
+        shipped: the folder of the package that holds the shipped ones.
+
+    Raises:
+        ManifestError: there is neither.
+    """
+    path = expand_home(str(source))
+    shown, bare = str(source) or "''", str(source).removesuffix(".yaml")
+    try:
+        exists, folder = path.exists(), path.is_dir()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ManifestError(one_line(f"{shown}: cannot be read: {reason}")) from None
+    if bare in shipped_manifests(shipped) and (folder or not exists):
+        return shipped / f"{bare}.yaml"
+    if folder:
+        raise ManifestError(one_line(f"{shown}: is a folder; name the YAML file in it"))
+    if not exists:
+        known = ", ".join(shipped_manifests(shipped))
+        raise ManifestError(one_line(f"{shown}: no such manifest; the package ships {known}"))
+    return path.absolute()
+
+
+def load_manifest(
+    source: str | Path,
+    *,
+    output: str | Path | None = None,
+    data_root: Path | None = None,
+    assets: Path | None = None,
+    models: Sequence[str] | None = None,
+    datasets: Sequence[str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Read, check and resolve a manifest; no checkpoint or image needs to be there.
+
+    Args:
+        source: what `find_manifest` takes.
+        output: wins over the manifest's ``output``; relative to the current folder.
+        data_root: wins over the environment variable HMSA_DATA_ROOT.
+        assets: wins over HMSA_ASSETS.
+        models: names of the models to keep, all if None or empty; the manifest's order stays.
+        datasets: names of the datasets to keep, likewise.
+        overrides: settings that win over the manifest's, as a tree like it, for example
+            ``{"inference": {"precision": "fp32"}}``; a None in it changes nothing.
+
+    Raises:
+        ManifestError: anything wrong with any of these, in one line.
+    """
+    path = find_manifest(source)
+    name = path.name if path.parent == SHIPPED else str(source)
+    document = read_document(path, name).override(overrides or {})
+    if output is not None:
+        document = document.override({"output": str(output)})
+    refuse_unused(document, data_root, assets)
+    manifest = validate(Manifest, document, PathContext.of(path, data_root, assets))
+    return manifest.model_copy(
+        update={
+            "models": _selected("model", manifest.models, models or [m.name for m in manifest.models]),
+            "datasets": _selected("dataset", manifest.datasets, datasets or [d.name for d in manifest.datasets]),
+        }
+    )

@@ -1,0 +1,166 @@
+"""Reads the shards of a store, a few rows at a time or whole; needs no table of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from ...errors import StoreError
+from ..storage.filesystem import is_remote
+from .fixed_point import decode
+from .identity import Identity
+from .image_table import ImageEntry
+from .shard_file import has_content, is_finite, read_chunk, shard_path
+from .zarr_backend import DamagedShardError, DurableStore, error_text, open_array, require_same_table, strip_rows
+
+_PIECE_BYTES = 256 * 2**20
+
+
+class ShardReader:
+    """Reads the logits of single images.
+
+    Args:
+        path: of the store.
+        identity: what its logits were made with.
+        seen: version of the table that the entries are of.
+        store: of Zarr, through which arrays are opened.
+    """
+
+    def __init__(self, path: Path, identity: Identity, seen: str | None, store: Any) -> None:
+        self.path, self.identity, self.seen = path, identity, seen
+        self._store = store
+        self._arrays: dict[str, zarr.Array] = {}
+
+    def array(self, name: str) -> zarr.Array:
+        """Open the array of images of one size, once; StoreError as for `open_array`."""
+        array = self._arrays.get(name)
+        if array is None:
+            array = self._arrays[name] = open_array(self._store, self.path, name, self.identity)
+        return array
+
+    def read(
+        self, entry: ImageEntry, start: int = 0, stop: int | None = None, room: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Rows ``start`` to ``stop`` of one image's logits, (C, rows, W) float16.
+
+        Args:
+            entry: the image's row in the table.
+            start, stop: rows; all of them if left out.
+            room: what `room_for_strip` gave, to be used again: if the rows are one of `strips` the result may be a
+                part of it.
+
+        Raises:
+            StoreError: the image is not complete, or the disk cannot be read.
+            DamagedShardError: the shard does not decode.
+        """
+        shard = shard_path(self.path, entry)
+        missing = f"{self.path}: has no logits of {entry.path}; make them with 'hmsa-pipeline dump'"
+        if entry.array is None or entry.row is None or shard is None:
+            raise StoreError(missing)
+        try:
+            array = self.array(entry.array)
+            if entry.row >= array.shape[0]:
+                raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run 'hmsa-pipeline dump' again")
+            if isinstance(array.store, DurableStore):
+                block = self._read_file(entry, shard, *slice(start, stop).indices(array.shape[2])[:2], room)
+            else:
+                block = np.asarray(array[entry.row, :, start:stop, :])
+            self.seen = require_same_table(self.path, self.seen, self.identity, entry)
+            if np.isnan(block[0, :, 0]).any():
+                # What Zarr gives for a strip, or a shard, that it does not find.
+                raise ValueError("a strip is missing")
+        except FileNotFoundError as error:
+            raise StoreError(missing) from error
+        except StoreError as error:
+            if not _is_there(shard):
+                raise StoreError(missing) from error
+            raise
+        except Exception as error:
+            if _is_damage(error) and not _is_there(shard):
+                raise StoreError(missing) from error
+            if not _is_damage(error):
+                reason = getattr(error, "strerror", None) or error_text(error)
+                raise StoreError(f"{shard}: cannot be read ({reason})") from error
+            raise DamagedShardError(
+                f"{shard}: the logits of {entry.path} are damaged ({error_text(error)}); "
+                "mend with 'hmsa-pipeline verify --repair' and 'hmsa-pipeline dump'"
+            ) from error
+        return block
+
+    def _read_file(
+        self, entry: ImageEntry, shard: Path, start: int, stop: int, room: np.ndarray | None
+    ) -> np.ndarray:
+        """Rows of a shard file whose array is as this version writes it."""
+        assert entry.height is not None
+        assert entry.width is not None
+        rows = strip_rows(len(self.identity.classes), entry.height, entry.width)
+        count = -(-entry.height // rows)
+        room = self.room_for_strip(entry) if room is None else room
+
+        def strip(number: int) -> np.ndarray:
+            """Those of the rows that lie in one strip."""
+            if self.identity.encoding == "compact":
+                read_chunk(shard, number, count, room.view(np.uint16))
+                whole = decode(room.view(np.uint16))
+            else:
+                read_chunk(shard, number, count, room)
+                whole = room
+            return whole[:, max(0, start - number * rows) : stop - number * rows]
+
+        first, last = start // rows, -(-stop // rows)
+        if last - first == 1:
+            return strip(first)
+        block = np.empty((len(self.identity.classes), max(0, stop - start), entry.width), np.float16)
+        for number in range(first, last):
+            y = max(start, number * rows) - start
+            piece = strip(number)
+            block[:, y : y + piece.shape[1]] = piece
+        return block
+
+    def room_for_strip(self, entry: ImageEntry) -> np.ndarray:
+        """What one of the image's `strips` is decompressed into, (C, R, W) float16."""
+        assert entry.height is not None
+        assert entry.width is not None
+        rows = strip_rows(len(self.identity.classes), entry.height, entry.width)
+        return np.empty((len(self.identity.classes), rows, entry.width), np.float16)
+
+    def strips(self, entry: ImageEntry) -> list[tuple[int, int]]:
+        """(start, stop) rows of an image's chunks, the cheapest pieces to `read`.
+
+        Of a remote store as many chunks together as 256 MiB hold: there every question costs more than a chunk.
+        """
+        if entry.height is None or entry.width is None:
+            return []
+        rows = strip_rows(len(self.identity.classes), entry.height, entry.width)
+        if is_remote(self.path):
+            rows *= max(1, _PIECE_BYTES // (2 * len(self.identity.classes) * rows * entry.width))
+        return [(y, min(y + rows, entry.height)) for y in range(0, entry.height, rows)]
+
+    def check(self, entry: ImageEntry) -> None:
+        """Read a whole shard: checksums hold and every value is finite.
+
+        Raises:
+            StoreError: missing, or the disk cannot be read.
+            DamagedShardError: does not decode, or not to finite values.
+        """
+        for start, stop in self.strips(entry):
+            if not is_finite(self.read(entry, start, stop)):
+                raise DamagedShardError(
+                    f"{shard_path(self.path, entry)}: the logits of {entry.path} are not all finite"
+                )
+
+
+def _is_there(shard: Path) -> bool:
+    """Whether there is something that can be damaged; StoreError if nobody can tell."""
+    try:
+        return has_content(shard)
+    except OSError as error:
+        raise StoreError(f"{shard}: cannot be read ({error.strerror or error})") from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an error says that a shard's bytes are wrong, and not that memory, threads or the disk failed."""
+    return isinstance(error, ValueError) or "blosc" in str(error)
