@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .pipeline.inference.predict_job import PredictResult
     from .pipeline.inference.store_job import DumpResult
     from .pipeline.scoring.evaluate_bravo import BravoScores
+    from .pipeline.submission.packing import Packed
 
 INTERRUPTED = 130
 
@@ -154,7 +155,7 @@ AssetsOption = Annotated[
     typer.Option("--assets", metavar="DIR", parser=_folder("--assets"), help="Wins over the variable HMSA_ASSETS."),
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Start afresh: all results that lie there are removed first.")
+    bool, typer.Option("--overwrite", help="Start over: all results that lie there are removed first.")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
 
@@ -487,7 +488,7 @@ def predict(
 ) -> None:
     """Predict class maps and confidences at once, without logits on the disk.
 
-    The result is that of dump and ensemble, and complete images are skipped likewise; but to fuse in another way, to
+    The result is that of dump and ensemble, and complete images are skipped too; but to fuse in another way, to
     calibrate or to score the members, the networks have to run again.
 
     Example: hmsa-pipeline predict --manifest bravo.yaml --keep cityscapes
@@ -790,7 +791,7 @@ def calibrate(
 ) -> None:
     """Fit a temperature to each member, from stored logits and labels.
 
-    Half of the labelled images are fitted to, the others say what it is worth. Writes the manifest once more, with
+    Half of the labelled images are fitted to, the others say what it is worth. Writes the manifest again, with
     the numbers in it.
 
     Example: hmsa-pipeline calibrate --manifest cityscapes --write calibrated.yaml
@@ -901,7 +902,7 @@ def report(
     """Make a folder of pages that shows what the ensemble is worth; open its index.html.
 
     Figures of the ensemble and of every member, plots, how much members contradict one another, and a gallery: worst
-    images first, with labels where there are some. Run it again and only what changed is made anew.
+    images first, with labels where there are some. Run it again and only what changed is made again.
 
     Example: hmsa-pipeline report --manifest cityscapes --write report
     """
@@ -997,7 +998,9 @@ def submit(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", metavar="NAME", help="For smiyc: the name of your method, else hmsa-pipeline."),
+        typer.Option(
+            "--method", metavar="NAME", help="For smiyc: the name of your method; hmsa-pipeline if not given."
+        ),
     ] = None,
     samples: SamplesOption = None,
     predictions: Annotated[
@@ -1042,7 +1045,6 @@ def submit(
     from .pipeline.submission.benchmark_formats import BRAVO, FORMATS
     from .pipeline.submission.submit_bravo import check_bravo
     from .pipeline.submission.submit_bravo import submit_bravo as write
-    from .pipeline.text import as_size
 
     if form not in FORMATS:
         raise HmsaError(f"--format: there is no {form!r}; {nearest(form, FORMATS)}")
@@ -1079,11 +1081,20 @@ def submit(
     if output is None or samples is None:
         raise HmsaError("--samples, --output: name the challenge's sampling file and the tar file to write")
     if ":/" in str(output):
-        raise HmsaError(f"--output: {output} is a URL; name a tar file on a disk, and upload that")
+        place = str(output).replace(":/", "://", 1)  # a path has no two slashes
+        raise HmsaError(f"--output: {place} is a URL; name a tar file on a disk, and upload that")
     folder = predictions or _predictions(_load(manifest, None, None, None, data_root, assets))
     result = write(folder, samples, output)
-    _failed("submission", result.failed)
-    _figures(json_file, {"images": result.images, "bytes": result.bytes, "failed": result.failed})
+    _say_packed("submission", result, output, json_file)
+
+
+def _say_packed(what: str, result: Packed, output: Path, json_file: str | None) -> None:
+    from dataclasses import asdict
+
+    from .pipeline.text import as_size
+
+    _failed(what, result.failed)
+    _figures(json_file, asdict(result))
     if result.failed:
         _say(json_file, f"{len(result.failed)} images cannot be used, and nothing was written")
     else:
@@ -1105,7 +1116,6 @@ def _submit_to(
 
     from .pipeline.submission.benchmark_formats import upload_format
     from .pipeline.submission.submit_dataset import check_upload, plan_upload, write_upload
-    from .pipeline.text import as_size
 
     if check is None and output is None:
         raise HmsaError("--output: name the .zip file or the folder to write")
@@ -1123,13 +1133,7 @@ def _submit_to(
         _finish(False, len(looked.wrong) + len(looked.missing))
     elif output is not None:
         result = write_upload(plan, output)
-        _failed(plan.dataset, result.failed)
-        _figures(json_file, {"images": result.images, "bytes": result.bytes, "failed": result.failed})
-        if result.failed:
-            _say(json_file, f"{len(result.failed)} images cannot be used, and nothing was written")
-        else:
-            _say(json_file, f"{result.images} images, {as_size(result.bytes)}: {output}")
-        _finish(False, len(result.failed))
+        _say_packed(plan.dataset, result, output, json_file)
 
 
 @app.command()
@@ -1294,7 +1298,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run that lies in the output, if there is one.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove the run that lies in the output, and start afresh.")
+        bool, typer.Option("--overwrite", help="Remove the run that lies in the output, and start over.")
     ] = False,
     init: Annotated[
         str | None,
@@ -1504,14 +1508,14 @@ def datasets_draw(
             "-o",
             metavar="DIR",
             parser=_folder("--output"),
-            help="The data root to draw into, else drawn.",
+            help="The data root to draw into; 'drawn' if not given.",
         ),
     ] = None,
     train: Annotated[int, typer.Option("--train", min=1, metavar="N", help="Frames to learn from, of each.")] = 8,
     val: Annotated[int, typer.Option("--val", min=1, metavar="N", help="Frames to score on, of each.")] = 4,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the streets.")] = 0,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="HxW", help="Of the frames, in pixels; else small ones.")
+        str | None, typer.Option("--size", metavar="HxW", help="Of the frames, in pixels; small ones if not given.")
     ] = None,
     style: Annotated[
         str | None, typer.Option("--style", metavar="NAME", help="One look for all, such as fog, night or tinted.")
@@ -1608,7 +1612,7 @@ def main() -> None:
         if debug:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {_one_line(place + (error.strerror or str(error)))}; mend that and run again", file=sys.stderr)
+        print(f"error: {_one_line(place + (error.strerror or str(error)))}; fix that and run again", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())

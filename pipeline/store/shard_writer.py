@@ -91,7 +91,7 @@ class ShardWriter:
         now = LogitStore.open(self.path)
         index = now.index.get(entry.path, len(now.images))
         if now.identity.differences(self._identity) or now.images[index : index + 1] != [entry]:
-            raise StoreError(f"{self.path}: was started afresh meanwhile; run the same command again")
+            raise StoreError(f"{self.path}: was started over meanwhile; run the same command again")
         self._seen = seen
 
 
