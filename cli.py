@@ -123,7 +123,7 @@ def main() -> None:
         if debug:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {one_line(place + (error.strerror or str(error)))}; mend that and run again", file=sys.stderr)
+        print(f"error: {one_line(place + (error.strerror or str(error)))}; fix that and run again", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())

@@ -77,13 +77,14 @@ def draw(
         list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all seven if none is named.")
     ] = None,
     output: Annotated[
-        Path | None, path_option("--output", "-o", metavar="DIR", help="The data root to draw into, else drawn.")
+        Path | None,
+        path_option("--output", "-o", metavar="DIR", help="The data root to draw into; 'drawn' if not given."),
     ] = None,
     train: Annotated[int, typer.Option("--train", min=1, metavar="N", help="Frames to learn from, of each.")] = 8,
     val: Annotated[int, typer.Option("--val", min=1, metavar="N", help="Frames to score on, of each.")] = 4,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the streets.")] = 0,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="HxW", help="Of the frames, in pixels; else small ones.")
+        str | None, typer.Option("--size", metavar="HxW", help="Of the frames, in pixels; small ones if not given.")
     ] = None,
     style: Annotated[
         str | None, typer.Option("--style", metavar="NAME", help="One look for all, such as fog, night or tinted.")

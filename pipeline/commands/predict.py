@@ -49,7 +49,7 @@ def predict(
 ) -> None:
     """Predict class maps and confidences at once, without logits on the disk.
 
-    The result is that of dump and ensemble, and complete images are skipped likewise; but to fuse in another way, to
+    The result is that of dump and ensemble, and complete images are skipped too; but to fuse in another way, to
     calibrate or to score the members, the networks have to run again.
 
     Example: hmsa-pipeline predict --manifest bravo.yaml --keep cityscapes

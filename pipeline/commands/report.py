@@ -47,7 +47,7 @@ def report(
     """Make a folder of pages that shows what the ensemble is worth; open its index.html.
 
     Figures of the ensemble and of every member, plots, how much members contradict one another, and a gallery: worst
-    images first, with labels where there are some. Run it again and only what changed is made anew.
+    images first, with labels where there are some. Run it again and only what changed is made again.
 
     Example: hmsa-pipeline report --manifest cityscapes --write report
     """

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..config.manifest import Manifest
+    from ..submission.packing import Packed
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def check_options(context: typer.Context, given: _Options) -> None:
     if given.check is None and (given.output is None or given.samples is None):
         raise HmsaError("--samples, --output: name the challenge's sampling file and the tar file to write")
     if given.check is None and ":/" in str(given.output):
-        raise HmsaError(f"--output: {given.output} is a URL; name a tar file on a disk, and upload that")
+        place = str(given.output).replace(":/", "://", 1)  # a path has no two slashes
+        raise HmsaError(f"--output: {place} is a URL; name a tar file on a disk, and upload that")
 
 
 @manifest_command(without=("output", "models", "datasets"), lazy=True)
@@ -93,7 +95,9 @@ def submit(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", metavar="NAME", help="For smiyc: the name of your method, else hmsa-pipeline."),
+        typer.Option(
+            "--method", metavar="NAME", help="For smiyc: the name of your method; hmsa-pipeline if not given."
+        ),
     ] = None,
     samples: SamplesOption = None,
     predictions: Annotated[
@@ -150,7 +154,7 @@ def _submit_bravo(manifest: Callable[..., Manifest], say: Output, given: _Option
     elif given.samples is not None and given.output is not None:
         folder = given.predictions or manifest().output / PREDICTIONS
         result = submit_bravo(folder, given.samples, given.output)
-        _print_written(say, "submission", given.output, result.images, result.bytes, result.failed)
+        _print_written(say, "submission", given.output, result)
 
 
 def _submit_dataset(manifest: Manifest, say: Output, given: _Options) -> None:
@@ -169,7 +173,7 @@ def _submit_dataset(manifest: Manifest, say: Output, given: _Options) -> None:
         end_command(len(looked.wrong) + len(looked.missing))
     elif given.output is not None:
         result = write_upload(plan, given.output)
-        _print_written(say, plan.dataset, given.output, result.images, result.bytes, result.failed)
+        _print_written(say, plan.dataset, given.output, result)
 
 
 def _print_faults(name: str, wrong: dict[str, str], missing: Sequence[str]) -> None:
@@ -177,14 +181,14 @@ def _print_faults(name: str, wrong: dict[str, str], missing: Sequence[str]) -> N
     print_failed(name, dict.fromkeys(missing, "is missing"))
 
 
-def _print_written(say: Output, name: str, output: Path, images: int, size: int, failed: dict[str, str]) -> None:
+def _print_written(say: Output, name: str, output: Path, result: Packed) -> None:
     """Print what was written, or why nothing was, and end with the exit code that says it too."""
     from ..text import as_size
 
-    print_failed(name, failed)
-    say.figures({"images": images, "bytes": size, "failed": failed})
-    if failed:
-        say.line(f"{len(failed)} images cannot be used, and nothing was written")
+    print_failed(name, result.failed)
+    say.figures(asdict(result))
+    if result.failed:
+        say.line(f"{len(result.failed)} images cannot be used, and nothing was written")
     else:
-        say.line(f"{images} images, {as_size(size)}: {output}")
-    end_command(len(failed))
+        say.line(f"{result.images} images, {as_size(result.bytes)}: {output}")
+    end_command(len(result.failed))

@@ -50,7 +50,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run that lies in the output, if there is one.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove the run that lies in the output, and start afresh.")
+        bool, typer.Option("--overwrite", help="Remove the run that lies in the output, and start over.")
     ] = False,
     init: Annotated[
         str | None,

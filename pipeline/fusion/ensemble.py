@@ -189,7 +189,7 @@ def _join_tables(dataset: str, stores: list[LogitStore], left_out: set[str]) -> 
                 raise StoreError(
                     f"{dataset}: the members saw different photographs under one name (first: {entry.path}, "
                     f"{known.height}x{known.width} and {entry.height}x{entry.width}); "
-                    "start the older store afresh with 'hmsa-pipeline dump --overwrite'"
+                    "start the older store over with 'hmsa-pipeline dump --overwrite'"
                 )
     stems: dict[str, str] = {}
     for path in sorted(entries):

@@ -57,7 +57,7 @@ class EnsembleBlock:
         return tuple(task.entry.path for task in self.tasks)
 
     def run(self, report: ProgressReporter) -> BlockResult:
-        """Fuse the images, several at a time; one that fails is tried once more, then listed."""
+        """Fuse the images, several at a time; one that fails is tried again, then listed."""
         begun = time.monotonic()
         outcome = BlockResult()
         done: set[str] = set()

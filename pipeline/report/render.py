@@ -16,7 +16,7 @@ from PIL import Image
 
 from ...datasets.layout.find_images import list_images
 from ...datasets.layout.folder_layout import located
-from ...errors import DatasetError, StoreError, disk_error
+from ...errors import disk_error
 from ...files import atomic_path
 from ..config.manifest import FusionFunctions as Functions
 from ..config.manifest import Manifest
@@ -24,9 +24,8 @@ from ..fusion.member_stores import ENSEMBLE, MemberStore, predict_from_stores, s
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction, require_predictions
 from ..pictures.colours import blend_over, class_colours, confidence_as_float, heat_map
 from ..pictures.sheet import member_sheet
-from ..runtime.ordered_threads import map_in_order
-from ..runtime.progress import Progress
 from ..storage.output_folder import PREDICTIONS, own_folders
+from ..submission.packing import usable
 
 KINDS = ("colour", "overlay", "confidence", "sheet")
 _TILE = 480  # width of a picture on a sheet, at most
@@ -121,23 +120,16 @@ def run_render(plan: RenderPlan) -> RenderResult:
     """
     result = RenderResult(plan.dataset)
 
-    def one(image: str) -> str | None:
+    def draw(image: str) -> None:
         try:
             _draw(plan, image)
-        except (DatasetError, StoreError) as error:
-            return str(error)
         except OSError as error:
             raise disk_error(plan.target, error) from error
-        return None
 
-    with Progress(len(plan.images)) as progress:
-        progress.job(plan.dataset, len(plan.images))
-        for image, reason in map_in_order(one, plan.images):
-            if reason is None:
-                result.pictures += len(plan.kinds)
-            else:
-                result.failed[image] = reason
-            progress.advance()
+    def count(image: str, _: None) -> None:
+        result.pictures += len(plan.kinds)
+
+    result.failed |= usable(plan.dataset, plan.images, draw, count)
     return result
 
 

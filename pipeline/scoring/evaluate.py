@@ -15,7 +15,7 @@ import numpy as np
 
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, without_masks
 from ...datasets.parallel import map_files
-from ...datasets.taxonomy import CLASS_NAMES
+from ...datasets.taxonomy import CLASS_NAMES, IGNORE
 from ...errors import DatasetError, ManifestError, StoreError
 from ..config.manifest import DatasetEntry, Manifest
 from ..config.manifest import FusionFunctions as Functions
@@ -27,7 +27,7 @@ from ..fusion.member_stores import (
     stores_of,
     voting_members,
 )
-from ..fusion.prediction_files import prediction_names, read_prediction, require_predictions
+from ..fusion.prediction_files import prediction_names, read_prediction, require_classes, require_predictions
 from ..runtime.progress import Progress
 from ..storage.output_folder import PREDICTIONS
 from ..text import figure, without_nan
@@ -197,8 +197,12 @@ def _scored(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts]
 
 
 def _counted(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts]:
-    label, confidence = read_prediction(plan.folder, prediction_names(pair.image))
+    # What a class map says where nothing is labelled counts nowhere, as with BRAVO: often 255.
+    names = prediction_names(pair.image)
+    label, confidence = read_prediction(plan.folder, names, checked=False)
     truth = plan.truth.read(pair, (label.shape[0], label.shape[1]))
+    if not plan.truth.ood:
+        require_classes(label[truth != IGNORE], str(plan.folder / names[0]), " on labelled pixels")
     found = {ENSEMBLE: plan.truth.count(label, confidence, truth)}
     return found | _from_stores(plan, pair, truth) if plan.subjects else found
 

@@ -21,8 +21,6 @@ from ...errors import DatasetError, ManifestError, StoreError, first_few
 from ..config.manifest import Manifest
 from ..fusion.member_stores import ENSEMBLE, MemberStore, opened, predict_from_stores, stores_of
 from ..fusion.prediction_files import CONFIDENCE_LEVELS, prediction_names
-from ..runtime.ordered_threads import map_in_order
-from ..runtime.progress import Progress
 from ..submission.bravo_archives import (
     ENCODED,
     TarArchive,
@@ -37,6 +35,7 @@ from ..submission.bravo_archives import (
     split_of,
     truth_endings,
 )
+from ..submission.packing import usable
 from ..text import figure
 from .averages import PLAIN
 from .metrics import confusion, detection_figures, harmonic_mean, level_counts, semantic_figures
@@ -211,7 +210,7 @@ def _stores_by_image(manifest: Manifest, bases: Sequence[str]) -> dict[str, tupl
 
 
 def _from_predictions(folder: Path, sampling: TarArchive) -> Read:
-    return lambda base: {ENSEMBLE: sampled_prediction(folder, base, sampling)}
+    return lambda base: {ENSEMBLE: sampled_prediction(folder, base, sampling, checked=False)}
 
 
 def _labelled(truth: TarArchive, sampling: TarArchive) -> list[_Image]:
@@ -254,25 +253,19 @@ def _from_submission(archive: TarArchive, sampling: TarArchive) -> Read:
 def _score(
     images: list[_Image], truth: TarArchive, sampling: TarArchive, subjects: Sequence[str], read: Read
 ) -> dict[str, BravoScores]:
-    def one(image: _Image) -> dict[str, _Counts] | str:
-        try:
-            indices = read_samples(sampling, image.base)
-            return {name: _counted(truth, image, *answer, indices) for name, answer in read(image.base).items()}
-        except (DatasetError, StoreError) as error:
-            return str(error)
-
     counts = {name: {subset: _Counts() for subset in SUBSETS} for name in subjects}
-    number, failed = dict.fromkeys(SUBSETS, 0), dict[str, str]()
-    with Progress(len(images)) as progress:
-        progress.job("BRAVO", len(images))
-        for image, found in map_in_order(one, images):
-            if isinstance(found, str):
-                failed[image.base] = found
-            else:
-                for name, counted in found.items():
-                    counts[name][image.subset] += counted
-                number[image.subset] += 1
-            progress.advance()
+    number = dict.fromkeys(SUBSETS, 0)
+
+    def score(image: _Image) -> dict[str, _Counts]:
+        indices = read_samples(sampling, image.base)
+        return {name: _counted(truth, image, *answer, indices) for name, answer in read(image.base).items()}
+
+    def add(image: _Image, found: dict[str, _Counts]) -> None:
+        for name, counted in found.items():
+            counts[name][image.subset] += counted
+        number[image.subset] += 1
+
+    failed = {image.base: reason for image, reason in usable("BRAVO", images, score, add).items()}
     return {
         name: BravoScores(
             summary({subset: figures_of(subset, of[subset]) for subset in SUBSETS}),
@@ -303,7 +296,8 @@ def _counted(
     # What a class map says where the truth is void or invalid counts nowhere, as in the toolkit: often 255.
     if (highest := int(label[kept].max(initial=0))) >= CLASSES:
         raise DatasetError(
-            f"{base}: the prediction holds class {highest} where the ground truth has a class; train ids end at 18"
+            f"{base}: the prediction holds class {highest} where the ground truth has a class; train ids end at 18, "
+            "and if these are label ids (road 7), turn them into train ids (road 0) first"
         )
     matrix = confusion(torch.from_numpy(label[kept]), torch.from_numpy(ids[kept]), CLASSES).numpy()
     right, valid = (ids == label)[indices], valid[indices]

@@ -102,7 +102,7 @@ class LogitStore:
             group = zarr.create_group(zarr_store(path), zarr_format=3, attributes=attributes)
         except OSError as error:
             reason = error.strerror or error
-            raise StoreError(f"{path}: cannot be created ({reason}); mend that or choose another --output") from error
+            raise StoreError(f"{path}: cannot be created ({reason}); fix that or choose another --output") from error
         return cls(path, group, table_version(path))
 
     @classmethod
@@ -119,7 +119,7 @@ class LogitStore:
         if overwrite or not cls.exists(path):
             if not overwrite and size(_aside(path)) is None and _holds_shards(path):
                 raise StoreError(
-                    f"{path}: holds logits but no zarr.json that says what they are; put it back, or start afresh "
+                    f"{path}: holds logits but no zarr.json that says what they are; put it back, or start over "
                     "with --overwrite"
                 )
             return cls.create(path, identity, versions)
@@ -134,7 +134,7 @@ class LogitStore:
         if differences:
             raise StoreError(
                 f"{self.path}: was made with other settings ({'; '.join(differences)}); "
-                "use those, another --output, or start it afresh with --overwrite"
+                "use those, another --output, or start it over with --overwrite"
             )
 
     @classmethod
@@ -219,7 +219,7 @@ class LogitStore:
         if changed:
             raise StoreError(
                 f"{self.path}: {len(changed)} photographs have another size in bytes than when their logits were "
-                f"stored (first: {changed[0]}); put the old files back, or start afresh with --overwrite"
+                f"stored (first: {changed[0]}); put the old files back, or start over with --overwrite"
             )
         return images
 
@@ -230,7 +230,7 @@ class LogitStore:
             if found and found.bytes and (entry.array, entry.row) not in taken:
                 raise StoreError(
                     f"{self.path}: row {entry.row} of {entry.array} holds logits that the table of images does not "
-                    "list, as if zarr.json were an older one; put the last one back, or start afresh with --overwrite"
+                    "list, as if zarr.json were an older one; put the last one back, or start over with --overwrite"
                 )
 
     def _make_arrays(self) -> None:

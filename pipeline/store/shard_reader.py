@@ -86,7 +86,7 @@ class ShardReader:
                 raise StoreError(f"{shard}: cannot be read ({reason})") from error
             raise DamagedShardError(
                 f"{shard}: the logits of {entry.path} are damaged ({error_text(error)}); "
-                "mend with 'hmsa-pipeline verify --repair' and 'hmsa-pipeline dump'"
+                "repair it with 'hmsa-pipeline verify --repair' and 'hmsa-pipeline dump'"
             ) from error
         return block
 

@@ -187,7 +187,7 @@ def open_array(store: Any, path: Path, name: str, identity: Identity) -> zarr.Ar
     except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError, FileNotFoundError) as error:
         raise StoreError(
             f"{path / name / 'zarr.json'}: cannot be understood ({error_text(error)}); remove this one "
-            "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it anew"
+            "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it again"
         ) from error
     # Zarr would else hold every strip against the fill value; the setting is not kept with the array.
     return node.with_config({"write_empty_chunks": True})
@@ -253,5 +253,5 @@ def error_text(error: object) -> str:
 def damaged_metadata(path: Path, error: object) -> str:
     return (
         f"{path}: its metadata cannot be understood ({error_text(error)}); "
-        "put zarr.json back, or start it afresh with --overwrite"
+        "put zarr.json back, or start it over with --overwrite"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import signal
 import socket
 import threading
 import time
@@ -49,6 +50,9 @@ START_SECONDS = 120.0
 GONE_SECONDS = 60.0
 THREADS_EACH = 4
 QUIET = logging.CRITICAL + 1
+
+# Ctrl-C reaches all processes of a terminal, and a cluster's SIGTERM all of a job: the run tells its workers.
+_STOPS = {signal.SIGINT, signal.SIGTERM}
 
 
 _stopped: set[str] = set()
@@ -354,7 +358,7 @@ def worker_problem(found: dict[str, Any], places: Sequence[Path], device: str | 
     if found["missing"]:
         return f"{where}: does not see {first_few(found['missing'], 2)}; share it with all machines"
     if isinstance(found["sees"], str):
-        return f"{where}: cannot read {places[0]} ({found['sees']}); mend that there"
+        return f"{where}: cannot read {places[0]} ({found['sees']}); fix that there"
     if not found["sees"]:
         return f"{where}: its {places[0]} is another folder; share one with all machines"
     return None
@@ -376,6 +380,19 @@ def output_marker(folder: Path | None) -> Iterator[str | None]:
         yield str(path)
     finally:
         remove(path)
+
+
+@contextlib.contextmanager
+def _blocking_stops() -> Iterator[None]:
+    """Threads begun in here, and the processes that they begin, are not reached by Ctrl-C and SIGTERM.
+
+    A worker imports for seconds before `_DEAF` is run in it, and would end with a traceback of its own.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def silence_dask() -> None:

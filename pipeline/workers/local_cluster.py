@@ -14,23 +14,22 @@ from typing import Any
 import torch
 from dask import config as dask_config
 from distributed import Client, Nanny, Scheduler, SpecCluster, Status
+from distributed.utils import LoopRunner
 
 from ...errors import HmsaError
 from ..runtime.device import device_name
-from .dask_pool import QUIET, RESOURCE, START_SECONDS, DaskWorkerPool, silence_dask
+from .dask_pool import QUIET, RESOURCE, START_SECONDS, DaskWorkerPool, _blocking_stops, silence_dask
 
 STARTS = 8
 """So many processes that a worker begins one after another, of which none gets ready, are no slow start any more."""
-
-# Ctrl-C reaches all processes of a terminal, and a cluster's SIGTERM all of a job: the run tells its workers.
 _IGNORE_SIGNALS = "import signal\nfor s in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(s, signal.SIG_IGN)\n"
 
 
-def _start_cluster(scheduler: dict[str, Any], workers: dict[str, Any]) -> SpecCluster:
+def _start_cluster(scheduler: dict[str, Any], workers: dict[str, Any], runner: LoopRunner) -> SpecCluster:
     """The cluster with all its workers; one that was killed while it started is started again."""
     for last in (False, False, True):
         try:
-            return SpecCluster(scheduler=scheduler, workers=workers)
+            return SpecCluster(scheduler=scheduler, workers=workers, loop=runner.loop)
         except (RuntimeError, OSError, TimeoutError) as error:
             if last:
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -114,7 +113,11 @@ class LocalCluster(DaskWorkerPool):
         # It looks when that happens, so the setting holds as long as the crew.
         self._settings.enter_context(dask_config.set({"distributed.deploy.lost-worker-timeout": "3650 days"}))
         with dask_config.set(quick), _without_warnings():
-            self._cluster = _start_cluster({"cls": Scheduler, "options": options}, workers)
+            runner = LoopRunner()
+            with _blocking_stops():
+                runner.start()
+            self._settings.callback(runner.stop)
+            self._cluster = _start_cluster({"cls": Scheduler, "options": options}, workers, runner)
             self.dashboard = self._cluster.dashboard_link if has_dashboard else None
             return Client(self._cluster, timeout=START_SECONDS, set_as_default=False)
 

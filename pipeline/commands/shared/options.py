@@ -142,7 +142,7 @@ AssetsOption = Annotated[
     Path | None, path_option("--assets", metavar="DIR", help="Wins over the variable HMSA_ASSETS.")
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Start afresh: all results that lie there are removed first.")
+    bool, typer.Option("--overwrite", help="Start over: all results that lie there are removed first.")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
 JsonOption = Annotated[
