@@ -144,7 +144,7 @@ def read_table(path: Path, group: zarr.Group) -> tuple[Identity, list[ImageEntry
         raise StoreError(damaged_metadata(path, error)) from error
     raise StoreError(
         f"{path}: is of format version {version}, this hmsa-pipeline reads {FORMAT_VERSION}; "
-        "use the version that wrote it, or start over with --overwrite"
+        "use the version that wrote it, or start it over with --overwrite"
     )
 
 
