@@ -25,11 +25,13 @@ PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
 # demo and the documents, training, clusters, object stores, BRAVO's report, the full-size network, the browser.
 LONG = bravo cloud cluster demo kills report report_page train train_interruptions train_wrong_input w48 workers
 COMMANDS = $(filter-out $(LONG:%=tests/cli/test_%.py),$(wildcard tests/cli/test_*.py))
-ON_SETTINGS = $(COMMANDS) tests/test_errors.py tests/test_files.py $(addprefix tests/pipeline/test_,$(addsuffix .py, \
-  journal lock manifest_writing places progress record schedule stopping store store_golden survey train_workers))
+ON_SETTINGS = $(COMMANDS) tests/test_errors.py tests/test_files.py tests/pipeline/runtime tests/pipeline/storage \
+  tests/pipeline/config/test_manifest_writing.py tests/pipeline/store/test_store.py \
+  tests/pipeline/store/test_store_golden.py tests/pipeline/inference/test_inputs.py \
+  tests/pipeline/workers/test_dask_pool.py tests/pipeline/training/test_log.py \
+  tests/pipeline/training/test_loader_workers.py
 # What depends on the versions of libraries that a newer Python brings: stores, manifests, commands.
-ON_NEWEST = $(COMMANDS) $(wildcard tests/pipeline/test_store*.py tests/pipeline/test_shard*.py) \
-  $(wildcard tests/pipeline/test_manifest*.py) tests/pipeline/test_compact.py tests/pipeline/test_verify.py
+ON_NEWEST = $(COMMANDS) tests/pipeline/store $(wildcard tests/pipeline/config/test_manifest*.py)
 
 .PHONY: help demo docs test test-bare test-settings test-newest test-newest-here test-slow lint format clean same-python
 
