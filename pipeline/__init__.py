@@ -1,1 +1,1 @@
-"""The stages of the work (dump, ensemble, ...) and what they share: manifest, store, scores."""
+"""From photographs to scores: a package a subject, as docs/architecture.md shows."""
