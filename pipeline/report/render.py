@@ -24,8 +24,8 @@ from ..fusion.member_stores import ENSEMBLE, MemberStore, predict_from_stores, s
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction, require_predictions
 from ..pictures.colours import blend_over, class_colours, confidence_as_float, heat_map
 from ..pictures.sheet import member_sheet
+from ..runtime.ordered_threads import usable
 from ..storage.output_folder import PREDICTIONS, own_folders
-from ..submission.packing import usable
 
 KINDS = ("colour", "overlay", "confidence", "sheet")
 _TILE = 480  # width of a picture on a sheet, at most

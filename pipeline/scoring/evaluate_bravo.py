@@ -21,6 +21,7 @@ from ...errors import DatasetError, ManifestError, StoreError, first_few
 from ..config.manifest import Manifest
 from ..fusion.member_stores import ENSEMBLE, MemberStore, opened, predict_from_stores, stores_of
 from ..fusion.prediction_files import CONFIDENCE_LEVELS, prediction_names
+from ..runtime.ordered_threads import usable
 from ..submission.bravo_archives import (
     ENCODED,
     TarArchive,
@@ -35,7 +36,6 @@ from ..submission.bravo_archives import (
     split_of,
     truth_endings,
 )
-from ..submission.packing import usable
 from ..text import figure
 from .averages import PLAIN
 from .metrics import confusion, detection_figures, harmonic_mean, level_counts, semantic_figures

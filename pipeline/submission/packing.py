@@ -6,14 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
-from ...errors import DatasetError, StoreError, disk_error
-from ..runtime.ordered_threads import map_in_order
-from ..runtime.progress import Progress
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from ...errors import disk_error
+from ..runtime.ordered_threads import usable
 
 
 @dataclass
@@ -27,39 +22,6 @@ class Packed:
 
 class _UnfinishedError(Exception):
     """Makes what is written leave its target as it was."""
-
-
-def usable(
-    title: str, items: Sequence[Item], work: Callable[[Item], Result], use: Callable[[Item, Result], object]
-) -> dict[Item, str]:
-    """Work on each item in threads, under a progress bar, and use the results in order.
-
-    Args:
-        title: names the job in the bar.
-        items: what is worked on.
-        work: called in a thread; a DatasetError or StoreError says that the item cannot be used.
-        use: called in this thread with an item and what came of it, in the order of ``items``.
-
-    Returns:
-        item -> why it cannot be used, for those that cannot.
-    """
-
-    def one(item: Item) -> Result | DatasetError | StoreError:
-        try:
-            return work(item)
-        except (DatasetError, StoreError) as error:
-            return error
-
-    reasons: dict[Item, str] = {}
-    with Progress(len(items)) as progress:
-        progress.job(title, len(items))
-        for item, found in map_in_order(one, items):
-            if isinstance(found, DatasetError | StoreError):
-                reasons[item] = str(found)
-            else:
-                use(item, found)
-            progress.advance()
-    return reasons
 
 
 def pack(

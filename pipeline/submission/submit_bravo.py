@@ -14,6 +14,7 @@ import numpy as np
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
 from ...errors import DatasetError, first_few
 from ...files import atomic_path
+from ..runtime.ordered_threads import usable
 from .bravo_archives import (
     ENCODED,
     TarArchive,
@@ -25,7 +26,7 @@ from .bravo_archives import (
     sampled_prediction,
 )
 from .bravo_codec import encode
-from .packing import Packed, pack, usable
+from .packing import Packed, pack
 
 
 def submit_bravo(folder: Path, samples: Path, target: Path) -> Packed:

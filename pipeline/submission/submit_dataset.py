@@ -25,9 +25,10 @@ from ...errors import DatasetError, HmsaError, ManifestError, first_few
 from ...files import PARTIAL, atomic_path, guarded
 from ..config.manifest import Manifest
 from ..fusion.prediction_files import require_predictions
+from ..runtime.ordered_threads import usable
 from ..storage.output_folder import PREDICTIONS, own_folders
 from .benchmark_formats import UploadFormat
-from .packing import Packed, pack, usable
+from .packing import Packed, pack
 
 ZIP = ".zip"
 
