@@ -222,7 +222,7 @@ def _written(target: Path) -> Iterator[Callable[[str, bytes], None]]:
 
 @dataclass
 class UploadCheck:
-    """What a look into a submission found.
+    """Result of checking a submission.
 
     Attributes:
         images: that are sound.
