@@ -188,7 +188,7 @@ def _add_to_folder(folder: Path, name: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _written(target: Path) -> Iterator[Callable[[str, bytes], None]]:
-    """What adds a file; all take the target's place when the block ends without an exception."""
+    """Yield a function that adds a file; all take the target's place when the block ends without an exception."""
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     # Named after the target, so that what a killed run has left is found and removed.
