@@ -37,7 +37,7 @@ class DiskError(StoreError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What to say after an unknown name: the closest known one, or all of them."""
+    """Hint after an unknown name: the closest known one, or all of them."""
     known = list(known)
     close = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.6)
     if close:
@@ -53,10 +53,10 @@ def first_few(items: Iterable[object], limit: int = 5) -> str:
 
 
 def disk_error(path: Path, error: OSError) -> DiskError:
-    """What to raise when ``path`` could not be written in the middle of long work."""
-    mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
+    """Error for a ``path`` that could not be written in the middle of long work."""
+    fix = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
     return DiskError(
-        f"{path}: cannot be written ({error.strerror or error}); {mend} and run the same command again, "
+        f"{path}: cannot be written ({error.strerror or error}); {fix} and run the same command again, "
         "what is complete is kept"
     )
 

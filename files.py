@@ -40,7 +40,7 @@ def _lacks(what: str, path: Path, error: OSError, consequence: str) -> None:
 
 
 def is_partial(name: str) -> bool:
-    """Whether ``name`` is that of a file whose writing was cut short; scans pass over such files."""
+    """True if ``name`` is that of a file whose writing was cut short; scans pass over such files."""
     return name.endswith(PARTIAL)
 
 

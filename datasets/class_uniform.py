@@ -173,7 +173,7 @@ def plan_epoch(
     rng: np.random.RandomState,
     num_classes: int = NUM_CLASSES,
 ) -> NDArray[np.int64]:
-    """What an epoch shows: whole images at random, then for each class crops around its centroids.
+    """Plan an epoch: whole images at random, then for each class crops around its centroids.
 
     Every class gets ``int(num_images * share / num_classes)`` entries, and all that is left goes to images at
     random. What classes without any centroid would get is dealt out to the others in the order of their ids, as
@@ -195,7 +195,7 @@ def plan_epoch(
     """
     if not 0 <= share <= 1:
         raise ValueError(f"a share of {share} is not within 0..1")
-    # An old file of ours would lead to images that are not there; the loader's error would come an hour later.
+    # An old cache would lead to images that are not there; the loader's error would come an hour later.
     if index is not None and len(index.centroids) and index.centroids[:, 0].max() >= num_images:
         raise ValueError(f"the index names image {index.centroids[:, 0].max()} of {num_images}")
     centroids = np.empty((0, 4), dtype=np.int32) if index is None else index.centroids
@@ -249,7 +249,7 @@ def _bytes(path: Path) -> int:
 
 
 def _load(path: Path, num_images: int, num_classes: int) -> NDArray[np.int32] | None:
-    """What the cache file holds; None if it is not there or damaged."""
+    """Read the cache file: (n, 4) int32 centroids; None if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             centroids = file["centroids"]

@@ -32,23 +32,23 @@ EVALUATED: tuple[str, ...] = ("acdc", "muses")
 """How manifests name those that no member is trained on."""
 
 GROUP = "hmsa_pipeline.datasets"
-"""Of the entry points, each of which names the path of a YAML file like ours."""
+"""Group of the entry points, each of which names the path of a YAML file like those in specs/."""
 
 LABELLED_OR_PREDICTED, LABELLED = "labelled-or-predicted", "labelled"
 RULES: tuple[str, ...] = (LABELLED_OR_PREDICTED, LABELLED)
 """Which classes evaluators take the mean IoU over: those with a labelled or a predicted pixel, or a labelled one."""
 
 UNKNOWN = 254
-"""What a lookup table gives for ids that are not in the dataset's table."""
+"""Value in lookup tables for ids that are not in the dataset's table."""
 
 SEE = "see: hmsa-pipeline datasets list"
 """How an error ends that is about a folder which does not look as it must."""
 
 FACTS = ("download", "archives", "layout", "labels", "counts")
-"""What the file of a dataset names the source of."""
+"""Facts whose source the file of a dataset names."""
 
 TOTAL = "total"
-"""The key of `Source.counts` for the images of all splits."""
+"""The key of `DatasetSpec.counts` for the images of all splits."""
 
 DRAWN_MARK = ".drawn.json"
 """A hidden file in the folder of a dataset that was drawn: it holds as many images as were asked for."""
@@ -94,15 +94,15 @@ class DatasetSpec:
     download: str
     """Where to get it and what to unpack, in a sentence or two."""
     image_archive: str
-    """What brings the images."""
+    """Archive that holds the images."""
     mask_archive: str
-    """What brings the masks."""
+    """Archive that holds the masks."""
     tree: str
     """How the folder must look, in a few lines."""
     layout: FolderLayout
     """Where its images lie."""
     split_folders: Mapping[str, str]
-    """Split -> what the dataset itself calls it, for the paths of masks; all splits that have folders."""
+    """Split -> the dataset's own name of it, for the paths of masks; all splits that have folders."""
     unlabelled: tuple[str, ...]
     """Splits whose masks the authors keep to themselves."""
     masks: tuple[MaskRule, ...]
@@ -117,14 +117,14 @@ class DatasetSpec:
     mappings: Mapping[str, Mapping[int, int]]
     """Name of a mapping to train ids -> raw ids whose train id it has otherwise than the first one."""
     remarks: tuple[str, ...]
-    """What else one has to know of it, a sentence or two each."""
+    """Remarks for users, a sentence or two each."""
     resize_masks: bool
-    """Whether some masks have another size than their images, and are to be resized."""
+    """True if some masks have another size than their images, and are to be resized."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Split -> how many images its authors distribute; under `TOTAL` those of all splits together, where the split
     is not the authors'. Images that are left out on purpose do not count. A split that is not named is not known."""
     unsure: frozenset[str] = frozenset()
-    """Of `counts` and `parts`, the names of numbers that the authors do not state: others counted them."""
+    """Names in `counts` and `parts` of numbers that the authors do not state: others counted them."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Kind of fact -> where it comes from: addresses and citations. Kinds: `FACTS`, and ``parts`` where there are."""
     average: str = LABELLED_OR_PREDICTED
@@ -145,7 +145,7 @@ class DatasetSpec:
         return tuple(split for split in self.layout.split_names if split not in self.unlabelled)
 
     def mapped(self, mapping: str | None) -> DatasetSpec:
-        """The same dataset with another mapping of its raw ids to train ids.
+        """Copy with another mapping of the raw ids to train ids.
 
         Args:
             mapping: one of `mappings`; None for the first.
@@ -167,7 +167,7 @@ class DatasetSpec:
         return replace(self, labels=labels, mapping=mapping, masks=masks)
 
     def lookup(self, encoding: str) -> NDArray[np.uint8]:
-        """What the ids in masks of one encoding mean.
+        """Lookup table of the ids in masks of one encoding.
 
         Args:
             encoding: one of `ENCODINGS`.
@@ -179,7 +179,7 @@ class DatasetSpec:
         Raises:
             ValueError: raw ids are asked for where there are none.
         """
-        import numpy as np  # not above: whoever lists images or checks a manifest need not wait for it
+        import numpy as np  # not above: listing images or checking a manifest need not wait for it
 
         table = np.full(256, UNKNOWN, np.uint8)
         if encoding == "train_ids":
@@ -221,7 +221,7 @@ class DatasetSpec:
 
 @functools.cache
 def _outside() -> dict[str, EntryPoint]:
-    """Those of other packages."""
+    """Entry points of other packages, by name."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
         if point.name in (*NAMES, *EVALUATED) or point.name in found or point.name in _OTHER_TYPES:
@@ -249,7 +249,7 @@ class _Known(Collection[str]):
 
 
 KNOWN_DATASETS: Collection[str] = _Known()
-"""The names of ours, and of those that installed packages bring."""
+"""Names of the package's datasets, and of those that installed packages bring."""
 
 
 @functools.cache
@@ -277,7 +277,7 @@ def dataset_spec(name: str) -> DatasetSpec:
 
 
 def _described(name: str, facts: dict[str, Any]) -> DatasetSpec:
-    """What a file says of the dataset ``name``; only ``splits`` has to be there."""
+    """Build the specification of the dataset ``name`` from its file; only ``splits`` has to be there."""
     archives = facts.get("archives", {"images": "its images", "masks": "its masks"})
     labels = facts.get("labels")
     average = facts.get("average", LABELLED_OR_PREDICTED)
@@ -312,7 +312,7 @@ def _described(name: str, facts: dict[str, Any]) -> DatasetSpec:
             left_out_stems=frozenset(facts.get("left_out", ())),
             more={split: tuple(folders) for split, folders in facts.get("more", {}).items()},
             variants=variants,
-            mend=f"unpack {archives['images']}; {SEE}",
+            fix=f"unpack {archives['images']}; {SEE}",
         ),
         split_folders=called,
         unlabelled=tuple(unlabelled),

@@ -1,4 +1,4 @@
-"""The same work on many files, in several processes where that pays."""
+"""Apply one function to many files, in several processes where that pays."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class SampleRequest(NamedTuple):
     image: int
     """Its place in the list of pairs."""
     seed: int
-    """Of everything random in the transform, -2**63 to 2**64 - 1."""
+    """Seed of everything random in the transform, -2**63 to 2**64 - 1."""
     centroid: tuple[int, int] | None = None
     """(x, y) in pixels of the frame, which the sample is to show."""
 
@@ -40,7 +40,7 @@ class Sample(NamedTuple):
     labels: Tensor
     """(h, w) uint8 train ids, 255 is ignored."""
     path: str
-    """Of the image, relative to the dataset's root."""
+    """Path of the image, relative to the dataset's root."""
 
 
 class SegmentationDataset(Dataset[Sample]):
@@ -63,10 +63,10 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def __getitem__(self, draw: SampleRequest | int) -> Sample:
-        """The same draw gives the same sample in any process, whatever was drawn before.
+        """Load a sample; one request gives one sample in any process, whatever was loaded before.
 
         Args:
-            draw: which one; an int ``i`` stands for ``Draw(i, 0, None)``.
+            draw: which one; an int ``i`` stands for ``SampleRequest(i, 0, None)``.
 
         Raises:
             DatasetError: the image or its mask cannot be read, or they do not fit each other.

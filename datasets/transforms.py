@@ -167,7 +167,7 @@ class EvalTransform:
 
 
 def jitter_colours(image: Tensor, strength: float) -> Tensor:
-    """What ``v2.ColorJitter(strength, strength, strength, strength)`` makes of an image, to the bit.
+    """Jitter an image as ``v2.ColorJitter(strength, strength, strength, strength)`` does, to the bit.
 
     Hue takes most of the time, and two thirds of it if it goes over the image in strips.
 

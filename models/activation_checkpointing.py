@@ -34,7 +34,7 @@ def recompute_activations(model: nn.Module) -> int:
 
 
 def _is_entry(name: str) -> bool:
-    """Whether a module is the one that runs at the highest resolution, before the branches part."""
+    """True for the module that runs at the highest resolution, before the branches part."""
     return name.rpartition(".")[2] == "layer1"
 
 

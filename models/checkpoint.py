@@ -32,7 +32,8 @@ def read_weights(path: Path, expected: Collection[str] | None = None, keep: Coll
     """The weights in a file as trainers leave it: pickled by torch, or ``.safetensors``.
 
     Args:
-        path: a published checkpoint, one of ours, a bare state dict, or what `layouts.find_weights` finds in others.
+        path: a published checkpoint, one of `save_checkpoint`, a bare state dict, or what
+            `checkpoint_layouts.find_weights` finds in others.
         expected: keys of the network that is to have them.
         keep: layers that are not left out, whatever they are called.
 
@@ -81,7 +82,7 @@ def load_weights(model: nn.Module, path: Path, arch: str) -> str | None:
         arch: what the error calls the network.
 
     Returns:
-        What to say of how the weights were found in the file, `layouts.Weights.note`.
+        A message on how the weights were found in the file, `Weights.note`.
 
     Raises:
         CheckpointError: as `read_weights`; a key is missing, unexpected or of another shape; or a value is no number.
@@ -92,7 +93,13 @@ def load_weights(model: nn.Module, path: Path, arch: str) -> str | None:
 
 
 def check_weights(path: Path, arch: str, num_classes: int = 19) -> str | None:
-    """Return and raise what `load_weights` would, without memory for a network."""
+    """Return and raise what `load_weights` would, without memory for a network.
+
+    Args:
+        path: the file.
+        arch: name of the architecture.
+        num_classes: classes of the scores.
+    """
     return _fitting(path, expected_shapes(arch, num_classes), arch).note()
 
 
@@ -180,7 +187,14 @@ def expected_shapes(arch: str, num_classes: int = 19) -> dict[str, tuple[int, ..
 def demand_match(
     path: Path, weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], arch: str
 ) -> None:
-    """Raise CheckpointError unless keys and shapes are those expected."""
+    """Raise CheckpointError unless keys and shapes are those expected.
+
+    Args:
+        path: the file, for the error.
+        weights: key -> tensor.
+        expected: key -> shape.
+        arch: what the error calls the network.
+    """
     missing = [key for key in expected if key not in weights]
     unexpected = [key for key in weights if key not in expected]
     misshaped = [
@@ -236,7 +250,7 @@ def demand_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 
 def _broken(key: str, value: Tensor) -> str | None:
-    """What no network can use in a weight; None if all of it is sound."""
+    """Name the value that makes a weight unusable; None if all of it is sound."""
     if not value.numel() or not value.is_floating_point():
         return None
     value = value.detach()  # a parameter would warn

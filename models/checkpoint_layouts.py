@@ -23,7 +23,7 @@ from ..errors import CheckpointError, first_few
 from .pickled_weights import Array
 
 COUNTER = "num_batches_tracked"
-"""Of batches that a norm has seen; in evaluation nothing depends on it, and files of old or other tools lack it."""
+"""Counter of batches that a norm has seen; evaluation does not need it, and files of old or other tools lack it."""
 
 _USUAL = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params")
 _DEPTH = 3  # of entries within entries
@@ -64,7 +64,7 @@ class Weights:
     counters: int = 0
 
     def note(self) -> str | None:
-        """What a user should know of how they were found, in one line; None for a file as published."""
+        """Tell the user in one line how they were found; None for a file as published."""
         said = []
         if self.entry not in ("", "state_dict") or self.passed_over:
             where = f"taken from '{self.source}'"
@@ -235,7 +235,7 @@ def _weights(
 
 
 def _is_twin(name: str, found: _Found, expected: Collection[str] | None) -> bool:
-    """Whether a key belongs to another copy of the network that was passed over."""
+    """True if a key belongs to another copy of the network that was passed over."""
     return any(name.startswith(prefix) if prefix else name in (expected or ()) for prefix in found.twins)
 
 

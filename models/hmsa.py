@@ -20,7 +20,7 @@ from .ocr import OCRHead
 
 
 class ScaleOutput(NamedTuple):
-    """What one scale says, float32, at the size of the image as it was scaled."""
+    """Output of one scale, float32, at the size of the scaled image."""
 
     scale: float
     scores: Tensor
@@ -30,12 +30,12 @@ class ScaleOutput(NamedTuple):
 
 
 class TrainingOutput(NamedTuple):
-    """What a loss looks at, float32, all of it (N, C, H, W) at the size of the images."""
+    """Input of a loss, float32, all of it (N, C, H, W) at the size of the images."""
 
     scores: Tensor
     """Class scores, all scales blended."""
     auxiliary: Tensor
-    """Class scores of the trunk alone, which define OCR's regions, blended likewise."""
+    """Class scores of the trunk alone, which define OCR's regions, all scales blended."""
     scales: dict[float, Tensor]
     """Class scores of each scale by itself; empty for a network that looks at one."""
 
@@ -57,7 +57,7 @@ class OCRNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> TrainingOutput:
-        """What to train on: the images (N, 3, H, W), normalised, at their own size. For inference see `predict`."""
+        """Scores to train on, (N, C, H, W), of images (N, 3, H, W), normalised, at their own size. See `predict`."""
         out = self.ocr(self.backbone(images))
         size = images.shape[-2:]
         return TrainingOutput(resize(out.scores.float(), size), resize(out.auxiliary.float(), size), {})
@@ -130,7 +130,7 @@ class HMSA(OCRNet):
         ).apply(_initialise)
 
     def forward(self, images: Tensor, low_scale: float = 0.5) -> TrainingOutput:
-        """What to train on: the images and a smaller version of them, blended by the smaller one's attention.
+        """Scores to train on, (N, C, H, W): of two sizes of the images, blended by the smaller one's attention.
 
         Args:
             images: (N, 3, H, W), normalised.
@@ -155,7 +155,7 @@ class HMSA(OCRNet):
 
     @torch.no_grad()
     def predict_scales(self, images: Tensor, scales: Sequence[float]) -> tuple[Tensor, tuple[ScaleOutput, ...]]:
-        """What `predict` returns without flip, and what each scale said, from the largest to the smallest.
+        """Run `predict` without flip; return each scale's output too, from the largest to the smallest.
 
         Takes and raises what `predict` does; every scale comes with its attention.
         """

@@ -26,7 +26,13 @@ def join(branches: Sequence[Tensor]) -> Tensor:
 
 
 def join_rows(branches: Sequence[Tensor], start: int, stop: int) -> Tensor:
-    """Rows ``start`` to ``stop`` of what `join` gives, up to rounding; the rest is never made."""
+    """Compute rows ``start`` to ``stop`` of `join`, up to rounding, without making the rest.
+
+    Args:
+        branches: (N, C, H, W) each, of falling size.
+        start: first row, at the size of the first branch.
+        stop: behind the last row.
+    """
     height, width = branches[0].shape[-2:]
     parts = [branches[0][..., start:stop, :]]
     for branch in branches[1:]:
@@ -44,7 +50,15 @@ def join_rows(branches: Sequence[Tensor], start: int, stop: int) -> Tensor:
 def conv_bn(
     in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1, relu: bool = True
 ) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, and a ReLU if wanted; stride 1 keeps the size."""
+    """Convolution without bias, batch normalisation, and a ReLU if wanted; stride 1 keeps the size.
+
+    Args:
+        in_channels: of the input (N, in, H, W).
+        out_channels: of the output.
+        kernel: side of the kernel, odd.
+        stride: of the convolution.
+        relu: end with a ReLU.
+    """
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(out_channels),
@@ -74,6 +88,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in, H, W) to (N, channels, H / stride, W / stride)."""
         residual = self.relu(self.bn1(self.conv1(x)))
         residual = self.bn2(self.conv2(residual))
         return self.relu(residual + x)
@@ -99,6 +114,7 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in, H, W) to (N, 4 * channels, H, W)."""
         residual = self.relu(self.bn1(self.conv1(x)))
         residual = self.relu(self.bn2(self.conv2(residual)))
         residual = self.bn3(self.conv3(residual))
@@ -121,6 +137,7 @@ class ExchangeModule(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, xs: Sequence[Tensor]) -> list[Tensor]:
+        """Map branches (N, C, H, W) of falling size to as many of the same shapes."""
         xs = [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
         fused = []
         for own, paths in zip(xs, self.fuse_layers, strict=True):
@@ -192,6 +209,7 @@ class HRNet(nn.Module):
         self.stage4 = stage(4, modules[2])
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Map images (N, 3, H, W) to four branches (N, C, H / 4, W / 4), each next one of half the size."""
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.relu(self.bn2(self.conv2(x)))
         xs = [self.layer1(x)]

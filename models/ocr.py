@@ -25,7 +25,7 @@ _ROWS_PIXELS = 2**15
 
 
 class OCROutput(NamedTuple):
-    """What the head says at the resolution of the trunk's features, (N, C, h, w)."""
+    """Output of the head at the resolution of the trunk's features, (N, C, h, w)."""
 
     scores: Tensor
     """Class scores (logits), C = classes."""
@@ -65,6 +65,7 @@ class OCRHead(nn.Module):
         )
 
     def forward(self, branches: Sequence[Tensor]) -> OCROutput:
+        """Map the trunk's branches (N, C, h, w) to scores and features (N, C, h, w) at the size of the first one."""
         if _inferring(self):
             auxiliary, pixels = self._small_first(branches), self._by_rows(branches)
         else:
@@ -157,6 +158,7 @@ class ObjectContext(nn.Module):
         )
 
     def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
+        """Map pixels (N, C, h, w) and regions (N, C, K, 1) to pixels in context (N, C, h, w)."""
         if not _inferring(self):
             return self._with_context(pixels, regions)
         # No pixel looks at another one here: some rows at a time give the same for a fraction of the memory.
@@ -181,6 +183,7 @@ class ObjectAttention(nn.Module):
         self.f_up = _projection(key_channels, channels)
 
     def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:
+        """Map pixels (N, C, h, w) and regions (N, C, K, 1) to the context of each pixel (N, C, h, w)."""
         query = self.f_pixel(pixels).flatten(2)
         key = self.f_object(regions).flatten(2)
         value = self.f_down(regions).flatten(2)

@@ -1,4 +1,4 @@
-"""What a network starts its training from: a checkpoint, but for the layers that are to learn from nothing."""
+"""Initial weights of a training: a checkpoint, but for the layers that are to learn from nothing."""
 
 from __future__ import annotations
 
@@ -51,8 +51,15 @@ def check_initial(
 ) -> str | None:
     """Raise what `load_initial` would raise, without memory for a network.
 
+    Args:
+        path: the checkpoint.
+        arch: name of the architecture.
+        fresh: layers of the network that keep the weights they have.
+        unused: layers of the file that the network lacks.
+        prefix: put before every key of the file.
+
     Returns:
-        What to say of how the weights were found in the file, `layouts.Weights.note`.
+        A message on how the weights were found in the file, `Weights.note`.
     """
     return _fitting(path, expected_shapes(arch), arch, fresh, unused, prefix).note()
 

@@ -101,13 +101,13 @@ _ALLOWED: list[Any] = [
 
 
 def is_zip(path: Path) -> bool:
-    """Whether a file has the zip format that torch writes since 1.6."""
+    """True if a file has the zip format that torch writes since 1.6."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
 
 def read_pickled(path: Path, *, mmap: bool) -> Any:
-    """What a file of `torch.save` holds, tensors on the CPU; NumPy arrays as `Array`.
+    """Read a file of `torch.save`, tensors on the CPU; NumPy arrays as `Array`.
 
     Args:
         path: the file, in the zip format or in that from before torch 1.6.
@@ -137,7 +137,7 @@ def read_pickled(path: Path, *, mmap: bool) -> Any:
 
 
 def _refused_name(error: pickle.UnpicklingError, path: Path) -> str | None:
-    """What a pickle wanted to have and was not given; None if it failed for another reason."""
+    """Name of the object that a pickle asked for and was refused; None if it failed for another reason."""
     named = re.search(r"(?:GLOBAL |via `add_safe_globals`,? but got <class ')([\w.]+)", str(error))
     if named:
         return named[1]

@@ -1,4 +1,4 @@
-"""Whether weights fit the precision that a network is to compute in."""
+"""Check that weights fit the precision that a network is to compute in."""
 
 from __future__ import annotations
 
@@ -44,7 +44,13 @@ def demand_range(path: Path, model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def check_range(path: Path, arch: str, dtype: torch.dtype) -> None:
-    """Raise what `demand_range` would of a file that `checkpoint.check_weights` passes."""
+    """Raise what `demand_range` would of a file that `checkpoint.check_weights` passes.
+
+    Args:
+        path: the file.
+        arch: name of the architecture.
+        dtype: in which the network is to compute.
+    """
     weights = read_weights(path, expected_shapes(arch)).tensors
     if _bound(weights) <= torch.finfo(dtype).max:
         return
@@ -55,7 +61,7 @@ def check_range(path: Path, arch: str, dtype: torch.dtype) -> None:
 
 
 def _bound(weights: Mapping[str, Tensor]) -> float:
-    """What no weight is beyond, with any normalisation of the network folded into it.
+    """Upper bound of the weights' magnitude, with any normalisation of the network folded into them.
 
     To fold for certain takes twice as long as all other checks of the file together, and is needed only above this.
     """

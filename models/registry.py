@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .plain import PlainNetwork
 
 GROUP = "hmsa_pipeline.models"
-"""Of the entry points, each of which names a `PlainNetwork`."""
+"""Group of the entry points, each of which names a `PlainNetwork`."""
 
 
 def _hrnet_ocr_mscale(num_classes: int) -> HMSA:
@@ -37,7 +37,7 @@ def _hrnet_ocr(num_classes: int) -> OCRNet:
 
 
 def _hrnet_tiny_ocr_mscale(num_classes: int) -> HMSA:
-    """The same network at a width and depth for tests and the demo: milliseconds on a CPU."""
+    """HRNet, OCR and scale attention at a width and depth for tests and the demo: milliseconds on a CPU."""
     from .hmsa import HMSA
     from .hrnet import HRNet
 
@@ -57,7 +57,7 @@ ARCHITECTURES: tuple[str, ...] = tuple(_BUILDERS)
 
 @functools.cache
 def _outside() -> dict[str, EntryPoint]:
-    """Those of other packages."""
+    """Entry points of other packages, by name."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
         if point.name in _BUILDERS or point.name in found:
@@ -85,11 +85,11 @@ class _Known(Collection[str]):
 
 
 KNOWN: Collection[str] = _Known()
-"""Those that a manifest can name."""
+"""Architectures that a manifest can name."""
 
 
 def build(arch: str, num_classes: int = 19) -> OCRNet:
-    """A fresh network of ours with random weights, in evaluation mode.
+    """A fresh network of this package with random weights, in evaluation mode.
 
     Under ``torch.device("meta")`` it takes no memory, which is enough to ask for keys and shapes.
 
@@ -102,7 +102,7 @@ def build(arch: str, num_classes: int = 19) -> OCRNet:
 
 
 def build_any(arch: str, num_classes: int = 19) -> OCRNet | PlainNetwork:
-    """As `build`, of ours or of an installed package.
+    """Build as `build` does, or from an installed package.
 
     Raises:
         ManifestError: ``arch`` is not one of `KNOWN`, or what the package names is no `PlainNetwork`, or cannot be

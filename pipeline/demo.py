@@ -137,7 +137,7 @@ class _DemoPlan:
         return _Step(("train", "--manifest", str(self.recipe(name)), "--device", "cpu", *again))
 
     def after(self) -> list[_Step]:
-        """What is done once there are members."""
+        """List the steps that follow training."""
         own, warm = str(self.manifest), str(self.folder / "calibrated.yaml")
         tars = ("--ground-truth", str(self.truth), "--samples", str(self.samples))
         figures = [str(self.folder / f"{name}.json") for name in ("scores", "calibrated")]

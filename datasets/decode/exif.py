@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXIF_MARK = b"Exif\0\0"
-"""What EXIF begins with in a JPEG, and by some writers in a WebP."""
+"""Mark at the beginning of EXIF in a JPEG, and by some writers in a WebP."""
 
 MOST_EXIF = 2**16
 """Bytes of EXIF that are looked at; in a JPEG there is room for no more."""
@@ -42,7 +42,7 @@ def read_orientation(content: bytes) -> int:
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether height and width change places."""
+    """True if height and width change places."""
     return orientation >= 5
 
 

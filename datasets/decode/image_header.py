@@ -1,4 +1,4 @@
-"""What an image file holds and how large its picture is, told from its first bytes."""
+"""Format and size of an image file, read from its first bytes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the first bytes of an image file say."""
+    """Facts in the first bytes of an image file."""
 
     format: str
-    """``png``, ``jpeg`` or ``webp``; what the content is, whatever the file is called."""
+    """``png``, ``jpeg`` or ``webp``, by the content, not by the file's name."""
     height: int
     """Rows of pixels as they are stored."""
     width: int
@@ -60,7 +60,7 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def header_of(path: Path, late_exif: bool = False) -> Header:
-    """What the header of an image file says; see `read_header`; raises as `read_size`."""
+    """Read the header of an image file; see `read_header`; raises as `read_size`."""
     try:
         with path.open("rb") as file:
             return read_header(file, late_exif)
@@ -120,7 +120,7 @@ def _png_header(start: bytes, file: BinaryIO, late_exif: bool) -> Header:
 
 
 def _png_orientation(file: BinaryIO, late_exif: bool) -> int:
-    """Of the chunk eXIf."""
+    """Orientation in the chunk eXIf; 1 without one."""
     place = len(PNG_SIGNATURE) + 25  # behind the chunk IHDR
     while True:
         file.seek(place)
@@ -184,7 +184,7 @@ def _webp_header(start: bytes, file: BinaryIO) -> Header:
 
 
 def _webp_orientation(file: BinaryIO) -> int:
-    """Of the chunk EXIF, which stands behind the few others."""
+    """Orientation in the chunk EXIF, which stands behind the few others; 1 without one."""
     place = 12
     while True:
         file.seek(place)

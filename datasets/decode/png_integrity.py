@@ -1,4 +1,4 @@
-"""Whether a PNG is whole, told before a decoder sees it."""
+"""Check that a PNG is whole before a decoder sees it."""
 
 from __future__ import annotations
 

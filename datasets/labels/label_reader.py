@@ -19,7 +19,7 @@ from .polygons import draw, draw_files, is_drawn
 
 
 def _nothing() -> None:
-    """What is called after each mask where nobody watches."""
+    """Do nothing: the default call after each mask."""
 
 
 class LabelReader:

@@ -23,7 +23,7 @@ _Segments = tuple[NDArray[np.uint32], NDArray[np.uint8]]
 
 
 def read_categories(mask: Path, beside: Path) -> NDArray[np.uint8]:
-    """What each pixel of a panoptic mask shows.
+    """Read the category of each pixel of a panoptic mask.
 
     Args:
         mask: a PNG in colours; the id of a segment is R + 256 G + 65536 B.

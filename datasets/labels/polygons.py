@@ -69,7 +69,7 @@ def draw(path: Path, ids: Mapping[str, int]) -> NDArray[np.uint8]:
 
 
 def is_drawn(path: Path, drawn: Path) -> bool:
-    """Whether ``drawn`` was made of ``path`` as it is now.
+    """True if ``drawn`` was made of ``path`` as it is now.
 
     The picture holds the time and the size of its source in a text, so that neither an older nor a newer source
     passes, nor one of the same name in another folder. The time of the picture itself would not do: some disks keep
@@ -84,7 +84,7 @@ def is_drawn(path: Path, drawn: Path) -> bool:
 
 
 def _made_of(path: Path) -> bytes:
-    """What tells a version of a file from others."""
+    """Version tag of a file: time of change and size."""
     status = path.stat()
     return f"{_KEY}\0{status.st_mtime_ns} {status.st_size}\n".encode()
 

@@ -73,13 +73,29 @@ def list_images(root: Path, layout: str, split: str | None = None, exclude: Sequ
 
 
 def find_images(root: Path, layout: str, split: str | None = None, exclude: Sequence[Path] = ()) -> list[PlacedImage]:
-    """As `list_images`, with what the place of each image says."""
+    """List the images of a dataset as `list_images` does, with what the place of each says.
+
+    Args:
+        root: the dataset's folder.
+        layout: one of `LAYOUTS`.
+        split: None for the layout's default.
+        exclude: folders that are not searched.
+    """
     return survey_images(root, layout, split, exclude).images
 
 
 def survey_images(root: Path, layout: str, split: str | None = None, exclude: Sequence[Path] = ()) -> Listing:
-    """As `find_images`, with what was left out: class maps and confidences beside the photographs, and of a folder
-    laid out as ACDC what BRAVO does not ask for."""
+    """List the images of a dataset as `find_images` does, and count what was left out.
+
+    Left out are class maps and confidences beside the photographs, and of a folder laid out as ACDC what BRAVO does
+    not ask for.
+
+    Args:
+        root: the dataset's folder.
+        layout: one of `LAYOUTS`.
+        split: None for the layout's default.
+        exclude: folders that are not searched.
+    """
     if layout not in LAYOUTS:
         raise DatasetError(f"unknown dataset type '{layout}'; {nearest(layout, LAYOUTS)}")
     table = LAYOUTS[layout]
@@ -99,8 +115,8 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
     if not images:
         ending = f" whose name ends in {table.ending(folders[0][0])} and" if table.stem_ending else ""
         place = root / folders[0][1] if len(folders) == 1 else root
-        mend = table.mend or "check the folder"
-        raise DatasetError(f"{place}: holds no image{ending} of type {' '.join(SUFFIXES)}; {mend}")
+        fix = table.fix or "check the folder"
+        raise DatasetError(f"{place}: holds no image{ending} of type {' '.join(SUFFIXES)}; {fix}")
     images.sort(key=lambda image: image.path)
     images, beside = without_predictions(images)
     left_out = {BESIDE: beside} if beside else {}
@@ -116,20 +132,32 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
     chosen = select_split(root, wanted, table, images)
     if not chosen:
         raise DatasetError(
-            f"{root}: split '{wanted}' is empty: none of the {len(images)} images belongs to it; {table.mend}"
+            f"{root}: split '{wanted}' is empty: none of the {len(images)} images belongs to it; {table.fix}"
         )
     return Listing(chosen, left_out)
 
 
 def split_folders(root: Path, table: FolderLayout, split: str | None) -> list[str]:
-    """The folders that hold the images of a split, relative to ``root``: those that are there."""
+    """The folders that hold the images of a split, relative to ``root``: those that are there.
+
+    Args:
+        root: the dataset's folder.
+        table: its layout.
+        split: None for a layout without splits.
+    """
     first = next((folder for folder in table.splits[split] if located(root, folder).is_dir()), None)
     more = [folder for folder in table.more.get(split or "", ()) if located(root, folder).is_dir()]
     return [*([first] if first is not None else ()), *more]
 
 
 def part_of(table: FolderLayout, split: str | None, folder: str) -> str:
-    """What stands before the usual folder of a split in ``folder``, with a slash; nothing for any other folder."""
+    """Cut the usual folder of a split off ``folder``: what stands before it, with a slash; empty for other folders.
+
+    Args:
+        table: the dataset's layout.
+        split: None for a layout without splits.
+        folder: relative to the dataset's root.
+    """
     usual = table.splits[split][0]
     return folder.removesuffix(usual) if folder.endswith(f"/{usual}") else ""
 
@@ -150,14 +178,14 @@ def _folders(root: Path, layout: str, split: str | None) -> tuple[str | None, li
         if not there and wanted and not (table.any_part and wanted in table.joined):
             of_split = f"split '{part}'" + (f", part of '{wanted}'," if part != wanted else "")
             expected = " or ".join(f"{folder}/" for folder in table.splits[part])
-            raise DatasetError(_not_there(root, f"type '{layout}', {of_split}", expected, table.mend))
+            raise DatasetError(_not_there(root, f"type '{layout}', {of_split}", expected, table.fix))
     if not found:
         expected = " or ".join(f"{folder}/" for part in parts for folder in table.splits[part])
         of_split = f", split '{wanted}'," if wanted else ""
-        raise DatasetError(_not_there(root, f"type '{layout}'{of_split}", expected, table.mend))
+        raise DatasetError(_not_there(root, f"type '{layout}'{of_split}", expected, table.fix))
     return wanted, found
 
 
-def _not_there(root: Path, what: str, expected: str, mend: str) -> str:
-    more = f"; {mend}" if mend else ""
+def _not_there(root: Path, what: str, expected: str, fix: str) -> str:
+    more = f"; {fix}" if fix else ""
     return f"{root}: {what} keeps its images in {expected}; none is there{more}"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ...errors import DatasetError, first_few
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-"""What an image file's name ends with, in capitals or not."""
+"""Suffixes of image files, in capitals or not."""
 
 # What macOS puts into archives: for every file one more that is called alike and holds no picture.
 _NEVER = frozenset({"__MACOSX"})
@@ -36,15 +36,15 @@ class FolderLayout:
     default: str | None = None
     """The split that is read when the manifest names none; if None, everything that is there."""
     stem_ending: str = ""
-    """What the name of an image ends with, before its suffix; files without it are no images."""
+    """Ending of an image's name, before its suffix; files without it are no images."""
     left_out: frozenset[str] = field(default_factory=frozenset)
     """Names of folders that hold no images, at any depth."""
     left_out_ending: str = ""
-    """What the names of further such folders end with."""
+    """Ending of the names of further such folders."""
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Split that has no folder of its own -> the splits that it takes images from."""
     any_part: bool = False
-    """Whether a split of `joined` is read where only some of its parts are there."""
+    """True if a split of `joined` is read where only some of its parts are there."""
     members: str = "all"
     """Which images of its folders belong to a split: a rule of `splits`."""
     left_out_stems: frozenset[str] = field(default_factory=frozenset)
@@ -55,11 +55,11 @@ class FolderLayout:
     variants: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     """Split that lies as another one does -> what stands in its paths in place of what, with alternatives: another
     camera or another part of the same dataset."""
-    mend: str = ""
-    """What to do where the folders are missing, for the end of an error."""
+    fix: str = ""
+    """How to fix missing folders, for the end of an error."""
 
     def ending(self, split: str | None) -> str:
-        """What the name of an image of a split ends with, before its suffix."""
+        """Ending of an image's name in a split, before its suffix."""
         return replaced(self.stem_ending, self.variants.get(split or "", {}))[0]
 
     @property
@@ -101,8 +101,7 @@ class PlacedImage(NamedTuple):
     stem: str
     """Its name without its suffix and without its layout's ending."""
     part: str = ""
-    """What stands before the split's folder, with a slash, where the dataset comes in parts with folders of their
-    own."""
+    """Path before the split's folder, with a slash, where the dataset comes in parts with folders of their own."""
 
 
 class Listing(NamedTuple):
@@ -111,7 +110,7 @@ class Listing(NamedTuple):
     images: list[PlacedImage]
     """Sorted by path."""
     left_out: dict[str, int]
-    """What was left out, for people -> how many files."""
+    """Kind of file that was left out, for people -> how many files."""
 
 
 def located(root: Path, path: str) -> Path:
@@ -189,7 +188,7 @@ def walk(
                     if suffix.lower() not in SUFFIXES or not stem.endswith(ending):
                         continue
                     status = entry.stat()
-                    # A pipe or a device that happens to be called .png would block whoever opens it.
+                    # A pipe or a device that happens to be called .png would block its reader.
                     if stat.S_ISREG(status.st_mode):
                         yield ImageFile(prefix + name, status.st_size)
         except FileNotFoundError as error:

@@ -52,6 +52,11 @@ def find_pairs(root: Path, name: str, split: str | None = None) -> tuple[list[Im
 def list_pairs(root: Path, name: str, split: str | None = None) -> list[ImageMaskPair]:
     """The images of a split with their masks, sorted by image: as `find_pairs`, but every image must have one.
 
+    Args:
+        root: the dataset's folder.
+        name: the dataset's.
+        split: None for the layout's default.
+
     Raises:
         DatasetError: as `labelled_pairs`.
     """
@@ -108,24 +113,24 @@ def labelled_pairs(
     )
     pairs = [pair for pair in pairs if pair.image not in wanted]
     alone = [image for image in alone if image.path not in set(left_out)] if pairs else alone
-    mend = f"unpack {facts.mask_archive}; {SEE}"
+    fix = f"unpack {facts.mask_archive}; {SEE}"
     if alone:
         images = first_few([image.path for image in alone], 3)
         places = " or ".join(path for path, _ in _places(facts, alone[0]))
         raise DatasetError(
             f"{root}: {len(alone)} of the {len(pairs) + len(alone)} images of split '{split}' have no mask "
-            f"({images}); for the first that would be {places}; {mend}{_HOW_TO_LEAVE_OUT if pairs else ''}"
+            f"({images}); for the first that would be {places}; {fix}{_HOW_TO_LEAVE_OUT if pairs else ''}"
         )
     for beside in sorted({panoptic_json(pair.mask) for pair in pairs if pair.encoding == "panoptic"}):
         if not (root / beside).is_file():
             raise DatasetError(
-                f"{root / beside}: there is no such file, which says what the colours of masks mean; {mend}"
+                f"{root / beside}: there is no such file, which says what the colours of masks mean; {fix}"
             )
     return pairs, left_out
 
 
 def without_masks(name: str, left_out: Sequence[str]) -> str:
-    """What is said of images that are left out since they have no mask, in one line."""
+    """Message on images that are left out because they have no mask, in one line."""
     one = len(left_out) == 1
     return (
         f"{name}: {len(left_out)} image{' has' if one else 's have'} no mask and {'is' if one else 'are'} left out "
@@ -135,6 +140,11 @@ def without_masks(name: str, left_out: Sequence[str]) -> str:
 
 def refuse_absent(root: Path, split: str | None, names: Collection[str]) -> None:
     """Refuse names of images to leave out that are not there.
+
+    Args:
+        root: the dataset's folder.
+        split: for the error.
+        names: images to leave out that were not found.
 
     Raises:
         DatasetError: there are any.

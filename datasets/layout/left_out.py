@@ -1,4 +1,4 @@
-"""What lies among the images of a dataset and is none of them, though it is called like one."""
+"""Files that lie among the images of a dataset and are called like them, but are none."""
 
 from __future__ import annotations
 

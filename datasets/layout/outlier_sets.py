@@ -29,7 +29,7 @@ LOST_AND_FOUND, FISHYSCAPES, ROAD_ANOMALY = "lostandfound", "fishyscapes", "road
 SMIYC, VALIDATION_DATASET = "smiyc", "validation_dataset"
 
 LOST_AND_FOUND_ENDING = "_leftImg8bit"
-"""What the names of LostAndFound's images end with, before their suffix."""
+"""Ending of the names of LostAndFound's images, before their suffix."""
 FISHYSCAPES_MASKS = "fishyscapes_lostandfound"
 """The folder of masks that Fishyscapes distributes for LostAndFound's own images."""
 NOT_LABELLED = "of LostAndFound, which Fishyscapes does not label"
@@ -108,7 +108,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
             },
             default="test",
             stem_ending=LOST_AND_FOUND_ENDING,
-            mend="unpack leftImg8bit.zip and gtCoarse.zip of LostAndFound into this folder",
+            fix="unpack leftImg8bit.zip and gtCoarse.zip of LostAndFound into this folder",
         ),
         {
             None: tuple(
@@ -128,7 +128,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
                 "lostandfound": ("LostAndFound/original", "leftImg8bit"),
                 "static": ("Static/original",),
             },
-            mend="how it must look, see the documentation of out-of-distribution sets",
+            fix="how it must look, see the documentation of out-of-distribution sets",
         ),
         {
             "lostandfound": (

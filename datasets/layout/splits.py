@@ -22,7 +22,7 @@ _SEED = 0
 
 
 def select_split(root: Path, split: str, layout: FolderLayout, images: Sequence[PlacedImage]) -> list[PlacedImage]:
-    """Those of ``images`` that belong to ``split``, in their order.
+    """Select the ``images`` that belong to ``split``, in their order.
 
     Args:
         root: the dataset's folder.
@@ -63,13 +63,13 @@ def _of_ids(root: Path, split: str, layout: FolderLayout, images: list[PlacedIma
     if missing:
         raise DatasetError(
             f"{root}: {len(missing)} of the {len(wanted)} images of split '{split}' are not there "
-            f"({first_few([f'{number:05d}' for number in missing])}); {layout.mend}"
+            f"({first_few([f'{number:05d}' for number in missing])}); {layout.fix}"
         )
     return [image for number, image in by_id.items() if number in wanted]
 
 
 def _read_ids(root: Path, split: str) -> set[int]:
-    import numpy as np  # not above: whoever lists images or checks a manifest need not wait for it
+    import numpy as np  # not above: listing images or checking a manifest need not wait for it
 
     matlab, numpy = root / "split.mat", root / "split.npz"
     arrays = _read_matlab(matlab) if matlab.is_file() else None
@@ -136,7 +136,7 @@ def _of_lists(root: Path, split: str, layout: FolderLayout, images: list[PlacedI
     if missing:
         raise DatasetError(
             f"{root / LISTS[split]}: {len(missing)} of its {len(lists[split])} images are not there "
-            f"({first_few(missing)}); {layout.mend}"
+            f"({first_few(missing)}); {layout.fix}"
         )
     return [image for image in images if image.stem in lists[split]]
 

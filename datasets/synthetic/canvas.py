@@ -36,7 +36,13 @@ class Camera:
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """``a`` with a share of ``b`` in it, 0 to 1."""
+    """Mix a share of ``b`` into ``a``.
+
+    Args:
+        a: RGB.
+        b: RGB.
+        share: of ``b``, 0 to 1.
+    """
     return (
         a[0] + (b[0] - a[0]) * share,
         a[1] + (b[1] - a[1]) * share,
@@ -50,13 +56,28 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def upright(x0: float, x1: float, y0: float, y1: float, z: float) -> list[Point]:
-    """The corners of a rectangle that faces the camera."""
+    """List the corners of a rectangle that faces the camera.
+
+    Args:
+        x0: left end, metres.
+        x1: right end, metres.
+        y0: lower end, metres.
+        y1: upper end, metres.
+        z: metres ahead of the camera.
+    """
     return [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)]
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cells: float, flat: float = 1.0) -> NDArray[np.float32]:
-    """Smooth value noise (height, width) in about -1 to 1, with ``cells`` hills across its width, each ``flat`` times
-    as wide as it is high."""
+    """Smooth value noise (height, width) in about -1 to 1.
+
+    Args:
+        rng: source of random numbers.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        cells: hills across its width.
+        flat: how many times wider than high a hill is.
+    """
     grid = (max(2, round(cells * flat * height / width) + 1), max(2, round(cells) + 1))
     values = rng.uniform(-1, 1, grid).astype(np.float32)
     return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC))
@@ -102,7 +123,13 @@ class Canvas:
         return metres * self.focal / z
 
     def solid(self, points: Points, colour: Colour, label: str) -> None:
-        """A polygon of one class; it hides what was painted before."""
+        """Paint a polygon of one class; it hides what was painted before.
+
+        Args:
+            points: its corners (x, y, z), metres.
+            colour: RGB.
+            label: the class.
+        """
         screen = self.project(points)
         if not self._is_in_view(screen):
             return
@@ -113,7 +140,13 @@ class Canvas:
         glow.polygon(screen, 0)
 
     def detail(self, points: Points, colour: Colour, lit: Colour | None = None) -> None:
-        """A polygon on a surface that is there already; ``lit``: the colour in which it shines by itself."""
+        """Paint a polygon on a surface that is there already.
+
+        Args:
+            points: its corners (x, y, z), metres.
+            colour: RGB.
+            lit: the colour in which it shines by itself; None if it does not.
+        """
         screen = self.project(points)
         if self._is_in_view(screen):
             self._draw[0].polygon(screen, _ink(colour))
@@ -121,15 +154,36 @@ class Canvas:
                 self._draw[3].polygon(screen, _ink(lit))
 
     def solid_disc(self, centre: Point, radius: float, colour: Colour, label: str, flat: float = 1.0) -> None:
-        """A disc that faces the camera, ``flat`` times as high as it is wide."""
+        """Paint a disc of one class that faces the camera.
+
+        Args:
+            centre: (x, y, z), metres.
+            radius: half of its width, metres.
+            colour: RGB.
+            label: the class.
+            flat: its height in widths.
+        """
         self.solid(_disc(centre, radius, flat), colour, label)
 
     def disc(self, centre: Point, radius: float, colour: Colour, lit: Colour | None = None) -> None:
-        """A disc that faces the camera, on a surface that is there already."""
+        """Paint a disc that faces the camera on a surface that is there already.
+
+        Args:
+            centre: (x, y, z), metres.
+            radius: metres.
+            colour: RGB.
+            lit: the colour in which it shines by itself; None if it does not.
+        """
         self.detail(_disc(centre, radius, 1.0), colour, lit)
 
     def blobs(self, blobs: Sequence[tuple[float, float, float, Colour]], z: float, label: str) -> None:
-        """Round spots ``(x, y, radius, colour)`` at distance ``z``, as leaves are painted."""
+        """Paint round spots, as leaves are painted.
+
+        Args:
+            blobs: (x, y, radius, colour) of each.
+            z: metres ahead of the camera.
+            label: the class.
+        """
         rgb, ids, depth, glow = self._draw
         size, middle, eye = self.focal / z, self.width / 2, self.camera.height
         for x, y, radius, colour in blobs:

@@ -33,14 +33,14 @@ class Frame:
     image: NDArray[np.uint8]
     """(H, W, 3), RGB."""
     mask: NDArray[np.uint8]
-    """(H, W) train ids; 255 for what belongs to no class. Classes that the dataset does not tell apart are one."""
+    """(H, W) train ids; 255 for what belongs to no class. Classes that the dataset merges are one."""
     raw: NDArray[np.uint8]
     """(H, W) the same in the ids that the dataset's authors use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """What the photographs of one dataset look like, and what it calls the things on them."""
+    """Look of the photographs of one dataset, and its names of the things on them."""
 
     sizes: tuple[tuple[int, int], ...]
     """(height, width) of its frames, by turns; small, with the aspect of the real ones."""
@@ -51,7 +51,7 @@ class Looks:
     bent: float = 0.0
     """How far a wide lens bends straight lines: by how much smaller things are in the corners, 0 to 1."""
     framed: bool = False
-    """Whether a rim of the picture is void, since it was bent straight."""
+    """True if a rim of the picture is void, since it was bent straight."""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Class or finer part -> the dataset's names for it, where they are others; of several, each region takes
     the next one."""
@@ -302,7 +302,7 @@ def _on_motorcycles(parts: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def _bend(
     image: NDArray[np.uint8], parts: NDArray[np.uint8], share: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """What a wide lens makes of a picture: a barrel whose corners stay where they are."""
+    """Distort a picture as a wide lens does: a barrel whose corners stay where they are."""
     height, width = parts.shape
     y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))
     # Seen from the middle, a point lies where one farther in by this factor was.

@@ -16,7 +16,13 @@ _TILE = 512  # samples along a side of the noise that is laid out on the ground
 
 
 def paint_sky(canvas: Canvas, rng: np.random.Generator, style: Style) -> None:
-    """The sky over the whole canvas: darker far up, with clouds that get flatter towards the horizon."""
+    """Paint the sky over the whole canvas: darker far up, with clouds that get flatter towards the horizon.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        style: weather and light.
+    """
     rows = np.clip(np.arange(canvas.height) / canvas.horizon, 0, 1).astype(np.float32)
     zenith, haze = (np.array(c, dtype=np.float32) for c in (style.zenith, style.haze))
     sky = (zenith + (haze - zenith) * (rows**1.4)[:, None])[:, None, :]

@@ -1,4 +1,4 @@
-"""What the makers of IDD wrote for each image: polygons with names, to be painted one over the other."""
+"""Annotations as IDD's authors write them for each image: named polygons, painted one over the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands and moves where in a street: the cast of one scene, with the shadows that it throws."""
+"""Placement of objects in a street, with their shadows."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ class Stage:
     """Where the light of street lamps comes from."""
 
     def put(self, z: float, paint: Paint, *, beside: bool = False) -> None:
-        """Let ``paint`` paint something at ``z``, from random numbers of its own: whether it is in view, and how
-        large it is there, must not change what comes after it."""
+        """Place an object; it is painted from random numbers of its own, so that it does not change later ones.
+
+        Args:
+            z: metres ahead of the camera.
+            paint: paints it.
+            beside: it stands beyond the pavement.
+        """
         own = np.random.default_rng(self.rng.integers(2**32))
         (self.beside if beside else self.within).append((z, lambda: paint(own)))
 
@@ -47,12 +52,28 @@ class Stage:
                 paint()
 
     def darken(self, x: float, z: float, half: float, near: float, far: float, strength: float = 1.0) -> None:
-        """The shade under something that is ``2 * half`` wide and lies from ``near`` to ``far`` around ``z``."""
+        """Paint the shade under something.
+
+        Args:
+            x: metres to the right of the camera.
+            z: metres ahead of the camera.
+            half: half of its width, metres.
+            near: its near end, metres from ``z``.
+            far: its far end, metres from ``z``.
+            strength: 0 to 1.
+        """
         corners = ((x - half, z + near), (x + half, z + near), (x + half, z + far), (x - half, z + far))
         self.ground.shadow([(across, 0, ahead) for across, ahead in corners], strength)
 
     def cast(self, x: float, z: float, half: float, tall: float) -> None:
-        """The shadow that the sun throws, away from its side, of something ``tall`` metres high."""
+        """Paint the shadow that the sun throws, away from its side.
+
+        Args:
+            x: metres to the right of the camera.
+            z: metres ahead of the camera.
+            half: half of the object's depth, metres.
+            tall: its height, metres.
+        """
         if self.style.sun:
             reach = -self.street.sunny_side * tall * 0.8 * self.style.shadow
             outline = ((0, -0.6), (1, -1), (1.3, 0), (1, 1), (0, 0.6))

@@ -84,7 +84,13 @@ def to_polygons(ids: NDArray[np.uint8], background: int) -> list[tuple[int, Corn
 
 
 def paint_polygons(polygons: list[tuple[int, Corners]], shape: tuple[int, ...], background: int) -> NDArray[np.uint8]:
-    """(H, W): what the polygons look like when they are painted in their order."""
+    """Paint polygons in their order into a map (H, W) uint8.
+
+    Args:
+        polygons: label and corners of each.
+        shape: H and W, in front of any others.
+        background: the label of the rest.
+    """
     picture = Image.new("L", (shape[1], shape[0]), background)
     draw = ImageDraw.Draw(picture)
     for label, corners in polygons:

@@ -40,7 +40,7 @@ def draw_scene(seed: int, height: int, width: int, style: Style = STYLES["clear"
     Args:
         seed: not negative.
         height: of the picture in pixels, at least 16.
-        width: likewise.
+        width: of the picture in pixels, at least 16.
         style: the weather and the light, and whether something stands in the way.
 
     Raises:

@@ -44,7 +44,7 @@ class Street:
     plots: tuple[tuple[Plot, ...], tuple[Plot, ...]]
     """On the left and on the right, near ones first; a crossing street leaves a gap."""
     parking: tuple[bool, bool]
-    """Whether cars are parked along the left and the right edge."""
+    """True where cars are parked, along the left and the right edge."""
     sunny_side: int
     """-1 if the sun stands on the left, 1 if on the right."""
 
@@ -65,7 +65,7 @@ class Street:
         return self.kerb(side) + side * self.pavement[side > 0]
 
     def is_crossed(self, z: float, margin: float = 0.0) -> bool:
-        """Whether another street crosses at ``z``."""
+        """True if another street crosses at ``z``."""
         return self.crossing is not None and self.crossing[0] - margin < z < self.crossing[1] + margin
 
 

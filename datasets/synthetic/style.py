@@ -23,11 +23,11 @@ class Style:
     shadow: float = 1.0
     """Length of shadows; above 1 the sun stands low."""
     light: Colour = (1.14, 1.13, 1.1)
-    """What daylight multiplies red, green and blue by."""
+    """Factors of red, green and blue by daylight."""
     fog: float = 0.0012
     """Extinction per metre."""
     night: bool = False
-    """Whether lamps, windows and headlights are what lights the street."""
+    """True if lamps, windows and headlights light the street."""
     wet: float = 0.0
     """How much the ground mirrors, 0 to 1."""
     snow: float = 0.0
@@ -39,15 +39,15 @@ class Style:
     lens: Literal["clean", "flare", "drops"] = "clean"
     """The sun that shines into the lens, or drops of water on it."""
     stranger: Literal["none", "animal", "obstacle"] = "none"
-    """What stands in the way, of no class (void in the mask)."""
+    """Object of no class in the way (void in the mask)."""
     unmet: bool = False
-    """Whether that is of a kind that none of the seven datasets is drawn with."""
+    """True if that is of a kind that none of the seven datasets is drawn with."""
     crowd: float = 1.0
     """How much more is on the road and the pavements than in a quiet town."""
     dirt: float = 0.0
     """How far road and pavement are trodden earth, 0 to 1."""
     odd_road: bool = False
-    """Whether the road is made of what no road is made of; in the mask it stays a road."""
+    """True if the road is made of something no road is made of; in the mask it stays a road."""
     tint: float = 0.0
     """How far everything takes on the colour of its class, 0 to 1: easier to learn from than any street."""
 

@@ -46,7 +46,15 @@ class Exposure:
 def take(
     exposure: Exposure, camera: Camera, lamps: Sequence[Point], style: Style, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """The picture (H, W, 3), RGB."""
+    """Take the photograph (H, W, 3) uint8, RGB.
+
+    Args:
+        exposure: the painted layers.
+        camera: that takes it.
+        lamps: places of lights (x, y, z), metres.
+        style: weather and light.
+        rng: source of random numbers.
+    """
     height, width = exposure.ids.shape
     texture = 0.6 * noise(rng, height, width, width / 3) + 0.4 * noise(rng, height, width, width / 9)
     image = exposure.rgb * (1 + _GRAIN[exposure.ids] * texture * 1.6)[..., None]
@@ -74,7 +82,7 @@ def take(
 
 
 def _illumination(exposure: Exposure, camera: Camera, lamps: Sequence[Point], style: Style) -> Floats:
-    """What each pixel's colour is multiplied by: daylight, or the lamps of a street at night."""
+    """Factor of each pixel's colour: daylight, or the lamps of a street at night."""
     light = np.broadcast_to(np.array(style.light, dtype=np.float32), exposure.rgb.shape)
     if not style.night:
         return light

@@ -34,7 +34,7 @@ _MATLAB_HEADER = b"MATLAB 5.0 MAT-file, drawn".ljust(116)
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is to be drawn, and where."""
+    """One dataset to draw, and where."""
 
     root: Path
     source: DatasetSpec
@@ -243,7 +243,7 @@ def _write_wilddash(task: _Task) -> None:
 
 
 def _is_thing(category: int) -> bool:
-    """Whether WildDash counts a category by the piece: people and vehicles."""
+    """True if WildDash counts a category by the piece: people and vehicles."""
     return 24 <= category <= 35 or category in (47, 48, 49)
 
 

@@ -1,4 +1,4 @@
-"""What all losses ask of scores and labels."""
+"""Checks of scores and labels that all losses share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class BatchTotals(NamedTuple):
 
     images: int
     pixels: int
-    """Of them, those that are labelled."""
+    """Labelled pixels of all images."""
 
 
 def labelled(logits: Tensor, labels: Tensor) -> Tensor:
@@ -53,5 +53,5 @@ def labelled(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def in_float32(logits: Tensor) -> Tensor:
-    """The same scores, float32 where they came in half precision; float64 stays."""
+    """Scores (N, C, H, W) as float32 where they came in half precision; float64 stays."""
     return logits if logits.dtype == torch.float64 else logits.float()

@@ -37,6 +37,12 @@ def image_weighted_cross_entropy(
     as 0, so that the loss does not depend on how a batch is split over devices or accumulation steps.
 
     The rule of the training code published with arXiv 1812.01593 and arXiv 2005.10821.
+
+    Args:
+        logits: (N, C, H, W) class scores, any floating dtype.
+        labels: (N, H, W) int64 train ids, 255 is ignored.
+        whole: the batch that these are a part of; None if they are all of it.
+        bound: as of `image_class_weights`.
     """
     valid = labelled(logits, labels)
     classes = labels.where(valid, 0)

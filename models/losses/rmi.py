@@ -55,7 +55,7 @@ def rmi_loss(logits: Tensor, labels: Tensor, whole: BatchTotals | None = None, *
         are float64: sums over all patches of a photograph stand against a `RIDGE` of 5e-4.
 
     Raises:
-        ValueError: as `labels.labelled`, or the maps are too small for a patch.
+        ValueError: as `batch_labels.labelled`, or the maps are too small for a patch.
     """
     valid = labelled(logits, labels)
     if region and min(logits.shape[-2:]) < MIN_SIDE:
@@ -161,7 +161,7 @@ def _region_bound(probabilities: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         probabilities: (N, C, h, w), pooled, of any floating dtype.
-        labels: likewise.
+        labels: (N, C, h, w), pooled, of the same dtype.
 
     Returns:
         A float64 scalar: mean over images and dimensions, sum over classes.

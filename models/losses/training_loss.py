@@ -63,7 +63,7 @@ def training_loss(
         whole: the batch that these images are a part of; None if they are all of it.
 
     Raises:
-        ValueError: there is no such criterion; or as `labels.labelled` and `rmi.rmi_loss`.
+        ValueError: there is no such criterion; or as `batch_labels.labelled` and `rmi.rmi_loss`.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"there is no criterion '{criterion}': {', '.join(CRITERIA)}")

@@ -1,4 +1,4 @@
-"""Whether a dataset is fit to be trained on: every image and mask read once, counted, compared and shown.
+"""Check that a dataset is fit for training: every image and mask is read once, counted, compared and shown.
 
 Nothing here imports torch, so that the processes which read the files start fast.
 """
@@ -161,7 +161,7 @@ def _beside(root: Path, facts: DatasetSpec) -> tuple[str, ...]:
 
 
 def inspect_pair(reader: LabelReader, pair: ImageMaskPair) -> PairFindings:
-    """Read an image and its mask; whatever is wrong with them is told and not raised."""
+    """Read an image and its mask; problems are listed in the result and not raised."""
     unreadable: list[str] = []
     size = raw = None
     try:
@@ -192,6 +192,11 @@ def find_strays(root: Path, facts: DatasetSpec, splits: Sequence[str]) -> list[s
 
     Linked folders are not followed. Images count that lie in the folder of the split, whether they belong to
     it or not.
+
+    Args:
+        root: the dataset's folder.
+        facts: its specification.
+        splits: the splits whose masks are looked for.
 
     Returns:
         Paths relative to the root, sorted.
@@ -283,7 +288,7 @@ def _root_of(facts: DatasetSpec, data_root: Path | None, root: Path | None) -> P
 
 
 def _own(splits: Sequence[str], facts: DatasetSpec, root: Path) -> list[str]:
-    """Those of ``splits`` to look at: of variants, those alone that are there."""
+    """Select the splits to look at: of variants, only those whose folders exist."""
     layout = facts.layout
     plain = [split for split in splits if split not in layout.variants]
     there = [split for split in splits if split in layout.variants and split_folders(root, layout, split)]

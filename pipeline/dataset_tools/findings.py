@@ -1,4 +1,4 @@
-"""What a check of a dataset found: for people, for JSON, and as problems of one line each."""
+"""Findings of a dataset check: for people, for JSON, and as problems of one line each."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ..text import percent, plural
 
 FIGURES = "check.json"
 COUNTED = "counted by others, not stated by the authors"
-"""What is said of a number in `Source.unsure`."""
+"""Remark on a number in `DatasetSpec.unsure`."""
 
 FEW = 5
-"""Of each kind of problem in a split so many are said; `FIGURES` holds them all."""
+"""Problems of one kind that are printed for a split; `FIGURES` holds them all."""
 
 SLOTS: tuple[int, ...] = (*range(NUM_CLASSES), IGNORE)
 """The train ids that are counted, in the order of the counts."""
@@ -31,14 +31,14 @@ SLOTS: tuple[int, ...] = (*range(NUM_CLASSES), IGNORE)
 
 @dataclass(frozen=True, slots=True)
 class PairFindings:
-    """What an image and its mask turned out to be."""
+    """Findings of one image and its mask."""
 
     size: tuple[int, int] | None
     """(height, width) of the image; None if it cannot be read."""
     mask_size: tuple[int, int] | None
-    """The same of the mask, as it is stored."""
+    """(height, width) of the mask as it is stored; None if it cannot be read."""
     unreadable: tuple[str, ...] = ()
-    """What is wrong with files that cannot be read."""
+    """Problems of files that cannot be read."""
     unknown: tuple[int, ...] = ()
     """Ids in the mask that are not in the dataset's table."""
     pixels: NDArray[np.int64] | None = None
@@ -47,11 +47,11 @@ class PairFindings:
 
 @dataclass
 class SplitFindings:
-    """What was found in one split."""
+    """Findings of one split."""
 
     name: str
     facts: DatasetSpec
-    """Of which dataset."""
+    """The dataset that the split belongs to."""
     pairs: int
     """Images that have a mask."""
     without_mask: list[str]
@@ -68,9 +68,9 @@ class SplitFindings:
     unknown: dict[int, list[str]] = field(default_factory=dict)
     """Id that is not in the table -> the masks that hold it."""
     unreadable: list[str] = field(default_factory=list)
-    """What is wrong with files that cannot be read."""
+    """Problems of files that cannot be read."""
     sound: list[ImageMaskPair] = field(default_factory=list)
-    """What can be trained on."""
+    """Pairs that can be trained on."""
     empty: list[str] = field(default_factory=list)
     """Masks of these that label nothing."""
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(SLOTS), np.int64))
@@ -85,7 +85,7 @@ class SplitFindings:
 
     @property
     def unsure(self) -> bool:
-        """Whether `expected` is a number that the authors do not state."""
+        """True if `expected` is a number that the authors do not state."""
         return self.name in self.facts.unsure and self.expected == self.facts.counts.get(self.name)
 
     def add(self, pair: ImageMaskPair, look: PairFindings) -> None:
@@ -110,7 +110,7 @@ class SplitFindings:
             )
 
     def problems(self) -> Iterator[str]:
-        """What is wrong, one line each, the first few of each kind."""
+        """Yield the problems, one line each, the first few of each kind."""
         if self.missing:
             yield (
                 f"{self.name}: {plural(self.missing, 'image')} of the {self.expected} that are distributed"
@@ -149,7 +149,7 @@ class SplitFindings:
             yield f"{self.name}: {len(different) - FEW} more {what}; {FIGURES} names them"
 
     def summary(self) -> str:
-        """What there is, in one line."""
+        """Describe the split in one line."""
         total = self.pairs + len(self.without_mask)
         of = f"{total} of {self.expected} images" if self.expected is not None else plural(total, "image")
         what = f"{of}, {plural(self.pairs, 'mask')}"
@@ -185,7 +185,7 @@ class SplitFindings:
 
 @dataclass(frozen=True)
 class DatasetFindings:
-    """What was found in a dataset.
+    """Findings of a dataset.
 
     Attributes:
         facts: which one it is.
@@ -222,7 +222,7 @@ class DatasetFindings:
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong, one line each."""
+        """All problems, one line each."""
         found = [line for split in self.splits for line in split.problems()]
         if self.all_images is not None and (missing := self.facts.counts[TOTAL] - self.all_images) > 0:
             found.append(
@@ -237,7 +237,7 @@ class DatasetFindings:
         return found
 
     def summary(self) -> list[str]:
-        """What was found, for people."""
+        """Describe the findings for people, a line each."""
         wide = max(len(split.name) for split in self.splits)
         lines = [f"{self.facts.title}: {self.root}", *(f"  with {self.root.parent / name}" for name in self.beside)]
         lines += [f"  {split.name:{wide}}  {split.summary()}" for split in self.splits]

@@ -1,4 +1,4 @@
-"""What a newcomer asks about the datasets: where to get them, how they must lie; and drawn ones to try things on."""
+"""The dataset guide: where to get each dataset and how its folders must look."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def known_source(name: str) -> DatasetSpec:
 
 
 def known_sources(names: Sequence[str]) -> list[DatasetSpec]:
-    """Those called ``names``, each once, in this order; all if there are no names. Raises as `known_source`."""
+    """Look up datasets by name, each once, in this order; all if there are no names. Raises as `known_source`."""
     return [known_source(name) for name in dict.fromkeys(names or KNOWN_DATASETS)]
 
 
@@ -55,7 +55,7 @@ def split_uses(facts: DatasetSpec) -> dict[str, str]:
 
 
 def dataset_guide(facts: DatasetSpec) -> list[str]:
-    """What ``datasets list`` says about one dataset: lines of at most `WIDTH` columns, but for long addresses."""
+    """Text of ``datasets list`` for one dataset: lines of at most `WIDTH` columns, but for long addresses."""
     lines = [f"{facts.name}: {facts.title}"]
     lines += _entry("homepage", [facts.homepage])
     lines += _entry("paper", [facts.paper])
@@ -109,7 +109,7 @@ def _train_name(train: int) -> str:
 
 
 def guide_figures(facts: DatasetSpec) -> dict[str, Any]:
-    """The same for ``--json``."""
+    """Describe a dataset for ``--json``."""
     return {
         "name": facts.name,
         "title": facts.title,

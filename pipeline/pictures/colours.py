@@ -1,7 +1,7 @@
 """Classes and numbers as colours, for people.
 
 Numbers go from dark blue to yellow: matplotlib's ``cividis`` in five colours, which people with any colour vision
-tell apart (Nuñez et al., Optimizing colormaps with consideration for color vision deficiency, PLOS ONE 2018).
+can distinguish (Nuñez et al., Optimizing colormaps with consideration for color vision deficiency, PLOS ONE 2018).
 """
 
 from __future__ import annotations
@@ -23,12 +23,18 @@ def class_colours(label: np.ndarray) -> np.ndarray:
 
 
 def blend_over(photograph: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndarray:
-    """Colours over a photograph, (H, W, 3) uint8 each."""
+    """Blend colours over a photograph.
+
+    Args:
+        photograph: (H, W, 3) uint8.
+        colours: (H, W, 3) uint8.
+        opacity: share of the colours, 0 to 1.
+    """
     return np.rint((1 - opacity) * photograph + opacity * colours.astype(np.float32)).astype(np.uint8)
 
 
 def confidence_as_float(confidence: np.ndarray) -> np.ndarray:
-    """Stored confidence, uint16, as float32 from 0 to 1; see `metrics.LEVELS`."""
+    """Stored confidence (H, W) uint16 as float32 from 0 to 1; see `CONFIDENCE_LEVELS`."""
     return (confidence.astype(np.float32) + 0.5) / CONFIDENCE_LEVELS
 
 

@@ -70,8 +70,8 @@ def plan_report(
         images = [file.path for file in files]
         predictions = manifest.output / PREDICTIONS / entry.name
         names = [name for image in images for name in prediction_names(image)]
-        mend = "make them with 'hmsa-pipeline ensemble', or take --limit"
-        require_predictions(predictions, names, f"{len(names)} predictions", mend)
+        fix = "make them with 'hmsa-pipeline ensemble', or take --limit"
+        require_predictions(predictions, names, f"{len(names)} predictions", fix)
         truths: Mapping[str | None, GroundTruth | None] = {None: None}
         if entry.type in LABELLED:
             found = load_ground_truth(entry, average=average)

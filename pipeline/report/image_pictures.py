@@ -35,6 +35,18 @@ def draw_pictures(
     truth: np.ndarray | None,
     information: np.ndarray | None,
 ) -> None:
+    """Write the pictures of one image, and note in its gallery entry which there are.
+
+    Args:
+        room: the dataset.
+        folder: where the pictures go.
+        made: the image's summary; its layers are extended.
+        photograph: (H, W, 3) uint8.
+        label: (H, W) uint8 train ids of the ensemble.
+        confidence: (H, W) uint16.
+        truth: (H, W) uint8, 255 where nothing is known; None without labels.
+        information: (H, W) float32 mutual information in nats; None without members.
+    """
     width = min(room.width, label.shape[1])
     sure = confidence_as_float(confidence)
     _write_picture(folder / "photograph.jpg", Image.fromarray(photograph), width)
@@ -95,7 +107,7 @@ def _write_picture(path: Path, picture: Image.Image, width: int) -> None:
 
 
 def _pixel_values(key: str, values: dict[str, np.ndarray]) -> str:
-    """What stands at some points of the picture, as a call that a page opened from the disk may load."""
+    """Subsample pixel values into a JavaScript call: a page opened from the disk cannot fetch JSON."""
     height, width = next(iter(values.values())).shape
     columns = min(_VALUES, width)
     lines = max(1, round(height * columns / width))

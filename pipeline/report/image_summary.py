@@ -54,7 +54,7 @@ def _how_wrong(found: PixelCounts) -> float | None:
 
 
 def load_cached(room: DatasetSetup, item: tuple[str, ImageMaskPair | None]) -> ImageSummary | None:
-    """What was made of an image when nothing of it was different; None if there is nothing, or nothing whole."""
+    """Load an image's cached summary if none of its inputs changed; None otherwise."""
     try:
         return _load(room.folder / PICTURES / _key(room, *item))
     except OSError:
@@ -207,7 +207,7 @@ def _fuse_strip(
 
 
 def _save(folder: Path, made: ImageSummary) -> None:
-    """Written last: whoever finds it finds the pictures, too."""
+    """Write the summary, after the pictures: where it exists, they do too."""
     said = asdict(made.card)
     arrays: dict[str, Any] = {"histogram": made.histogram, "disputes": made.disputes}
     said["counts"] = {
@@ -221,7 +221,7 @@ def _save(folder: Path, made: ImageSummary) -> None:
 
 
 def _load(folder: Path) -> ImageSummary | None:
-    """What was made before; None if there is nothing, or nothing whole."""
+    """Read a cached summary; None if it is missing or incomplete."""
     try:
         with np.load(folder / _SUMMARY_FILE, allow_pickle=False) as arrays:
             said = json.loads(str(arrays["said"]))

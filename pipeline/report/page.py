@@ -38,6 +38,13 @@ _TITLES = {
 
 
 def write_page(folder: Path, manifest: Manifest, found: Sequence[DatasetSummary]) -> None:
+    """Write ``index.html``, its style sheet and script, the plots and ``report.json``.
+
+    Args:
+        folder: of the report.
+        manifest: shown on the page.
+        found: the summaries of the datasets.
+    """
     for name in _FILES:
         write_bytes(folder / name, (_PAGE / name).read_bytes())
     environment = jinja2.Environment(
@@ -155,7 +162,7 @@ def _plots(folder: Path, number: int, one: DatasetSummary) -> list[dict[str, Any
 
 
 def _gallery(one: DatasetSummary) -> list[Mapping[str, Any]]:
-    """What the gallery knows of each image."""
+    """Gallery entries as JSON."""
     return [
         {
             "key": card.key,

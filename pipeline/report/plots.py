@@ -106,7 +106,13 @@ def reliability_diagram(path: Path, counts: Mapping[str, PixelCounts]) -> None:
 
 
 def curves(path: Path, counts: Mapping[str, PixelCounts], *, ood: bool) -> None:
-    """ROC and precision over recall: of errors found by low confidence, or of what is out of distribution."""
+    """Plot ROC and precision over recall: of errors found by low confidence, or of out-of-distribution pixels.
+
+    Args:
+        path: of the SVG file.
+        counts: by subject.
+        ood: the counts are of out-of-distribution pixels.
+    """
     figure, (left, right) = _axes(9.5, 4.4, 2)
     for number, (name, found) in enumerate(counts.items()):
         levels = found.levels if ood else errors_first(found.levels)
@@ -138,7 +144,7 @@ def confidence_histogram(path: Path, histogram: np.ndarray) -> None:
 
 
 def dispute_matrix(path: Path, shares: np.ndarray, names: Sequence[str]) -> None:
-    """Of how many pixels two members say another class.
+    """Plot the share of pixels on which each two members disagree.
 
     Args:
         path: of the SVG file.

@@ -1,4 +1,4 @@
-"""What a report keeps of its images and datasets."""
+"""Records of a report's images and datasets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DatasetPage:
 
 @dataclass
 class DatasetSummary:
-    """What a dataset's images add up to.
+    """Totals over a dataset's images.
 
     Attributes:
         dataset: its name.
@@ -82,11 +82,11 @@ class DatasetSummary:
 
     @property
     def semantic(self) -> bool:
-        """Whether there are labels, and they are classes."""
+        """True if there are labels and they are classes."""
         return bool(self.counts) and not self.counts[ENSEMBLE].ood
 
     def figures(self, shaped: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> dict[str, dict[str, Any]]:
-        """Of each subject over all images, as ``shaped`` makes them; empty without labels."""
+        """Figures of each subject over all images, passed through ``shaped``; empty without labels."""
         return {name: shaped(counts.figures(self.average)) for name, counts in self.counts.items()}
 
     def as_json(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class DatasetSummary:
 
 PICTURES = "pictures"
 BINS = 64
-"""Of the confidence histogram."""
+"""Bins of the confidence histogram."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class DatasetSetup:
 
 @dataclass
 class GalleryEntry:
-    """What a page tells of one image.
+    """One image in the gallery of the page.
 
     Attributes:
         key: the name of its folder of pictures; another one if anything changed that it is made of.
@@ -182,7 +182,7 @@ class GalleryEntry:
 
 @dataclass
 class ImageSummary:
-    """What is known of one image.
+    """Figures of one image.
 
     Attributes:
         card: what is told of it.

@@ -98,8 +98,8 @@ def plan_render(
         files = list_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
         folder = manifest.output / PREDICTIONS / entry.name
         names = [name for file in files for name in prediction_names(file.path)]
-        mend = "make them with 'hmsa-pipeline ensemble', or take --limit"
-        require_predictions(folder, names, f"{len(names)} predictions", mend)
+        fix = "make them with 'hmsa-pipeline ensemble', or take --limit"
+        require_predictions(folder, names, f"{len(names)} predictions", fix)
         images = tuple(file.path for file in files)
         place = target / entry.name
         members = stores_of(manifest, entry.name, images) if "sheet" in kinds else ()

@@ -26,7 +26,7 @@ from ...datasets.taxonomy import CLASS_NAMES, NUM_CLASSES
 
 DATASET = "dataset"
 AVERAGES: tuple[str, ...] = (DATASET, *RULES)
-"""What ``--average`` takes, the default first."""
+"""Values of ``--average``, the default first."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Average:
 
     Attributes:
         name: one of `AVERAGES`, as it was asked for.
-        rule: one of `sources.RULES`.
+        rule: one of `dataset_specs.RULES`.
         classes: train ids that can be counted at all, ascending; None for all of them.
     """
 
@@ -44,7 +44,7 @@ class Average:
     classes: tuple[int, ...] | None = None
 
     def counted(self, matrix: Tensor) -> Tensor:
-        """Which classes the mean runs over.
+        """Mark the classes that the mean runs over.
 
         Args:
             matrix: (C, C) integer counts, rows are labels, columns predictions.
@@ -83,7 +83,7 @@ def average_of(name: str, sources: Iterable[DatasetSpec]) -> Average:
 
     Args:
         name: one of `AVERAGES`.
-        sources: of the scored pixels; none if they have no label table of ours, as BRAVO.
+        sources: of the scored pixels; none if no dataset file gives their label table, as BRAVO.
 
     Returns:
         For `DATASET` over the classes that any of the sources can hold, by their rule if they have the same one and

@@ -58,7 +58,7 @@ class HeldOutScores:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted, and what it is worth.
+    """Fitted temperatures and weights, and the scores before and after.
 
     Attributes:
         members: with the fitted temperatures and weights.
@@ -66,7 +66,7 @@ class Calibration:
         after: with the fitted numbers.
         alone: of each member by name, before and after.
         images: how many were fitted to, and how many judged.
-        pixels: likewise.
+        pixels: how many were fitted to, and how many judged.
         average: which classes the mean IoU runs over.
     """
 
@@ -94,6 +94,11 @@ def plan_calibration(
     manifest: Manifest, *, limit: int | None = None, average: str = DATASET
 ) -> list[CalibrationImage]:
     """All labelled images of the manifest that every member of a weight above 0 has logits of.
+
+    Args:
+        manifest: whose members, datasets and stores.
+        limit: images per dataset, from the first; None for all.
+        average: which classes a mean IoU runs over, one of `averages.AVERAGES`.
 
     Raises:
         ManifestError: no dataset has labels, or the label function gives no probabilities.

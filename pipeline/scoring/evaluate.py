@@ -58,7 +58,7 @@ class EvaluationPlan:
 
     @property
     def note(self) -> str | None:
-        """What is said of images that are left out since they have no mask; None if there are none."""
+        """Message on images left out because they have no mask; None if there are none."""
         return without_masks(self.dataset, self.truth.left_out) if self.truth.left_out else None
 
     @property
@@ -93,7 +93,7 @@ class EvaluationResult:
 
     @property
     def ood(self) -> bool:
-        """Whether it is scored how well out-of-distribution pixels are found, and there is no mean IoU."""
+        """True if the scores are of finding out-of-distribution pixels; there is no mean IoU then."""
         return any(counts.ood for counts in self.counts.values())
 
 
@@ -154,8 +154,8 @@ def _plan_dataset(
     folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
     names = [name for pair in truth.pairs for name in prediction_names(pair.image)]
     called = f"the {len(names)} predictions that the labels call for"
-    mend = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
-    require_predictions(folder, names, called, mend)
+    fix = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
+    require_predictions(folder, names, called, fix)
     stores = stores_of(manifest, entry.name, [pair.image for pair in truth.pairs]) if subjects else ()
     name = entry.name if part is None else f"{entry.name}/{part}"
     return EvaluationPlan(name, folder, truth, stores, subjects, manifest.ensemble)

@@ -1,4 +1,4 @@
-"""What is known of a dataset's pixels: their classes, or what of them is out of distribution."""
+"""Ground truth of a dataset's pixels: their classes, or which are out of distribution."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MaskReader(Protocol):
     """Reads masks of one dataset, each in a process of its own."""
 
     root: Path
-    """What the masks' paths are relative to."""
+    """Folder that the masks' paths are relative to."""
 
     def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> np.ndarray:
         """(H, W) uint8; DatasetError if the mask cannot be read, or is not of ``size``."""
@@ -63,7 +63,7 @@ class GroundTruth:
     left_out: tuple[str, ...] = ()
 
     def without_pairs(self) -> GroundTruth:
-        """What reads the masks, and is sent to processes with one pair at a time."""
+        """Copy without the list of pairs: processes get it with one pair at a time."""
         return replace(self, pairs=(), left_out=())
 
     def source(self, pair: ImageMaskPair) -> Path:
@@ -79,7 +79,13 @@ class GroundTruth:
         return self.reader.read(pair, size)
 
     def count(self, label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> PixelCounts:
-        """One image's counts; see `counts.count` and `counts.count_ood`."""
+        """Count one image's pixels; see `pixel_counts.count_classes` and `pixel_counts.count_ood`.
+
+        Args:
+            label: (H, W) uint8 train ids.
+            confidence: (H, W) uint16.
+            truth: (H, W) uint8, 255 where nothing is known.
+        """
         return count_ood(confidence, truth) if self.ood else count_classes(label, confidence, truth)
 
 
@@ -152,7 +158,7 @@ class BravoMaskReader:
 
     @property
     def ood(self) -> bool:
-        """Whether only that is known which pixels are invalid."""
+        """True if the labels only say which pixels are invalid."""
         return self._split == "SMIYC"
 
     def pair(self, image: str) -> ImageMaskPair | None:

@@ -109,7 +109,7 @@ def roc(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def auroc(counts: np.ndarray) -> float:
-    """Area under the ROC curve, ties counted half; NaN with one kind of pixels only."""
+    """Area under the ROC curve of counts (2, L), ties counted half; NaN with one kind of pixels only."""
     false, true = roc(counts)
     return float(np.trapezoid(true, false))
 
@@ -131,13 +131,13 @@ def precision_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def aupr(counts: np.ndarray) -> float:
-    """Average precision: precision summed over the steps of recall; NaN without positives."""
+    """Average precision of counts (2, L): precision summed over the steps of recall; NaN without positives."""
     precision, recall = precision_recall(counts)
     return float(np.sum(np.diff(recall, prepend=0.0) * precision))
 
 
 def errors_first(counts: np.ndarray) -> np.ndarray:
-    """The same pixels with what is wrong as positive and low confidence as the score that finds it."""
+    """Counts (2, L) int64 with wrong pixels as positives and low confidence as the score that finds them."""
     return counts[::-1, ::-1]
 
 
@@ -160,7 +160,9 @@ def reliability(counts: np.ndarray, bins: int = 15) -> tuple[np.ndarray, np.ndar
 
 
 def ece(counts: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error: the mean of |confidence - accuracy| of the bins, by pixels; NaN without pixels.
+    """Expected calibration error of counts (2, 65536): the mean over pixels of |confidence - accuracy| of their bins.
+
+    NaN without pixels.
 
     Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
     """
@@ -171,7 +173,7 @@ def ece(counts: np.ndarray, bins: int = 15) -> float:
 
 
 def harmonic_mean(values: Iterable[float]) -> float:
-    """Of figures of at least 0: 0 if one is 0, NaN if one is NaN or there is none."""
+    """Harmonic mean of figures of at least 0: 0 if one is 0, NaN if one is NaN or there is none."""
     known = np.fromiter(values, np.float64)
     if not known.size or np.isnan(known).any():
         return math.nan
@@ -179,7 +181,7 @@ def harmonic_mean(values: Iterable[float]) -> float:
 
 
 def semantic_figures(matrix: Tensor, counts: np.ndarray, average: Average | None = None) -> dict[str, Any]:
-    """What classes and confidences are worth, by name; NaN where a figure is not defined.
+    """Figures of classes and confidences by name; NaN where one is not defined.
 
     Args:
         matrix: (C, C) int64 of `confusion`.
@@ -202,5 +204,5 @@ def semantic_figures(matrix: Tensor, counts: np.ndarray, average: Average | None
 
 
 def detection_figures(counts: np.ndarray) -> dict[str, float]:
-    """How well a score finds the positives, by name; NaN where a figure is not defined."""
+    """Figures of how well a score finds the positives of counts (2, L), by name; NaN where one is not defined."""
     return {"auroc": auroc(counts), "auprc": aupr(counts), "fpr95": fpr_at_tpr(counts)}

@@ -1,4 +1,4 @@
-"""What is kept of scored images: counts, which add up over images, processes and machines."""
+"""Pixel counts of scored images, which add up over images, processes and machines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = len(CLASS_NAMES)
 
 @dataclass
 class PixelCounts:
-    """What is known of one subject's pixels that have a label.
+    """Counts of one subject's labelled pixels.
 
     Attributes:
         ood: whether the labels say what is out of distribution, and not of which class it is.

@@ -14,7 +14,7 @@ PIXELS_AT_ONCE = 2**16
 _NEWTON_STEPS = 50
 _LBFGS_ROUNDS = 60
 # What is believed before anything is seen: numbers are within a factor of two or so of those of a network that learnt
-# by likelihood. An image is worth a few observations, however many pixels it has: they tell the same story.
+# by likelihood. An image counts as a few observations, however many pixels it has: they are much alike.
 _PRIOR_SPREAD = math.log(2)
 _OBSERVATIONS_PER_IMAGE = 3
 
@@ -35,7 +35,7 @@ class LabelledPixels:
 
     @property
     def observations(self) -> float:
-        """How many independent ones they are worth: neighbours in a picture tell the same story."""
+        """Number of independent observations that they count as: neighbouring pixels are much alike."""
         return self.images * _OBSERVATIONS_PER_IMAGE if self.images else math.inf
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks' own tools and servers read: how the file of an image is called, and what it holds.
+"""File formats of the benchmarks' own tools and servers: how the file of an image is called, and what it holds.
 
 Where each fact comes from stands beside it; docs/submissions.md says it for users.
 """
@@ -53,11 +53,11 @@ class UploadFormat(ABC):
 
     @abstractmethod
     def key(self, name: str) -> str | None:
-        """What the benchmark knows a submitted file by; None if it would not look at a file of this name."""
+        """Key by which the benchmark knows a submitted file; None if it would not look at a file of this name."""
 
     @abstractmethod
     def sources(self, image: str) -> list[str]:
-        """The predictions of ours that the file of ``image`` is made of, below the dataset's folder."""
+        """Files of predictions that the file of ``image`` is made of, below the dataset's folder."""
 
     @abstractmethod
     def encode(self, folder: Path, image: str) -> tuple[bytes, tuple[int, int]]:
@@ -238,7 +238,7 @@ _MAPS = (
     LabelMaps("wilddash", "any name", r"(.+)", r"(.+)", "{}.png", "wilddash"),
 )
 FORMATS: tuple[str, ...] = (BRAVO, *(one.name for one in _MAPS), AnomalyScores.name)
-"""What ``--format`` takes."""
+"""Values of ``--format``."""
 
 
 def upload_format(name: str, method: str | None = None) -> UploadFormat:

@@ -65,7 +65,7 @@ _MACOS = "__MACOSX"
 
 
 def _is_rubbish(name: str) -> bool:
-    """Whether macOS has added the file to those that were packed."""
+    """True if macOS has added the file to those that were packed."""
     parts = name.split("/")
     return _MACOS in parts or parts[-1].startswith("._") or parts[-1] == ".DS_Store"
 
@@ -122,7 +122,7 @@ class TarArchive:
         self.compressed = opener is not None
         if opener is None:
             return file
-        unpacked = self._opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  likewise
+        unpacked = self._opened.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  closed with the others
         with opener(file, "rb") as packed:
             shutil.copyfileobj(packed, unpacked, 2**20)
         unpacked.seek(0)
@@ -136,7 +136,7 @@ class TarArchive:
 
     @property
     def names(self) -> list[str]:
-        """Of all files, sorted."""
+        """Sorted member names."""
         return sorted(self._members)
 
     def bases(self, ending: str) -> list[str]:
@@ -211,7 +211,15 @@ def sampled_prediction(
 
 
 def at_samples(samples: TarArchive, base: str, label: np.ndarray, confidence: np.ndarray, source: Path) -> np.ndarray:
-    """The confidences (N,) uint16 at an image's sampled pixels; DatasetError if ``source`` has another picture."""
+    """Select the confidences at an image's sampled pixels.
+
+    Args:
+        samples: the challenge's sampling file.
+        base: the image.
+        label: (H, W) uint8 train ids.
+        confidence: (H, W) uint16.
+        source: the file of the class map, for errors.
+    """
     indices = read_samples(samples, base)
     if indices[-1] >= label.size:
         raise DatasetError(
@@ -251,7 +259,7 @@ def write_samples(ground_truth: Path, target: Path, *, most: int = 100_000, seed
         ground_truth: the tar file of train ids.
         target: the sampling file to write.
         most: pixels of an image; if fewer have a label, all of them.
-        seed: drawn from anew for every image.
+        seed: of the random numbers, which start again with every image.
 
     Raises:
         DatasetError: the ground truth is no such file, or an image has no label.

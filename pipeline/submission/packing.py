@@ -1,4 +1,4 @@
-"""What the commands share that put many images into one file: all of them are usable, or nothing is written."""
+"""Pack many images into one file: all of them are usable, or nothing is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..runtime.ordered_threads import usable
 
 @dataclass
 class Packed:
-    """What became of the images; ``failed`` maps names to reasons, and without any all was written."""
+    """Result of packing; ``failed`` maps names to reasons, and all was written if it is empty."""
 
     images: int = 0
     bytes: int = 0
@@ -21,7 +21,7 @@ class Packed:
 
 
 class _UnfinishedError(Exception):
-    """Makes what is written leave its target as it was."""
+    """Raised inside a writer's block so that the target stays as it was."""
 
 
 def pack(

@@ -63,7 +63,7 @@ def _written(target: Path) -> Iterator[Callable[[str, bytes], None]]:
 
 @dataclass
 class SubmissionCheck:
-    """What a look into a submission found; ``wrong`` maps names to reasons.
+    """Result of checking a submission; ``wrong`` maps names to reasons.
 
     ``warnings`` tell what `evaluate` takes, and the challenge's own toolkit not, or not always.
 
@@ -129,7 +129,7 @@ def check_bravo(path: Path, samples: Path | None) -> SubmissionCheck:
 
 
 def _packing(archive: TarArchive) -> list[str]:
-    """What of the way a submission was packed the challenge's toolkit may not take."""
+    """List how the submission's packing may trouble the challenge's toolkit."""
     found = []
     if archive.compressed:
         found.append("is compressed: the toolkit reads it, but slowly; pack it as a plain tar")

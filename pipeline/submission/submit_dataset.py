@@ -189,7 +189,7 @@ def _add_to_folder(folder: Path, name: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def _written(target: Path) -> Iterator[Callable[[str, bytes], None]]:
-    """What adds a file; all take the target's place when the block ends without an exception."""
+    """Yield a function that adds a file; all take the target's place when the block ends without an exception."""
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     # Named after the target, so that what a killed run has left is found and removed.
@@ -223,7 +223,7 @@ def _written(target: Path) -> Iterator[Callable[[str, bytes], None]]:
 
 @dataclass
 class UploadCheck:
-    """What a look into a submission found.
+    """Result of checking a submission.
 
     Attributes:
         images: that are sound.

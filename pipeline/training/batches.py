@@ -32,13 +32,19 @@ class Batch(NamedTuple):
     labels: Tensor
     """(N, H, W) uint8 train ids."""
     paths: list[str]
-    """Of the images, relative to the dataset's root."""
+    """Paths of the images, relative to the dataset's root."""
 
 
 def epoch_samples(recipe: Recipe, num_images: int, index: CentroidIndex | None, epoch: int) -> list[SampleRequest]:
-    """What is seen in an epoch, in order: whole steps of ``global_batch`` images, one step at least.
+    """List an epoch's samples in order: whole steps of ``global_batch`` images, one step at least.
 
     It depends on the recipe's seed and the epoch alone, so that every process and every resumed run sees the same.
+
+    Args:
+        recipe: its seed, batch and sampling.
+        num_images: images of the training split.
+        index: where classes are; None to draw images only.
+        epoch: from 0.
     """
     # RandomState and not Generator: NumPy has promised never to change the numbers it gives.
     rng = np.random.RandomState([recipe.seed, epoch])
@@ -123,14 +129,29 @@ def _collate(samples: list[Sample | HmsaError]) -> Batch | HmsaError:
 def train_loader(
     dataset: SegmentationDataset, shares: StepSampler, workers: int, device: torch.device
 ) -> DataLoader[Any]:
-    """Batches as ``shares`` lists them, read ahead by worker processes that live as long as the loader."""
+    """Load batches as ``shares`` lists them, read ahead by worker processes that live as long as the loader.
+
+    Args:
+        dataset: the training split.
+        shares: lists the batches of this process.
+        workers: processes that read ahead; 0 for none.
+        device: to which batches will go.
+    """
     return _loader(dataset, workers, device, batch_sampler=shares)
 
 
 def validation_loader(
     dataset: SegmentationDataset, rank: int, world: int, workers: int, device: torch.device
 ) -> DataLoader[Any]:
-    """Every image that is this process' to score, one at a time; together the processes score each once."""
+    """Load the images that this process scores, one at a time; the processes share them without overlap.
+
+    Args:
+        dataset: the validation split.
+        rank: of this process.
+        world: how many processes there are.
+        workers: processes that read ahead; 0 for none.
+        device: to which batches will go.
+    """
     return _loader(dataset, workers, device, batch_size=1, sampler=range(rank, len(dataset), world))
 
 

@@ -1,4 +1,4 @@
-"""What a training run needs to go on as if it had never stopped, in one file."""
+"""Training checkpoints: a run's whole state in one file, so that it can go on as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrainingProgress:
         step: steps of it that are done.
         best: the best mean IoU so far; None before the first validation.
         sums: of each term of the loss over those steps.
-        history: what is known of every epoch that is over, as `pipeline.journal` wants it.
+        history: what is known of every epoch that is over, as `TrainingLog.epoch` wants it.
     """
 
     epoch: int = 0
@@ -66,12 +66,17 @@ class TrainingCheckpoint:
 
 
 def fingerprint(pairs: Sequence[ImageMaskPair]) -> str:
-    """What tells one list of images from another: a number in an epoch means an image of just this list."""
+    """Fingerprint of the training image list; saved epochs refer to images by index."""
     return hashlib.sha256("\n".join(pair.image for pair in pairs).encode()).hexdigest()
 
 
 def save_run(path: Path, run: TrainingCheckpoint, *, arch: str) -> None:
     """Write a run, atomically, as a checkpoint that `dump` can read too.
+
+    Args:
+        path: the file to write or replace.
+        run: its state.
+        arch: name of the architecture.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -99,7 +104,7 @@ def save_run(path: Path, run: TrainingCheckpoint, *, arch: str) -> None:
 
 
 def read_run(path: Path) -> TrainingCheckpoint:
-    """What `save_run` wrote.
+    """Read what `save_run` wrote.
 
     Raises:
         CheckpointError: the file cannot be read or was not written by it.
@@ -144,7 +149,7 @@ def _require_intact(path: Path) -> None:
 
 
 def _is_whole(run: TrainingCheckpoint) -> bool:
-    """Whether every part is of the kind that `save_run` was given."""
+    """True if every part has the type that `save_run` was given."""
     position: Any = run.position
     trees: tuple[Any, ...] = (run.optimizer, run.scheduler, run.scaler, run.recipe, position.sums)
     states: Any = run.rng
@@ -177,7 +182,13 @@ _ADDED: dict[str, Any] = {"data.mapping": None, "data.without_masks": [], "data.
 
 
 def require_same_recipe(path: Path, saved: Mapping[str, Any], recipe: Recipe) -> None:
-    """Raise ManifestError if a run cannot go on under ``recipe`` as it began; it names what differs."""
+    """Raise ManifestError if a run cannot go on under ``recipe`` as it began; it names what differs.
+
+    Args:
+        path: the run's checkpoint, for the error.
+        saved: the resolved recipe that it began with.
+        recipe: the one to go on with.
+    """
     before, now = _ADDED | dict(_leaves(saved)), dict(_leaves(recipe.resolved()))
     names = sorted(before.keys() | now.keys())
     different = [

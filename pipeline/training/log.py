@@ -1,4 +1,4 @@
-"""What a training run tells of itself: TensorBoard, a table on the terminal, ``history.json``, ``progress.png``."""
+"""Logs of a training run: TensorBoard, a table on the terminal, ``history.json``, ``progress.png``."""
 
 from __future__ import annotations
 
@@ -89,7 +89,13 @@ def side_by_side(image: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
 
 
 def iou_table(iou: Sequence[float], mean: float, classes: int) -> str:
-    """IoU of every class in per cent, in columns, and the mean of ``classes`` of them; a dash for one without IoU."""
+    """Format the IoU of every class in per cent, in columns, with the mean; a dash for a class without IoU.
+
+    Args:
+        iou: (C,), 0 to 1, NaN without IoU.
+        mean: 0 to 1.
+        classes: how many the mean runs over.
+    """
     cells = [f"{name:13} {_percent(value):>5}" for name, value in zip(CLASS_NAMES, iou, strict=True)]
     cells.append(f"{f'mean of {classes}':13} {_percent(mean):>5}")
     rows = math.ceil(len(cells) / _COLUMNS)

@@ -24,5 +24,11 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer) -> 
 
 
 def build_schedule(optimizer: TorchOptimizer, settings: Schedule, epochs: int) -> LambdaLR:
-    """The learning rate by epoch; to be stepped at the end of each."""
+    """Schedule the learning rate by epoch; step it at the end of each.
+
+    Args:
+        optimizer: whose rates are scaled.
+        settings: of the recipe.
+        epochs: of the whole run.
+    """
     return LambdaLR(optimizer, lambda epoch: settings.factor(min(epoch, epochs), epochs))

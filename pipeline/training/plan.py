@@ -63,7 +63,7 @@ class TrainingPlan:
 
     @property
     def finished(self) -> bool:
-        """Whether the run that would go on is at its end."""
+        """True if the run that would go on is at its end."""
         return self.saved is not None and self.saved.position.epoch >= self.recipe.epochs
 
     @property
@@ -72,7 +72,7 @@ class TrainingPlan:
         return self.recipe.global_batch // (self.world * self.recipe.batch_size)
 
     def summary(self) -> list[str]:
-        """What will be done, a line each."""
+        """Describe the run, a line each."""
         r = self.recipe
         if self.saved is not None:
             at = self.saved.position
@@ -264,8 +264,8 @@ def _saved(recipe: Recipe, train: list[ImageMaskPair], resume: bool, overwrite: 
         demand_numbers(path, saved.weights)
     except CheckpointError as error:
         others = sorted(p.name for p in path.parent.glob("*.pth") if p != path)
-        mend = f"put a copy of {first_few(others)} in its place to go on from there, or " if others else ""
-        raise CheckpointError(f"{error}; {mend}start over with --overwrite or in another --output") from error
+        fix = f"put a copy of {first_few(others)} in its place to go on from there, or " if others else ""
+        raise CheckpointError(f"{error}; {fix}start over with --overwrite or in another --output") from error
     require_same_recipe(path, saved.recipe, recipe)
     if saved.images != fingerprint(train):
         raise ManifestError(

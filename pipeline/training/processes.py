@@ -40,7 +40,7 @@ class TrainingProcess:
 
     @classmethod
     def of_environment(cls) -> TrainingProcess | None:
-        """What torchrun says in the environment variables; None without them.
+        """Read torchrun's environment variables; None without them.
 
         Raises:
             ManifestError: one is missing, or they contradict one another.
@@ -63,7 +63,7 @@ class TrainingProcess:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that prints and writes."""
+        """True for the process that prints and writes."""
         return self.rank == 0
 
     @contextlib.contextmanager
@@ -88,7 +88,7 @@ class TrainingProcess:
         return total.tolist()
 
     def gather(self, value: T) -> list[T]:
-        """What every process has, in the order of their ranks."""
+        """Collect every process' value, in the order of their ranks."""
         if self.world == 1:
             return [value]
         found: list[Any] = [None] * self.world

@@ -47,7 +47,7 @@ def run_training(
 
 
 def _explain_error(error: RuntimeError | MemoryError, plan: TrainingPlan) -> BaseException:
-    """What the user can do about an error of torch's, where we know it; else the error itself."""
+    """Turn an error of torch's into one that says how to fix it, where that is known; else return it as it is."""
     recipe = plan.recipe
     if is_out_of_memory(error):
         crop = "x".join(map(str, recipe.augmentation.crop))

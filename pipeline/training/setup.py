@@ -1,4 +1,4 @@
-"""What a training run is made of: masks that were looked at, a network, its loaders, a folder to write into."""
+"""Parts of a training run: indexed masks, network, loaders and output folder."""
 
 from __future__ import annotations
 
@@ -120,7 +120,14 @@ def wrap_ddp(network: OCRNet, plan: TrainingPlan) -> DistributedDataParallel:
 def build_loaders(
     plan: TrainingPlan, ranks: TrainingProcess, reader: LabelReader, shares: StepSampler
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Batches to learn from, as ``shares`` lists them, and this process' images to score on."""
+    """Build the loaders of training batches, as ``shares`` lists them, and of this process' validation images.
+
+    Args:
+        plan: of the run.
+        ranks: this process among the others.
+        reader: of the masks.
+        shares: lists the batches of this process.
+    """
     given, workers = plan.recipe.augmentation, plan.recipe.workers
     augment = given.rand_augment
     transform = TrainTransform(

@@ -47,7 +47,7 @@ _GALLERY = 4  # images
 
 @dataclass
 class TrainingResult:
-    """What became of a run.
+    """Result of a run.
 
     Attributes:
         output: its folder.
@@ -123,7 +123,7 @@ class Trainer:
         return max(1, len(self.plan.train) // self.recipe.global_batch)
 
     def _is_scored(self, epoch: int) -> bool:
-        """Whether epoch ``epoch``, from 0, ends with a validation."""
+        """True if epoch ``epoch``, from 0, ends with a validation."""
         return epoch + 1 == self.recipe.epochs or (epoch + 1) % self.recipe.validation.every == 0
 
     def _steps_done(self) -> int:
@@ -181,7 +181,7 @@ class Trainer:
         return True
 
     def _agree(self, parts: list[Batch]) -> tuple[int, bool]:
-        """What all processes must know before a step: labelled pixels of the whole, and whether to stop.
+        """Exchange what processes must know before a step: the whole batch's labelled pixels, and whether to stop.
 
         Raises:
             TrainingError: the last step's loss was no number, in any process.
@@ -325,7 +325,7 @@ class Trainer:
             save_checkpoint(weights, self.network, arch=self.recipe.arch, epoch=position.epoch, mean_iu=score or 0.0)
         if self.journal:
             self._tell(self.journal, row, steps)
-        # Last of all: whoever is killed before it finds the epoch not over, and makes the rest again.
+        # Last of all: a run that is killed before this finds the epoch not over, and does the rest again.
         self._save(*names, LAST)
         if self.ranks.first:
             with self.progress.aside():

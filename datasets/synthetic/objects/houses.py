@@ -36,7 +36,13 @@ Spot = Callable[..., Point]
 
 
 def facing(side: int, street: Street, style: Style) -> float:
-    """How bright a wall beside the street is, which looks across it."""
+    """Brightness of a wall beside the street that faces it.
+
+    Args:
+        side: -1 on the left of the street, 1 on the right.
+        street: the street it stands in.
+        style: weather and light.
+    """
     return 1 - 0.3 * style.sun * (side == street.sunny_side) + 0.06 * style.sun * (side != street.sunny_side)
 
 
@@ -64,7 +70,16 @@ def backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def house(canvas: Canvas, rng: np.random.Generator, street: Street, style: Style, side: int, plot: Plot) -> None:
-    """A house with its front to the street and its end to the camera, over the whole of a plot."""
+    """Paint a house with its front to the street and its end to the camera, over the whole of a plot.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        street: the street it stands in.
+        style: weather and light.
+        side: -1 on the left of the street, 1 on the right.
+        plot: the piece of land beside the street.
+    """
     floors, storey = int(rng.integers(2, 7)), rng.uniform(2.9, 3.5)
     height, length, back = floors * storey + rng.uniform(0.3, 1.2), plot.far - plot.near, side * 13.0
     base = shade(FACADES[rng.integers(len(FACADES))], rng.uniform(0.85, 1.08))

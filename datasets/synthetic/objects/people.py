@@ -24,7 +24,16 @@ _SKINS: tuple[Colour, ...] = ((232, 190, 160), (206, 158, 124), (150, 104, 76), 
 def person(
     canvas: Canvas, rng: np.random.Generator, x: float, z: float, label: str = "person", seat: float = 0.0
 ) -> None:
-    """Somebody who walks, stands or, ``seat`` metres above the ground, sits on something."""
+    """Paint somebody who walks, stands or sits on something.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+        label: the class, ``person`` or ``rider``.
+        seat: metres of the seat above the ground; 0 for nobody seated.
+    """
     size = rng.uniform(0.9, 1.05) * (1 if seat else rng.choice([1.0, 1.0, 1.0, 0.68]))
     top, legs = (shade(_CLOTHES[rng.integers(len(_CLOTHES))], rng.uniform(0.8, 1.15)) for _ in range(2))
     skin, hair = _SKINS[rng.integers(len(_SKINS))], shade((70, 52, 40), rng.uniform(0.4, 1.8))
@@ -61,7 +70,17 @@ def person(
 def two_wheeler(
     canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: float, *, motor: bool, ridden: bool
 ) -> None:
-    """A bicycle or a motorcycle from behind or from its side, with somebody on it or without."""
+    """Paint a bicycle or a motorcycle from behind or from its side.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        style: weather and light.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+        motor: it is a motorcycle.
+        ridden: somebody sits on it.
+    """
     label = "motorcycle" if motor else "bicycle"
     paint = shade(PAINTS[rng.integers(len(PAINTS))], 1.1)
     across = bool(rng.random() < 0.3) or not ridden

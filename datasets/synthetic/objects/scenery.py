@@ -1,4 +1,4 @@
-"""What grows and stands along a street: trees, hedges, walls, fences, lamps, traffic lights and signs."""
+"""Things that stand along a street: trees, hedges, walls, fences, lamps, traffic lights and signs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ _STREETLIGHT: Colour = (255, 214, 150)
 
 
 def tree(canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: float, size: float = 1.0) -> None:
-    """A broad-leaved tree ``size`` times 6.5 m high."""
+    """Paint a broad-leaved tree.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        style: weather and light.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+        size: in 6.5 m of height.
+    """
     crown, middle = 2.1 * size * rng.uniform(0.85, 1.2), 4.4 * size
     trunk = 0.15 * size
     bark = shade((92, 78, 64), rng.uniform(0.75, 1.1))
@@ -43,7 +52,18 @@ def tree(canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: fl
 def hedge(
     canvas: Canvas, rng: np.random.Generator, style: Style, x0: float, z0: float, x1: float, z1: float, height: float
 ) -> None:
-    """Bushes in a row from one place to another."""
+    """Paint bushes in a row from one place to another.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        style: weather and light.
+        x0: where it begins, metres to the right.
+        z0: where it begins, metres ahead.
+        x1: where it ends, metres to the right.
+        z1: where it ends, metres ahead.
+        height: metres.
+    """
     green = _leaf_colour(rng)
     steps = max(2, int(abs(z1 - z0) / 0.5))
     for n in range(steps):  # from the far end to the near one
@@ -67,7 +87,16 @@ def _leaf(rng: np.random.Generator, style: Style, green: Colour, up: float) -> C
 
 
 def wall(canvas: Canvas, rng: np.random.Generator, street: Street, style: Style, side: int, plot: Plot) -> None:
-    """A garden wall of bricks or of plaster along a plot."""
+    """Paint a garden wall of bricks or of plaster along a plot.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        street: the street it stands in.
+        style: weather and light.
+        side: -1 on the left of the street, 1 on the right.
+        plot: the piece of land beside the street.
+    """
     height = rng.uniform(1.1, 2.1)
     bricks = bool(rng.random() < 0.6)
     base = (158, 104, 84) if bricks else (190, 184, 174)
@@ -88,7 +117,15 @@ def wall(canvas: Canvas, rng: np.random.Generator, street: Street, style: Style,
 
 
 def fence(canvas: Canvas, rng: np.random.Generator, street: Street, side: int, plot: Plot) -> None:
-    """A fence along a plot; the mask calls all of it a fence, gaps included, as people label it."""
+    """Paint a fence along a plot; the mask calls all of it a fence, gaps included, as people label it.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        street: the street it stands in.
+        side: -1 on the left of the street, 1 on the right.
+        plot: the piece of land beside the street.
+    """
     height = rng.uniform(1.0, 1.6)
     wood = bool(rng.random() < 0.5)
     bars, behind = ((150, 118, 84), (96, 96, 66)) if wood else ((72, 82, 78), (104, 116, 88))
@@ -113,12 +150,26 @@ def fence(canvas: Canvas, rng: np.random.Generator, street: Street, side: int, p
 
 
 def lamp_head(side: int, x: float, z: float) -> Point:
-    """Where the light of a `street_lamp` on one side of the street comes from."""
+    """Where the light of a `street_lamp` comes from.
+
+    Args:
+        side: -1 on the left of the street, 1 on the right.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+    """
     return x - side * 1.9, 7.16, z
 
 
 def street_lamp(canvas: Canvas, style: Style, side: int, x: float, z: float) -> None:
-    """A lamp on a tall pole with an arm over the road."""
+    """Paint a lamp on a tall pole with an arm over the road.
+
+    Args:
+        canvas: picture to paint on.
+        style: weather and light.
+        side: -1 on the left of the street, 1 on the right.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+    """
     grey = (118, 122, 124)
     pole(canvas, x, z, 7.2, 0.075, grey)
     arm, low, _ = lamp_head(side, x, z)
@@ -130,13 +181,30 @@ def street_lamp(canvas: Canvas, style: Style, side: int, x: float, z: float) -> 
 
 
 def pole(canvas: Canvas, x: float, z: float, height: float, radius: float, colour: Colour) -> None:
-    """A round pole."""
+    """Paint a round pole.
+
+    Args:
+        canvas: picture to paint on.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+        height: metres.
+        radius: metres.
+        colour: RGB.
+    """
     canvas.solid(upright(x - radius, x + radius, 0, height, z), shade(colour, 0.8), "pole")
     canvas.detail(upright(x - radius, x - radius * 0.1, 0, height, z), shade(colour, 1.12))
 
 
 def traffic_light(canvas: Canvas, rng: np.random.Generator, x: float, z: float, go: bool) -> None:
-    """Three lamps in a dark box on a pole."""
+    """Paint three lamps in a dark box on a pole.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+        go: the green lamp is lit.
+    """
     pole(canvas, x, z, 2.6, 0.07, (104, 108, 110))
     size = rng.uniform(0.95, 1.2)
     canvas.solid(
@@ -153,7 +221,14 @@ def traffic_light(canvas: Canvas, rng: np.random.Generator, x: float, z: float, 
 
 
 def traffic_sign(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """A sign on a pole: a limit, a warning, a rule, a right of way or a direction."""
+    """Paint a sign on a pole: a limit, a warning, a rule, a right of way or a direction.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+    """
     top = rng.uniform(2.3, 2.8)
     pole(canvas, x, z, top + 0.2, 0.04, (140, 144, 146))
     kind, r = int(rng.integers(5)), rng.uniform(0.34, 0.45)

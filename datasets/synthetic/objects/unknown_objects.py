@@ -1,4 +1,4 @@
-"""What no class has a name for, in the way of the car: the mask calls it void."""
+"""Objects of no class in the way of the car: the mask calls them void."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from ..canvas import Canvas, Colour, Point, shade
 
 
 def animal(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unmet: bool) -> None:
-    """A four-legged one seen from its side, more or less: a cow or a horse; ``unmet`` a zebra or a leopard."""
+    """Paint an animal on four legs seen from its side: a cow or a horse.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+        unmet: a zebra or a leopard in place of these.
+    """
     kind = int(rng.integers(2)) + 2 * unmet
     coat: Colour = ((150, 88, 54), (92, 62, 44), (226, 222, 214), (222, 172, 92))[kind]
     mark: Colour = ((236, 230, 220), (56, 38, 30), (34, 32, 34), (64, 44, 30))[kind]
@@ -75,7 +83,15 @@ def animal(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unme
 
 
 def obstacle(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unmet: bool) -> None:
-    """Lost cargo: a box or a cone; ``unmet`` a ball or a tyre."""
+    """Paint lost cargo: a box or a cone.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+        unmet: a ball or a tyre in place of these.
+    """
     kind = int(rng.integers(2)) + 2 * unmet
     if kind == 0:
         half, high = rng.uniform(0.25, 0.45), rng.uniform(0.35, 0.6)

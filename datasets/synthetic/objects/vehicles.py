@@ -1,4 +1,4 @@
-"""What moves along a street on four wheels and more: cars, lorries, buses and trams."""
+"""Vehicles on four wheels and more: cars, lorries, buses and trams."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Body:
     wheels: tuple[float, ...]
     """Where along the side its wheels are."""
     radius: float
-    """Of the wheels."""
+    """Radius of the wheels, metres."""
 
 
 _CARS = (
@@ -90,7 +90,17 @@ def car(
     oncoming: bool,
     parked: bool = False,
 ) -> None:
-    """A car whose near end stands at ``z``; we see its front if it is oncoming, else its back."""
+    """A car whose near end stands at ``z``; we see its front if it is oncoming, else its back.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        style: weather and light.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+        oncoming: it faces the camera.
+        parked: it stands at the kerb.
+    """
     van = bool(rng.random() < 0.14)
     body = _VAN if van else _CARS[rng.integers(len(_CARS))]
     paint = shade(PAINTS[rng.integers(len(PAINTS))], rng.uniform(0.85, 1.1))
@@ -191,6 +201,15 @@ def _bumper(
 
 
 def plate(x: float, half: float, low: float, high: float, z: float) -> list[Point]:
+    """List the corners of a flat rectangle that faces the camera.
+
+    Args:
+        x: metres to the right of the camera.
+        half: half of its width, metres.
+        low: lower end, metres.
+        high: upper end, metres.
+        z: metres ahead of the camera.
+    """
     return [(x - half, low, z), (x + half, low, z), (x + half, high, z), (x - half, high, z)]
 
 
@@ -208,7 +227,16 @@ def _wheel(canvas: Canvas, x: float, z: float, radius: float, label: str) -> Non
 
 
 def truck(canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: float, *, oncoming: bool) -> None:
-    """A lorry with a box; from ahead its cab, from behind its doors."""
+    """Paint a lorry with a box; from ahead its cab, from behind its doors.
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        style: weather and light.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+        oncoming: it faces the camera.
+    """
     half, top, length = 1.22, rng.uniform(3.1, 3.7), rng.uniform(6.5, 9)
     box = ((214, 214, 210), (176, 54, 44), (58, 96, 140), (206, 176, 96))[rng.integers(4)]
     cab = shade(PAINTS[rng.integers(len(PAINTS))], 1.05)
@@ -229,7 +257,17 @@ def truck(canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: f
 def bus(
     canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: float, *, oncoming: bool, tram: bool = False
 ) -> None:
-    """A city bus, or a tram on rails (the class ``train``)."""
+    """Paint a city bus, or a tram on rails (the class ``train``).
+
+    Args:
+        canvas: picture to paint on.
+        rng: source of random numbers.
+        style: weather and light.
+        x: metres to the right of the camera.
+        z: metres ahead of the camera.
+        oncoming: it faces the camera.
+        tram: a tram, not a bus.
+    """
     label = "train" if tram else "bus"
     half, top, length = (1.18, 3.3, 19.0) if tram else (1.25, 3.05, 11.5)
     paint = ((196, 44, 40), (224, 186, 52), (238, 236, 228), (36, 112, 84))[rng.integers(4)]
