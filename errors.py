@@ -1,4 +1,7 @@
-"""The error family: every message is one line that names the thing, the place and the fix."""
+"""The errors of the package, and the words of their messages.
+
+Every message is one line that names the thing, the place and the fix.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ class HmsaError(Exception):
 
 
 class ManifestError(HmsaError, ValueError):
-    """A manifest, a flag or an environment variable says something that cannot be done."""
+    """A manifest, a recipe, a flag or an environment variable asks for something that cannot be done."""
 
 
 class CheckpointError(HmsaError):
@@ -21,11 +24,11 @@ class CheckpointError(HmsaError):
 
 
 class DatasetError(HmsaError):
-    """A dataset folder or one of its images is not as its layout says."""
+    """A dataset's folder or one of its images does not have the layout that its type has."""
 
 
 class TrainingError(HmsaError):
-    """A training run cannot go on; what was saved before is kept."""
+    """A training run cannot continue; what was saved before is kept."""
 
 
 class StoreError(HmsaError):
@@ -33,11 +36,11 @@ class StoreError(HmsaError):
 
 
 class DiskError(StoreError):
-    """The disk would not take what was to be written: there is no use in going on."""
+    """A file could not be written to the disk, so that going on is of no use."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Hint after an unknown name: the closest known one, or all of them."""
+    """Suggest what an unknown name may have meant: the closest known name, or all of them."""
     known = list(known)
     close = difflib.get_close_matches(name.lower(), [k.lower() for k in known], n=1, cutoff=0.6)
     if close:
@@ -46,40 +49,51 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_few(items: Iterable[object], limit: int = 5) -> str:
-    """The first ``limit`` items, comma separated, and how many more there are."""
+    """List the first ``limit`` items, separated by commas, and say how many more there are."""
     items = [str(i) for i in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
 
 
 def disk_error(path: Path, error: OSError) -> DiskError:
-    """Error for a ``path`` that could not be written in the middle of long work."""
+    """Make the error to raise when ``path`` could not be written in the middle of long work."""
     fix = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
     return DiskError(
-        f"{path}: cannot be written ({error.strerror or error}); {fix} and run the same command again, "
-        "what is complete is kept"
+        f"{path}: cannot be written ({reason(error)}); {fix} and run the same command again, what is complete is kept"
     )
 
 
+def reason(error: BaseException) -> str:
+    """Say why something failed, in one line: the system's words for an OSError, else the error's own text."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return said or " ".join(str(error).split()) or type(error).__name__
+
+
+def cannot_read(path: object, error: BaseException) -> str:
+    """Word the message for a file or folder that ``error`` kept from being read."""
+    return f"{path}: cannot be read ({reason(error)})"
+
+
 def one_line(text: str) -> str:
-    """The text with line breaks and whatever else a terminal cannot show written as escapes."""
+    """Write line breaks and other characters that a terminal cannot show as escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def describe_value(value: object) -> str:
-    """A value as a message shows it."""
+    """Describe a value of a settings file for a message, such as ``the number 3`` or ``a list``."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
-        return f"the number {_shortened(value)}"
+        return f"the number {shortened(value)}"
     if isinstance(value, str):
-        return f"the text {_shortened(value)}"
+        return f"the text {shortened(value)}"
     return {dict: "a mapping", list: "a list", tuple: "a list"}.get(type(value), type(value).__name__)
 
 
-def _shortened(value: object) -> str:
+def shortened(value: object) -> str:
+    """Show a value in at most 60 characters."""
     if isinstance(value, int) and abs(value) > 10**60:
         return "of more than 60 digits"
     shown = repr(value)

@@ -1,10 +1,10 @@
-"""The error family and the two phrases that its messages share."""
+"""The error family and the phrases that its messages share."""
 
 from __future__ import annotations
 
 import pytest
 from hmsa_pipeline import errors
-from hmsa_pipeline.errors import HmsaError, ManifestError, first_few, nearest
+from hmsa_pipeline.errors import HmsaError, ManifestError, cannot_read, first_few, nearest, reason
 
 
 def test_every_error_of_the_family_is_caught_as_one() -> None:
@@ -35,3 +35,17 @@ def test_an_unknown_name_gets_the_closest_known_one_or_all(name: str, known: lis
 )
 def test_a_list_in_a_message_stays_short_and_counts_the_rest(count: int, said: str) -> None:
     assert first_few(iter(range(count))) == said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(5, "Input/output error", "a.png"), "Input/output error"),
+        (OSError("the library\nsays so"), "the library says so"),
+        (ValueError(" two\n  lines "), "two lines"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_reason_is_one_line_and_never_empty(error: Exception, said: str) -> None:
+    assert reason(error) == said
+    assert cannot_read("a.png", error) == f"a.png: cannot be read ({said})"

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ...errors import ManifestError, _shortened, describe_value, nearest, one_line
+from ...errors import ManifestError, describe_value, nearest, one_line, shortened
 
 KeyPath = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
@@ -227,7 +227,7 @@ class _Builder:
         try:
             return self.loader.construct_object(node)
         except (ValueError, LookupError):
-            message = f"cannot read {_shortened(node.value)} as {node.tag.removeprefix(_TAG)}; put text in quotes"
+            message = f"cannot read {shortened(node.value)} as {node.tag.removeprefix(_TAG)}; put text in quotes"
             raise self._refuse(node, place, message) from None
 
     def _refuse(self, node: yaml.Node, place: KeyPath, message: str) -> ManifestError:

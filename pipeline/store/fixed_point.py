@@ -1,11 +1,11 @@
-"""A codec for those short of disk: logits in fixed point, each predicted from its neighbours.
+"""A codec that saves disk space: logits in fixed point, each predicted from its neighbours.
 
-A logit becomes the nearest multiple of 1/64. Then every one of a class map is replaced by what a plane through its
-upper, left and upper left neighbours does not foretell (the Lorenzo predictor; Ibarria et al., Out-of-core
-compression and decompression of large n-dimensional scalar fields, Eurographics 2003), which for maps that were
-enlarged bilinearly is next to nothing. A standard compressor does the rest.
+A logit becomes the nearest multiple of 1/64. Then each value of a class map is replaced by the residual of the
+Lorenzo predictor, a plane through its upper, left and upper left neighbours (Ibarria et al., Out-of-core
+compression and decompression of large n-dimensional scalar fields, Eurographics 2003). In maps that were enlarged
+bilinearly the residuals are close to zero. A standard compressor does the rest.
 
-What it costs: with every logit within d = 1/128 of what it was, a probability p becomes at most
+Accuracy: with every logit within d = 1/128 of what it was, a probability p becomes at most
 p e^d / (p e^d + (1 - p) e^-d), which is largest beside p at p = 1/2: tanh(d) / 2 < 0.004. Logits of 16 and more are
 multiples of 1/64 in float16, and are kept as they are.
 """
@@ -30,7 +30,7 @@ NAME = "hmsa.fixed_point"
 
 
 def encode(logits: np.ndarray) -> np.ndarray:
-    """Logits (..., H, W) float16 within `LIMIT` as prediction errors (..., H, W) uint16, small where it is smooth."""
+    """Encode logits (..., H, W) float16 within `LIMIT` as residuals (..., H, W) uint16, small where smooth."""
     fixed = torch.from_numpy(np.ascontiguousarray(logits)).float().mul_(STEPS).round_().to(torch.int16).numpy()
     values = fixed.view(np.uint16)  # differences wrap around, and so do the sums that undo them
     errors = values.copy()
@@ -42,7 +42,7 @@ def encode(logits: np.ndarray) -> np.ndarray:
 
 
 def decode(errors: np.ndarray) -> np.ndarray:
-    """What `encoded` was given, (..., H, W) float16, to the nearest 1/64."""
+    """Decode residuals (..., H, W) uint16 to logits (..., H, W) float16, which are multiples of 1/64."""
     values = (errors >> 1) ^ (0 - (errors & 1))
     for y in range(1, values.shape[-2]):  # row by row, which vectorises where NumPy's own sum along an axis does not
         values[..., y, :] += values[..., y - 1, :]
@@ -52,28 +52,28 @@ def decode(errors: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FixedPoint(ArrayArrayCodec):
-    """`encoded` and `decoded` as a codec of Zarr v3, from float16 to uint16."""
+    """`encode` and `decode` as a codec of Zarr v3, from float16 to uint16."""
 
     is_fixed_size = True
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """From an array's metadata; ValueError if they ask for other steps."""
+        """Make the codec from an array's metadata; ValueError if they name another codec or other steps."""
         steps = data.get("configuration", {}).get("steps")
         if data.get("name") != NAME or steps != STEPS:
-            raise ValueError(f"codec {data.get('name')} with {steps} steps is none of ours")
+            raise ValueError(f"codec {data.get('name')} with {steps} steps is not {NAME} with {STEPS}")
         return cls()
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in an array's metadata."""
+        """Return the codec as it stands in an array's metadata."""
         return {"name": NAME, "configuration": {"steps": STEPS}}
 
     def resolve_metadata(self, chunk_spec: ArraySpec) -> ArraySpec:
-        """What the next codec gets."""
+        """Describe the chunk (uint16) that the next codec gets."""
         return replace(chunk_spec, dtype=UInt16(), fill_value=np.uint16(0))
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """As many bytes as there were, whatever the chunk."""
+        """Return the size of the input: the codec keeps it."""
         return input_byte_length
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> NDBuffer:

@@ -1,6 +1,6 @@
-"""What a store says about itself: whose logits it holds, made with what, and its table of images.
+"""The identity of a store: which model its logits come from, and the settings they were made with.
 
-Plain data, read from and written to the attributes of the Zarr group by `pipeline.store`.
+Plain data; `zarr_backend` reads it from the attributes of the Zarr group, `logit_store` writes it there.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Identity:
-    """What a store's logits were made with; only work of one identity is ever mixed in one store.
+    """The model and settings that a store's logits were made with. A store only ever holds logits of one identity.
 
     Attributes:
         model: the member's name.
         architecture: its name in the registry, or ``external`` for imported logits.
         checkpoint: file name of the checkpoint, None for imported logits.
-        sha256: of the checkpoint's content; the file may be renamed, its content may not change.
+        sha256: SHA-256 of the checkpoint's content; the file may be renamed, its content may not change.
         scales: inference scales, ascending.
         flip: whether logits of the mirrored image were averaged in.
-        precision: fp16, bf16 or fp32, as really computed; None for imported logits, as scales and flip.
+        precision: fp16, bf16 or fp32, as really computed. None for imported logits, as are scales and flip.
         classes: names of the C classes, in train-id order.
         preprocessing: how pixels became the network's input.
         encoding: name of the chunk encoding.
         source: for imported logits, where they came from and which channels were taken.
-        compile: mode of torch.compile, which changes the last digits; ``off`` stands in no store.
+        compile: mode of torch.compile, which changes the last digits; ``off`` is not written into a store.
     """
 
     model: str
@@ -44,11 +44,14 @@ class Identity:
 
     @property
     def exif(self) -> bool:
-        """Whether photographs were turned as EXIF says."""
+        """True if images were turned as their EXIF tag says."""
         return (self.preprocessing or {}).get("orientation") == "exif"
 
     def differences(self, other: Identity) -> list[str]:
-        """Every setting in which ``other`` is another work, as ``name mine there, other's now``."""
+        """List the settings in which ``other`` differs, each as ``NAME VALUE there, OTHER'S now``.
+
+        The checkpoint's file name does not count, since its content does.
+        """
         mine, theirs = ({"compile": "off"} | one.as_json() for one in (self, other))
         return [
             f"{name} {mine[name]} there, {theirs[name]} now"
@@ -57,13 +60,13 @@ class Identity:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """All fields by name, as JSON gives them back; ``compile`` only if something was compiled."""
+        """Return all fields by name, as JSON gives them back; ``compile`` only if something was compiled."""
         found = _as_plain(asdict(self))
         return found if self.compile != "off" else {name: found[name] for name in found if name != "compile"}
 
     @classmethod
     def from_json(cls, attributes: Mapping[str, Any]) -> Identity:
-        """The identity among a group's attributes; ValueError or KeyError if it is not all there."""
+        """Read the identity from a group's attributes; KeyError or ValueError if a field is missing or wrong."""
         known: dict[str, Any] = {"compile": "off"} | dict(attributes)
         known = {field.name: known[field.name] for field in fields(cls)}
         for name in ("scales", "classes"):

@@ -12,9 +12,13 @@ from typing import Any
 class ImageEntry:
     """One row of a store's table of images.
 
-    ``path`` is relative to the dataset's root, with ``/``; ``bytes`` is the size of the photograph's
-    file. ``height``, ``width``, ``array`` and ``row`` are None for a file whose header cannot be read:
-    it has no place in an array and is never complete.
+    Attributes:
+        path: the image file, relative to the dataset's root, with ``/``.
+        bytes: size of the image file.
+        height, width: in pixels; None, as ``array`` and ``row``, for a file whose header cannot be read. Such an
+            image has no place in an array and is never complete.
+        array: name of the array of its size, ``HxW``.
+        row: index along the array's first axis.
     """
 
     path: str
@@ -27,10 +31,13 @@ class ImageEntry:
 
 @dataclass(frozen=True)
 class Photograph:
-    """A photograph as the dataset shows it now.
+    """An image file of a dataset, as it is now.
 
-    ``size`` is (height, width), None if undecodable; ``turned`` says whether EXIF asks viewers to turn the stored
-    pixels, as far as that was looked at.
+    Attributes:
+        path: relative to the dataset's root, with ``/``.
+        bytes: size of the file.
+        size: (height, width) in pixels; None if it cannot be decoded.
+        turned: True if EXIF asks viewers to turn the stored pixels; False too where nobody looked.
     """
 
     path: str
@@ -40,11 +47,11 @@ class Photograph:
 
 
 def images_from_json(rows: Iterable[Mapping[str, Any]]) -> list[ImageEntry]:
-    """The table of images among a group's attributes.
+    """Read the table of images from a group's attributes.
 
     Raises:
-        ValueError: an image without path or size, with a path that would lead out of the folder that
-            outputs are written to, two rows of one image, or two images in one place.
+        ValueError: an image lacks its path or size, its path would lead out of the output folder, an image is
+            listed twice, or two images share a row of an array.
     """
     try:
         images = [ImageEntry(**row) for row in rows]
@@ -55,7 +62,7 @@ def images_from_json(rows: Iterable[Mapping[str, Any]]) -> list[ImageEntry]:
 
 
 def check_images(images: Iterable[ImageEntry]) -> None:
-    """Raise ValueError for a table that `images_from_json` would refuse."""
+    """Raise ValueError for a table that `images_from_json` refuses."""
     paths: set[str] = set()
     places: set[tuple[str, int]] = set()
     for entry in images:
@@ -80,14 +87,14 @@ def check_images(images: Iterable[ImageEntry]) -> None:
 
 
 def _escapes_folder(path: str) -> bool:
-    """Whether a path names no file below the folder that it is put under, here or on another system."""
+    """Say whether a relative path leads out of the folder it is joined to, here or on another system."""
     if path.startswith(("/", "\\")) or not path.strip("./") or "\0" in path:
         return True
     return ".." in path and ".." in re.split(r"[/\\]", path)
 
 
 def rows_per_array(images: Iterable[ImageEntry]) -> dict[str, int]:
-    """Array -> how many rows the table gives it, in the order in which the arrays appear."""
+    """Count the rows of each array (name -> rows), in the order in which the arrays appear in the table."""
     rows: dict[str, int] = {}
     for entry in images:
         if entry.array is not None and entry.row is not None:
@@ -98,18 +105,18 @@ def rows_per_array(images: Iterable[ImageEntry]) -> dict[str, int]:
 def update_table(
     images: Sequence[ImageEntry], complete: Sequence[bool], photographs: Iterable[Photograph]
 ) -> tuple[list[ImageEntry], list[str]]:
-    """The table of images after another look at the dataset.
+    """Bring the table of images up to the dataset as it is now.
 
-    New photographs stand at its end, in the order given. One whose file changed is renewed in its line as
-    long as nothing is stored for it.
+    New images are appended in the order given. The row of an image whose file changed is updated in place, as long
+    as no logits are stored for it.
 
     Args:
         images: the table as it was.
-        complete: for every row of it whether logits are stored.
+        complete: for each row of it, True if logits are stored.
         photographs: the dataset as it is now.
 
     Returns:
-        the table; and the paths of photographs that changed although logits of their old content are stored.
+        The table, and the paths of images that changed although logits of their old content are stored.
     """
     table, rows = list(images), rows_per_array(images)
     index = {entry.path: i for i, entry in enumerate(table)}
@@ -121,7 +128,7 @@ def update_table(
             table.append(_placed(photo, None, rows))
             continue
         known = table[i]
-        # A header that could not be read may be mended without a change of the file's size.
+        # A damaged header may have been repaired without a change of the file's size.
         if known.bytes == photo.bytes and (known.array is not None or photo.size is None):
             continue
         if i < len(complete) and complete[i]:
@@ -132,7 +139,7 @@ def update_table(
 
 
 def _placed(photo: Photograph, known: ImageEntry | None, rows: dict[str, int]) -> ImageEntry:
-    """The photograph's line in the table: in the row it had, or the next one of its size."""
+    """Make the image's row of the table: in the place it had, or in the next free one of its size."""
     if photo.size is None:
         return ImageEntry(photo.path, photo.bytes, None, None, None, None)
     height, width = photo.size

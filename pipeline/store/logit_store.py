@@ -1,14 +1,14 @@
-"""The logit store: one Zarr v3 group per dataset and model, one shard file per image.
+"""The life cycle of a logit store and its table of images: one Zarr v3 group per dataset and model.
 
-The only file of the package that knows Zarr, but for the codec in `compact`. What holds of every store:
+Four things hold of every store:
 
-* an image is complete if and only if its shard exists and is not empty, because a shard is written
-  under a temporary name, flushed, and renamed into place by the one writer that owns the store's lock;
-* the table of images in the attributes is the truth, the arrays follow it: a process that died between
-  the two leaves a store that the next writer completes;
-* Zarr gives NaN for a shard that it does not find, and every value it can for metadata that are not what
-  they were: what is read is therefore held against what a store of ours must be;
-* equal work gives equal bytes: no times, hosts or failures are kept in a store.
+* an image is complete if and only if its shard exists and is not empty, because a shard is written under a temporary
+  name, flushed, and renamed into place by the one writer that holds the store's lock;
+* the table of images in the group's attributes comes first, the arrays follow it: a process that died between the
+  two leaves a store that the next writer completes;
+* metadata are compared with those that this version writes before a value is read, since Zarr gives NaN for a shard
+  that it does not find, and other values for changed metadata;
+* equal work gives equal bytes: a store holds no times, hosts or failures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
 
-from ...errors import StoreError, first_few
+from ...errors import StoreError, cannot_read, first_few, reason
 from ...files import PARTIAL
 from ..storage.filesystem import (
     FileInfo,
@@ -53,14 +53,18 @@ from .zarr_backend import (
     zarr_store,
 )
 
-_PIECE_BYTES = 256 * 2**20
-
 
 class LogitStore:
-    """Logits of one model over one dataset, float16, shape (C, H, W) an image.
+    """Logits (C, H, W) float16 of one model for each image of one dataset.
 
-    Make one with `create`, or `open` what is there. Reading needs no lock; whoever opens with
-    ``writable=True`` holds the store's lock (`pipeline.lock`).
+    Made by `create`, `open` or `for_writing`. Reading needs no lock; a caller that writes holds the store's lock
+    (`storage.writer_lock`).
+
+    Attributes:
+        path: folder of the store, ``<output>/logits/<dataset>/<model>.zarr``.
+        identity: model and settings that the logits were made with.
+        images: the table of images.
+        index: path of an image -> its index in the table.
     """
 
     def __init__(self, path: Path, group: zarr.Group, seen: str | None) -> None:
@@ -73,19 +77,19 @@ class LogitStore:
 
     @staticmethod
     def exists(path: Path) -> bool:
-        """Whether a store was begun at ``path``; StoreError if the disk does not say."""
+        """Say whether there is a store at ``path``, complete or not; StoreError if the disk does not answer."""
         try:
             return size(path / "zarr.json") is not None
         except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+            raise StoreError(cannot_read(path, error)) from error
 
     @classmethod
     def create(cls, path: Path, identity: Identity, versions: Mapping[str, str]) -> LogitStore:
-        """An empty store; whatever lay at ``path`` before is removed first.
+        """Create an empty store; a store that lay at ``path`` before is removed first.
 
         Args:
-            path: the folder ``<output>/logits/<dataset>/<model>.zarr``.
-            identity: what the logits will be made with.
+            path: folder of the store.
+            identity: model and settings that the logits will be made with.
             versions: names and versions of the software, kept for the reader.
 
         Raises:
@@ -101,20 +105,27 @@ class LogitStore:
             }
             group = zarr.create_group(zarr_store(path), zarr_format=3, attributes=attributes)
         except OSError as error:
-            reason = error.strerror or error
-            raise StoreError(f"{path}: cannot be created ({reason}); fix that or choose another --output") from error
+            raise StoreError(
+                f"{path}: cannot be created ({reason(error)}); fix that or choose another --output"
+            ) from error
         return cls(path, group, table_version(path))
 
     @classmethod
     def for_writing(
         cls, path: Path, identity: Identity, versions: Mapping[str, str], *, overwrite: bool = False
     ) -> LogitStore:
-        """The store at ``path``, opened for writing or made; what dead writers left in it is swept out.
+        """Open the store at ``path`` for writing, or create it; the caller holds its lock.
 
-        The caller holds the store's lock.
+        Temporary files of writers that died are removed.
+
+        Args:
+            path: folder of the store.
+            identity: model and settings that the logits will be made with.
+            versions: names and versions of the software, kept for the reader of a new store.
+            overwrite: remove a store that is there and start over.
 
         Raises:
-            StoreError: it was made with other settings, is damaged, or cannot be written.
+            StoreError: the store was made with other settings, is damaged, or cannot be written.
         """
         if overwrite or not cls.exists(path):
             if not overwrite and size(_aside(path)) is None and _holds_shards(path):
@@ -139,16 +150,19 @@ class LogitStore:
 
     @classmethod
     def remove(cls, path: Path) -> None:
-        """Remove a whole store, out of sight first, so that half of one is never taken for a store."""
+        """Remove a store; it is set aside first, so that half of one is never taken for a store."""
         cls.set_aside(path)
         remove_folder(_aside(path))
 
     @staticmethod
     def set_aside(path: Path) -> None:
-        """Put a store out of sight, at once however large it is; the next writer clears it away.
+        """Rename a store to a hidden name, which takes no time; the next writer removes it.
 
-        An object store cannot rename: there all objects are removed now, and until the last one is gone a mark
-        beside them says that they are no store that somebody lost the table of.
+        An object store cannot rename: there all objects are removed now, and until the last one is gone a marker
+        beside them tells `for_writing` that they are not a store that lost its table.
+
+        Raises:
+            NotADirectoryError: a link or a file lies at ``path``.
         """
         if is_remote(path):
             write_bytes(_aside(path), b"being removed")
@@ -167,7 +181,7 @@ class LogitStore:
         """Open a store.
 
         Raises:
-            StoreError: there is none, it is of another format version, or its metadata are damaged.
+            StoreError: there is no store, it is of another format version, or its metadata are damaged.
         """
         if not cls.exists(path):
             raise StoreError(f"{path}: there is no store; make it with 'hmsa-pipeline dump'")
@@ -186,18 +200,17 @@ class LogitStore:
         return len(self.identity.classes)
 
     def register(self, photographs: Iterable[Photograph]) -> int:
-        """Bring the table up to the dataset: new photographs are appended, in the order given.
+        """Bring the table and the arrays up to the dataset as it is now: new images are appended, in the order given.
 
-        One whose file changed is renewed in place as long as nothing is stored for it (a damaged file
-        that was mended); when logits of its old content are stored, that is an error.
+        The row of an image whose file changed, such as a damaged file that was repaired, is updated in place.
 
         Returns:
-            how many rows were added.
+            Number of rows added.
 
         Raises:
-            StoreError: a photograph changed since its logits were stored, or cannot be listed.
+            StoreError: an image changed since its logits were stored, or cannot be listed.
         """
-        images = self._brought_up(photographs)
+        images = self._updated_table(photographs)
         added = len(images) - len(self.images)
         if images != self.images:
             try:
@@ -211,10 +224,10 @@ class LogitStore:
         return added
 
     def require_same(self, photographs: Iterable[Photograph]) -> None:
-        """Raise the StoreError that `register` would raise for a photograph that changed; nothing is written."""
-        self._brought_up(photographs)
+        """Raise the StoreError that `register` raises for an image that changed, without writing anything."""
+        self._updated_table(photographs)
 
-    def _brought_up(self, photographs: Iterable[Photograph]) -> list[ImageEntry]:
+    def _updated_table(self, photographs: Iterable[Photograph]) -> list[ImageEntry]:
         images, changed = update_table(self.images, self.complete(), photographs)
         if changed:
             raise StoreError(
@@ -224,7 +237,7 @@ class LogitStore:
         return images
 
     def _require_vacant(self, images: Sequence[ImageEntry]) -> None:
-        """Raise StoreError if a place that no image had holds logits: they would pass for another image's."""
+        """Raise StoreError if a row that is new in the table already holds logits, which are another image's."""
         taken = {(entry.array, entry.row) for entry in self.images}
         for entry, found in zip(images, self._shards(images), strict=True):
             if found and found.bytes and (entry.array, entry.row) not in taken:
@@ -234,7 +247,7 @@ class LogitStore:
                 )
 
     def _make_arrays(self) -> None:
-        """Bring every array to the rows that the table gives it."""
+        """Create or enlarge arrays to the number of rows that the table gives them."""
         for name, count in rows_per_array(self.images).items():
             height, width = array_size(name)
             shape = (count, self.classes, height, width)
@@ -256,15 +269,15 @@ class LogitStore:
                 self._reader.array(name).resize(shape)
 
     def shard_path(self, index: int) -> Path | None:
-        """The shard file of image ``index``; None for an image that has no place in an array."""
+        """Locate the shard file of image ``index``; None for an image that has no place in an array."""
         return shard_path(self.path, self.images[index])
 
     def shards(self) -> list[FileInfo | None]:
-        """Every image's shard, None where there is none. One scan per array."""
+        """List each image's shard file, None where there is none, with one directory scan per array."""
         return self._shards(self.images)
 
     def shard_sizes(self) -> list[int | None]:
-        """Size in bytes of every image's shard, None where there is none."""
+        """List the size in bytes of each image's shard, None where there is none."""
         return [None if found is None else found.bytes for found in self.shards()]
 
     def _shards(self, images: Sequence[ImageEntry]) -> list[FileInfo | None]:
@@ -273,25 +286,24 @@ class LogitStore:
             try:
                 there |= {(array, f.name): f for f in listing(self.path / array) if f.name.startswith("c.")}
             except OSError as error:
-                raise StoreError(f"{self.path / array}: cannot be read ({error.strerror or error})") from error
+                raise StoreError(cannot_read(self.path / array, error)) from error
         return [there.get((e.array or "", f"c.{e.row}.0.0.0")) for e in images]
 
     def complete(self) -> list[bool]:
-        """For every image whether its shard exists and is not empty."""
+        """Say of each image whether it is complete: its shard exists and is not empty."""
         return [bool(size) for size in self.shard_sizes()]
 
     def require_arrays(self) -> None:
-        """Raise StoreError if the metadata of an array are not what this version writes.
+        """Raise StoreError if the metadata of an array are not those that this version writes.
 
-        Zarr finds much of what can be wrong with them only when it reads a chunk, where it looks like damage of the
-        shard.
+        Otherwise wrong metadata look like a damaged shard when a chunk is read.
         """
         for name in rows_per_array(self.images):
             if size(self.path / name / "zarr.json") is not None:
                 self._reader.array(name)
 
     def require_complete(self, images: Sequence[str]) -> None:
-        """Raise StoreError, with their number, if logits of these images are missing, or see `require_arrays`."""
+        """Raise StoreError if logits of any of these images are missing, or as `require_arrays` does."""
         self.require_arrays()
         known = {entry.path for entry, ok in zip(self.images, self.complete(), strict=True) if ok}
         if missing := [image for image in images if image not in known]:
@@ -301,41 +313,48 @@ class LogitStore:
             )
 
     def reader(self) -> ShardReader:
-        """Give the reader of this store's shards, which needs no table."""
+        """Return the reader of this store's shards, which needs no table."""
         return self._reader
 
     def writer(self) -> ShardWriter:
-        """What writes this store's shards, in this process or in others; the caller holds the lock."""
+        """Make a writer of this store's shards, for this process or others; the caller holds the store's lock."""
         return ShardWriter(self.path, self.identity, self._reader.seen)
 
     def write(self, index: int, logits: np.ndarray) -> None:
-        """Store one image; see `ShardWriter.write`."""
+        """Store the logits (C, H, W) float16 of image ``index``; see `ShardWriter.write`."""
         if self._writer is None:
             self._writer = self.writer()
         self._writer.write(self.images[index], logits)
 
     def is_current(self) -> bool:
-        """Whether the table and the settings on the disk are still those that were read."""
+        """Say whether table and settings on the disk are still those that were read."""
         return table_version(self.path) == self._reader.seen
 
     def read(self, index: int, start: int = 0, stop: int | None = None, room: np.ndarray | None = None) -> np.ndarray:
-        """Read rows of one image's logits, (C, rows, W) float16; see `ShardReader.read`."""
+        """Read rows of one image's logits, (C, rows, W) float16; see `ShardReader.read`.
+
+        Args:
+            index: of the image in the table.
+            start, stop: rows as in a slice; all rows if left out.
+            room: array from `room_for_strip` to decompress into.
+        """
         return self._reader.read(self.images[index], start, stop, room)
 
     def room_for_strip(self, entry: ImageEntry) -> np.ndarray:
-        """Make an array that a strip is read into; see `ShardReader.room_for_strip`."""
+        """Make an array (C, R, W) float16 for a strip; see `ShardReader.room_for_strip`."""
         return self._reader.room_for_strip(entry)
 
     def strips(self, index: int) -> list[tuple[int, int]]:
-        """List the pieces of an image that are cheapest to `read`; see `ShardReader.strips`."""
+        """List the (start, stop) rows that are cheapest to `read`; see `ShardReader.strips`."""
         return self._reader.strips(self.images[index])
 
     def check(self, index: int) -> None:
-        """Read a whole shard; see `ShardReader.check`."""
+        """Read all of an image's logits and check them; see `ShardReader.check`."""
         self._reader.check(self.images[index])
 
 
 def _aside(path: Path) -> Path:
+    """Name the hidden folder, or marker in an object store, of a store that is being removed."""
     return path.with_name(f".{path.name}{PARTIAL}")
 
 

@@ -1,10 +1,9 @@
-"""Shards read and written without Zarr: the same bytes for a part of the time.
+"""The bytes of a shard file, packed and read without Zarr: the same bytes in a part of the time.
 
-Zarr takes every strip through an event loop, its threads, and several copies; that is fine for a user, but costs more
-than decompression itself. A shard as Zarr v3 writes it (its specification's
-``sharding_indexed`` codec) is chunks in any order and, at the end, an index: offset and length of every chunk,
-uint64, all ones for one that was not written, and the crc32c of that. A chunk of ours is a Blosc buffer with its
-crc32c behind it.
+Zarr takes each chunk through an event loop, its threads and several copies, which costs more than decompression. A
+shard as Zarr v3 writes it (codec ``sharding_indexed`` of its specification) is chunks in any order and, at the end,
+an index: offset and length of each chunk as uint64, all ones for a chunk that was not written, and the crc32c of the
+index. Each chunk of a logit store is a Blosc buffer followed by its crc32c.
 """
 
 from __future__ import annotations
@@ -21,47 +20,52 @@ from numcodecs import Blosc, blosc  # type: ignore[attr-defined]
 from ..storage.filesystem import size
 from .image_table import ImageEntry
 
+# Its own threads make the bytes differ from run to run.
+blosc.use_threads = False
+
+_NOT_WRITTEN = 2**64 - 1
+_CHECKSUM_BYTES = 4
+_HEADER_BYTES = 16
+
 
 def shard_path(path: Path, entry: ImageEntry) -> Path | None:
+    """Locate an image's shard in the store at ``path``; None for an image that has no place in an array."""
     return None if entry.array is None else path / entry.array / f"c.{entry.row}.0.0.0"
 
 
 def has_content(path: Path) -> bool:
+    """Say whether a file exists and is not empty; OSError if the disk does not answer."""
     return bool(size(path))
 
 
 def is_finite(logits: np.ndarray) -> bool:
+    """Say whether all logits (C, H, W) float16 are finite."""
     # NumPy converts half to float slowly; the exponent bits tell as much. One class at a time stays in the cache.
     return not any(bool(((one.view(np.uint16) & 0x7C00) == 0x7C00).any()) for one in logits)
 
 
-# Its own threads make the bytes differ from run to run.
-blosc.use_threads = False
-
-_MISSING = 2**64 - 1
-_CHECKSUM = 4
-_HEADER = 16
-
-
 def pack_shard(chunks: Iterable[np.ndarray], compressor: Blosc) -> list[bytes]:
-    """A whole shard file, in pieces.
+    """Compress chunks into a shard file.
 
     Args:
-        chunks: what each holds, contiguous, in the order of the rows.
-        compressor: of each.
+        chunks: contiguous arrays of 2-byte values, in the order of the rows.
+        compressor: compresses each chunk.
+
+    Returns:
+        The file's content in pieces, to be written one after another.
     """
     pieces: list[bytes] = []
     index, offset = b"", 0
     for chunk in chunks:
         packed = compressor.encode(chunk)
-        pieces += [packed, _sum(packed)]
-        index += struct.pack("<QQ", offset, len(packed) + _CHECKSUM)
-        offset += len(packed) + _CHECKSUM
-    return [*pieces, index, _sum(index)]
+        pieces += [packed, _checksum(packed)]
+        index += struct.pack("<QQ", offset, len(packed) + _CHECKSUM_BYTES)
+        offset += len(packed) + _CHECKSUM_BYTES
+    return [*pieces, index, _checksum(index)]
 
 
-def _sum(content: bytes) -> bytes:
-    return google_crc32c.value(content).to_bytes(_CHECKSUM, "little")
+def _checksum(content: bytes) -> bytes:
+    return google_crc32c.value(content).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def read_chunk(shard: Path, number: int, count: int, into: np.ndarray) -> None:
@@ -69,36 +73,36 @@ def read_chunk(shard: Path, number: int, count: int, into: np.ndarray) -> None:
 
     Args:
         shard: the file.
-        number: of the chunk, in the order of the rows.
-        count: chunks of the shard.
-        into: contiguous, exactly as many bytes as the chunk holds.
+        number: index of the chunk, in the order of the rows.
+        count: number of chunks in the shard.
+        into: contiguous array of exactly the chunk's uncompressed size in bytes; it is overwritten.
 
     Raises:
         ValueError: the shard is damaged, or the chunk was never written.
-        OSError: the disk does not give it.
+        OSError: the file cannot be read.
     """
     with shard.open("rb", buffering=0) as file:
         end = file.seek(0, 2)
-        length = 16 * count + _CHECKSUM
+        length = 16 * count + _CHECKSUM_BYTES
         index = _piece(file, end - length, length, end)
         offset, length = struct.unpack_from("<QQ", index, 16 * number)
-        if offset == _MISSING:
+        if offset == _NOT_WRITTEN:
             raise ValueError("a strip is missing")
         packed = _piece(file, offset, length, end)
     # Blosc would trust its header, and leave the rest of a larger target as it was.
-    if len(packed) < _HEADER or struct.unpack_from("<I4xI", packed, 4) != (into.nbytes, len(packed)):
+    if len(packed) < _HEADER_BYTES or struct.unpack_from("<I4xI", packed, 4) != (into.nbytes, len(packed)):
         raise ValueError("a strip is not of the size that it must be")
     blosc.decompress(packed, into)
 
 
 def _piece(file: RawIOBase, offset: int, length: int, end: int) -> bytes:
-    """``length`` bytes but the checksum at their end, which must be right."""
-    if not 0 <= offset <= offset + length <= end or length < _CHECKSUM:
+    """Read ``length`` bytes at ``offset``, check the checksum at their end and return the rest."""
+    if not 0 <= offset <= offset + length <= end or length < _CHECKSUM_BYTES:
         raise ValueError("the shard is cut short, or its index is wrong")
     file.seek(offset)
-    piece, checksum = file.read(length - _CHECKSUM), file.read(_CHECKSUM)
+    piece, checksum = file.read(length - _CHECKSUM_BYTES), file.read(_CHECKSUM_BYTES)
     if piece is None or checksum is None or len(piece) + len(checksum) != length:
         raise ValueError("the shard was cut short")
-    if _sum(piece) != checksum:
+    if _checksum(piece) != checksum:
         raise ValueError("a checksum is wrong")
     return piece

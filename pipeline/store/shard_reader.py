@@ -1,4 +1,4 @@
-"""Reads the shards of a store, a few rows at a time or whole; needs no table of images."""
+"""Reads the logits of single images from a store's shards, a few rows at a time or all; needs no table of images."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 import zarr
 
-from ...errors import StoreError
+from ...errors import StoreError, cannot_read, reason
 from ..storage.filesystem import is_remote
 from .fixed_point import decode
 from .identity import Identity
 from .image_table import ImageEntry
 from .shard_file import has_content, is_finite, read_chunk, shard_path
-from .zarr_backend import DamagedShardError, DurableStore, error_text, open_array, require_same_table, strip_rows
+from .zarr_backend import DamagedShardError, DurableStore, open_array, require_same_table, strip_rows
 
-_PIECE_BYTES = 256 * 2**20
+_REMOTE_READ_BYTES = 256 * 2**20
 
 
 class ShardReader:
-    """Reads the logits of single images.
+    """Reads the logits of single images; `LogitStore.reader` gives one.
 
     Args:
-        path: of the store.
-        identity: what its logits were made with.
-        seen: version of the table that the entries are of.
-        store: of Zarr, through which arrays are opened.
+        path: folder of the store.
+        identity: of the store.
+        seen: `table_version` of the table from which the entries come.
+        store: Zarr's storage object, through which arrays are opened.
     """
 
     def __init__(self, path: Path, identity: Identity, seen: str | None, store: Any) -> None:
@@ -35,7 +35,7 @@ class ShardReader:
         self._arrays: dict[str, zarr.Array] = {}
 
     def array(self, name: str) -> zarr.Array:
-        """Open the array of images of one size, once; StoreError as for `open_array`."""
+        """Open the array of all images of one size and keep it; StoreError as for `open_array`."""
         array = self._arrays.get(name)
         if array is None:
             array = self._arrays[name] = open_array(self._store, self.path, name, self.identity)
@@ -44,13 +44,13 @@ class ShardReader:
     def read(
         self, entry: ImageEntry, start: int = 0, stop: int | None = None, room: np.ndarray | None = None
     ) -> np.ndarray:
-        """Rows ``start`` to ``stop`` of one image's logits, (C, rows, W) float16.
+        """Read rows ``start`` to ``stop`` of one image's logits, (C, rows, W) float16.
 
         Args:
-            entry: the image's row in the table.
-            start, stop: rows; all of them if left out.
-            room: what `room_for_strip` gave, to be used again: if the rows are one of `strips` the result may be a
-                part of it.
+            entry: the image's row of the table.
+            start, stop: rows as in a slice; all rows if left out.
+            room: array from `room_for_strip` to decompress into. If the rows are one of `strips`, the result may be
+                a view of it.
 
         Raises:
             StoreError: the image is not complete, or the disk cannot be read.
@@ -70,7 +70,7 @@ class ShardReader:
                 block = np.asarray(array[entry.row, :, start:stop, :])
             self.seen = require_same_table(self.path, self.seen, self.identity, entry)
             if np.isnan(block[0, :, 0]).any():
-                # What Zarr gives for a strip, or a shard, that it does not find.
+                # Zarr gives NaN for a strip or a shard that it does not find.
                 raise ValueError("a strip is missing")
         except FileNotFoundError as error:
             raise StoreError(missing) from error
@@ -82,10 +82,9 @@ class ShardReader:
             if _is_damage(error) and not _is_there(shard):
                 raise StoreError(missing) from error
             if not _is_damage(error):
-                reason = getattr(error, "strerror", None) or error_text(error)
-                raise StoreError(f"{shard}: cannot be read ({reason})") from error
+                raise StoreError(cannot_read(shard, error)) from error
             raise DamagedShardError(
-                f"{shard}: the logits of {entry.path} are damaged ({error_text(error)}); "
+                f"{shard}: the logits of {entry.path} are damaged ({reason(error)}); "
                 "repair it with 'hmsa-pipeline verify --repair' and 'hmsa-pipeline dump'"
             ) from error
         return block
@@ -93,7 +92,7 @@ class ShardReader:
     def _read_file(
         self, entry: ImageEntry, shard: Path, start: int, stop: int, room: np.ndarray | None
     ) -> np.ndarray:
-        """Rows of a shard file whose array is as this version writes it."""
+        """Read rows from a shard file on a disk; its array's metadata are known to be right."""
         assert entry.height is not None
         assert entry.width is not None
         rows = strip_rows(len(self.identity.classes), entry.height, entry.width)
@@ -101,7 +100,7 @@ class ShardReader:
         room = self.room_for_strip(entry) if room is None else room
 
         def strip(number: int) -> np.ndarray:
-            """Those of the rows that lie in one strip."""
+            """Read the wanted rows of one strip."""
             if self.identity.encoding == "compact":
                 read_chunk(shard, number, count, room.view(np.uint16))
                 whole = decode(room.view(np.uint16))
@@ -121,30 +120,31 @@ class ShardReader:
         return block
 
     def room_for_strip(self, entry: ImageEntry) -> np.ndarray:
-        """What one of the image's `strips` is decompressed into, (C, R, W) float16."""
+        """Make an array (C, R, W) float16 for one of the image's `strips`, to be passed to `read` again and again."""
         assert entry.height is not None
         assert entry.width is not None
         rows = strip_rows(len(self.identity.classes), entry.height, entry.width)
         return np.empty((len(self.identity.classes), rows, entry.width), np.float16)
 
     def strips(self, entry: ImageEntry) -> list[tuple[int, int]]:
-        """(start, stop) rows of an image's chunks, the cheapest pieces to `read`.
+        """List the (start, stop) rows that are cheapest to `read`, covering the image.
 
-        Of a remote store as many chunks together as 256 MiB hold: there every question costs more than a chunk.
+        On a disk these are its chunks; in an object store, where a request costs more than a chunk, as many chunks
+        together as fit into 256 MiB.
         """
         if entry.height is None or entry.width is None:
             return []
         rows = strip_rows(len(self.identity.classes), entry.height, entry.width)
         if is_remote(self.path):
-            rows *= max(1, _PIECE_BYTES // (2 * len(self.identity.classes) * rows * entry.width))
+            rows *= max(1, _REMOTE_READ_BYTES // (2 * len(self.identity.classes) * rows * entry.width))
         return [(y, min(y + rows, entry.height)) for y in range(0, entry.height, rows)]
 
     def check(self, entry: ImageEntry) -> None:
-        """Read a whole shard: checksums hold and every value is finite.
+        """Read all of an image's logits: checksums hold and every value is finite.
 
         Raises:
-            StoreError: missing, or the disk cannot be read.
-            DamagedShardError: does not decode, or not to finite values.
+            StoreError: the image is not complete, or the disk cannot be read.
+            DamagedShardError: the shard does not decode, or not to finite values.
         """
         for start, stop in self.strips(entry):
             if not is_finite(self.read(entry, start, stop)):
@@ -154,13 +154,13 @@ class ShardReader:
 
 
 def _is_there(shard: Path) -> bool:
-    """Whether there is something that can be damaged; StoreError if nobody can tell."""
+    """Say whether the shard exists and is not empty; StoreError if the disk does not answer."""
     try:
         return has_content(shard)
     except OSError as error:
-        raise StoreError(f"{shard}: cannot be read ({error.strerror or error})") from error
+        raise StoreError(cannot_read(shard, error)) from error
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether an error says that a shard's bytes are wrong, and not that memory, threads or the disk failed."""
+    """Say whether an error means that a shard's bytes are wrong, and not that memory, threads or the disk failed."""
     return isinstance(error, ValueError) or "blosc" in str(error)

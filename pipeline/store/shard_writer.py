@@ -1,4 +1,4 @@
-"""Writes the shards of single images; needs no table of images, so that it can be sent to a worker."""
+"""Writes the logits of single images as shards; needs no table of images, so that it can be sent to a worker."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from .image_table import ImageEntry
 from .shard_file import has_content, is_finite, pack_shard, shard_path
 from .zarr_backend import ENCODINGS, SHUFFLES, open_array, require_same_table, strip_rows, zarr_store
 
-_ASKERS = 8
+_REQUEST_THREADS = 8
 
 
 class ShardWriter:
-    """Writes single images of a store whose template stands, and knows of no other image.
+    """Writes single images of a store whose table and arrays exist; `LogitStore.writer` gives one.
 
-    It can be sent to another process, and costs the same whether a table has ten images or a million.
-    Whoever writes holds the store's lock, or works for who does (`lock.require_held`).
+    It can be pickled, and costs the same for a table of ten images and of a million. The process that writes, or the
+    one that it works for, holds the store's lock (`writer_lock.require_held`).
+
+    Args:
+        path: folder of the store.
+        identity: of the store.
+        seen: `table_version` of the table from which the entries come.
     """
 
     def __init__(self, path: Path, identity: Identity, seen: str | None) -> None:
@@ -38,22 +43,22 @@ class ShardWriter:
         return {"path": self.path, "_identity": self._identity, "_seen": self._seen, "_arrays": {}}
 
     def incomplete(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
-        """Those of the images whose shard does not exist, or is empty."""
+        """List the images whose shard does not exist or is empty."""
         shards = [shard_path(self.path, entry) for entry in entries]
-        with ThreadPoolExecutor(_ASKERS) as pool:  # an object store answers in its own time
+        with ThreadPoolExecutor(_REQUEST_THREADS) as pool:  # requests to an object store take their time
             there = list(pool.map(lambda shard: shard is not None and has_content(shard), shards))
         return [entry for entry, known in zip(entries, there, strict=True) if not known]
 
     def write(self, entry: ImageEntry, logits: np.ndarray) -> None:
-        """Store one image: all of it or, after any failure, nothing.
+        """Store one image completely or, after any failure, not at all.
 
         Args:
-            entry: its row in the table of images.
+            entry: the image's row of the table.
             logits: (C, H, W) float16, finite.
 
         Raises:
-            ValueError: another shape or dtype.
-            StoreError: the logits are not finite in float16, or another writer started the store afresh.
+            ValueError: the logits have another shape or dtype.
+            StoreError: the logits are not finite, do not fit the encoding, or the store was started over.
             OSError: the disk is full or cannot be written.
         """
         classes = len(self._identity.classes)
@@ -66,7 +71,7 @@ class ShardWriter:
                 f"{entry.path}: the logits of '{self._identity.model}' are not finite in float16; "
                 "try --precision bf16 or fp32"
             )
-        if self._identity.encoding == "compact" and not is_within(logits, LIMIT):
+        if self._identity.encoding == "compact" and not _is_within(logits, LIMIT):
             raise StoreError(
                 f"{entry.path}: logits of '{self._identity.model}' lie beyond {LIMIT}, the most that encoding "
                 "compact holds; take store.encoding lossless"
@@ -83,7 +88,7 @@ class ShardWriter:
 
 
 def pack_logits(logits: np.ndarray, identity: Identity) -> list[bytes]:
-    """The shard file of an image's logits (C, H, W) float16, byte for byte as Zarr would write it."""
+    """Encode an image's logits (C, H, W) float16 as pieces of a shard file, byte for byte as Zarr writes it."""
     height, width = logits.shape[1:]
     encoding = ENCODINGS[identity.encoding]
     rows = strip_rows(len(logits), height, width)
@@ -99,6 +104,6 @@ def pack_logits(logits: np.ndarray, identity: Identity) -> list[bytes]:
     return pack_shard(strips(), Blosc(encoding.compressor, encoding.level, SHUFFLES[encoding.shuffle]))
 
 
-def is_within(logits: np.ndarray, limit: float) -> bool:
-    # Of halves without their sign the bits are in the order of the values.
+def _is_within(logits: np.ndarray, limit: float) -> bool:
+    # Without the sign, the bits of float16 numbers are in the order of the numbers.
     return not bool(((logits.view(np.uint16) & 0x7FFF) > np.float16(limit).view(np.uint16)).any())

@@ -1,4 +1,4 @@
-"""Status and health of the stores: what is complete, and whether it can be read back."""
+"""The commands ``status`` and ``verify``: how complete stores are, and whether their logits can be read back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...errors import HmsaError, StoreError
+from ...errors import HmsaError, StoreError, cannot_read, reason
 from ..runtime.progress import Progress
 from ..storage.filesystem import move, size
 from ..storage.output_folder import DAMAGED
@@ -20,14 +20,15 @@ from .logit_store import LogitStore
 from .zarr_backend import DamagedShardError
 
 StoreOf = tuple[str, str, Path]
-"""Names of a dataset and a model, and where the logits of the model over the dataset lie."""
+"""Name of a dataset, name of a model, and folder of the store that holds the model's logits for the dataset."""
 
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """One cell of models x datasets.
+    """The state of one store.
 
     Attributes:
+        dataset, model: their names.
         complete: images whose shard is there.
         total: images in the store's table, 0 where there is no store.
         bytes: of all shards on the disk.
@@ -44,7 +45,7 @@ class StoreStatus:
     problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """All fields by name."""
+        """Return all fields by name."""
         return asdict(self)
 
 
@@ -57,8 +58,7 @@ def store_status(stores: Sequence[StoreOf]) -> list[StoreStatus]:
         except StoreError as error:
             found.append(StoreStatus(dataset, model, problem=str(error)))
         except OSError as error:
-            problem = f"{path}: cannot be read ({error.strerror or error})"
-            found.append(StoreStatus(dataset, model, problem=problem))
+            found.append(StoreStatus(dataset, model, problem=cannot_read(path, error)))
     return found
 
 
@@ -81,11 +81,16 @@ def _status(dataset: str, model: str, path: Path) -> StoreStatus:
 
 @dataclass
 class VerifyResult:
-    """What reading one store found; ``damaged`` and ``unreadable`` map image paths to reasons.
+    """The result of reading one store.
 
-    ``problem`` says why the store as a whole cannot be read; None where it can.
-
-    Unreadable is what the disk would not give: it is no damage of the store, and nothing is moved.
+    Attributes:
+        dataset, model: their names.
+        sound: number of images whose logits can be read and are finite.
+        damaged: image path -> reason, for shards that do not decode to finite logits.
+        unreadable: image path -> reason, for shards that the disk did not give. They count as undamaged and are
+            never moved.
+        moved: number of damaged shards that were moved away.
+        problem: why the store cannot be read at all; None where it can.
     """
 
     dataset: str
@@ -97,7 +102,7 @@ class VerifyResult:
     problem: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """All fields by name."""
+        """Return all fields by name."""
         return asdict(self)
 
 
@@ -106,12 +111,12 @@ def verify(output: Path, stores_of: Sequence[StoreOf], *, repair: bool = False) 
 
     Args:
         output: the folder of all results.
-        stores_of: names and places of the stores; those that are not there are passed over.
-        repair: whether damaged shards are moved to ``<output>/damaged/<dataset>/<model>/``, so that
-            ``dump`` or ``import-logits`` makes them again.
+        stores_of: names and folders of the stores; those that do not exist are left out.
+        repair: move damaged shards to ``<output>/damaged/<dataset>/<model>/``, so that ``dump`` or
+            ``import-logits`` makes them again.
 
     Raises:
-        StoreError: there is no store at all, or with ``repair`` one is locked by somebody else.
+        StoreError: none of the stores exists, or with ``repair`` one is locked by another process.
     """
     stores: list[tuple[str, str, LogitStore]] = []
     counts: list[int] = []
@@ -135,7 +140,7 @@ def verify(output: Path, stores_of: Sequence[StoreOf], *, repair: bool = False) 
             result = VerifyResult(dataset, model)
             progress.job(f"{dataset}/{model}", count)
             with writer_lock(seen.path) if repair else contextlib.nullcontext():
-                # What is moved must be what its table says now, not when nobody held the lock.
+                # Shards are moved by the table as it is now; before the lock was held it could change.
                 store = LogitStore.open(seen.path) if repair else seen
                 there = [i for i, size in enumerate(store.shard_sizes()) if size is not None]
                 damaged = []
@@ -164,7 +169,7 @@ def _check(store: LogitStore, index: int) -> HmsaError | None:
     except StoreError as error:
         return error
     except OSError as error:
-        return StoreError(f"{shard}: cannot be read ({error.strerror or error})")
+        return StoreError(cannot_read(shard, error))
     return None
 
 
@@ -179,6 +184,5 @@ def _move(output: Path, result: VerifyResult, store: LogitStore, index: int) -> 
             target, number = folder / f"{shard.name}~{number}", number + 1
         move(shard, target)
     except OSError as error:
-        reason = error.strerror or error
-        raise StoreError(f"{shard}: cannot be moved to {folder} ({reason}); fix that first") from error
+        raise StoreError(f"{shard}: cannot be moved to {folder} ({reason(error)}); fix that first") from error
     return True

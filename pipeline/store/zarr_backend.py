@@ -1,4 +1,4 @@
-"""What of a logit store is Zarr's: its stores on a disk and in an object store, the arrays and their codecs."""
+"""Zarr's part of a logit store: its storage classes, the group's attributes, the arrays and their codecs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import FsspecStore, LocalStore
 
-from ...errors import StoreError
+from ...errors import StoreError, cannot_read, reason
 from ..storage.filesystem import address, as_oserror, is_remote, read_bytes, version_tag, write_bytes
 from .fixed_point import FixedPoint
 from .identity import Identity
 from .image_table import ImageEntry, images_from_json
 
 FORMAT_VERSION = 1
-_STRIP_BYTES = 5 * 2**20  # part of the format, as the version is
+_STRIP_BYTES = 5 * 2**20  # of a chunk; part of the format, as the version is
 
 
 class Encoding(NamedTuple):
-    """What comes before the bytes, and Blosc's compressor of the bytes: name, level, and shuffle by bytes or bits."""
+    """The codecs of one value of ``store.encoding``.
+
+    Attributes:
+        filters: codecs that turn float16 into what is compressed.
+        compressor, level, shuffle: settings of Blosc.
+    """
 
     filters: tuple[FixedPoint, ...]
     compressor: Literal["lz4", "zstd"]
@@ -46,7 +51,7 @@ SHUFFLES = {"shuffle": Blosc.SHUFFLE, "bitshuffle": Blosc.BITSHUFFLE}
 
 
 class DamagedShardError(StoreError):
-    """A shard that is there but does not decode to finite logits."""
+    """A shard exists but does not decode to finite logits."""
 
 
 class DurableStore(LocalStore):
@@ -69,8 +74,8 @@ class DurableStore(LocalStore):
             await self.set(key, value)
 
 
-class RemoteStore(FsspecStore):
-    """A store in an object store, where an object appears whole; its library's own errors become OSError."""
+class _RemoteStore(FsspecStore):
+    """A store in an object store, where an object appears whole; errors of its library become OSError."""
 
     def __init__(self, fs: Any, place: Path, *, read_only: bool = False) -> None:
         super().__init__(fs, read_only=read_only, path=address(place).rstrip("/"))
@@ -79,8 +84,8 @@ class RemoteStore(FsspecStore):
     def _place(self, key: str) -> Path:
         return self._root / key
 
-    def with_read_only(self, read_only: bool = False) -> RemoteStore:
-        return RemoteStore(self.fs, self._root, read_only=read_only)
+    def with_read_only(self, read_only: bool = False) -> _RemoteStore:
+        return _RemoteStore(self.fs, self._root, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
         with as_oserror(self._place(key)):
@@ -101,36 +106,36 @@ _systems_lock = threading.Lock()
 
 
 def zarr_store(path: Path, *, read_only: bool = False) -> Store:
-    """What Zarr reads and writes the store at ``path`` through."""
+    """Make the storage object through which Zarr reads and writes the store at ``path``."""
     if not is_remote(path):
         return DurableStore(path, read_only=read_only)
     kind = urlsplit(str(path)).scheme
     with _systems_lock:
         if kind not in _systems:
             _systems[kind] = FsspecStore.from_url(str(path), {"use_listings_cache": False}).fs
-    return RemoteStore(_systems[kind], path, read_only=read_only)
+    return _RemoteStore(_systems[kind], path, read_only=read_only)
 
 
 def open_group(path: Path, *, writable: bool = False) -> zarr.Group:
     """Open the group of a store.
 
     Raises:
-        StoreError: it cannot be read, or its metadata are damaged.
+        StoreError: the store cannot be read, or its metadata are damaged.
     """
     try:
         mode = "r+" if writable else "r"
         return zarr.open_group(zarr_store(path, read_only=not writable), mode=mode, use_consolidated=False)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise StoreError(cannot_read(path, error)) from error
     except Exception as error:
-        raise StoreError(damaged_metadata(path, error)) from error
+        raise StoreError(_damaged_metadata(path, error)) from error
 
 
 def read_table(path: Path, group: zarr.Group) -> tuple[Identity, list[ImageEntry]]:
-    """Read what a store was made with, and its table of images, off the group's attributes.
+    """Read a store's identity and table of images from the group's attributes.
 
     Raises:
-        StoreError: they are damaged, or of another format version.
+        StoreError: the attributes are damaged, or of another format version.
     """
     try:
         attributes: dict[str, Any] = dict(group.attrs)
@@ -141,7 +146,7 @@ def read_table(path: Path, group: zarr.Group) -> tuple[Identity, list[ImageEntry
                 raise ValueError(f"unknown encoding {identity.encoding!r}")
             return identity, images_from_json(attributes["images"])
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(damaged_metadata(path, error)) from error
+        raise StoreError(_damaged_metadata(path, error)) from error
     raise StoreError(
         f"{path}: is of format version {version}, this hmsa-pipeline reads {FORMAT_VERSION}; "
         "use the version that wrote it, or start it over with --overwrite"
@@ -149,19 +154,19 @@ def read_table(path: Path, group: zarr.Group) -> tuple[Identity, list[ImageEntry
 
 
 def require_same_table(path: Path, seen: str | None, identity: Identity, entry: ImageEntry) -> str | None:
-    """Make sure that a store still holds the work that it held when it was opened.
+    """Check that a store has the same identity and row of an image as when it was opened.
 
     Args:
-        path: of the store.
-        seen: version of its table then.
-        identity: what it was made with then.
-        entry: an image's row of the table then.
+        path: folder of the store.
+        seen: `table_version` when the store was opened.
+        identity: the store's identity then.
+        entry: the image's row of the table then.
 
     Returns:
-        The version of the table now.
+        The table's version now.
 
     Raises:
-        StoreError: another work took the store's place.
+        StoreError: the store was started over, or the image's row changed.
     """
     version = table_version(path)
     if version != seen:
@@ -172,29 +177,44 @@ def require_same_table(path: Path, seen: str | None, identity: Identity, entry: 
 
 
 def strip_rows(classes: int, height: int, width: int) -> int:
-    """Rows R of one chunk: a power of two of about 5 MiB for all classes, at most the height."""
+    """Compute the rows R of a chunk: a power of two such that (C, R, W) float16 is about 5 MiB, at most the height.
+
+    Args:
+        classes: C, the number of classes.
+        height, width: of the image, in pixels.
+    """
     rows = 2 ** max(3, int(math.log2(max(1, _STRIP_BYTES // (classes * width * 2)))))
     return min(rows, height)
 
 
 def open_array(store: Any, path: Path, name: str, identity: Identity) -> zarr.Array:
-    """The array of images of one size; StoreError if its metadata are not what the table calls for."""
+    """Open the array of all images of one size.
+
+    Args:
+        store: Zarr's storage object, see `zarr_store`.
+        path: folder of the store, for messages.
+        name: of the array, ``HxW``.
+        identity: of the store.
+
+    Raises:
+        StoreError: the array's metadata are damaged, or not those that this version writes.
+    """
     try:
         node = zarr.open_array(store, path=name, mode="r" if store.read_only else "r+", zarr_format=3)
         codecs = json.loads(read_bytes(path / name / "zarr.json"))["codecs"]
-        if not _fits(node, name, identity) or not _are_ours(codecs, node, identity):
+        if not _fits(node, name, identity) or not _has_codecs(codecs, node, identity):
             raise ValueError("is not the array that the table of images calls for")
     except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError, FileNotFoundError) as error:
         raise StoreError(
-            f"{path / name / 'zarr.json'}: cannot be understood ({error_text(error)}); remove this one "
+            f"{path / name / 'zarr.json'}: cannot be understood ({reason(error)}); remove this one "
             "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it again"
         ) from error
-    # Zarr would else hold every strip against the fill value; the setting is not kept with the array.
+    # Otherwise Zarr compares every strip with the fill value. The setting is not stored with the array.
     return node.with_config({"write_empty_chunks": True})
 
 
 def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
-    """Whether an array's metadata, which have no checksum, say what decides where values come from."""
+    """Say whether shape, dtype and chunks of an array are those of the store; its metadata have no checksum."""
     height, width = array_size(name)
     classes = len(identity.classes)
     strip = strip_rows(classes, height, width)
@@ -209,49 +229,47 @@ def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
 
 
 def compressor(identity: Identity) -> BloscCodec:
+    """Make the codec that compresses the store's chunks."""
     encoding = ENCODINGS[identity.encoding]
     return BloscCodec(typesize=2, cname=encoding.compressor, clevel=encoding.level, shuffle=encoding.shuffle)
 
 
-def _are_ours(codecs: Any, array: zarr.Array, identity: Identity) -> bool:
-    """Whether every byte of the array's shards lies where this version puts it.
+def _has_codecs(codecs: Any, array: zarr.Array, identity: Identity) -> bool:
+    """Say whether the array's codecs are those that this version writes.
 
     Args:
-        codecs: as they stand in the file. Zarr's versions differ in what they take for one that is not all there.
-        array: whose chunks have the right shape.
+        codecs: as they stand in the file, since Zarr's versions differ in how they complete an incomplete codec.
+        array: has chunks of the right shape.
         identity: of the store.
     """
     inside = [*ENCODINGS[identity.encoding].filters, BytesCodec(), compressor(identity), Crc32cCodec()]
-    ours = ShardingCodec(chunk_shape=array.chunks, codecs=inside)
-    return isinstance(array.metadata, ArrayV3Metadata) and codecs == json.loads(json.dumps([ours.to_dict()]))
+    written = ShardingCodec(chunk_shape=array.chunks, codecs=inside)
+    return isinstance(array.metadata, ArrayV3Metadata) and codecs == json.loads(json.dumps([written.to_dict()]))
 
 
 def array_size(array: str) -> tuple[int, int]:
+    """Read (height, width) off an array's name, ``HxW``."""
     height, width = array.split("x")
     return int(height), int(width)
 
 
 def dimension_names(array: str) -> tuple[str, str, str, str]:
-    """Names of an array's axes. xarray takes one name for one length in the whole group, so they carry the size."""
+    """Name an array's axes. In xarray a name has one length in the whole group, so the names hold the size."""
     return f"image_{array}", "class", f"y_{array}", f"x_{array}"
 
 
 def shard_rows(height: int, strip: int) -> int:
-    """Rows of a shard: a whole number of strips."""
+    """Compute the rows of a shard: the height rounded up to full strips of ``strip`` rows."""
     return strip * -(-height // strip)
 
 
 def table_version(path: Path) -> str | None:
-    """What changes when the store's table or its settings do; None while there is none."""
+    """Return a tag that changes with the store's table or settings; None if there is no store."""
     return version_tag(path / "zarr.json")
 
 
-def error_text(error: object) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def damaged_metadata(path: Path, error: object) -> str:
+def _damaged_metadata(path: Path, error: Exception) -> str:
     return (
-        f"{path}: its metadata cannot be understood ({error_text(error)}); "
+        f"{path}: its metadata cannot be understood ({reason(error)}); "
         "put zarr.json back, or start it over with --overwrite"
     )
