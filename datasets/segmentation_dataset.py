@@ -62,18 +62,18 @@ class SegmentationDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, draw: SampleRequest | int) -> Sample:
+    def __getitem__(self, request: SampleRequest | int) -> Sample:
         """Load a sample; one request gives one sample in any process, whatever was loaded before.
 
         Args:
-            draw: which one; an int ``i`` stands for ``SampleRequest(i, 0, None)``.
+            request: which one; an int ``i`` stands for ``SampleRequest(i, 0, None)``.
 
         Raises:
             DatasetError: the image or its mask cannot be read, or they do not fit each other.
             IndexError: there are fewer pairs.
             ValueError: the centroid is outside of the frame.
         """
-        index, seed, centroid = SampleRequest(draw, 0) if isinstance(draw, int) else draw
+        index, seed, centroid = SampleRequest(request, 0) if isinstance(request, int) else request
         pair = self.pairs[index]
         image = decode_image(located(self.root, pair.image))
         labels = torch.from_numpy(self.reader.read(pair, (image.shape[1], image.shape[2])))

@@ -1,4 +1,4 @@
-"""The walk a newcomer takes: seven schools and one exam are drawn, and then the commands of every day do the rest.
+"""The demonstration: seven training sets and one test set are drawn, and the other commands do the rest.
 
 Each step runs as the command line that is printed before it, in a process of its own. A step that was finished is not
 done again.
@@ -40,22 +40,23 @@ INITIAL_WEIGHTS_OF = {
     "gta5": "mapillary",
     "shift": "mapillary",
 }
-"""Whose weights a member begins with, as the published checkpoints tell by their names; others begin with nothing."""
+"""Member -> the member whose weights it starts from, as the names of the published checkpoints say; others start from
+random weights."""
 
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much of everything there is.
+    """Sizes of the demonstration.
 
     Attributes:
-        train: frames of each school to learn from.
-        val: frames of each to score on and to calibrate with.
-        frames: their (height, width).
-        crop: what is cut out of them.
-        epochs: how often each is looked at by those who begin with nothing, and by their descendants.
-        exam: dozens of photographs.
-        photographs: (height, width) of most of them.
-        pixels: how many of the labelled ones calibration looks at.
+        train: training frames of each of the seven sets.
+        val: validation frames of each.
+        frames: (height, width) of these.
+        crop: (height, width) of the crops that members are trained on.
+        epochs: of members that start from random weights, and of those that start from another member's.
+        test_dozens: images of the test set, in dozens.
+        test_size: (height, width) of most of them.
+        pixels: labelled pixels that calibration looks at.
     """
 
     train: int
@@ -63,28 +64,28 @@ class DemoSize:
     frames: tuple[int, int]
     crop: tuple[int, int]
     epochs: tuple[int, int]
-    exam: int
-    photographs: tuple[int, int]
+    test_dozens: int
+    test_size: tuple[int, int]
     pixels: int
 
 
-WHOLE = DemoSize(
+FULL = DemoSize(
     train=40,
     val=4,
     frames=(144, 256),
     crop=(96, 160),
     epochs=(56, 17),
-    exam=3,
-    photographs=(144, 288),
+    test_dozens=3,
+    test_size=(144, 288),
     pixels=100_000,
 )
 QUICK = DemoSize(
-    train=4, val=2, frames=(64, 128), crop=(48, 64), epochs=(1, 1), exam=1, photographs=(64, 128), pixels=10_000
+    train=4, val=2, frames=(64, 128), crop=(48, 64), epochs=(1, 1), test_dozens=1, test_size=(64, 128), pixels=10_000
 )
 
 
 @dataclass(frozen=True)
-class _Step:
+class _Command:
     """One command line."""
 
     words: tuple[str, ...]
@@ -96,11 +97,11 @@ class _Step:
 
 @dataclass(frozen=True)
 class _DemoPlan:
-    """All that a demo consists of."""
+    """Paths and commands of a demonstration."""
 
     folder: Path
     seed: int
-    extent: DemoSize
+    size: DemoSize
 
     @property
     def manifest(self) -> Path:
@@ -114,8 +115,8 @@ class _DemoPlan:
     def samples(self) -> Path:
         return self.folder / "data" / "bravo_SAMPLING.tar"
 
-    def school(self, name: str) -> Path:
-        """Where a member is trained."""
+    def training_folder(self, name: str) -> Path:
+        """Output folder of a member's training."""
         return self.folder / "schools" / name
 
     def recipe(self, name: str) -> Path:
@@ -123,33 +124,35 @@ class _DemoPlan:
 
     @property
     def workers(self) -> int:
-        """Processes that look at the exam; where there is little to see, starting them takes longer than it saves."""
-        return 0 if self.extent is QUICK else min(_WORKERS, _cores())
+        """Worker processes for the test set; for a few images starting them takes longer than it saves."""
+        return 0 if self.size is QUICK else min(_WORKERS, _cores())
 
-    def draw(self) -> _Step:
-        extent = self.extent
-        size = "x".join(map(str, extent.frames))
-        numbers = ("--train", str(extent.train), "--val", str(extent.val), "--size", size, "--seed", str(self.seed))
-        return _Step(("datasets", "draw", "--output", str(self.folder / "data"), *numbers))
+    def draw(self) -> _Command:
+        size = self.size
+        frames = "x".join(map(str, size.frames))
+        numbers = ("--train", str(size.train), "--val", str(size.val), "--size", frames, "--seed", str(self.seed))
+        return _Command(("datasets", "draw", "--output", str(self.folder / "data"), *numbers))
 
-    def train(self, name: str) -> _Step:
-        again = ("--resume",) if (self.school(name) / "checkpoints" / "last.pth").exists() else ()
-        return _Step(("train", "--manifest", str(self.recipe(name)), "--device", "cpu", *again))
+    def train(self, name: str) -> _Command:
+        resume = ("--resume",) if (self.training_folder(name) / "checkpoints" / "last.pth").exists() else ()
+        return _Command(("train", "--manifest", str(self.recipe(name)), "--device", "cpu", *resume))
 
-    def after(self) -> list[_Step]:
+    def after_training(self) -> list[_Command]:
         """List the steps that follow training."""
-        own, warm = str(self.manifest), str(self.folder / "calibrated.yaml")
+        manifest, calibrated = str(self.manifest), str(self.folder / "calibrated.yaml")
         tars = ("--ground-truth", str(self.truth), "--samples", str(self.samples))
         figures = [str(self.folder / f"{name}.json") for name in ("scores", "calibrated")]
         return [
-            _Step(("dump", "--manifest", own, "--device", "cpu", "--workers", str(self.workers))),
-            _Step(("ensemble", "--manifest", own, "--workers", "0")),
-            _Step(("evaluate", "--manifest", own, *tars, "--per-model", "--json", figures[0])),
-            _Step(("calibrate", "--manifest", own, "--pixels", str(self.extent.pixels), "--write", warm)),
-            _Step(("ensemble", "--manifest", warm, "--workers", "0", "--overwrite")),
-            _Step(("evaluate", "--manifest", warm, *tars, "--per-model", "--json", figures[1])),
-            _Step(("submit", "--manifest", warm, *tars[2:], "--output", str(self.folder / "submission.tar"))),
-            _Step(("report", "--manifest", warm, *tars[:2], "--write", str(self.folder / "report"))),
+            _Command(("dump", "--manifest", manifest, "--device", "cpu", "--workers", str(self.workers))),
+            _Command(("ensemble", "--manifest", manifest, "--workers", "0")),
+            _Command(("evaluate", "--manifest", manifest, *tars, "--per-model", "--json", figures[0])),
+            _Command(("calibrate", "--manifest", manifest, "--pixels", str(self.size.pixels), "--write", calibrated)),
+            _Command(("ensemble", "--manifest", calibrated, "--workers", "0", "--overwrite")),
+            _Command(("evaluate", "--manifest", calibrated, *tars, "--per-model", "--json", figures[1])),
+            _Command(
+                ("submit", "--manifest", calibrated, *tars[2:], "--output", str(self.folder / "submission.tar"))
+            ),
+            _Command(("report", "--manifest", calibrated, *tars[:2], "--write", str(self.folder / "report"))),
         ]
 
 
@@ -158,48 +161,48 @@ def _cores() -> int:
 
 
 def run_demo(folder: Path, seed: int, *, quick: bool = False) -> int:
-    """Draw, train, and run the stages; the exit code of the first one that fails, else 0.
+    """Draw, train, and run the stages; return the exit code of the first one that fails, else 0.
 
     Args:
         folder: where everything goes. Run again with the same seed, nothing is made twice.
         seed: of the streets and of the members' first weights.
-        quick: whether a small part of everything will do.
+        quick: do a small part of everything.
 
     Raises:
         ManifestError: the folder holds another manifest.
         StoreError: the folder cannot be written.
     """
-    walk = _DemoPlan(folder.resolve(), seed, QUICK if quick else WHOLE)
-    text = _manifest(walk)
+    plan = _DemoPlan(folder.resolve(), seed, QUICK if quick else FULL)
+    text = _manifest(plan)
     try:
-        if walk.manifest.exists() and walk.manifest.read_bytes() != text.encode():
+        if plan.manifest.exists() and plan.manifest.read_bytes() != text.encode():
             raise ManifestError(
-                f"{walk.manifest}: is not that of this demo and seed; choose another --output, or remove it"
+                f"{plan.manifest}: is not that of this demo and seed; choose another --output, or remove it"
             )
-        print(f"drawing an exam of the BRAVO challenge's kind in {walk.folder / 'data'}", flush=True)
-        extent = walk.extent
-        photographs = walk.folder / "data" / "bravo_1.0"
-        write_bravo(photographs, seed=seed, size=extent.photographs, each=extent.exam, truth=walk.truth)
-        if not walk.samples.exists():
-            write_samples(walk.truth, walk.samples)
+        print(f"drawing an exam of the BRAVO challenge's kind in {plan.folder / 'data'}", flush=True)
+        size = plan.size
+        test_set = plan.folder / "data" / "bravo_1.0"
+        write_bravo(test_set, seed=seed, size=size.test_size, each=size.test_dozens, truth=plan.truth)
+        if not plan.samples.exists():
+            write_samples(plan.truth, plan.samples)
         for name in NAMES:
-            write_text(walk.recipe(name), _recipe(walk, name))
-        write_text(walk.manifest, text)
+            write_text(plan.recipe(name), _recipe(plan, name))
+        write_text(plan.manifest, text)
     except OSError as error:
-        raise StoreError(f"{walk.folder}: cannot be written ({error.strerror}); choose another --output") from error
-    done = _Done(walk.folder / "steps.json")
-    code = _take(done, walk.draw()) or _train_member(done, walk)
-    for step in walk.after() if not code else ():
-        if code := _take(done, step):
+        raise StoreError(f"{plan.folder}: cannot be written ({error.strerror}); choose another --output") from error
+    finished = _FinishedSteps(plan.folder / "steps.json")
+    code = _run_step(finished, plan.draw()) or _train_members(finished, plan)
+    for step in plan.after_training() if not code else ():
+        if code := _run_step(finished, step):
             break
     if not code:
-        for line in _summary(walk):
+        for line in _summary(plan):
             print(line)
     return code
 
 
-class _Done:
-    """Which steps are finished, kept in a file."""
+class _FinishedSteps:
+    """The finished steps, kept in a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -217,58 +220,58 @@ class _Done:
         write_json(self._path, {"version": __version__, "steps": self._steps})
 
 
-def _take(done: _Done, step: _Step) -> int:
+def _run_step(finished: _FinishedSteps, step: _Command) -> int:
     """Run a step unless it is done; its exit code."""
     print(f"\n$ {step.line}", flush=True)
-    if step.line in done:
+    if step.line in finished:
         print("done before", flush=True)
         return 0
-    process = _begun(step)
+    process = _start_process(step)
     try:
         code = process.wait()
     except KeyboardInterrupt:
         _stop([process])
         raise
     if not code:
-        done.add(step.line)
+        finished.add(step.line)
     return code
 
 
-def _train_member(done: _Done, walk: _DemoPlan) -> int:
-    """Train the members that are not there, parents first; the first exit code but 0."""
-    left = [name for name in NAMES if f"trained {name}" not in done]
-    crew = max(1, min(len(left), _cores()))
-    print(f"\ntraining {len(left)} of {len(NAMES)} members, {crew} at a time; each keeps a log", flush=True)
+def _train_members(finished: _FinishedSteps, plan: _DemoPlan) -> int:
+    """Train the members that are missing, those that others start from first; return the first exit code but 0."""
+    left = [name for name in NAMES if f"trained {name}" not in finished]
+    parallel = max(1, min(len(left), _cores()))
+    print(f"\ntraining {len(left)} of {len(NAMES)} members, {parallel} at a time; each keeps a log", flush=True)
     for generation in (
         [name for name in left if name not in INITIAL_WEIGHTS_OF],
         [name for name in left if name in INITIAL_WEIGHTS_OF],
     ):
-        if code := _train_generation(done, walk, generation, crew):
+        if code := _train_generation(finished, plan, generation, parallel):
             return code
     return 0
 
 
-def _train_generation(done: _Done, walk: _DemoPlan, names: Sequence[str], crew: int) -> int:
-    """Train members that do not wait for each other, ``crew`` at a time; the first exit code but 0."""
+def _train_generation(finished: _FinishedSteps, plan: _DemoPlan, names: Sequence[str], parallel: int) -> int:
+    """Train members that do not need one another, ``parallel`` at a time; return the first exit code but 0."""
     running: list[subprocess.Popen[bytes]] = []
 
     def train(name: str) -> int:
-        step = walk.train(name)
-        log = walk.school(name).with_suffix(".log")
-        with log.open("ab") as said:
-            process = _begun(step, threads=max(1, _cores() // crew), out=said)
+        step = plan.train(name)
+        log = plan.training_folder(name).with_suffix(".log")
+        with log.open("ab") as output:
+            process = _start_process(step, threads=max(1, _cores() // parallel), out=output)
             running.append(process)
             code = process.wait()
         if code:
             last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
             print(f"$ {step.line}\nfailed: {' '.join(last)} ({log})", file=sys.stderr, flush=True)
         else:
-            done.add(f"trained {name}")
+            finished.add(f"trained {name}")
             # With its line's end, which print writes by itself: another thread's line could come between.
-            print(f"$ {step.line}\n  {_validation_score(walk, name)} ({log})\n", end="", flush=True)
+            print(f"$ {step.line}\n  {_validation_score(plan, name)} ({log})\n", end="", flush=True)
         return code
 
-    with ThreadPoolExecutor(crew) as pool:
+    with ThreadPoolExecutor(parallel) as pool:
         futures = [pool.submit(train, name) for name in names]
         try:
             for future in futures:
@@ -283,8 +286,10 @@ def _train_generation(done: _Done, walk: _DemoPlan, names: Sequence[str], crew: 
     return 0
 
 
-def _begun(step: _Step, *, threads: int | None = None, out: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-    """A step in a process of its own, which an interrupted terminal does not reach: it is told once, by `_stop`."""
+def _start_process(
+    step: _Command, *, threads: int | None = None, out: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a step in its own process group: Ctrl-C in the terminal does not reach it, `_stop` passes it on once."""
     environment = dict(os.environ)
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -293,7 +298,7 @@ def _begun(step: _Step, *, threads: int | None = None, out: IO[bytes] | None = N
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Let them finish what is in hand and wait for it; another interruption leaves them to themselves."""
+    """Interrupt the processes once and wait until they have saved; a second interruption leaves them running."""
     for process in processes:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
@@ -301,33 +306,33 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _validation_score(walk: _DemoPlan, name: str) -> str:
-    """How a member does in its own school."""
-    history = json.loads((walk.school(name) / HISTORY).read_text(encoding="utf-8"))
+def _validation_score(plan: _DemoPlan, name: str) -> str:
+    """Score of a member on its own validation set, for people."""
+    history = json.loads((plan.training_folder(name) / HISTORY).read_text(encoding="utf-8"))
     return f"mIoU {100 * max(epoch['mean_iou'] or 0.0 for epoch in history):.1f} % on its own streets"
 
 
-def _summary(walk: _DemoPlan) -> list[str]:
-    """The table in which the ensemble leads, or does not, and where things lie."""
-    raw, warm = (json.loads((walk.folder / f"{name}.json").read_text()) for name in ("scores", "calibrated"))
+def _summary(plan: _DemoPlan) -> list[str]:
+    """The last lines: scores of members and ensemble, and where the results are."""
+    raw, calibrated = (json.loads((plan.folder / f"{name}.json").read_text()) for name in ("scores", "calibrated"))
     rows = [(name, _means(raw[name])) for name in raw]
-    rows.append(("calibrated", _means(warm["ensemble"])))
+    rows.append(("calibrated", _means(calibrated["ensemble"])))
     wide = max(len(name) for name, _ in rows)
     lines = ["", "On the exam (means over its subsets):", f"{'':{wide}}   mIoU  AUROC    ECE"]
     lines += [f"{name:{wide}}  " + "  ".join(f"{value:.3f}" for value in values) for name, values in rows]
-    on_streets = _on_streets(walk)
-    best = max((name for name in on_streets if name != "ensemble"), key=on_streets.__getitem__)
+    by_member = _mean_validation_miou(plan)
+    best = max((name for name in by_member if name != "ensemble"), key=by_member.__getitem__)
     return [
         *lines,
         "",
-        f"On streets of the schools that nobody learnt from, the ensemble has mIoU {on_streets['ensemble']:.3f}, "
-        f"the best member ({best}) {on_streets[best]:.3f}.",
+        f"On streets of the schools that nobody learnt from, the ensemble has mIoU {by_member['ensemble']:.3f}, "
+        f"the best member ({best}) {by_member[best]:.3f}.",
         "",
-        f"report:      {walk.folder / PAGE}",
-        f"predictions: {walk.folder / 'run' / 'predictions'}",
-        f"submission:  {walk.folder / 'submission.tar'}",
+        f"report:      {plan.folder / PAGE}",
+        f"predictions: {plan.folder / 'run' / 'predictions'}",
+        f"submission:  {plan.folder / 'submission.tar'}",
         "",
-        f"Every command runs again with --manifest {shlex.quote(str(walk.manifest))}",
+        f"Every command runs again with --manifest {shlex.quote(str(plan.manifest))}",
     ]
 
 
@@ -340,17 +345,17 @@ def _means(figures: dict[str, Any]) -> tuple[float, float, float]:
     return found[0], found[1], found[2]
 
 
-def _on_streets(walk: _DemoPlan) -> dict[str, float]:
-    """mIoU of calibrated ensemble and members on what the schools kept for scoring, the mean over the schools."""
-    report = json.loads((walk.folder / PAGE).with_name("report.json").read_text())
+def _mean_validation_miou(plan: _DemoPlan) -> dict[str, float]:
+    """mIoU of the calibrated ensemble and of the members on the validation sets, the mean over the sets."""
+    report = json.loads((plan.folder / PAGE).with_name("report.json").read_text())
     rows = [one["scores"] for one in report["datasets"] if one["dataset"].endswith("_val")]
     return {name: sum(row[name]["miou"] or 0.0 for row in rows) / len(rows) for name in rows[0]}
 
 
-def _manifest(walk: _DemoPlan) -> str:
-    """The shipped BRAVO manifest over what was drawn: the exam, and what each school kept for scoring."""
+def _manifest(plan: _DemoPlan) -> str:
+    """The shipped BRAVO manifest for the drawn data: the test set and the seven validation sets."""
     manifest = yaml.safe_load((SHIPPED / "bravo.yaml").read_text(encoding="utf-8"))
-    manifest["output"] = str(walk.folder / "run")
+    manifest["output"] = str(plan.folder / "run")
     manifest["models"] = [
         {"name": name, "source": name, "arch": ARCH, "checkpoint": f"schools/{name}/{WEIGHTS}"} for name in NAMES
     ]
@@ -360,21 +365,21 @@ def _manifest(walk: _DemoPlan) -> str:
         {"name": f"{name}_val", "type": name, "root": f"data/{dataset_spec(name).folder}", "split": "val"}
         for name in NAMES
     ]
-    head = f"# The demo of hmsa-pipeline, seed {walk.seed}{', quick' if walk.extent is QUICK else ''}.\n"
+    head = f"# The demo of hmsa-pipeline, seed {plan.seed}{', quick' if plan.size is QUICK else ''}.\n"
     return head + yaml.safe_dump(manifest, sort_keys=False)
 
 
-def _recipe(walk: _DemoPlan, name: str) -> str:
-    """A short way to a member that knows something: from random weights, or from those of another member."""
-    extent = walk.extent
-    parent = INITIAL_WEIGHTS_OF.get(name)
-    epochs = extent.epochs[parent is not None]
+def _recipe(plan: _DemoPlan, name: str) -> str:
+    """A short training recipe: from random weights, or from those of another member."""
+    size = plan.size
+    initial = INITIAL_WEIGHTS_OF.get(name)
+    epochs = size.epochs[initial is not None]
     recipe = {
         "version": 1,
-        "output": str(walk.school(name)),
+        "output": str(plan.training_folder(name)),
         "arch": ARCH,
         "data": {"type": name, "root": f"../data/{dataset_spec(name).folder}"},
-        **({"init": {"checkpoint": str(walk.school(parent) / WEIGHTS)}} if parent else {}),
+        **({"init": {"checkpoint": str(plan.training_folder(initial) / WEIGHTS)}} if initial else {}),
         "epochs": epochs,
         "global_batch": 2,  # small batches: many steps in a minute
         "batch_size": 2,
@@ -382,11 +387,11 @@ def _recipe(walk: _DemoPlan, name: str) -> str:
         "batch_norm": "local",
         "dropout": 0.0,
         "workers": 0,
-        "seed": walk.seed,
-        "augmentation": {"crop": list(extent.crop), "scale": [0.75, 1.5], "color_jitter": 0.25},
+        "seed": plan.seed,
+        "augmentation": {"crop": list(size.crop), "scale": [0.75, 1.5], "color_jitter": 0.25},
         "sampling": {"class_uniform": 0.5, "tile": 64},
         "loss": {"criterion": "rmi", "scales": 0.0},
-        "optimizer": {"name": "adamw", "lr": 0.01 if parent else 0.02, "weight_decay": 0.01},
+        "optimizer": {"name": "adamw", "lr": 0.01 if initial else 0.02, "weight_decay": 0.01},
         "schedule": {"exponent": 1.0},
         "validation": {"every": epochs, "scales": [1.0]},
     }

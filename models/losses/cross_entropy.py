@@ -9,13 +9,13 @@ from torch import Tensor
 from .batch_labels import IGNORE, BatchTotals, in_float32, labelled
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, whole: BatchTotals | None = None) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, totals: BatchTotals | None = None) -> Tensor:
     """Mean cross entropy of the labelled pixels of a batch, 0 if there are none.
 
     Args:
         logits: (N, C, H, W) class scores, any floating dtype.
         labels: (N, H, W) int64 train ids, 255 is ignored.
-        whole: the batch that these are a part of; None if they are all of it.
+        totals: the batch that these are a part of; None if they are all of it.
 
     Returns:
         A scalar, float32 (float64 for float64 scores); under autocast too.
@@ -24,12 +24,12 @@ def cross_entropy(logits: Tensor, labels: Tensor, whole: BatchTotals | None = No
         ValueError: as `labels.labelled`.
     """
     valid = labelled(logits, labels)
-    pixels = valid.sum().clamp(min=1) if whole is None else max(1, whole.pixels)
+    pixels = valid.sum().clamp(min=1) if totals is None else max(1, totals.pixels)
     return _pixel_losses(logits, labels).sum() / pixels
 
 
 def image_weighted_cross_entropy(
-    logits: Tensor, labels: Tensor, whole: BatchTotals | None = None, *, bound: float = 1.0
+    logits: Tensor, labels: Tensor, totals: BatchTotals | None = None, *, bound: float = 1.0
 ) -> Tensor:
     """Cross entropy with the weights of `image_class_weights`: their weighted mean within each image.
 
@@ -41,7 +41,7 @@ def image_weighted_cross_entropy(
     Args:
         logits: (N, C, H, W) class scores, any floating dtype.
         labels: (N, H, W) int64 train ids, 255 is ignored.
-        whole: the batch that these are a part of; None if they are all of it.
+        totals: the batch that these are a part of; None if they are all of it.
         bound: as of `image_class_weights`.
     """
     valid = labelled(logits, labels)
@@ -51,7 +51,7 @@ def image_weighted_cross_entropy(
     losses = _pixel_losses(logits, labels).flatten(1)
     # Weights are 1 at least: the sum of no pixels is the only one below 1.
     of_images = (of_pixels * losses).sum(1) / of_pixels.sum(1).clamp(min=1)
-    return of_images.sum() / (len(logits) if whole is None else whole.images)
+    return of_images.sum() / (len(logits) if totals is None else totals.images)
 
 
 def image_class_weights(classes: Tensor, valid: Tensor, num_classes: int, bound: float = 1.0) -> Tensor:

@@ -34,7 +34,7 @@ _DIM = RADIUS**2
 _PART = 2**20
 
 
-def rmi_loss(logits: Tensor, labels: Tensor, whole: BatchTotals | None = None, *, region: bool = True) -> Tensor:
+def rmi_loss(logits: Tensor, labels: Tensor, totals: BatchTotals | None = None, *, region: bool = True) -> Tensor:
     """Binary cross entropy of every class, and the lower bound on what regions share.
 
     The cross entropies of all classes are summed per pixel and averaged over the labelled pixels of the batch
@@ -47,7 +47,7 @@ def rmi_loss(logits: Tensor, labels: Tensor, whole: BatchTotals | None = None, *
     Args:
         logits: (N, C, H, W) class scores, any floating dtype; with ``region`` H and W are 8 at least.
         labels: (N, H, W) int64 train ids, 255 is ignored.
-        whole: the batch that these are a part of; None if they are all of it.
+        totals: the batch that these are a part of; None if they are all of it.
         region: False leaves the region term out and returns the whole cross entropy.
 
     Returns:
@@ -65,11 +65,11 @@ def rmi_loss(logits: Tensor, labels: Tensor, whole: BatchTotals | None = None, *
     classes = labels.where(valid, 0)
     with torch.autocast(logits.device.type, enabled=False):
         cross_entropies, probabilities = _Pixels.apply(in_float32(logits), classes, valid, region)
-        loss = cross_entropies / ((valid.sum() if whole is None else whole.pixels) + 1)
+        loss = cross_entropies / ((valid.sum() if totals is None else totals.pixels) + 1)
         if region:
             bound = _region_bound(probabilities, _pooled_labels(classes, valid, probabilities))
-            if whole is not None:
-                bound = bound * (len(logits) / whole.images)
+            if totals is not None:
+                bound = bound * (len(logits) / totals.images)
             loss = (1 - REGION_SHARE) * loss + REGION_SHARE * bound
         return loss.to(in_float32(logits).dtype)
 

@@ -50,7 +50,7 @@ def training_loss(
     criterion: str = "rmi",
     auxiliary_weight: float = 0.4,
     scale_weight: float = 0.05,
-    whole: BatchTotals | None = None,
+    totals: BatchTotals | None = None,
 ) -> LossTerms:
     """main + ``auxiliary_weight`` * auxiliary + ``scale_weight`` * the sum over the scales.
 
@@ -60,7 +60,7 @@ def training_loss(
         criterion: a key of `CRITERIA`.
         auxiliary_weight: of the scores that define OCR's regions (arXiv 1909.11065, section 4.1).
         scale_weight: of each scale's own scores.
-        whole: the batch that these images are a part of; None if they are all of it.
+        totals: the batch that these images are a part of; None if they are all of it.
 
     Raises:
         ValueError: there is no such criterion; or as `batch_labels.labelled` and `rmi.rmi_loss`.
@@ -68,10 +68,10 @@ def training_loss(
     if criterion not in CRITERIA:
         raise ValueError(f"there is no criterion '{criterion}': {', '.join(CRITERIA)}")
     main_loss, side_loss = CRITERIA[criterion]
-    main = main_loss(output.scores, labels, whole)
-    auxiliary = side_loss(output.auxiliary, labels, whole)
+    main = main_loss(output.scores, labels, totals)
+    auxiliary = side_loss(output.auxiliary, labels, totals)
     of_scales = output.scales.items() if scale_weight else ()
-    scales = {scale: side_loss(scores, labels, whole) for scale, scores in of_scales}
+    scales = {scale: side_loss(scores, labels, totals) for scale, scores in of_scales}
     total = main + auxiliary_weight * auxiliary
     for loss in scales.values():
         total = total + scale_weight * loss

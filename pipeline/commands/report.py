@@ -72,5 +72,5 @@ def report(
         print_failed(result.dataset, result.failed)
     say.figures([result.as_json() for result in results])
     failed = sum(len(result.failed) for result in results)
-    say.line(f"{sum(len(result.cards) for result in results)} images, {failed} failed; {write / PAGE}")
+    say.line(f"{sum(len(result.gallery) for result in results)} images, {failed} failed; {write / PAGE}")
     end_command(failed)

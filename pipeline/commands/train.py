@@ -137,20 +137,20 @@ def train(
     from ..training.plan import plan_training
     from ..training.processes import TrainingProcess, launch
 
-    started = TrainingProcess.of_environment()
-    ranks = started or TrainingProcess(world=gpus)
-    if not ranks.first:
+    started = TrainingProcess.from_environment()
+    process = started or TrainingProcess(world_size=gpus)
+    if not process.is_first:
         _be_quiet()
     plan = plan_training(
-        recipe, device=device, processes=ranks.world, ranks=started, resume=resume, overwrite=overwrite
+        recipe, device=device, processes=process.world_size, process=started, resume=resume, overwrite=overwrite
     )
-    if ranks.first and (gpus == 1 or started or dry_run):
+    if process.is_first and (gpus == 1 or started or dry_run):
         for note in plan.notes:
             print(note, file=sys.stderr)
-        for line in () if plan.finished else plan.summary():
+        for line in () if plan.is_finished else plan.summary():
             say.line(line)
-    if dry_run or plan.finished:
-        if plan.finished:
+    if dry_run or plan.is_finished:
+        if plan.is_finished:
             say.line(f"nothing to do: all {recipe.epochs} epochs are trained; {recipe.output}")
         say.figures(plan.saved.position.history if plan.saved else [])
         return
@@ -159,7 +159,7 @@ def train(
     from ..training.log import iou_table
     from ..training.run import run_training
 
-    def ended(row: dict[str, Any]) -> None:
+    def on_epoch(row: dict[str, Any]) -> None:
         line = f"epoch {row['epoch']}/{recipe.epochs}: loss {row['loss']['total']:.3f}, {row['seconds']:.1f} s"
         if row["images_per_second"]:
             line += f", {row['images_per_second']:.2f} images/s"
@@ -168,8 +168,8 @@ def train(
             line += f"\n{iou_table([*row['iou'].values()], row['mean_iou'], row['mean_iou_classes'])}"
         say.line(line)
 
-    result = run_training(plan, ranks, ended)
-    if not ranks.first:
+    result = run_training(plan, process, on_epoch)
+    if not process.is_first:
         raise SystemExit(INTERRUPTED if result.interrupted else 0)
     say.figures(result.position.history)
     if not result.interrupted:

@@ -63,7 +63,7 @@ def plan_report(
             raise HmsaError(f"--write {folder}: holds other things than a report; name another folder")
     except OSError as error:
         raise disk_error(folder, error) from error
-    chapters = []
+    pages = []
     for entry in manifest.datasets:
         root = entry.root_path()
         files = find_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
@@ -80,26 +80,26 @@ def plan_report(
             truths = found
         if entry.type == BRAVO and ground_truth is not None:
             truths = {None: load_bravo_ground_truth(entry, images, ground_truth, average)}
-        looked = stores_of(manifest, entry.name, images) if members else ()
+        member_stores = stores_of(manifest, entry.name, images) if members else ()
         parts = [None] if None in truths else list(dict.fromkeys(file.split for file in files))
         for part in parts:
             truth = truths.get(part)
             pairs = {pair.image: pair for pair in truth.pairs} if truth else {}
-            room = DatasetSetup(
-                entry.name if part is None else f"{entry.name}/{part}",
-                root,
-                predictions,
-                truth.without_pairs() if truth else None,
-                looked,
-                manifest.ensemble,
-                folder,
-                width,
-                entry.exif,
+            setup = DatasetSetup(
+                dataset=entry.name if part is None else f"{entry.name}/{part}",
+                root=root,
+                predictions=predictions,
+                truth=truth.without_pairs() if truth else None,
+                members=member_stores,
+                functions=manifest.ensemble,
+                folder=folder,
+                width=width,
+                exif=entry.exif,
             )
-            shown = [file.path for file in files if part is None or file.split == part]
-            chapters.append(DatasetPage(room, tuple((image, pairs.get(image)) for image in shown)))
+            selected = [file.path for file in files if part is None or file.split == part]
+            pages.append(DatasetPage(setup, tuple((image, pairs.get(image)) for image in selected)))
     _begin(folder)
-    return chapters
+    return pages
 
 
 def _begin(folder: Path) -> None:
@@ -113,12 +113,12 @@ def _begin(folder: Path) -> None:
 
 
 def run_report(
-    chapters: Sequence[DatasetPage], manifest: Manifest, processes: int | None = None
+    pages: Sequence[DatasetPage], manifest: Manifest, processes: int | None = None
 ) -> list[DatasetSummary]:
     """Make the pictures, the plots and the page; an image that cannot be read is listed, the others are shown.
 
     Args:
-        chapters: of `plan_report`.
+        pages: of `plan_report`.
         manifest: that they were made of; it is shown.
         processes: how many work; None for one a usable core.
 
@@ -126,39 +126,39 @@ def run_report(
         DatasetError: a process was ended from outside.
         DiskError: a file cannot be written.
     """
-    folder = chapters[0].room.folder
-    rooms = [chapter.room for chapter in chapters]
-    found = [
+    folder = pages[0].setup.folder
+    setups = [page.setup for page in pages]
+    summaries = [
         DatasetSummary(
-            room.dataset,
-            [member.name for member, _ in room.members],
-            room.truth.average if room.truth else PLAIN,
+            setup.dataset,
+            [member.name for member, _ in setup.members],
+            setup.truth.average if setup.truth else PLAIN,
         )
-        for room in rooms
+        for setup in setups
     ]
-    left = []
-    for number, chapter in enumerate(chapters):
-        for item in chapter.items:
-            if before := load_cached(chapter.room, item):
-                found[number].add(item[0], before)
+    remaining = []
+    for number, page in enumerate(pages):
+        for item in page.items:
+            if cached := load_cached(page.setup, item):
+                summaries[number].add(item[0], cached)
             else:
-                left.append((number, item))
-    # One crew for all datasets: processes take seconds to start.
-    with Progress(len(left)) as progress:
-        progress.job("pictures", len(left))
-        for (number, (image, _)), exhibit in zip(
-            left, map_files(partial(summarise_image, rooms), left, processes, together=1), strict=True
+                remaining.append((number, item))
+    # The same processes for all datasets: they take seconds to start.
+    with Progress(len(remaining)) as progress:
+        progress.job("pictures", len(remaining))
+        for (number, (image, _)), result in zip(
+            remaining, map_files(partial(summarise_image, setups), remaining, processes, together=1), strict=True
         ):
-            found[number].add(image, exhibit)
+            summaries[number].add(image, result)
             progress.advance()
-    for one, chapter in zip(found, chapters, strict=True):
-        one.cards = {image: one.cards[image] for image, _ in chapter.items if image in one.cards}
+    for summary, page in zip(summaries, pages, strict=True):
+        summary.gallery = {image: summary.gallery[image] for image, _ in page.items if image in summary.gallery}
     try:
-        write_page(folder, manifest, found)
-        _remove_old_pictures(folder, {card.key for one in found for card in one.cards.values()})
+        write_page(folder, manifest, summaries)
+        _remove_old_pictures(folder, {entry.key for summary in summaries for entry in summary.gallery.values()})
     except OSError as error:
         raise disk_error(folder, error) from error
-    return found
+    return summaries
 
 
 def _remove_old_pictures(folder: Path, keys: set[str]) -> None:

@@ -26,9 +26,9 @@ _WRONG, _UNKNOWN, _FOREIGN = (213, 94, 0), (0, 0, 0), (0, 114, 178)
 
 
 def draw_pictures(
-    room: DatasetSetup,
+    setup: DatasetSetup,
     folder: Path,
-    made: ImageSummary,
+    summary: ImageSummary,
     photograph: np.ndarray,
     label: np.ndarray,
     confidence: np.ndarray,
@@ -38,33 +38,33 @@ def draw_pictures(
     """Write the pictures of one image, and note in its gallery entry which there are.
 
     Args:
-        room: the dataset.
+        setup: the dataset.
         folder: where the pictures go.
-        made: the image's summary; its layers are extended.
+        summary: the image's summary; its layers are extended.
         photograph: (H, W, 3) uint8.
         label: (H, W) uint8 train ids of the ensemble.
         confidence: (H, W) uint16.
         truth: (H, W) uint8, 255 where nothing is known; None without labels.
         information: (H, W) float32 mutual information in nats; None without members.
     """
-    width = min(room.width, label.shape[1])
-    sure = confidence_as_float(confidence)
+    width = min(setup.width, label.shape[1])
+    confidence_share = confidence_as_float(confidence)
     _write_picture(folder / "photograph.jpg", Image.fromarray(photograph), width)
     _write_picture(folder / "thumb.jpg", Image.fromarray(photograph), min(_THUMB, label.shape[1]))
     _write_picture(folder / "prediction.png", _indexed(label, PALETTE), width)
-    _write_picture(folder / "confidence.jpg", Image.fromarray(heat_map(sure)), width)
-    made.card.layers += ["prediction", "confidence"]
+    _write_picture(folder / "confidence.jpg", Image.fromarray(heat_map(confidence_share)), width)
+    summary.entry.layers += ["prediction", "confidence"]
     if information is not None:
         _write_picture(folder / "disagreement.jpg", Image.fromarray(heat_map(information / TWO_CAMPS)), width)
-        made.card.layers.append("disagreement")
-    if truth is not None and room.truth and room.truth.ood:
+        summary.entry.layers.append("disagreement")
+    if truth is not None and setup.truth and setup.truth.ood:
         _write_picture(folder / "foreign.png", _indexed(_foreign(truth), (_FOREIGN, _UNKNOWN)), width)
-        made.card.layers.append("foreign")
+        summary.entry.layers.append("foreign")
     elif truth is not None:
         _write_picture(folder / "errors.png", _indexed(_errors(label, truth), (_WRONG, _UNKNOWN)), width)
         _write_picture(folder / "labels.png", _indexed(truth, PALETTE), width)
-        made.card.layers += ["errors", "labels"]
-    values: dict[str, Any] = {"prediction": label, "confidence": np.rint(sure * 255).astype(np.uint8)}
+        summary.entry.layers += ["errors", "labels"]
+    values: dict[str, Any] = {"prediction": label, "confidence": np.rint(confidence_share * 255).astype(np.uint8)}
     if information is not None:
         values["disagreement"] = np.rint(information.clip(0, 2.55) * 100).astype(np.uint8)
     if truth is not None:

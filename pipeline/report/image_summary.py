@@ -53,21 +53,21 @@ def _how_wrong(found: PixelCounts) -> float | None:
     return None if figures["accuracy"] is None else 1 - figures["accuracy"]
 
 
-def load_cached(room: DatasetSetup, item: tuple[str, ImageMaskPair | None]) -> ImageSummary | None:
+def load_cached(setup: DatasetSetup, item: tuple[str, ImageMaskPair | None]) -> ImageSummary | None:
     """Load an image's cached summary if none of its inputs changed; None otherwise."""
     try:
-        return _load(room.folder / PICTURES / _key(room, *item))
+        return _load(setup.folder / PICTURES / _key(setup, *item))
     except OSError:
         return None
 
 
 def summarise_image(
-    rooms: Sequence[DatasetSetup], item: tuple[int, tuple[str, ImageMaskPair | None]]
+    setups: Sequence[DatasetSetup], item: tuple[int, tuple[str, ImageMaskPair | None]]
 ) -> ImageSummary | str:
     """Look at one image and draw its pictures; or why it cannot be.
 
     Args:
-        rooms: the datasets.
+        setups: the datasets.
         item: which of them; the image's path in it, and which mask it has.
 
     Raises:
@@ -75,11 +75,11 @@ def summarise_image(
     """
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)  # there are as many processes as cores
-    room, (image, pair) = rooms[item[0]], item[1]
+    setup, (image, pair) = setups[item[0]], item[1]
     try:
-        folder = room.folder / PICTURES / _key(room, image, pair)
+        folder = setup.folder / PICTURES / _key(setup, image, pair)
         try:
-            return _summarise(room, image, pair, folder)
+            return _summarise(setup, image, pair, folder)
         except OSError as error:
             raise disk_error(folder, error) from error
     except (DatasetError, StoreError) as error:
@@ -88,76 +88,76 @@ def summarise_image(
         return str(error)
 
 
-def _key(room: DatasetSetup, image: str, pair: ImageMaskPair | None) -> str:
+def _key(setup: DatasetSetup, image: str, pair: ImageMaskPair | None) -> str:
     """Another one if anything changed that the pictures and figures are made of."""
-    sources = [located(room.root, image), *(room.predictions / name for name in prediction_names(image))]
+    sources = [located(setup.root, image), *(setup.predictions / name for name in prediction_names(image))]
     meaning: list[Any] = []
-    if pair and room.truth:
-        sources.append(room.truth.source(pair))
-        facts: DatasetSpec | None = getattr(room.truth.reader, "source", None)
+    if pair and setup.truth:
+        sources.append(setup.truth.source(pair))
+        facts: DatasetSpec | None = getattr(setup.truth.reader, "source", None)
         meaning = [pair.encoding, facts and facts.mapping]
-    for _, path in room.members:
+    for _, path in setup.members:
         store = opened(path)
         shard = store.shard_path(store.index[image])
         sources += [shard] if shard else []
-    numbers = [(member.name, member.weight, member.temperature) for member, _ in room.members]
-    functions = room.functions.model_dump(mode="json")
-    said = [_FORMAT, room.dataset, image, room.width, numbers, functions, meaning]
-    said += [(str(path), version_tag(path)) for path in sources]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:20]
+    numbers = [(member.name, member.weight, member.temperature) for member, _ in setup.members]
+    functions = setup.functions.model_dump(mode="json")
+    record = [_FORMAT, setup.dataset, image, setup.width, numbers, functions, meaning]
+    record += [(str(path), version_tag(path)) for path in sources]
+    return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:20]
 
 
-def _summarise(room: DatasetSetup, image: str, pair: ImageMaskPair | None, folder: Path) -> ImageSummary:
-    label, confidence = read_prediction(room.predictions, prediction_names(image))
+def _summarise(setup: DatasetSetup, image: str, pair: ImageMaskPair | None, folder: Path) -> ImageSummary:
+    label, confidence = read_prediction(setup.predictions, prediction_names(image))
     size = (label.shape[0], label.shape[1])
-    photograph = read_photograph(located(room.root, image), label, room.exif)
-    truth = room.truth.read(pair, size) if room.truth and pair else None
-    seen = np.bincount(label.ravel(), minlength=256)
-    if truth is not None and room.truth and not room.truth.ood:
-        seen = np.maximum(seen, np.bincount(truth.ravel(), minlength=256))
-    card = GalleryEntry(
-        folder.name,
-        size,
-        [],
-        float(confidence_as_float(confidence).mean(dtype=np.float64)),
-        None,
-        None,
-        np.flatnonzero(seen[:CLASSES] >= max(1, _LEAST_SHARE * label.size)).tolist(),
+    photograph = read_photograph(located(setup.root, image), label, setup.exif)
+    truth = setup.truth.read(pair, size) if setup.truth and pair else None
+    pixels_of_class = np.bincount(label.ravel(), minlength=256)
+    if truth is not None and setup.truth and not setup.truth.ood:
+        pixels_of_class = np.maximum(pixels_of_class, np.bincount(truth.ravel(), minlength=256))
+    entry = GalleryEntry(
+        key=folder.name,
+        size=size,
+        layers=[],
+        confidence=float(confidence_as_float(confidence).mean(dtype=np.float64)),
+        disagreement=None,
+        information=None,
+        classes=np.flatnonzero(pixels_of_class[:CLASSES] >= max(1, _LEAST_SHARE * label.size)).tolist(),
     )
-    made = ImageSummary(
-        card,
+    summary = ImageSummary(
+        entry,
         histogram=np.bincount((confidence.ravel() >> 10).astype(np.int64), minlength=BINS),
     )
-    if truth is not None and room.truth:
-        made.counts[ENSEMBLE] = room.truth.count(label, confidence, truth)
-        card.ood, card.wrong = room.truth.ood, _how_wrong(made.counts[ENSEMBLE])
-    information = _compare_members(room, image, truth, made) if room.members else None
-    draw_pictures(room, folder, made, photograph, label, confidence, truth, information)
-    _save(folder, made)
-    return made
+    if truth is not None and setup.truth:
+        summary.counts[ENSEMBLE] = setup.truth.count(label, confidence, truth)
+        entry.ood, entry.wrong = setup.truth.ood, _how_wrong(summary.counts[ENSEMBLE])
+    information = _compare_members(setup, image, truth, summary) if setup.members else None
+    draw_pictures(setup, folder, summary, photograph, label, confidence, truth, information)
+    _save(folder, summary)
+    return summary
 
 
 def _compare_members(
-    room: DatasetSetup, image: str, truth: np.ndarray | None, made: ImageSummary
+    setup: DatasetSetup, image: str, truth: np.ndarray | None, summary: ImageSummary
 ) -> np.ndarray | None:
     """Look at every member; mutual information (H, W) float32, None if there is one member."""
-    stores = [opened(path) for _, path in room.members]
+    stores = [opened(path) for _, path in setup.members]
     rows = [store.index[image] for store in stores]
-    entry = stores[0].images[rows[0]]
-    if made.card.size != (entry.height, entry.width):
+    stored = stores[0].images[rows[0]]
+    if summary.entry.size != (stored.height, stored.width):
         raise DatasetError(
-            f"{stores[0].path}: holds {image} as {entry.height}x{entry.width}, its prediction is "
-            f"{made.card.size[0]}x{made.card.size[1]}; fuse it again"
+            f"{stores[0].path}: holds {image} as {stored.height}x{stored.width}, its prediction is "
+            f"{summary.entry.size[0]}x{summary.entry.size[1]}; fuse it again"
         )
-    members = [member for member, _ in room.members]
+    members = [member for member, _ in setup.members]
     strips = [
-        _fuse_strip(stores, rows, members, room.functions, start, stop) for start, stop in stores[0].strips(rows[0])
+        _fuse_strip(stores, rows, members, setup.functions, start, stop) for start, stop in stores[0].strips(rows[0])
     ]
     labels = [np.concatenate([strip[0][i] for strip in strips]) for i in range(len(members))]
     confidences = [np.concatenate([strip[1][i] for strip in strips]) for i in range(len(members))]
-    if truth is not None and room.truth:
+    if truth is not None and setup.truth:
         for member, label, confidence in zip(members, labels, confidences, strict=True):
-            made.counts[member.name] = room.truth.count(label, confidence, truth)
+            summary.counts[member.name] = setup.truth.count(label, confidence, truth)
     if len(members) < 2:
         return None
     disputes = np.zeros((len(members), len(members)), np.int64)
@@ -165,9 +165,9 @@ def _compare_members(
         disputes[i, j] = disputes[j, i] = np.count_nonzero(labels[i] != labels[j])
     information = np.concatenate([strip[2] for strip in strips])
     pairs = len(members) * (len(members) - 1)
-    made.disputes = disputes
-    made.card.disagreement = float(disputes.sum() / pairs / labels[0].size)
-    made.card.information = float(information.mean(dtype=np.float64))
+    summary.disputes = disputes
+    summary.entry.disagreement = float(disputes.sum() / pairs / labels[0].size)
+    summary.entry.information = float(information.mean(dtype=np.float64))
     return information
 
 
@@ -186,15 +186,15 @@ def _fuse_strip(
     inner: Tensor | None = None
     for store, row, member in zip(stores, rows, members, strict=True):
         logits = torch.from_numpy(store.read(row, start, stop))
-        alone = fuse(
+        fused = fuse(
             [logits],
             [1.0],
             [member.temperature],
             label=functions.label,
             confidence=functions.confidence,
         )
-        labels.append(alone.label.numpy())
-        confidences.append(quantise(alone.confidence).numpy())
+        labels.append(fused.label.numpy())
+        confidences.append(quantise(fused.confidence).numpy())
         p = (logits.float() / member.temperature).softmax(0).mul_(member.weight / total)
         # The entropy of what is multiplied by w is w (H - log w).
         share = member.weight / total
@@ -206,25 +206,25 @@ def _fuse_strip(
     return labels, confidences, (torch.special.entr(mean).sum(0) - inner).clamp_(min=0.0).numpy()
 
 
-def _save(folder: Path, made: ImageSummary) -> None:
+def _save(folder: Path, summary: ImageSummary) -> None:
     """Write the summary, after the pictures: where it exists, they do too."""
-    said = asdict(made.card)
-    arrays: dict[str, Any] = {"histogram": made.histogram, "disputes": made.disputes}
-    said["counts"] = {
+    record = asdict(summary.entry)
+    arrays: dict[str, Any] = {"histogram": summary.histogram, "disputes": summary.disputes}
+    record["counts"] = {
         name: {"ood": one.ood, "images": one.images, "number": number}
-        for number, (name, one) in enumerate(made.counts.items())
+        for number, (name, one) in enumerate(summary.counts.items())
     }
-    for number, one in enumerate(made.counts.values()):
+    for number, one in enumerate(summary.counts.values()):
         arrays |= {f"confusion{number}": one.confusion, f"levels{number}": one.levels.astype(np.uint32)}
     with atomic_path(folder / _SUMMARY_FILE) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, said=np.array(json.dumps(said)), **arrays)
+        np.savez_compressed(file, said=np.array(json.dumps(record)), **arrays)
 
 
 def _load(folder: Path) -> ImageSummary | None:
     """Read a cached summary; None if it is missing or incomplete."""
     try:
         with np.load(folder / _SUMMARY_FILE, allow_pickle=False) as arrays:
-            said = json.loads(str(arrays["said"]))
+            record = json.loads(str(arrays["said"]))
             counts = {
                 name: PixelCounts(
                     one["ood"],
@@ -232,11 +232,11 @@ def _load(folder: Path) -> ImageSummary | None:
                     arrays[f"levels{one['number']}"].astype(np.int64),
                     one["images"],
                 )
-                for name, one in said.pop("counts").items()
+                for name, one in record.pop("counts").items()
             }
-            said["size"] = tuple(said["size"])
+            record["size"] = tuple(record["size"])
             return ImageSummary(
-                GalleryEntry(**said), counts, histogram=arrays["histogram"], disputes=arrays["disputes"]
+                GalleryEntry(**record), counts, histogram=arrays["histogram"], disputes=arrays["disputes"]
             )
     except (FileNotFoundError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None

@@ -37,13 +37,13 @@ _TITLES = {
 }
 
 
-def write_page(folder: Path, manifest: Manifest, found: Sequence[DatasetSummary]) -> None:
+def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSummary]) -> None:
     """Write ``index.html``, its style sheet and script, the plots and ``report.json``.
 
     Args:
         folder: of the report.
         manifest: shown on the page.
-        found: the summaries of the datasets.
+        summaries: the summaries of the datasets.
     """
     for name in _FILES:
         write_bytes(folder / name, (_PAGE / name).read_bytes())
@@ -59,23 +59,28 @@ def write_page(folder: Path, manifest: Manifest, found: Sequence[DatasetSummary]
         manifest=manifest.to_yaml(),
         functions=manifest.ensemble,
         members=[member.name for member in voting_members(manifest)],
-        images=sum(len(one.cards) for one in found),
-        overview=_overview_table(found),
-        summary=[_summary_table(one) for one in found],
-        chapters=[{"dataset": one.dataset, "plots": _plots(folder, number, one)} for number, one in enumerate(found)],
-        failed=[(one.dataset, image, reason) for one in found for image, reason in one.failed.items()],
+        images=sum(len(summary.gallery) for summary in summaries),
+        overview=_overview_table(summaries),
+        summary=[_summary_table(summary) for summary in summaries],
+        sections=[
+            {"dataset": summary.dataset, "plots": _plots(folder, number, summary)}
+            for number, summary in enumerate(summaries)
+        ],
+        failed=[(each.dataset, image, reason) for each in summaries for image, reason in each.failed.items()],
         legend=CLASS_LEGEND,
-        datasets=[one.dataset for one in found],
-        gallery=list(chain.from_iterable(map(_gallery, found))),
+        datasets=[summary.dataset for summary in summaries],
+        gallery=list(chain.from_iterable(map(_gallery, summaries))),
     )
     write_text(folder / PAGE, page)
-    write_json(folder / FIGURES, {"version": __version__, "datasets": [one.as_json() for one in found]})
+    write_json(folder / FIGURES, {"version": __version__, "datasets": [summary.as_json() for summary in summaries]})
 
 
-def _overview_table(found: Sequence[DatasetSummary]) -> dict[str, Any] | None:
+def _overview_table(summaries: Sequence[DatasetSummary]) -> dict[str, Any] | None:
     """mIoU of every subject on every dataset that has classes, and its mean; None if there are not two of them."""
     scores = {
-        one.dataset: {name: row["miou"] for name, row in one.figures().items()} for one in found if one.semantic
+        summary.dataset: {name: row["miou"] for name, row in summary.figures().items()}
+        for summary in summaries
+        if summary.semantic
     }
     if len(scores) < 2:
         return None
@@ -97,20 +102,20 @@ def _overview_table(found: Sequence[DatasetSummary]) -> dict[str, Any] | None:
     }
 
 
-def _summary_table(one: DatasetSummary) -> dict[str, Any]:
+def _summary_table(summary: DatasetSummary) -> dict[str, Any]:
     """The dataset's rows of the table, as texts; the best of each figure is marked."""
-    figures = one.figures()
+    figures = summary.figures()
     names = [name for name in next(iter(figures.values()), {}) if name in _TITLES]
     best = {}
     for name in names:
         values = [row[name] for row in figures.values() if not np.isnan(row[name])]
         if len(values) > 1 and name != "miou_classes":
             best[name] = min(values) if name in _LOWER_IS_BETTER else max(values)
-    disagreement = one.mean("disagreement")
+    disagreement = summary.mean("disagreement")
     return {
-        "dataset": one.dataset,
-        "images": len(one.cards),
-        "average": f"mIoU {one.average.words()}." if one.semantic else None,
+        "dataset": summary.dataset,
+        "images": len(summary.gallery),
+        "average": f"mIoU {summary.average.words()}." if summary.semantic else None,
         "columns": [_TITLES[name] for name in names],
         "rows": [
             {
@@ -124,15 +129,15 @@ def _summary_table(one: DatasetSummary) -> dict[str, Any]:
             for number, name in enumerate(CLASS_NAMES)
             if figures and all("iou" in row for row in figures.values())
         ],
-        "confidence": figure(one.mean("confidence")),
+        "confidence": figure(summary.mean("confidence")),
         "disagreement": None if disagreement is None else f"{100 * disagreement:.2f} %",
-        "information": figure(one.mean("information")),
+        "information": figure(summary.mean("information")),
     }
 
 
-def _plots(folder: Path, number: int, one: DatasetSummary) -> list[dict[str, Any]]:
+def _plots(folder: Path, number: int, summary: DatasetSummary) -> list[dict[str, Any]]:
     """Draw the dataset's plots; the name, title, and what each one shows in words."""
-    counts = one.counts
+    counts = summary.counts
     drawn: list[dict[str, Any]] = []
 
     def add(kind: str, title: str, words: str, draw: Any, wide: bool = False) -> None:
@@ -140,7 +145,7 @@ def _plots(folder: Path, number: int, one: DatasetSummary) -> list[dict[str, Any
         draw(folder / name)
         drawn.append({"file": name, "title": title, "words": words, "wide": wide})
 
-    semantic = one.semantic
+    semantic = summary.semantic
     if semantic:
         words = "Bars: the ensemble. Marks: members. A class that is neither labelled nor predicted has none."
         add("iou", "IoU by class", words, lambda path: plots.iou_bars(path, counts), wide=True)
@@ -148,11 +153,11 @@ def _plots(folder: Path, number: int, one: DatasetSummary) -> list[dict[str, Any
         add("reliability", "Reliability", words, lambda path: plots.reliability_diagram(path, counts))
     else:
         words = "All pixels of the dataset, by the ensemble's confidence."
-        add("confidence", "Confidence", words, lambda path: plots.confidence_histogram(path, one.histogram))
-    disputes = one.disputes
+        add("confidence", "Confidence", words, lambda path: plots.confidence_histogram(path, summary.histogram))
+    disputes = summary.disputes
     if disputes is not None:
         words = "Of a hundred pixels, how many get another class from the one than from the other."
-        add("disputes", "Disagreement", words, lambda path: plots.dispute_matrix(path, disputes, one.members))
+        add("disputes", "Disagreement", words, lambda path: plots.dispute_matrix(path, disputes, summary.members))
     if counts:
         ood = not semantic
         what = "What is out of distribution" if ood else "Errors"
@@ -161,21 +166,21 @@ def _plots(folder: Path, number: int, one: DatasetSummary) -> list[dict[str, Any
     return drawn
 
 
-def _gallery(one: DatasetSummary) -> list[Mapping[str, Any]]:
+def _gallery(summary: DatasetSummary) -> list[Mapping[str, Any]]:
     """Gallery entries as JSON."""
     return [
         {
-            "key": card.key,
+            "key": entry.key,
             "name": image,
-            "dataset": one.dataset,
-            "size": [card.size[1], card.size[0]],
-            "layers": card.layers,
-            "wrong": card.wrong,
-            "ood": card.ood,
-            "confidence": card.confidence,
-            "disagreement": card.disagreement,
-            "information": card.information,
-            "classes": card.classes,
+            "dataset": summary.dataset,
+            "size": [entry.size[1], entry.size[0]],
+            "layers": entry.layers,
+            "wrong": entry.wrong,
+            "ood": entry.ood,
+            "confidence": entry.confidence,
+            "disagreement": entry.disagreement,
+            "information": entry.information,
+            "classes": entry.classes,
         }
-        for image, card in one.cards.items()
+        for image, entry in summary.gallery.items()
     ]

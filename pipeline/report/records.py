@@ -23,11 +23,11 @@ class DatasetPage:
     """One dataset of a report, ready to be made.
 
     Attributes:
-        room: see there.
+        setup: where its images, predictions and labels are.
         items: the images, each with its mask if it has one.
     """
 
-    room: DatasetSetup
+    setup: DatasetSetup
     items: tuple[tuple[str, ImageMaskPair | None], ...]
 
 
@@ -39,7 +39,7 @@ class DatasetSummary:
         dataset: its name.
         members: names of those that were looked at.
         average: which classes the mean IoU runs over.
-        cards: by image.
+        gallery: entry of each image.
         counts: by subject, over all images; empty without labels.
         histogram: pixels by the ensemble's confidence, (64,) int64.
         failed: images that could not be looked at -> reasons.
@@ -48,7 +48,7 @@ class DatasetSummary:
     dataset: str
     members: list[str]
     average: Average = PLAIN
-    cards: dict[str, GalleryEntry] = field(default_factory=dict)
+    gallery: dict[str, GalleryEntry] = field(default_factory=dict)
     counts: dict[str, PixelCounts] = field(default_factory=dict)
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     failed: dict[str, str] = field(default_factory=dict)
@@ -59,11 +59,11 @@ class DatasetSummary:
         if isinstance(found, str):
             self.failed[image] = found
             return
-        self.cards[image] = found.card
+        self.gallery[image] = found.entry
         self.histogram += found.histogram
         for name, counted in found.counts.items():
             self.counts.setdefault(name, PixelCounts(counted.ood)).__iadd__(counted)
-        if found.card.disagreement is not None:
+        if found.entry.disagreement is not None:
             self._disputed = found.disputes if self._disputed is None else self._disputed + found.disputes
 
     @property
@@ -71,11 +71,11 @@ class DatasetSummary:
         """Share of the pixels of which two members say another class, (M, M); None with fewer than two members."""
         if self._disputed is None:
             return None
-        return self._disputed / sum(card.pixels for card in self.cards.values())
+        return self._disputed / sum(entry.pixels for entry in self.gallery.values())
 
     def mean(self, name: str) -> float | None:
         """The mean over pixels of a figure that every image has; None if it is not known."""
-        known = [(getattr(card, name), card.pixels) for card in self.cards.values()]
+        known = [(getattr(entry, name), entry.pixels) for entry in self.gallery.values()]
         if not known or any(value is None for value, _ in known):
             return None
         return sum(value * pixels for value, pixels in known) / sum(pixels for _, pixels in known)
@@ -94,7 +94,7 @@ class DatasetSummary:
         disputes = self.disputes
         return {
             "dataset": self.dataset,
-            "images": len(self.cards),
+            "images": len(self.gallery),
             "scores": self.figures(without_nan),
             **({"average": self.average.as_json()} if self.semantic else {}),
             "confidence": self.mean("confidence"),
@@ -104,12 +104,12 @@ class DatasetSummary:
             "disputes": None if disputes is None else disputes.tolist(),
             "by_image": {
                 image: {
-                    "wrong": e.wrong,
-                    "confidence": e.confidence,
-                    "disagreement": e.disagreement,
-                    "information": e.information,
+                    "wrong": entry.wrong,
+                    "confidence": entry.confidence,
+                    "disagreement": entry.disagreement,
+                    "information": entry.information,
                 }
-                for image, e in self.cards.items()
+                for image, entry in self.gallery.items()
             },
             "failed": self.failed,
         }
@@ -185,13 +185,13 @@ class ImageSummary:
     """Figures of one image.
 
     Attributes:
-        card: what is told of it.
+        entry: its entry in the gallery.
         counts: by subject (the ensemble, members); empty without labels.
         histogram: (64,) int64 pixels by the ensemble's confidence.
         disputes: (M, M) int64: pixels of which two members say another class.
     """
 
-    card: GalleryEntry
+    entry: GalleryEntry
     counts: dict[str, PixelCounts] = field(default_factory=dict)
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     disputes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))

@@ -101,12 +101,19 @@ def plan_render(
         fix = "make them with 'hmsa-pipeline ensemble', or take --limit"
         require_predictions(folder, names, f"{len(names)} predictions", fix)
         images = tuple(file.path for file in files)
-        place = target / entry.name
-        members = stores_of(manifest, entry.name, images) if "sheet" in kinds else ()
-        functions = manifest.ensemble
         found.append(
             RenderPlan(
-                entry.name, root, images, folder, place, tuple(kinds), opacity, width, members, functions, entry.exif
+                dataset=entry.name,
+                root=root,
+                images=images,
+                predictions=folder,
+                target=target / entry.name,
+                kinds=tuple(kinds),
+                opacity=opacity,
+                width=width,
+                members=stores_of(manifest, entry.name, images) if "sheet" in kinds else (),
+                functions=manifest.ensemble,
+                exif=entry.exif,
             )
         )
     return found

@@ -162,7 +162,7 @@ def calibrate(
     with Progress(len(images)) as progress:
         progress.job("calibrate", len(images))
         fitted = _gather_pixels(images, order[:half], each, seed, progress)
-        judged = _gather_pixels(images, order[half:], each, seed, progress)
+        held_out = _gather_pixels(images, order[half:], each, seed, progress)
     members = voting_members(manifest)
     temperatures, shares = fit(
         fitted,
@@ -171,26 +171,26 @@ def calibrate(
         mean_of_logits=manifest.ensemble.label == "mean-logit",
         weights=weights,
     )
-    warm = []
+    calibrated = []
     for member, temperature, share in zip(members, temperatures, shares, strict=True):
         found = {"temperature": round(temperature, _DIGITS)} | ({"weight": round(share, _DIGITS)} if weights else {})
-        warm.append(member.model_copy(update=found))
+        calibrated.append(member.model_copy(update=found))
     alone = {
         old.name: (
-            _score_held_out(manifest, [old], judged, [i], average),
-            _score_held_out(manifest, [new], judged, [i], average),
+            _score_held_out(manifest, [old], held_out, [i], average),
+            _score_held_out(manifest, [new], held_out, [i], average),
         )
-        for i, (old, new) in enumerate(zip(members, warm, strict=True))
+        for i, (old, new) in enumerate(zip(members, calibrated, strict=True))
     }
     every = list(range(len(members)))
     return Calibration(
-        tuple(warm),
-        _score_held_out(manifest, members, judged, every, average),
-        _score_held_out(manifest, warm, judged, every, average),
-        alone,
-        (half, len(images) - half),
-        (len(fitted.labels), len(judged.labels)),
-        average,
+        members=tuple(calibrated),
+        before=_score_held_out(manifest, members, held_out, every, average),
+        after=_score_held_out(manifest, calibrated, held_out, every, average),
+        alone=alone,
+        images=(half, len(images) - half),
+        pixels=(len(fitted.labels), len(held_out.labels)),
+        average=average,
     )
 
 

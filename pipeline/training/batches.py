@@ -65,10 +65,10 @@ class StepSampler:
     A step is the same ``global_batch`` images however many processes share it and in however many batches.
     """
 
-    def __init__(self, global_batch: int, batch_size: int, rank: int, world: int) -> None:
+    def __init__(self, global_batch: int, batch_size: int, rank: int, world_size: int) -> None:
         self._global, self._size = global_batch, batch_size
-        self._start, self._share = rank * (global_batch // world), global_batch // world
-        self._draws: Sequence[SampleRequest] = ()
+        self._start, self._share = rank * (global_batch // world_size), global_batch // world_size
+        self._samples: Sequence[SampleRequest] = ()
         self._first = 0
 
     @property
@@ -76,15 +76,15 @@ class StepSampler:
         """Batches of a step."""
         return self._share // self._size
 
-    def begin(self, draws: Sequence[SampleRequest], step: int) -> None:
-        """The next epoch is ``draws``, from step ``step`` on."""
-        self._draws, self._first = draws, step
+    def begin(self, samples: Sequence[SampleRequest], step: int) -> None:
+        """The next epoch is ``samples``, from step ``step`` on."""
+        self._samples, self._first = samples, step
 
     def __iter__(self) -> Iterator[list[SampleRequest]]:
-        for step in range(self._first, len(self._draws) // self._global):
+        for step in range(self._first, len(self._samples) // self._global):
             start = step * self._global + self._start
             for place in range(start, start + self._share, self._size):
-                yield list(self._draws[place : place + self._size])
+                yield list(self._samples[place : place + self._size])
 
 
 class _ErrorsAsItems(Dataset[Any]):
@@ -96,25 +96,25 @@ class _ErrorsAsItems(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def __getitem__(self, draw: SampleRequest | int) -> Sample | HmsaError:
+    def __getitem__(self, request: SampleRequest | int) -> Sample | HmsaError:
         try:
-            return self._dataset[draw]
+            return self._dataset[request]
         except HmsaError as error:
             return error
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             return DatasetError(
-                f"{self._path(draw)}: does not fit into memory with what is made of it; lower --crop-size, "
+                f"{self._path(request)}: does not fit into memory with what is made of it; lower --crop-size, "
                 "augmentation.long_edge or --workers"
             )
         except ValueError as error:
             return DatasetError(
-                f"{self._path(draw)}: {error}; if it was changed since its mask was first read, remove the cache"
+                f"{self._path(request)}: {error}; if it was changed since its mask was first read, remove the cache"
             )
 
-    def _path(self, draw: SampleRequest | int) -> Path:
-        place = draw if isinstance(draw, int) else draw.image
+    def _path(self, request: SampleRequest | int) -> Path:
+        place = request if isinstance(request, int) else request.image
         return located(self._dataset.root, self._dataset.pairs[place].image)
 
 
@@ -127,32 +127,32 @@ def _collate(samples: list[Sample | HmsaError]) -> Batch | HmsaError:
 
 
 def train_loader(
-    dataset: SegmentationDataset, shares: StepSampler, workers: int, device: torch.device
+    dataset: SegmentationDataset, sampler: StepSampler, workers: int, device: torch.device
 ) -> DataLoader[Any]:
-    """Load batches as ``shares`` lists them, read ahead by worker processes that live as long as the loader.
+    """Load batches as ``sampler`` lists them, read ahead by worker processes that live as long as the loader.
 
     Args:
         dataset: the training split.
-        shares: lists the batches of this process.
+        sampler: lists the batches of this process.
         workers: processes that read ahead; 0 for none.
         device: to which batches will go.
     """
-    return _loader(dataset, workers, device, batch_sampler=shares)
+    return _loader(dataset, workers, device, batch_sampler=sampler)
 
 
 def validation_loader(
-    dataset: SegmentationDataset, rank: int, world: int, workers: int, device: torch.device
+    dataset: SegmentationDataset, rank: int, world_size: int, workers: int, device: torch.device
 ) -> DataLoader[Any]:
     """Load the images that this process scores, one at a time; the processes share them without overlap.
 
     Args:
         dataset: the validation split.
         rank: of this process.
-        world: how many processes there are.
+        world_size: how many processes there are.
         workers: processes that read ahead; 0 for none.
         device: to which batches will go.
     """
-    return _loader(dataset, workers, device, batch_size=1, sampler=range(rank, len(dataset), world))
+    return _loader(dataset, workers, device, batch_size=1, sampler=range(rank, len(dataset), world_size))
 
 
 def _loader(dataset: SegmentationDataset, workers: int, device: torch.device, **how: Any) -> DataLoader[Any]:

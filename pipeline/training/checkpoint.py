@@ -117,16 +117,16 @@ def read_run(path: Path) -> TrainingCheckpoint:
         if not isinstance(training["recipe"], dict):
             raise TypeError("a recipe is a mapping")
         run = TrainingCheckpoint(
-            weights,
-            content["optimizer"],
-            training["scheduler"],
-            training["scaler"],
-            TrainingProgress(
+            weights=weights,
+            optimizer=content["optimizer"],
+            scheduler=training["scheduler"],
+            scaler=training["scaler"],
+            position=TrainingProgress(
                 content["epoch"], training["step"], training["best"], training["sums"], training["history"]
             ),
-            training["rng"],
-            training["recipe"],
-            training["images"],
+            rng=training["rng"],
+            recipe=training["recipe"],
+            images=training["images"],
         )
     except (KeyError, TypeError) as error:
         raise CheckpointError(

@@ -37,7 +37,7 @@ class TrainingPlan:
     Attributes:
         device: of this process.
         precision: the one that is really used.
-        world: processes that train together.
+        world_size: processes that train together.
         train, validation: images and masks.
         init: the checkpoint to start from; None for random weights or a run that goes on.
         saved: the run that goes on; None for a new one.
@@ -48,7 +48,7 @@ class TrainingPlan:
     recipe: Recipe
     device: torch.device
     precision: str
-    world: int
+    world_size: int
     train: list[ImageMaskPair]
     validation: list[ImageMaskPair]
     init: Path | None
@@ -62,14 +62,14 @@ class TrainingPlan:
         return self.recipe.data.root_path()
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """True if the run that would go on is at its end."""
         return self.saved is not None and self.saved.position.epoch >= self.recipe.epochs
 
     @property
     def accumulation(self) -> int:
         """Batches of each process in a step."""
-        return self.recipe.global_batch // (self.world * self.recipe.batch_size)
+        return self.recipe.global_batch // (self.world_size * self.recipe.batch_size)
 
     def summary(self) -> list[str]:
         """Describe the run, a line each."""
@@ -84,7 +84,7 @@ class TrainingPlan:
         if self.init is not None and r.init.fresh:
             lines.append(f"fresh:   {', '.join(r.init.fresh)} (from random weights)")
         lines += [
-            f"steps:   {r.epochs} epochs, {r.global_batch} images a step = {self.world} x {r.batch_size} x "
+            f"steps:   {r.epochs} epochs, {r.global_batch} images a step = {self.world_size} x {r.batch_size} x "
             f"{self.accumulation} (processes x batch x accumulation), crop {_crop(r)}",
             f"loss:    {r.loss.criterion}{_MAY_BE_NEGATIVE if r.loss.criterion == 'rmi' else ''}",
             f"machine: {self.device.type}, {self.precision}",
@@ -98,7 +98,7 @@ def plan_training(
     *,
     device: str = "auto",
     processes: int = 1,
-    ranks: TrainingProcess | None = None,
+    process: TrainingProcess | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> TrainingPlan:
@@ -108,7 +108,7 @@ def plan_training(
         recipe: what is to be done.
         device: see `resolve_device`.
         processes: how many will train together.
-        ranks: this process among those that train together; None if they are still to be started.
+        process: this process among those that train together; None if they are still to be started.
         resume: go on with the run that lies in the output, if there is one.
         overwrite: remove the run that lies there.
 
@@ -118,11 +118,11 @@ def plan_training(
     require_extra()
     if resume and overwrite:
         raise ManifestError("--resume goes on with the run that --overwrite removes; give one of them")
-    target = _device(recipe, device, processes, ranks)
+    target = _device(recipe, device, processes, process)
     precision, note = resolve_precision(recipe.precision, target)
     _check_batches(recipe, processes)
     _check_memory(recipe, target)
-    if ranks is None or ranks.first:
+    if process is None or process.is_first:
         _check_writable(recipe.output)
         require_free(recipe.output / CHECKPOINTS)
     data = recipe.data
@@ -151,10 +151,21 @@ def plan_training(
                 notes.append(f"init: {init.name}: {said}")
         if resume:
             notes.append("resume: no run lies in the output yet, a new one begins")
-    return TrainingPlan(recipe, target, precision, processes, train, validation, init, saved, tuple(notes), overwrite)
+    return TrainingPlan(
+        recipe=recipe,
+        device=target,
+        precision=precision,
+        world_size=processes,
+        train=train,
+        validation=validation,
+        init=init,
+        saved=saved,
+        notes=tuple(notes),
+        overwrite=overwrite,
+    )
 
 
-def _device(recipe: Recipe, name: str, processes: int, ranks: TrainingProcess | None) -> torch.device:
+def _device(recipe: Recipe, name: str, processes: int, process: TrainingProcess | None) -> torch.device:
     target = resolve_device(name)
     if processes == 1:
         return target
@@ -172,15 +183,15 @@ def _device(recipe: Recipe, name: str, processes: int, ranks: TrainingProcess | 
     if target.index is not None:
         raise ManifestError(f"--device {name}: is one GPU, for {processes} processes; use --device cuda")
     there = torch.cuda.device_count()
-    if ranks is None and processes > there:
+    if process is None and processes > there:
         raise ManifestError(f"--gpus {processes}: {there} CUDA devices are there; lower --gpus")
-    local = 0 if ranks is None else ranks.local
-    if local >= there:
+    local_rank = 0 if process is None else process.local_rank
+    if local_rank >= there:
         raise ManifestError(
-            f"process {local} of this machine (counted from 0): {there} CUDA devices are there; "
+            f"process {local_rank} of this machine (counted from 0): {there} CUDA devices are there; "
             "start as many processes as devices"
         )
-    return torch.device("cuda", local)
+    return torch.device("cuda", local_rank)
 
 
 def _check_batches(recipe: Recipe, processes: int) -> None:

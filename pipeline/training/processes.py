@@ -30,16 +30,16 @@ class TrainingProcess:
 
     Attributes:
         rank: its number, from 0.
-        local: its number on this machine.
-        world: how many there are.
+        local_rank: its number on this machine.
+        world_size: how many there are.
     """
 
     rank: int = 0
-    local: int = 0
-    world: int = 1
+    local_rank: int = 0
+    world_size: int = 1
 
     @classmethod
-    def of_environment(cls) -> TrainingProcess | None:
+    def from_environment(cls) -> TrainingProcess | None:
         """Read torchrun's environment variables; None without them.
 
         Raises:
@@ -50,26 +50,26 @@ class TrainingProcess:
             return None
         try:
             values = [os.environ[name] for name in names]
-            rank, local, world = map(int, values[:3])
-            agree = 0 <= local <= rank < world
+            rank, local_rank, world_size = map(int, values[:3])
+            agree = 0 <= local_rank <= rank < world_size
         except (KeyError, ValueError):
-            agree, rank, local, world = False, 0, 0, 0
+            agree, rank, local_rank, world_size = False, 0, 0, 0
         if not agree:
             raise ManifestError(
                 f"the environment variables {', '.join(names)}: one is missing, or they do not agree; start by "
                 "torchrun or --gpus, or unset WORLD_SIZE to train in one process"
             )
-        return cls(rank, local, world)
+        return cls(rank, local_rank, world_size)
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """True for the process that prints and writes."""
         return self.rank == 0
 
     @contextlib.contextmanager
-    def joined(self, device: torch.device) -> Iterator[None]:
+    def process_group(self, device: torch.device) -> Iterator[None]:
         """While the block runs, the processes can hear one another: by gloo, and by NCCL between GPUs."""
-        if self.world == 1:
+        if self.world_size == 1:
             yield
             return
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -81,7 +81,7 @@ class TrainingProcess:
 
     def sum(self, values: Sequence[int]) -> list[int]:
         """The sums over all processes of whole numbers that each has; they travel between CPUs."""
-        if self.world == 1:
+        if self.world_size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.int64)
         dist.all_reduce(total)
@@ -89,22 +89,22 @@ class TrainingProcess:
 
     def gather(self, value: T) -> list[T]:
         """Collect every process' value, in the order of their ranks."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.world
+        found: list[Any] = [None] * self.world_size
         dist.all_gather_object(found, value)
         return found
 
-    def in_turn(self) -> contextlib.AbstractContextManager[None]:
+    def rank_zero_first(self) -> contextlib.AbstractContextManager[None]:
         """A block that the first process runs before all others, which then find what it made."""
-        return self._first_first() if self.world > 1 else contextlib.nullcontext()
+        return self._rank_zero_first() if self.world_size > 1 else contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def _first_first(self) -> Iterator[None]:
-        if not self.first:
+    def _rank_zero_first(self) -> Iterator[None]:
+        if not self.is_first:
             dist.barrier()
         yield
-        if self.first:
+        if self.is_first:
             dist.barrier()
 
 

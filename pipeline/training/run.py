@@ -17,14 +17,14 @@ from .trainer import Trainer, TrainingResult
 
 
 def run_training(
-    plan: TrainingPlan, ranks: TrainingProcess, ended: Callable[[dict[str, Any]], None]
+    plan: TrainingPlan, process: TrainingProcess, on_epoch: Callable[[dict[str, Any]], None]
 ) -> TrainingResult:
     """Train until the last epoch, or until somebody asks to stop; then everything is saved.
 
     Args:
         plan: see `train_plan.plan_training`.
-        ranks: this process among those that train together.
-        ended: called with what is known of an epoch when it is over, in the first process.
+        process: this process among those that train together.
+        on_epoch: called with what is known of an epoch when it is over, in the first process.
 
     Raises:
         TrainingError: the loss is no number, a batch does not fit into memory, or another process is gone.
@@ -32,10 +32,10 @@ def run_training(
         StoreError: the output cannot be written, or another run works in it.
     """
     output = plan.recipe.output
-    lock = writer_lock(output / CHECKPOINTS) if ranks.first else contextlib.nullcontext()
-    with lock, ranks.joined(plan.device):
+    lock = writer_lock(output / CHECKPOINTS) if process.is_first else contextlib.nullcontext()
+    with lock, process.process_group(plan.device):
         try:
-            with contextlib.closing(Trainer(plan, ranks, ended)) as trainer:
+            with contextlib.closing(Trainer(plan, process, on_epoch)) as trainer:
                 return trainer.run()
         except OSError as error:
             raise TrainingError(
@@ -62,6 +62,8 @@ def _explain_error(error: RuntimeError | MemoryError, plan: TrainingPlan) -> Bas
             "a process that reads images was killed, most likely for want of memory; lower --workers and go on "
             "with --resume"
         )
-    if plan.world > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)):
+    if plan.world_size > 1 and (
+        isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)
+    ):
         return TrainingError("another process of this run is gone; see what it said, and go on with --resume")
     return error

@@ -33,7 +33,7 @@ from .processes import TrainingProcess
 RECIPE = "recipe.yaml"
 
 
-def index_masks(plan: TrainingPlan, ranks: TrainingProcess) -> tuple[LabelReader, CentroidIndex]:
+def index_masks(plan: TrainingPlan, process: TrainingProcess) -> tuple[LabelReader, CentroidIndex]:
     """A reader of the masks, and where the classes are in those of the training split.
 
     Every mask of both splits is looked at once, so that what is wrong with one is found before the first step.
@@ -46,7 +46,7 @@ def index_masks(plan: TrainingPlan, ranks: TrainingProcess) -> tuple[LabelReader
     cache = plan.recipe.cache_path()
     reader = LabelReader(plan.root, dataset_spec(plan.recipe.data.type).mapped(plan.recipe.data.mapping), cache)
     pairs = [*plan.train, *plan.validation]
-    with ranks.in_turn(), Progress(2 * len(pairs) if ranks.first else 0, "mask") as progress:
+    with process.rank_zero_first(), Progress(2 * len(pairs) if process.is_first else 0, "mask") as progress:
         progress.job("masks", len(pairs))
         reader.prepare(pairs, progress.advance)
         learnt, scored = (
@@ -66,9 +66,9 @@ def index_masks(plan: TrainingPlan, ranks: TrainingProcess) -> tuple[LabelReader
                 f"{plan.root}: no mask of split '{split}' labels anything ({masks}), so there is nothing to {what}; "
                 f"look at them ('hmsa-pipeline datasets check {data.type}') and unpack them again, or take others"
             )
-        if empty and ranks.first:
+        if empty and process.is_first:
             progress.note(f"masks: {len(empty)} of the {len(some)} of split '{split}' label nothing ({masks})")
-    if ranks.first:
+    if process.is_first:
         for what, index in (("learn", learnt), ("score", scored)):
             there = set(index.centroids[:, 1].tolist())
             absent = [name for label, name in enumerate(CLASS_NAMES) if label not in there]
@@ -77,7 +77,7 @@ def index_masks(plan: TrainingPlan, ranks: TrainingProcess) -> tuple[LabelReader
     return reader, learnt
 
 
-def build_network(plan: TrainingPlan, ranks: TrainingProcess) -> OCRNet:
+def build_network(plan: TrainingPlan, process: TrainingProcess) -> OCRNet:
     """The network on its device, with the weights that the plan names.
 
     Raises:
@@ -94,7 +94,7 @@ def build_network(plan: TrainingPlan, ranks: TrainingProcess) -> OCRNet:
     for module in network.modules():
         if isinstance(module, nn.Dropout2d):
             module.p = recipe.dropout
-    if ranks.world > 1 and recipe.batch_norm == "sync":
+    if process.world_size > 1 and recipe.batch_norm == "sync":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)
     if recipe.activation_checkpointing:
         recompute_activations(network)
@@ -118,15 +118,15 @@ def wrap_ddp(network: OCRNet, plan: TrainingPlan) -> DistributedDataParallel:
 
 
 def build_loaders(
-    plan: TrainingPlan, ranks: TrainingProcess, reader: LabelReader, shares: StepSampler
+    plan: TrainingPlan, process: TrainingProcess, reader: LabelReader, sampler: StepSampler
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Build the loaders of training batches, as ``shares`` lists them, and of this process' validation images.
+    """Build the loaders of training batches, as ``sampler`` lists them, and of this process' validation images.
 
     Args:
         plan: of the run.
-        ranks: this process among the others.
+        process: this process among the others.
         reader: of the masks.
-        shares: lists the batches of this process.
+        sampler: lists the batches of this process.
     """
     given, workers = plan.recipe.augmentation, plan.recipe.workers
     augment = given.rand_augment
@@ -142,8 +142,8 @@ def build_loaders(
     learnt = SegmentationDataset(plan.root, plan.train, reader, transform)
     scored = SegmentationDataset(plan.root, plan.validation, reader, EvalTransform(given.long_edge))
     return (
-        train_loader(learnt, shares, workers, plan.device),
-        validation_loader(scored, ranks.rank, ranks.world, min(workers, 2), plan.device),
+        train_loader(learnt, sampler, workers, plan.device),
+        validation_loader(scored, process.rank, process.world_size, min(workers, 2), plan.device),
     )
 
 

@@ -63,38 +63,40 @@ class TrainingResult:
 class Trainer:
     """One process of a run: the network, what improves it, and how far it is."""
 
-    def __init__(self, plan: TrainingPlan, ranks: TrainingProcess, ended: Callable[[dict[str, Any]], None]) -> None:
-        self.plan, self.ranks, self.ended = plan, ranks, ended
+    def __init__(
+        self, plan: TrainingPlan, process: TrainingProcess, on_epoch: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.plan, self.process, self.on_epoch = plan, process, on_epoch
         self.recipe, self.device = plan.recipe, plan.device
         self.position = plan.saved.position if plan.saved else TrainingProgress()
         if self.recipe.workers:
             start_workers_server()
-        self.reader, self.index = index_masks(plan, ranks)
-        self.network = build_network(plan, ranks)
-        self.model: nn.Module = wrap_ddp(self.network, plan) if ranks.world > 1 else self.network
+        self.reader, self.index = index_masks(plan, process)
+        self.network = build_network(plan, process)
+        self.model: nn.Module = wrap_ddp(self.network, plan) if process.world_size > 1 else self.network
         self.optimizer = build_optimizer(self.network.parameters(), self.recipe.optimizer)
         self.schedule = build_schedule(self.optimizer, self.recipe.schedule, self.recipe.epochs)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
         # Each process drops other channels.
-        torch.manual_seed(self.recipe.seed + ranks.rank)
+        torch.manual_seed(self.recipe.seed + process.rank)
         if plan.saved:
-            self._take_up(plan.saved)
-        self.shares = StepSampler(self.recipe.global_batch, self.recipe.batch_size, ranks.rank, ranks.world)
-        self.train_batches, self.validation_batches = build_loaders(plan, ranks, self.reader, self.shares)
+            self._resume(plan.saved)
+        self.sampler = StepSampler(self.recipe.global_batch, self.recipe.batch_size, process.rank, process.world_size)
+        self.train_batches, self.validation_batches = build_loaders(plan, process, self.reader, self.sampler)
         # Only now: whatever is wrong with masks or weights must not cost an older run.
-        if ranks.first:
+        if process.is_first:
             prepare_output(plan)
-        self.journal = TrainingLog(self.recipe.output, self._steps_done()) if ranks.first else None
+        self.log = TrainingLog(self.recipe.output, self._steps_done()) if process.is_first else None
         # Since the last look at them: what the steps' losses add up to on the device, and how many steps.
         self._sums: dict[str, Tensor] = {}
-        self._unread = 0
-        self._doubtful: tuple[Tensor, list[str]] | None = None
+        self._unlogged_steps = 0
+        self._unchecked_loss: tuple[Tensor, list[str]] | None = None
         self._saved_at = time.monotonic()
 
     def close(self) -> None:
         """Let go of what is not memory."""
-        if self.journal:
-            self.journal.close()
+        if self.log:
+            self.log.close()
 
     def run(self) -> TrainingResult:
         """All epochs that are left."""
@@ -104,20 +106,20 @@ class Trainer:
         scored = sum(map(self._is_scored, range(self.position.epoch, self.recipe.epochs)))
         total = left * learnt - self.position.step * self.recipe.global_batch + scored * len(self.plan.validation)
         # Until here there is nothing to save, and a signal ends the run at once.
-        with Progress(total if self.ranks.first else 0) as self.progress, StopSignal() as self.stopping:
+        with Progress(total if self.process.is_first else 0) as self.progress, StopSignal() as self.stopping:
             while self.position.epoch < self.recipe.epochs:
                 if not self._epoch():
                     result.interrupted = True
                     break
         return result
 
-    def _take_up(self, saved: TrainingCheckpoint) -> None:
+    def _resume(self, saved: TrainingCheckpoint) -> None:
         self.optimizer.load_state_dict(saved.optimizer)
         self.schedule.load_state_dict(saved.scheduler)
         self.scaler.load_state_dict(saved.scaler)
         # With another number of processes no state is anybody's; the same images are drawn all the same.
-        if len(saved.rng) == self.ranks.world:
-            set_rng_state(saved.rng[self.ranks.rank], self.device)
+        if len(saved.rng) == self.process.world_size:
+            set_rng_state(saved.rng[self.process.rank], self.device)
 
     def _steps_per_epoch(self) -> int:
         return max(1, len(self.plan.train) // self.recipe.global_batch)
@@ -133,12 +135,12 @@ class Trainer:
         """Train, score and save one epoch, or what is left of it; False if somebody asked to stop."""
         recipe, position = self.recipe, self.position
         begun = time.monotonic()
-        draws = epoch_samples(recipe, len(self.plan.train), self.index, position.epoch)
-        steps = len(draws) // recipe.global_batch
+        samples = epoch_samples(recipe, len(self.plan.train), self.index, position.epoch)
+        steps = len(samples) // recipe.global_batch
         todo = steps - position.step
         name = f"epoch {position.epoch + 1}/{recipe.epochs}"
         self.progress.job(name, todo * recipe.global_batch)
-        if todo and not self._train(draws, steps):
+        if todo and not self._train(samples, steps):
             return False
         seconds = time.monotonic() - begun
         row: dict[str, Any] = {
@@ -161,26 +163,26 @@ class Trainer:
         self._close_epoch(row)
         return True
 
-    def _train(self, draws: list[Any], steps: int) -> bool:
+    def _train(self, samples: list[Any], steps: int) -> bool:
         """The steps of an epoch that are left; False if somebody asked to stop, in which case all is saved."""
         self._set_training(True)
-        self.shares.begin(draws, self.position.step)
+        self.sampler.begin(samples, self.position.step)
         loaded = batches(self.train_batches)
         for step in range(self.position.step, steps):
-            parts = list(islice(loaded, self.shares.per_step))
-            labelled, stop = self._agree(parts)
+            parts = list(islice(loaded, self.sampler.per_step))
+            labelled, stop = self._synchronise(parts)
             if stop:
                 self._save(LAST)
                 return False
             self._step(parts, BatchTotals(self.recipe.global_batch, labelled))
             self.position.step = step + 1
-            if self._unread >= _LOG_EVERY or self.position.step == steps:
+            if self._unlogged_steps >= _LOG_EVERY or self.position.step == steps:
                 self._log()
             self.progress.advance(self.recipe.global_batch)
-        self._agree([])
+        self._synchronise([])
         return True
 
-    def _agree(self, parts: list[Batch]) -> tuple[int, bool]:
+    def _synchronise(self, parts: list[Batch]) -> tuple[int, bool]:
         """Exchange what processes must know before a step: the whole batch's labelled pixels, and whether to stop.
 
         Raises:
@@ -188,12 +190,12 @@ class Trainer:
         """
         labelled = sum(int((part.labels != IGNORE).sum()) for part in parts)
         # A step late: by now the GPU has it, and to ask does not hold it up.
-        bad = self._doubtful is not None and not bool(self._doubtful[0].isfinite())
+        bad = self._unchecked_loss is not None and not bool(self._unchecked_loss[0].isfinite())
         due = time.monotonic() - self._saved_at > 60 * self.recipe.checkpoints.minutes
-        mine = [labelled, self.stopping.requested, bad, due and self.ranks.first]
-        total, stop, any_bad, save = self.ranks.sum(mine)
+        mine = [labelled, self.stopping.requested, bad, due and self.process.is_first]
+        total, stop, any_bad, save = self.process.sum(mine)
         if any_bad:
-            found = self.ranks.gather(self._doubtful[1] if bad and self._doubtful else [])
+            found = self.process.gather(self._unchecked_loss[1] if bad and self._unchecked_loss else [])
             raise TrainingError(
                 f"epoch {self.position.epoch + 1}, step {self.position.step}: the loss is no number any more; "
                 f"the batch was {first_few([path for paths in found for path in paths])}; "
@@ -204,30 +206,30 @@ class Trainer:
             self._save(LAST)
         return total, bool(stop)
 
-    def _step(self, parts: list[Batch], whole: BatchTotals) -> None:
+    def _step(self, parts: list[Batch], totals: BatchTotals) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, start=1):
             # Gradients travel between processes once a step.
             alone = isinstance(self.model, DistributedDataParallel) and number < len(parts)
             with self.model.no_sync() if alone else contextlib.nullcontext():  # type: ignore[union-attr]
-                terms = self._loss(part, whole)
+                terms = self._loss(part, totals)
                 # What travels is the processes' mean, and their losses are parts of one sum.
-                self.scaler.scale(terms.total * self.ranks.world).backward()
+                self.scaler.scale(terms.total * self.process.world_size).backward()
             total += terms.total.detach()
             self._count(terms)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._unread += 1
-        self._doubtful = total, [path for part in parts for path in part.paths]
+        self._unlogged_steps += 1
+        self._unchecked_loss = total, [path for part in parts for path in part.paths]
 
-    def _loss(self, part: Batch, whole: BatchTotals) -> LossTerms:
+    def _loss(self, part: Batch, totals: BatchTotals) -> LossTerms:
         images = self._pixels(part)
         labels = part.labels.to(self.device, non_blocking=True).long()
         with self._autocast():
             output = self.model(images)
         loss = self.recipe.loss
-        return training_loss(output, labels, loss.criterion, loss.auxiliary, loss.scales, whole)
+        return training_loss(output, labels, loss.criterion, loss.auxiliary, loss.scales, totals)
 
     def _pixels(self, batch: Batch) -> Tensor:
         images = normalise(batch.images.to(self.device, non_blocking=True))
@@ -246,17 +248,19 @@ class Trainer:
 
     def _log(self) -> None:
         """Fetch what was added up, add that of all processes, and write down the mean of a step."""
-        if not self._unread:
+        if not self._unlogged_steps:
             return
-        gathered = self.ranks.gather(dict(zip(self._sums, torch.stack([*self._sums.values()]).tolist(), strict=True)))
+        gathered = self.process.gather(
+            dict(zip(self._sums, torch.stack([*self._sums.values()]).tolist(), strict=True))
+        )
         means = {}
         for name in gathered[0]:
             total = sum(found[name] for found in gathered)
             self.position.sums[name] = self.position.sums.get(name, 0.0) + total
-            means[f"loss/{name}"] = total / self._unread
-        self._sums, self._unread = {}, 0
-        if self.journal:
-            self.journal.scalars(self._steps_done(), means)
+            means[f"loss/{name}"] = total / self._unlogged_steps
+        self._sums, self._unlogged_steps = {}, 0
+        if self.log:
+            self.log.scalars(self._steps_done(), means)
 
     def _set_training(self, training: bool) -> None:
         self.model.train(training)
@@ -283,14 +287,14 @@ class Trainer:
                 )
             predicted = logits.argmax(1)
             matrix += confusion(predicted, batch.labels.to(self.device), NUM_CLASSES)
-            if self.journal and len(pictures) < _GALLERY:
+            if self.log and len(pictures) < _GALLERY:
                 pictures.append(side_by_side(batch.images[0], batch.labels[0], predicted[0]))
-            self.progress.advance(self.ranks.world)
-        stop, *counts = self.ranks.sum([self.stopping.requested, *matrix.flatten().tolist()])
+            self.progress.advance(self.process.world_size)
+        stop, *counts = self.process.sum([self.stopping.requested, *matrix.flatten().tolist()])
         if stop:
             return None
-        if self.journal:
-            self.journal.gallery(self._steps_done(), pictures)
+        if self.log:
+            self.log.gallery(self._steps_done(), pictures)
         return torch.tensor(counts).view_as(matrix)
 
     def _scores(self, matrix: Tensor) -> dict[str, Any]:
@@ -320,18 +324,18 @@ class Trainer:
         names = [BEST] if row["best"] else []
         if every and position.epoch % every == 0:
             names.append(f"epoch_{position.epoch:04d}.pth")
-        if row["best"] and self.ranks.first:
+        if row["best"] and self.process.is_first:
             weights = self.recipe.output / WEIGHTS
             save_checkpoint(weights, self.network, arch=self.recipe.arch, epoch=position.epoch, mean_iu=score or 0.0)
-        if self.journal:
-            self._tell(self.journal, row, steps)
+        if self.log:
+            self._log_epoch(self.log, row, steps)
         # Last of all: a run that is killed before this finds the epoch not over, and does the rest again.
         self._save(*names, LAST)
-        if self.ranks.first:
+        if self.process.is_first:
             with self.progress.aside():
-                self.ended(row)
+                self.on_epoch(row)
 
-    def _tell(self, journal: TrainingLog, row: dict[str, Any], steps: int) -> None:
+    def _log_epoch(self, log: TrainingLog, row: dict[str, Any], steps: int) -> None:
         score = row["mean_iou"]
         named = {"lr": row["lr"], "memory/peak_bytes": row["peak_memory"]}
         if row["images_per_second"]:
@@ -339,15 +343,15 @@ class Trainer:
         if score is not None:
             named["iou/mean"] = score
             named |= {f"iou/{name}": value for name, value in row["iou"].items() if value is not None}
-        journal.scalars(steps, named)
-        journal.epoch(self.position.history)
+        log.scalars(steps, named)
+        log.epoch(self.position.history)
 
     def _save(self, *names: str) -> None:
         """Save the run under all of ``names``; every process must come here at the same time."""
         self._saved_at = time.monotonic()
         self._log()
-        states = self.ranks.gather(rng_state(self.device))
-        if not self.ranks.first:
+        states = self.process.gather(rng_state(self.device))
+        if not self.process.is_first:
             return
         # A loss can be a number and its gradient none; and what a norm has counted can be infinite.
         if not all(bool(value.isfinite().all()) for value in self.network.state_dict().values()):
@@ -358,14 +362,14 @@ class Trainer:
             )
         folder = self.recipe.output / CHECKPOINTS
         run = TrainingCheckpoint(
-            self.network.state_dict(),
-            self.optimizer.state_dict(),
-            self.schedule.state_dict(),
-            self.scaler.state_dict(),
-            self.position,
-            states,
-            self.recipe.resolved(),
-            fingerprint(self.plan.train),
+            weights=self.network.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scheduler=self.schedule.state_dict(),
+            scaler=self.scaler.state_dict(),
+            position=self.position,
+            rng=states,
+            recipe=self.recipe.resolved(),
+            images=fingerprint(self.plan.train),
         )
         save_run(folder / names[0], run, arch=self.recipe.arch)
         for name in names[1:]:

@@ -265,7 +265,7 @@ def test_masks_of_what_is_out_of_distribution(odd: Bench, tmp_path: Path) -> Non
     assert np.array_equal(shown == 1, mask == 255)
 
 
-def test_sets_that_are_not_pooled_have_a_chapter_each(fresh: Bench, tmp_path: Path) -> None:
+def test_sets_that_are_not_pooled_have_a_section_each(fresh: Bench, tmp_path: Path) -> None:
     bench = both_tracks(fresh.copy(tmp_path / "tracks"))
     result = bench.run("report", "--write", str(tmp_path / "r"), "--no-members", "--json", "-")
     assert result.code == 0

@@ -333,7 +333,7 @@ def damaged_files() -> dict[str, bytes]:
 CHILD = """
 import json, resource, sys
 from pathlib import Path
-from hmsa_pipeline.datasets.images import decode_image
+from hmsa_pipeline.datasets.decode.tensors import decode_image
 from hmsa_pipeline.errors import DatasetError
 outcomes, before = {}, 0
 for path in sorted(Path(sys.argv[1]).iterdir()):

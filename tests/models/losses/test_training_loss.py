@@ -77,7 +77,7 @@ def test_parts_of_a_batch_add_up_to_it_however_many_of_their_pixels_are_labelled
             TrainingOutput(given.scores[i], given.auxiliary[i], {s: x[i] for s, x in given.scales.items()}),
             labels[i],
             criterion,
-            whole=sizes,
+            totals=sizes,
         ).total
         for i in (slice(0, 1), slice(1, 2))
     ]

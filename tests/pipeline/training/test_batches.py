@@ -67,14 +67,14 @@ def recipe(global_batch: int, batch_size: int = 1, **more: Any) -> Recipe:
 
 
 def whole_step(
-    draws: list[SampleRequest], global_batch: int, batch_size: int, world: int, step: int
+    draws: list[SampleRequest], global_batch: int, batch_size: int, world_size: int, step: int
 ) -> list[SampleRequest]:
     """What all processes together see in a step, in the order of their ranks."""
     seen = []
-    for rank in range(world):
-        shares = StepSampler(global_batch, batch_size, rank, world)
-        shares.begin(draws, step)
-        for batch in itertools.islice(shares, shares.per_step):
+    for rank in range(world_size):
+        sampler = StepSampler(global_batch, batch_size, rank, world_size)
+        sampler.begin(draws, step)
+        for batch in itertools.islice(sampler, sampler.per_step):
             assert len(batch) == batch_size
             seen += batch
     return seen
@@ -84,40 +84,43 @@ def whole_step(
 
 
 @given(
-    world=st.integers(1, 5),
+    world_size=st.integers(1, 5),
     batch_size=st.integers(1, 4),
     accumulation=st.integers(1, 4),
     steps=st.integers(1, 6),
     data=st.data(),
 )
 def test_a_step_is_the_same_images_however_it_is_shared(
-    world: int, batch_size: int, accumulation: int, steps: int, data: st.DataObject
+    world_size: int, batch_size: int, accumulation: int, steps: int, data: st.DataObject
 ) -> None:
-    size = world * batch_size * accumulation
+    size = world_size * batch_size * accumulation
     draws = [SampleRequest(image, 100 + image) for image in range(size * steps)]
     step = data.draw(st.integers(0, steps - 1))
-    assert whole_step(draws, size, batch_size, world, step) == draws[step * size : (step + 1) * size]
-    shares = StepSampler(size, batch_size, 0, world)
-    assert shares.per_step == accumulation
+    assert whole_step(draws, size, batch_size, world_size, step) == draws[step * size : (step + 1) * size]
+    sampler = StepSampler(size, batch_size, 0, world_size)
+    assert sampler.per_step == accumulation
 
 
 @given(
-    world=st.integers(1, 3), batch_size=st.integers(1, 3), accumulation=st.integers(1, 3), steps=st.integers(1, 5),
+    world_size=st.integers(1, 3),
+    batch_size=st.integers(1, 3),
+    accumulation=st.integers(1, 3),
+    steps=st.integers(1, 5),
     data=st.data(),
-)  # fmt: skip
+)
 def test_who_begins_in_the_middle_sees_the_same_rest(
-    world: int, batch_size: int, accumulation: int, steps: int, data: st.DataObject
+    world_size: int, batch_size: int, accumulation: int, steps: int, data: st.DataObject
 ) -> None:
-    size = world * batch_size * accumulation
+    size = world_size * batch_size * accumulation
     draws = [SampleRequest(image, 0) for image in range(size * steps)]
-    done, rank = data.draw(st.integers(0, steps)), data.draw(st.integers(0, world - 1))
-    shares = StepSampler(size, batch_size, rank, world)
-    shares.begin(draws, 0)
-    everything = list(shares)
-    shares.begin(draws, done)
-    assert list(shares) == everything[done * shares.per_step :]
+    done, rank = data.draw(st.integers(0, steps)), data.draw(st.integers(0, world_size - 1))
+    sampler = StepSampler(size, batch_size, rank, world_size)
+    sampler.begin(draws, 0)
+    everything = list(sampler)
+    sampler.begin(draws, done)
+    assert list(sampler) == everything[done * sampler.per_step :]
     # A sampler is asked anew for every epoch, and must not be used up.
-    assert list(shares) == list(shares)
+    assert list(sampler) == list(sampler)
 
 
 def test_before_the_first_epoch_there_is_nothing() -> None:
@@ -161,12 +164,12 @@ def test_an_epoch_is_whole_steps_of_images_that_are_there(
     images=st.integers(1, 40),
     times=st.integers(1, 3),
     batch_size=st.integers(1, 3),
-    world=st.sampled_from([1, 2, 4]),
+    world_size=st.sampled_from([1, 2, 4]),
     epoch=st.integers(0, 2),
 )
 @settings(deadline=None)
 def test_an_epoch_does_not_depend_on_who_shares_it(
-    images: int, times: int, batch_size: int, world: int, epoch: int
+    images: int, times: int, batch_size: int, world_size: int, epoch: int
 ) -> None:
     size = 4 * batch_size * times
     index = centroids(images, (0, 5))
@@ -174,7 +177,7 @@ def test_an_epoch_does_not_depend_on_who_shares_it(
     shared = epoch_samples(recipe(size, batch_size, workers=3, precision="fp32"), images, index, epoch)
     assert shared == alone
     for step in range(len(alone) // size):
-        assert whole_step(shared, size, batch_size, world, step) == alone[step * size : (step + 1) * size]
+        assert whole_step(shared, size, batch_size, world_size, step) == alone[step * size : (step + 1) * size]
 
 
 def test_without_class_uniform_sampling_no_image_comes_twice_before_all_have_come() -> None:
@@ -239,9 +242,9 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
 def test_a_batch_holds_what_was_drawn(streets: Path, workers: int) -> None:
     learnt = dataset(streets)
     draws = epoch_samples(recipe(4, 2), len(learnt), build_index(learnt.reader, learnt.pairs, 16), 0)
-    shares = StepSampler(4, 2, 0, 1)
-    shares.begin(draws, 0)
-    for number, batch in enumerate(batches(train_loader(learnt, shares, workers, CPU))):
+    sampler = StepSampler(4, 2, 0, 1)
+    sampler.begin(draws, 0)
+    for number, batch in enumerate(batches(train_loader(learnt, sampler, workers, CPU))):
         samples = [learnt[draw] for draw in draws[2 * number : 2 * number + 2]]
         assert (batch.images.shape, batch.images.dtype) == ((2, 3, 32, 64), torch.uint8)
         assert (batch.labels.shape, batch.labels.dtype) == ((2, 32, 64), torch.uint8)
@@ -252,11 +255,11 @@ def test_a_batch_holds_what_was_drawn(streets: Path, workers: int) -> None:
 
 def test_epochs_follow_one_another_in_the_same_worker_processes(streets: Path) -> None:
     learnt = dataset(streets)
-    shares = StepSampler(2, 1, 0, 1)
-    loader = train_loader(learnt, shares, 1, CPU)
-    plain = train_loader(learnt, shares, 0, CPU)
+    sampler = StepSampler(2, 1, 0, 1)
+    loader = train_loader(learnt, sampler, 1, CPU)
+    plain = train_loader(learnt, sampler, 0, CPU)
     for epoch, first in ((0, 0), (1, 1), (2, 2), (3, 0)):
-        shares.begin(epoch_samples(recipe(2), len(learnt), None, epoch), first)
+        sampler.begin(epoch_samples(recipe(2), len(learnt), None, epoch), first)
         there = seen(loader)
         assert len(there) == 2 * (len(learnt) // 2 - first)
         assert same(there, seen(plain))
@@ -265,19 +268,19 @@ def test_epochs_follow_one_another_in_the_same_worker_processes(streets: Path) -
 @pytest.mark.parametrize("workers", [0, 1])
 def test_loading_leaves_the_random_numbers_alone(streets: Path, workers: int) -> None:
     learnt = dataset(streets)
-    shares = StepSampler(5, 5, 0, 1)
-    shares.begin(epoch_samples(recipe(5), len(learnt), None, 0), 0)
+    sampler = StepSampler(5, 5, 0, 1)
+    sampler.begin(epoch_samples(recipe(5), len(learnt), None, 0), 0)
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    assert len(seen(train_loader(learnt, shares, workers, CPU))) == 1
+    assert len(seen(train_loader(learnt, sampler, workers, CPU))) == 1
     assert torch.equal(torch.rand(4), expected)
 
 
-@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 0), (3, 0), (4, 0), (2, 1)])
-def test_validation_sees_every_image_once_over_all_processes(streets: Path, world: int, workers: int) -> None:
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (2, 0), (3, 0), (4, 0), (2, 1)])
+def test_validation_sees_every_image_once_over_all_processes(streets: Path, world_size: int, workers: int) -> None:
     scored = dataset(streets, "val", EvalTransform())
-    parts = [seen(validation_loader(scored, rank, world, workers, CPU)) for rank in range(world)]
+    parts = [seen(validation_loader(scored, rank, world_size, workers, CPU)) for rank in range(world_size)]
     found = sorted(path for part in parts for batch in part for path in batch.paths)
     assert found == [pair.image for pair in scored.pairs]
     assert all(batch.images.shape == (1, 3, 48, 80) for part in parts for batch in part)
@@ -304,9 +307,9 @@ def spoilt(streets: Path, tmp_path: Path, name: str, content: bytes) -> Segmenta
 
 
 def all_of(learnt: SegmentationDataset, workers: int) -> DataLoader[Any]:
-    shares = StepSampler(len(learnt), 1, 0, 1)
-    shares.begin([SampleRequest(image, 0) for image in range(len(learnt))], 0)
-    return train_loader(learnt, shares, workers, CPU)
+    sampler = StepSampler(len(learnt), 1, 0, 1)
+    sampler.begin([SampleRequest(image, 0) for image in range(len(learnt))], 0)
+    return train_loader(learnt, sampler, workers, CPU)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -366,10 +369,10 @@ def test_a_crop_that_memory_does_not_hold_names_the_knobs(
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_has_shrunk_since_its_mask_was_read_is_named(streets: Path, workers: int) -> None:
     learnt = dataset(streets)
-    shares = StepSampler(1, 1, 0, 1)
-    shares.begin([SampleRequest(2, 0, (500, 500))], 0)
+    sampler = StepSampler(1, 1, 0, 1)
+    sampler.begin([SampleRequest(2, 0, (500, 500))], 0)
     with pytest.raises(DatasetError, match=r"centroid \(500, 500\).*remove the cache") as caught:
-        seen(train_loader(learnt, shares, workers, CPU))
+        seen(train_loader(learnt, sampler, workers, CPU))
     assert str(caught.value).startswith(f"{learnt.root / learnt.pairs[2].image}: ")
 
 
@@ -382,10 +385,10 @@ def test_what_is_nobodys_fault_but_ours_is_not_hidden(streets: Path, failing: An
 
 def test_one_error_of_a_batch_is_enough(streets: Path, failing: Any) -> None:
     learnt = dataset(streets, transform=failing(DatasetError("the first")))
-    shares = StepSampler(5, 5, 0, 1)
-    shares.begin([SampleRequest(image, 0) for image in range(5)], 0)
+    sampler = StepSampler(5, 5, 0, 1)
+    sampler.begin([SampleRequest(image, 0) for image in range(5)], 0)
     with pytest.raises(DatasetError, match=r"^the first$"):
-        seen(train_loader(learnt, shares, 0, CPU))
+        seen(train_loader(learnt, sampler, 0, CPU))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

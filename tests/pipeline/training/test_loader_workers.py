@@ -22,15 +22,15 @@ class Frames(torch.utils.data.Dataset):
 LOADER = """
 import os, sys, time, warnings
 import torch
-from hmsa_pipeline.datasets.segmentation import Draw
-from hmsa_pipeline.pipeline.train_data import Shares, batches, train_loader
+from hmsa_pipeline.datasets.segmentation_dataset import SampleRequest
+from hmsa_pipeline.pipeline.training.batches import StepSampler, batches, train_loader
 sys.path.insert(0, {folder!r})
 from frames import Frames
 
 warnings.simplefilter("error")
-shares = Shares(1, 1, 0, 1)
-shares.begin([Draw(0, 0)] * 9, 0)
-loader = train_loader(Frames(), shares, 1, torch.device("cpu"))
+sampler = StepSampler(1, 1, 0, 1)
+sampler.begin([SampleRequest(0, 0)] * 9, 0)
+loader = train_loader(Frames(), sampler, 1, torch.device("cpu"))
 found = batches(loader)
 next(found)
 (worker,) = [process.pid for process in loader._iterator._workers]

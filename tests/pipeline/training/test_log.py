@@ -64,12 +64,12 @@ def test_what_an_interrupted_run_wrote_of_later_steps_is_hidden(tmp_path: Path) 
 
 
 def test_history_and_chart_are_there_before_any_validation_and_after(tmp_path: Path) -> None:
-    journal = TrainingLog(tmp_path, 0)
+    log = TrainingLog(tmp_path, 0)
     pictures = []
     for history in ([row(1, None)], [row(1, None), row(2, 0.4)]):
-        journal.epoch(history)
+        log.epoch(history)
         assert json.loads((tmp_path / "history.json").read_text()) == history
         with Image.open(tmp_path / "progress.png") as chart:
             pictures.append(np.asarray(chart.convert("RGB")))
-    journal.close()
+    log.close()
     assert not np.array_equal(*pictures)
