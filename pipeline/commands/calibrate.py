@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import HmsaError, disk_error
-from .shared.options import AverageOption, LimitOption, manifest_command, path_option, require_average
+from .shared import options
+from .shared.options import manifest_command, path_option, require_average
 from .shared.output import require_target
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def calibrate(
         int, typer.Option("--pixels", min=1, metavar="N", help="Labelled pixels to look at, over all images.")
     ] = 400_000,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the pixels and of the halves.")] = 0,
-    limit: LimitOption = None,
-    average: AverageOption = "dataset",
+    limit: options.Limit = None,
+    average: options.Average = "dataset",
 ) -> None:
     """Fit a temperature to each member, from stored logits and labels.
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .shared.options import DataRootOption, JsonOption, RootOption, SplitLimitOption, path_option
+from .shared import options
+from .shared.options import path_option
 from .shared.output import Output, end_command, print_error
 
 app = typer.Typer(help="List, check or draw datasets to train on.", rich_markup_mode=None)
@@ -18,7 +19,7 @@ def list_datasets(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all if none is named.")
     ] = None,
-    json_file: JsonOption = None,
+    json_file: options.Json = None,
 ) -> None:
     """Say where to get each dataset and how its folder must look.
 
@@ -36,12 +37,12 @@ def list_datasets(
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Which dataset; 'datasets list' knows them.")],
-    data_root: DataRootOption = None,
-    root: RootOption = None,
+    data_root: options.DataRoot = None,
+    root: options.Root = None,
     split: Annotated[
         str | None, typer.Option("--split", metavar="NAME", help="Only this split; else all that have masks.")
     ] = None,
-    limit: SplitLimitOption = None,
+    limit: options.SplitLimit = None,
     output: Annotated[
         Path | None, path_option("--output", "-o", metavar="DIR", help="Where figures and pictures go.")
     ] = None,
@@ -49,7 +50,7 @@ def check(
         int | None,
         typer.Option("--workers", min=1, metavar="N", help="Processes that read; one per core if not given."),
     ] = None,
-    json_file: JsonOption = None,
+    json_file: options.Json = None,
 ) -> None:
     """Read a dataset once and say what is wrong with it.
 
@@ -89,7 +90,7 @@ def draw(
     style: Annotated[
         str | None, typer.Option("--style", metavar="NAME", help="One look for all, such as fog, night or tinted.")
     ] = None,
-    json_file: JsonOption = None,
+    json_file: options.Json = None,
 ) -> None:
     """Draw small datasets in the layouts of the real ones.
 

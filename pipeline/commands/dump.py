@@ -6,19 +6,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .shared import options
 from .shared.job_output import conclude_jobs, print_job, print_notes, print_plan
-from .shared.options import (
-    DevicesOption,
-    DryRunOption,
-    ImageTimeoutOption,
-    LimitOption,
-    OverwriteOption,
-    PrecisionOption,
-    SchedulerOption,
-    WorkersOption,
-    manifest_command,
-    refuse_timeout_without_workers,
-)
+from .shared.options import manifest_command, refuse_timeout_without_workers
 
 if TYPE_CHECKING:
     from ..config.manifest import Manifest
@@ -30,14 +20,14 @@ def dump(
     manifest: Manifest,
     say: Output,
     context: typer.Context,
-    limit: LimitOption = None,
-    device: DevicesOption = "auto",
-    precision: PrecisionOption = None,
-    workers: WorkersOption = None,
-    scheduler: SchedulerOption = None,
-    image_timeout: ImageTimeoutOption = 1800.0,
-    overwrite: OverwriteOption = False,
-    dry_run: DryRunOption = False,
+    limit: options.Limit = None,
+    device: options.Devices = "auto",
+    precision: options.Precision = None,
+    workers: options.Workers = None,
+    scheduler: options.Scheduler = None,
+    image_timeout: options.ImageTimeout = 1800.0,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Store every model's logits over every dataset.
 

@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .shared.options import (
-    ConfidenceOption,
-    DryRunOption,
-    ImageTimeoutOption,
-    LabelOption,
-    LimitOption,
-    OverwriteOption,
-    SchedulerOption,
-    WorkersOption,
-    manifest_command,
-    refuse_timeout_without_workers,
-)
+from .shared import options
+from .shared.options import manifest_command, refuse_timeout_without_workers
 from .shared.output import end_command, print_failed
 
 if TYPE_CHECKING:
@@ -32,17 +22,17 @@ def ensemble(
     manifest: Manifest,
     say: Output,
     context: typer.Context,
-    limit: LimitOption = None,
-    label: LabelOption = None,
-    confidence: ConfidenceOption = None,
+    limit: options.Limit = None,
+    label: options.Label = None,
+    confidence: options.Confidence = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Fuse images that some members lack from the others.")
     ] = False,
-    workers: WorkersOption = None,
-    scheduler: SchedulerOption = None,
-    image_timeout: ImageTimeoutOption = 1800.0,
-    overwrite: OverwriteOption = False,
-    dry_run: DryRunOption = False,
+    workers: options.Workers = None,
+    scheduler: options.Scheduler = None,
+    image_timeout: options.ImageTimeout = 1800.0,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Fuse stored logits into class maps and confidences.
 

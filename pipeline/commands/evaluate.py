@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import HmsaError
+from .shared import options
 from .shared.options import (
     UNLABELLED,
-    AverageOption,
-    LimitOption,
-    SamplesOption,
-    UnlabelledOption,
     manifest_command,
     path_option,
     refuse_without_effect,
@@ -109,11 +106,11 @@ def evaluate(
     leave_one_out: Annotated[
         bool, typer.Option("--leave-one-out", help="Score the ensemble without each member, from the stores, too.")
     ] = False,
-    limit: LimitOption = None,
+    limit: options.Limit = None,
     processes: Annotated[
         int | None, typer.Option("--processes", min=1, max=512, metavar="N", help="Processes that read and count.")
     ] = None,
-    average: AverageOption = "dataset",
+    average: options.Average = "dataset",
     csv_file: Annotated[
         str | None,
         typer.Option("--csv", metavar="FILE", callback=target_file, help="Write a row for each subject there."),
@@ -122,11 +119,11 @@ def evaluate(
         Path | None,
         path_option("--ground-truth", metavar="TAR", help="BRAVO's ground truth: score BRAVO instead."),
     ] = None,
-    samples: SamplesOption = None,
+    samples: options.Samples = None,
     submission: Annotated[
         Path | None, path_option("--submission", metavar="TAR", help="Score this submission to BRAVO.")
     ] = None,
-    allow_unlabelled: UnlabelledOption = False,
+    allow_unlabelled: options.Unlabelled = False,
 ) -> None:
     """Score class maps and confidences against labels.
 

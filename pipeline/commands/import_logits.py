@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .shared.options import LimitOption, OverwriteOption, manifest_command, path_reader
+from .shared import options
+from .shared.options import manifest_command, path_reader
 from .shared.output import end_command, print_failed
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ def import_logits(
     ],
     model: Annotated[str, typer.Option("--model", metavar="NAME", help="The member (arch: external) to fill.")],
     dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="The dataset they were made of.")],
-    limit: LimitOption = None,
+    limit: options.Limit = None,
     channels: Annotated[
         str | None,
         typer.Option("--channels", metavar="LIST", help="Which channels are the classes, such as 0-18."),
     ] = None,
-    overwrite: OverwriteOption = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Fill a member's store with logits made elsewhere.
 

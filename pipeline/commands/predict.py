@@ -6,22 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .shared import options
 from .shared.job_output import conclude_jobs, print_job, print_notes, print_plan
-from .shared.options import (
-    ConfidenceOption,
-    DevicesOption,
-    DryRunOption,
-    ImageTimeoutOption,
-    LabelOption,
-    LimitOption,
-    OverwriteOption,
-    PrecisionOption,
-    SchedulerOption,
-    WorkersOption,
-    manifest_command,
-    refuse_timeout_without_workers,
-    split_names,
-)
+from .shared.options import manifest_command, refuse_timeout_without_workers, split_names
 
 if TYPE_CHECKING:
     from ..config.manifest import Manifest
@@ -33,19 +20,19 @@ def predict(
     manifest: Manifest,
     say: Output,
     context: typer.Context,
-    limit: LimitOption = None,
+    limit: options.Limit = None,
     keep: Annotated[
         str | None, typer.Option("--keep", metavar="A,B", help="Store the logits of these models, too.")
     ] = None,
-    device: DevicesOption = "auto",
-    precision: PrecisionOption = None,
-    label: LabelOption = None,
-    confidence: ConfidenceOption = None,
-    workers: WorkersOption = None,
-    scheduler: SchedulerOption = None,
-    image_timeout: ImageTimeoutOption = 1800.0,
-    overwrite: OverwriteOption = False,
-    dry_run: DryRunOption = False,
+    device: options.Devices = "auto",
+    precision: options.Precision = None,
+    label: options.Label = None,
+    confidence: options.Confidence = None,
+    workers: options.Workers = None,
+    scheduler: options.Scheduler = None,
+    image_timeout: options.ImageTimeout = 1800.0,
+    overwrite: options.Overwrite = False,
+    dry_run: options.DryRun = False,
 ) -> None:
     """Predict class maps and confidences at once, without logits on the disk.
 

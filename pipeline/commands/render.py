@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import HmsaError, nearest
-from .shared.options import LimitOption, manifest_command, path_option, split_names
+from .shared import options
+from .shared.options import manifest_command, path_option, split_names
 from .shared.output import end_command, print_failed, require_folder
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def render(
     width: Annotated[
         int | None, typer.Option("--width", min=1, metavar="PIXELS", help="Reduce pictures to this width.")
     ] = None,
-    limit: LimitOption = None,
+    limit: options.Limit = None,
 ) -> None:
     """Draw predictions for people: classes in colour, over the photograph, and the confidence.
 

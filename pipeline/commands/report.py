@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .shared.options import (
-    AverageOption,
-    LimitOption,
-    manifest_command,
-    path_option,
-    refuse_without_effect,
-    require_average,
-)
+from .shared import options
+from .shared.options import manifest_command, path_option, refuse_without_effect, require_average
 from .shared.output import end_command, print_failed, require_folder
 
 if TYPE_CHECKING:
@@ -35,14 +29,14 @@ def report(
     width: Annotated[
         int, typer.Option("--width", min=64, metavar="PIXELS", help="Pictures are reduced to this width.")
     ] = 1024,
-    limit: LimitOption = None,
+    limit: options.Limit = None,
     processes: Annotated[
         int | None, typer.Option("--processes", min=1, max=512, metavar="N", help="Processes that read and draw.")
     ] = None,
     ground_truth: Annotated[
         Path | None, path_option("--ground-truth", metavar="TAR", help="BRAVO's ground truth, for its datasets.")
     ] = None,
-    average: AverageOption = "dataset",
+    average: options.Average = "dataset",
 ) -> None:
     """Make a folder of pages that shows what the ensemble is worth; open its index.html.
 

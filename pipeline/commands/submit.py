@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import HmsaError, nearest
-from .shared.options import SamplesOption, manifest_command, path_option, refuse_without_effect
+from .shared import options
+from .shared.options import manifest_command, path_option, refuse_without_effect
 from .shared.output import Output, end_command, print_failed
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def submit(
             "--method", metavar="NAME", help="For smiyc: the name of your method; hmsa-pipeline if not given."
         ),
     ] = None,
-    samples: SamplesOption = None,
+    samples: options.Samples = None,
     predictions: Annotated[
         Path | None,
         path_option(

@@ -10,17 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ...errors import HmsaError
-from .shared.options import (
-    AssetsOption,
-    DataRootOption,
-    DryRunOption,
-    JsonOption,
-    OutputOption,
-    RootOption,
-    SplitLimitOption,
-    UnlabelledOption,
-    path_option,
-)
+from .shared import options
+from .shared.options import path_option
 from .shared.output import INTERRUPTED, Output, end_command
 
 
@@ -33,14 +24,14 @@ def train(
         str | None,
         typer.Option("--manifest", "-m", metavar="FILE", help="A recipe, or the bare name of a shipped one."),
     ] = None,
-    output: OutputOption = None,
-    data_root: DataRootOption = None,
-    root: RootOption = None,
-    assets: AssetsOption = None,
+    output: options.OutputFolder = None,
+    data_root: options.DataRoot = None,
+    root: options.Root = None,
+    assets: options.Assets = None,
     cache: Annotated[
         Path | None, path_option("--cache", metavar="DIR", help="What is made of the masks once; can be shared.")
     ] = None,
-    limit: SplitLimitOption = None,
+    limit: options.SplitLimit = None,
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto",
     gpus: Annotated[
         int,
@@ -93,9 +84,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other value of the recipe; may be given again."),
     ] = None,
-    allow_unlabelled: UnlabelledOption = False,
-    dry_run: DryRunOption = False,
-    json_file: JsonOption = None,
+    allow_unlabelled: options.Unlabelled = False,
+    dry_run: options.DryRun = False,
+    json_file: options.Json = None,
 ) -> None:
     """Train a member.
 

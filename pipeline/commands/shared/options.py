@@ -51,11 +51,11 @@ def target_file(parameter: typer.CallbackParam, target: str | None) -> str | Non
     return target
 
 
-ManifestOption = Annotated[
+ManifestFile = Annotated[
     str,
     typer.Option("--manifest", "-m", metavar="FILE", help="A manifest, or the bare name of a shipped one."),
 ]
-OutputOption = Annotated[
+OutputFolder = Annotated[
     str | None,
     typer.Option(
         "--output",
@@ -65,23 +65,21 @@ OutputOption = Annotated[
         help="Folder of all results, or a URL such as s3://bucket/run (not to train); wins over the manifest.",
     ),
 ]
-ModelsOption = Annotated[
+Models = Annotated[
     str | None, typer.Option("--models", metavar="A,B", help="Only these models, by name, comma separated.")
 ]
-DatasetsOption = Annotated[
+Datasets = Annotated[
     str | None, typer.Option("--datasets", metavar="A,B", help="Only these datasets, by name, comma separated.")
 ]
 UNLABELLED = "--allow-unlabelled"
-UnlabelledOption = Annotated[
-    bool, typer.Option(UNLABELLED, help="Leave out images that have no mask, and name them.")
-]
-LimitOption = Annotated[
+Unlabelled = Annotated[bool, typer.Option(UNLABELLED, help="Leave out images that have no mask, and name them.")]
+Limit = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each dataset.")
 ]
-SplitLimitOption = Annotated[
+SplitLimit = Annotated[
     int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each split.")
 ]
-AverageOption = Annotated[
+Average = Annotated[
     str,
     typer.Option(
         "--average",
@@ -89,25 +87,25 @@ AverageOption = Annotated[
         help="What mIoU is the mean of: dataset (the classes of its table), labelled-or-predicted, labelled.",
     ),
 ]
-PrecisionOption = Annotated[
+Precision = Annotated[
     str | None,
     typer.Option("--precision", metavar="NAME", help="fp16, bf16 or fp32; wins over the manifest."),
 ]
-LabelOption = Annotated[
+Label = Annotated[
     str | None,
     typer.Option("--label", metavar="NAME", help="mean-softmax, max-softmax, min-softmax or mean-logit."),
 ]
-ConfidenceOption = Annotated[
+Confidence = Annotated[
     str | None,
     typer.Option(
         "--confidence", metavar="NAME", help="mean-softmax, mean-logit, min-softmax, entropy, energy or rba."
     ),
 ]
-DevicesOption = Annotated[
+Devices = Annotated[
     str,
     typer.Option("--device", metavar="NAME", help="auto, cpu, cuda (all GPUs), or some of them: cuda:0,2."),
 ]
-WorkersOption = Annotated[
+Workers = Annotated[
     int | None,
     typer.Option(
         "--workers",
@@ -117,35 +115,33 @@ WorkersOption = Annotated[
         help="Worker processes on a CPU; 0: in this process. GPUs have one each.",
     ),
 ]
-SchedulerOption = Annotated[
+Scheduler = Annotated[
     str | None,
     typer.Option(
         "--scheduler", metavar="WHERE", help="Use a running Dask cluster: tcp://host:port, or its scheduler file."
     ),
 ]
-ImageTimeoutOption = Annotated[
+ImageTimeout = Annotated[
     float,
     typer.Option(
         "--image-timeout", min=1.0, metavar="SECONDS", help="An image in work for longer is given up and listed."
     ),
 ]
-SamplesOption = Annotated[
+Samples = Annotated[
     Path | None, path_option("--samples", metavar="TAR", help="BRAVO's sampling file, bravo_SAMPLING.tar.")
 ]
-DataRootOption = Annotated[
+DataRoot = Annotated[
     Path | None, path_option("--data-root", metavar="DIR", help="Wins over the variable HMSA_DATA_ROOT.")
 ]
-RootOption = Annotated[
+Root = Annotated[
     Path | None, path_option("--root", metavar="DIR", help="The dataset's own folder, over --data-root.")
 ]
-AssetsOption = Annotated[
-    Path | None, path_option("--assets", metavar="DIR", help="Wins over the variable HMSA_ASSETS.")
-]
-OverwriteOption = Annotated[
+Assets = Annotated[Path | None, path_option("--assets", metavar="DIR", help="Wins over the variable HMSA_ASSETS.")]
+Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start over: all results that lie there are removed first.")
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
-JsonOption = Annotated[
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
+Json = Annotated[
     str | None,
     typer.Option(
         "--json", metavar="FILE", callback=target_file, help="Write the figures there; - is standard output."
@@ -203,13 +199,13 @@ def require_average(name: str) -> str:
 
 
 SHARED: dict[str, tuple[Any, Any]] = {
-    "manifest": (ManifestOption, "bravo.yaml"),
-    "output": (OutputOption, None),
-    "models": (ModelsOption, None),
-    "datasets": (DatasetsOption, None),
-    "data_root": (DataRootOption, None),
-    "assets": (AssetsOption, None),
-    "json_file": (JsonOption, None),
+    "manifest": (ManifestFile, "bravo.yaml"),
+    "output": (OutputFolder, None),
+    "models": (Models, None),
+    "datasets": (Datasets, None),
+    "data_root": (DataRoot, None),
+    "assets": (Assets, None),
+    "json_file": (Json, None),
 }
 """The options of every command that reads a manifest: parameter -> (annotation, default)."""
 _LAST = ("data_root", "assets", "json_file")
