@@ -8,7 +8,7 @@ label          argmax over the classes of
 mean-softmax   sum w p: deep ensembles, Lakshminarayanan et al., NeurIPS 2017 (arXiv 1612.01474)
 max-softmax    the members' maximum of p: the most convinced member decides (Kittler et al.,
                On Combining Classifiers, PAMI 1998, max rule)
-min-softmax    the members' minimum of p: the class that nobody rejects (the same, min rule)
+min-softmax    the members' minimum of p: the class that no member rejects (ibid., min rule)
 mean-logit     sum w z: the product of experts (Hinton, Neural Computation 2002)
 =============  ==========================================================================
 

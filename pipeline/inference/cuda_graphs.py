@@ -157,7 +157,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same bits: NaN equals NaN, and 0 is not -0."""
+    """Return whether two tensors have the same bits: NaN equals NaN, and 0 is not -0."""
     bits = _BITS[b.element_size()]
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.view(bits), b.view(bits))
 

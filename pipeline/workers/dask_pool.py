@@ -166,7 +166,7 @@ class DaskWorkerPool(ABC):
         """Raise the error that no worker has been there for so long."""
 
     def _is_one_starting(self) -> bool:
-        """Whether a worker process is being started, however long that takes."""
+        """Return whether a worker process is being started, however long that takes."""
         return False
 
     def start(self, required_paths: tuple[Path, ...]) -> None:
@@ -186,7 +186,7 @@ class DaskWorkerPool(ABC):
         self._alive_at = time.monotonic()
 
     def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
-        """Whether a worker that Dask's scheduler knows was checked, and may have blocks."""
+        """Return whether a worker that Dask's scheduler knows was checked, and may have blocks."""
         return True
 
     def _open(self) -> Client:

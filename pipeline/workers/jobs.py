@@ -107,7 +107,7 @@ class JobResult(JobSummary, ABC):
 
     @property
     def is_idle(self) -> bool:
-        """Whether there was nothing to do."""
+        """True if there was nothing to do."""
         return not (self.done or self.failed or self.problem)
 
     @abstractmethod

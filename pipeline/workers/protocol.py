@@ -168,7 +168,7 @@ class ProgressReporter:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no further image should be started."""
+        """True if no further image should be started."""
         return self._is_stopping()
 
     def image_done(self) -> None:
