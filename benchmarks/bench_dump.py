@@ -61,7 +61,7 @@ def block_of(root: Path, photos: list[Path], shape: Shape, setting: InferenceSet
 
 
 def make_loop(root: Path, photos: list[Path], setting: InferenceSettings, arch: str) -> Callable[[], Any]:
-    predictor = setting.predictor()
+    predictor = setting.make_predictor()
     predictor.load(Member(name="it", arch=arch, checkpoint=str(root / "weights.pth")))
 
     def work() -> None:
@@ -73,7 +73,7 @@ def make_loop(root: Path, photos: list[Path], setting: InferenceSettings, arch: 
 
 
 def make_forward(root: Path, photos: list[Path], setting: InferenceSettings, arch: str) -> Callable[[], Any]:
-    predictor = setting.predictor()
+    predictor = setting.make_predictor()
     predictor.load(Member(name="it", arch=arch, checkpoint=str(root / "weights.pth")))
     images = [decode_image(photo) for photo in photos]
 

@@ -39,22 +39,22 @@ def dump(
     from ..workers.choose import choose_workers
 
     refuse_timeout_without_workers(context, workers)
-    pool, target, threads = choose_workers(device, workers=workers, scheduler=scheduler)
+    chosen = choose_workers(device, workers=workers, scheduler=scheduler)
     try:
-        plan = plan_dump(manifest, device=target, limit=limit, overwrite=overwrite)
+        plan = plan_dump(manifest, device=chosen.device, limit=limit, overwrite=overwrite)
         print_notes(plan.notes)
         if dry_run:
-            print_plan(say, plan, pool.describe())
+            print_plan(say, plan, chosen.pool.describe())
             return
         results = run_dump(
             plan,
-            pool,
-            lambda result: print_job(say, result.job.name, result),
-            patience=image_timeout,
-            threads=threads,
+            chosen.pool,
+            lambda result: print_job(say, result),
+            image_timeout=image_timeout,
+            threads=chosen.threads,
         )
     finally:
-        pool.close()
+        chosen.pool.close()
     if sum(bool(r.done or r.failed) for r in results) > 1:
         say.lines(dump_table(results))
     conclude_jobs(

@@ -62,15 +62,14 @@ def ensemble(
                 f"{len(result.failed)} failed, {result.seconds:.1f} s"
             )
 
-    pool, _, _ = choose_workers("cpu", workers=workers, scheduler=scheduler, needs_gpu=False)
+    pool = choose_workers("cpu", workers=workers, scheduler=scheduler, needs_gpu=False).pool
     try:
-        results = run_ensemble(manifest, plans, pool, ended, overwrite=overwrite, patience=image_timeout)
+        results = run_ensemble(manifest, plans, pool, ended, overwrite=overwrite, image_timeout=image_timeout)
     finally:
         pool.close()
     done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
     skipped = sum(r.skipped for r in results)
-    names = ("dataset", "done", "skipped", "partial", "failed", "seconds")
-    say.figures([{name: getattr(result, name) for name in names} for result in results])
+    say.figures([result.as_json() for result in results])
     if not done and not failed and skipped:
         say.line(f"nothing to do: all {skipped} predictions are there")
     else:

@@ -45,23 +45,23 @@ def predict(
     from ..workers.choose import choose_workers
 
     refuse_timeout_without_workers(context, workers)
-    pool, target, threads = choose_workers(device, workers=workers, scheduler=scheduler)
+    chosen = choose_workers(device, workers=workers, scheduler=scheduler)
     try:
         kept = split_names("--keep", keep) or ()
-        plan = plan_predict(manifest, device=target, limit=limit, overwrite=overwrite, keep=kept)
+        plan = plan_predict(manifest, device=chosen.device, limit=limit, overwrite=overwrite, keep=kept)
         print_notes(plan.notes)
         if dry_run:
-            print_plan(say, plan, pool.describe())
+            print_plan(say, plan, chosen.pool.describe())
             return
         results = run_predict(
             plan,
-            pool,
-            lambda result: print_job(say, result.dataset, result),
-            patience=image_timeout,
-            threads=threads,
+            chosen.pool,
+            lambda result: print_job(say, result),
+            image_timeout=image_timeout,
+            threads=chosen.threads,
         )
     finally:
-        pool.close()
+        chosen.pool.close()
     conclude_jobs(
         say,
         results,
@@ -70,5 +70,5 @@ def predict(
         done="predicted",
         before="done before",
         where=f"{manifest.output}/predictions",
-        jobs=f"{len(plan.predictions)} datasets",
+        jobs=f"{len(plan.datasets)} datasets",
     )

@@ -99,6 +99,7 @@ def train(
     say = Output(json_file)
     if (dataset is None) == (manifest is None):
         raise HmsaError("train: give --dataset NAME, or --manifest FILE with a recipe of your own")
+    crop = None if crop_size is None else parse_size(crop_size, "--crop-size", "1052x1914")
     recipe = load_recipe(
         recipe_of(dataset) if dataset is not None else str(manifest),
         output=output,
@@ -120,7 +121,7 @@ def train(
             "compile": compiled,
             "workers": workers,
             "data": {"limit": limit, "allow_unlabelled": allow_unlabelled or None},
-            "augmentation": {"crop": None if crop_size is None else parse_size(crop_size)},
+            "augmentation": {"crop": crop},
             "loss": {"criterion": loss},
             "optimizer": {"lr": lr, "name": optimizer},
         },

@@ -1,4 +1,4 @@
-"""Every field of a manifest as a page of Markdown, made of the models that check manifests."""
+"""The reference of all fields of a manifest, in Markdown, made from the models that check manifests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NAMES: Mapping[tuple[str, str], Collection[str]] = {
 
 
 def manifest_fields() -> str:
-    """A heading and a table for every part of a manifest, in the order in which the parts stand in it."""
+    """Write a heading and a table for every part of a manifest, in the order in which the parts stand in it."""
     schema = Manifest.model_json_schema()
     return "\n".join(_part("the manifest", schema, schema["$defs"]))
 
@@ -49,7 +49,7 @@ def _part(heading: str, model: Mapping[str, Any], parts: Mapping[str, Any]) -> I
 
 
 def _kind(field: Mapping[str, Any], parts: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:
-    """What a field takes, and the part that it consists of."""
+    """Describe the values that a field takes, and give the schema of the part that it holds, if it holds one."""
     if "anyOf" in field:
         found = [_kind(one, parts) for one in field["anyOf"] if one.get("type") != "null"]
         return f"{found[0][0]}, or null", found[0][1]

@@ -1,4 +1,4 @@
-"""Finds and reads a manifest: a file or a shipped one, and what the command line changes of it."""
+"""Finds and loads a manifest, a file or one that comes with the package, with the command line's changes to it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import ManifestError, one_line
-from .manifest import Manifest, _selected
+from ...errors import ManifestError, one_line, reason
+from .manifest import Manifest, select
 from .path_variables import PathContext, expand_home, refuse_unused
 from .yaml_document import read_document, validate
 
@@ -15,29 +15,31 @@ SHIPPED = Path(__file__).parents[2] / "manifests"
 
 
 def shipped_manifests(folder: Path = SHIPPED) -> list[str]:
-    """The names of the manifests that come with the package, without ``.yaml``."""
+    """List the names of the manifests that come with the package, without ``.yaml``."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def find_manifest(source: str | Path, shipped: Path = SHIPPED) -> Path:
-    """The absolute path of a manifest: a file, or the bare name of a shipped one, with or without ``.yaml``.
+    """Find a manifest: a file, or the bare name of a shipped one, with or without ``.yaml``.
 
     A file wins over a shipped manifest of its name.
 
     Args:
         source: the file or the name.
-        shipped: the folder of the package that holds the shipped ones.
+        shipped: folder of the package with the shipped manifests.
+
+    Returns:
+        The absolute path.
 
     Raises:
-        ManifestError: there is neither.
+        ManifestError: there is neither a file nor a shipped manifest of that name.
     """
     path = expand_home(str(source))
     shown, bare = str(source) or "''", str(source).removesuffix(".yaml")
     try:
         exists, folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ManifestError(one_line(f"{shown}: cannot be read: {reason}")) from None
+        raise ManifestError(one_line(f"{shown}: cannot be read: {reason(error)}")) from None
     if bare in shipped_manifests(shipped) and (folder or not exists):
         return shipped / f"{bare}.yaml"
     if folder:
@@ -58,7 +60,7 @@ def load_manifest(
     datasets: Sequence[str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Read, check and resolve a manifest; no checkpoint or image needs to be there.
+    """Read, check and resolve a manifest; checkpoints and images need not exist.
 
     Args:
         source: what `find_manifest` takes.
@@ -66,12 +68,12 @@ def load_manifest(
         data_root: wins over the environment variable HMSA_DATA_ROOT.
         assets: wins over HMSA_ASSETS.
         models: names of the models to keep, all if None or empty; the manifest's order stays.
-        datasets: names of the datasets to keep, likewise.
-        overrides: settings that win over the manifest's, as a tree like it, for example
+        datasets: names of the datasets to keep, all if None or empty.
+        overrides: settings that win over the manifest's, as a tree of its shape, for example
             ``{"inference": {"precision": "fp32"}}``; a None in it changes nothing.
 
     Raises:
-        ManifestError: anything wrong with any of these, in one line.
+        ManifestError: the manifest or an argument is wrong; everything that is wrong is named in one line.
     """
     path = find_manifest(source)
     name = path.name if path.parent == SHIPPED else str(source)
@@ -82,7 +84,7 @@ def load_manifest(
     manifest = validate(Manifest, document, PathContext.of(path, data_root, assets))
     return manifest.model_copy(
         update={
-            "models": _selected("model", manifest.models, models or [m.name for m in manifest.models]),
-            "datasets": _selected("dataset", manifest.datasets, datasets or [d.name for d in manifest.datasets]),
+            "models": select("model", manifest.models, models or [m.name for m in manifest.models]),
+            "datasets": select("dataset", manifest.datasets, datasets or [d.name for d in manifest.datasets]),
         }
     )

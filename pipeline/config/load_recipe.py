@@ -1,4 +1,4 @@
-"""Reads a recipe: the file, the command line's settings, the initial weights."""
+"""Loads a recipe: the file, the command line's changes to it, and the initial weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ...datasets.dataset_specs import NAMES
 from ...errors import ManifestError, nearest, one_line
-from .load_manifest import find_manifest, shipped_manifests
+from .load_manifest import find_manifest
 from .overrides import SetOption, apply_overrides
 from .path_variables import PathContext, expand_home, is_url, refuse_unused
 from .recipe import RANDOM, RECIPES, Recipe
@@ -18,17 +18,8 @@ from .yaml_document import Document, read_document, validate
 _NO_INIT: Mapping[str, Any] = {"checkpoint": [], "fresh": [], "unused": [], "prefix": ""}
 
 
-def shipped_recipes() -> list[str]:
-    """The names of the recipes that come with the package, without ``.yaml``."""
-    return shipped_manifests(RECIPES)
-
-
 def recipe_of(dataset: str) -> str:
-    """The shipped recipe of a dataset, for `load_recipe`.
-
-    Raises:
-        ManifestError: there is none.
-    """
+    """Locate the shipped recipe of a dataset, for `load_recipe`; `ManifestError` if there is none."""
     if dataset not in NAMES:
         known = f"known: {', '.join(NAMES)}"
         meant = nearest(dataset, NAMES)
@@ -49,22 +40,22 @@ def load_recipe(
     overrides: Mapping[str, Any] | None = None,
     settings: Sequence[str] = (),
 ) -> Recipe:
-    """Read, check and resolve a recipe; no image or checkpoint needs to be there.
+    """Read, check and resolve a recipe; images and checkpoints need not exist.
 
     Args:
         source: a file, or the bare name of a shipped recipe.
-        output: wins over the recipe's; relative to the current folder, as all that follow.
+        output: wins over the recipe's; relative to the current folder, as are all paths that follow.
         data_root: wins over the environment variable HMSA_DATA_ROOT.
         assets: wins over HMSA_ASSETS.
         root: wins over the recipe's ``data.root``.
         cache: wins over the recipe's ``data.cache``.
-        init: a checkpoint that wins over the recipe's, or `RANDOM`. The recipe's fresh layers hold for it too, unless
-            the architecture is another one than the recipe's, whose ``init`` is then passed over.
-        overrides: settings that win over the recipe's, as a tree like it; a None in it changes nothing.
-        settings: more of them, each ``section.key=value`` with a value in YAML; null too.
+        init: a checkpoint that wins over the recipe's, or `RANDOM`. The recipe's fresh layers apply to it too, unless
+            the architecture is not the recipe's: then the recipe's ``init`` is ignored.
+        overrides: settings that win over the recipe's, as a tree of its shape; a None in it changes nothing.
+        settings: further settings, each ``section.key=value`` with a value in YAML; null too.
 
     Raises:
-        ManifestError: anything wrong with any of these, in one line.
+        ManifestError: the recipe or an argument is wrong; everything that is wrong is named in one line.
     """
     path = find_manifest(source, RECIPES)
     name = f"train/{path.name}" if path.parent == RECIPES else str(source)
@@ -84,31 +75,36 @@ def load_recipe(
     return recipe
 
 
-def parse_size(text: str) -> list[int]:
-    """``HxW`` as [height, width].
+def parse_size(text: str, flag: str, example: str) -> list[int]:
+    """Read ``HEIGHTxWIDTH`` as [height, width].
+
+    Args:
+        text: what the user wrote.
+        flag: the option it was given to, for messages.
+        example: a size that suits the option, for messages.
 
     Raises:
-        ManifestError: it is something else.
+        ManifestError: the text is something else.
     """
     found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
     if not found:
-        raise ManifestError(one_line(f"--crop-size {text}: write HEIGHTxWIDTH, such as 1052x1914"))
+        raise ManifestError(one_line(f"{flag} {text}: write HEIGHTxWIDTH, such as {example}"))
     return [int(found[1]), int(found[2])]
 
 
 def _from_here(path: str | Path) -> str:
-    # Unlike the paths in a recipe, those of a flag start where the command runs.
+    # Unlike the paths in a recipe, those of a flag are relative to the current folder.
     return str(path) if is_url(str(path)) else str(Path.cwd() / expand_home(str(path)))
 
 
 def _with_initial_weights(
     document: Document, wanted: Mapping[str, Any], init: str | None
 ) -> tuple[Document, tuple[str, ...]]:
-    """The recipe with what ``init`` says of the initial weights, and what the user should know of it.
+    """Put the initial weights that ``init`` names into the recipe, and list notes about them for the user.
 
     Args:
         document: the recipe as it was written.
-        wanted: its tree with all that the command line says.
+        wanted: its tree with the command line's changes.
         init: see `load_recipe`.
     """
     default = Recipe.model_fields["arch"].default

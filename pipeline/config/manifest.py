@@ -1,7 +1,7 @@
 """The manifest: which models look at which images, how, and where the results go.
 
-A manifest is a YAML file (see ``manifests/bravo.yaml``). `load_manifest` reads and checks it, resolves
-its paths, and says everything that is wrong with it in one line, with the file, the line and the field.
+A manifest is a YAML file (see ``manifests/bravo.yaml``). `load_manifest` reads it, checks it and resolves its paths;
+an error names everything that is wrong in one line, with the file, the line and the field.
 """
 
 from __future__ import annotations
@@ -10,16 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    Strict,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from ...datasets.layout.find_images import LAYOUTS
 from ...errors import ManifestError, describe_value, nearest, one_line
@@ -71,7 +62,7 @@ def _check_version(value: object) -> object:
 
 
 class FrozenModel(BaseModel):
-    """What all parts of a manifest share: they never change, and know their keys."""
+    """A pydantic model that never changes and forbids unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -187,11 +178,11 @@ class Member(FrozenModel):
 
     @property
     def external(self) -> bool:
-        """Whether its logits come from elsewhere, so that there is no checkpoint to run."""
+        """True if its logits are imported, so that there is no checkpoint to run."""
         return self.arch == EXTERNAL
 
     def checkpoint_path(self) -> Path:
-        """The absolute path of the checkpoint, which may not exist.
+        """Return the absolute path of the checkpoint, which need not exist.
 
         Raises:
             ManifestError: an environment variable in it is not set, or the model is external.
@@ -227,7 +218,7 @@ class DatasetEntry(FrozenModel):
 
     @property
     def exif(self) -> bool:
-        """Whether its photographs are turned as EXIF says."""
+        """True if its photographs are turned as their EXIF tag says."""
         return self.orientation == "exif"
 
     mapping: Text | None = Field(
@@ -246,9 +237,9 @@ class DatasetEntry(FrozenModel):
         return self
 
     def root_path(self) -> Path:
-        """The absolute path of the dataset's folder, which may not exist.
+        """Return the absolute path of the dataset's folder, which need not exist.
 
-        Of ACDC as its authors distribute it BRAVO wants what lies in ``rgb_anon``, named from there.
+        BRAVO names the images of ACDC from the folder ``rgb_anon``, which is found in ACDC as its authors pack it.
 
         Raises:
             ManifestError: an environment variable in it is not set.
@@ -276,12 +267,6 @@ class Manifest(FrozenModel):
     models: Annotated[tuple[Member, ...], at_least_one] = Field(description="The members of the ensemble.")
     datasets: Annotated[tuple[DatasetEntry, ...], at_least_one] = Field(description="What they are run on.")
 
-    _source_path: Path = PrivateAttr(default=Path())
-
-    def model_post_init(self, context: Any, /) -> None:
-        if context is not None:
-            self._source_path = context.source
-
     @model_validator(mode="after")
     def _agrees(self) -> Manifest:
         _check_unique("models", self.models)
@@ -300,25 +285,16 @@ class Manifest(FrozenModel):
                 raise FieldError(message, "models", i, "weight")
         return self
 
-    def __eq__(self, other: object) -> bool:
-        """Whether both say the same, whatever files they were read from."""
-        return isinstance(other, Manifest) and self.resolved() == other.resolved()
-
-    @property
-    def source_path(self) -> Path:
-        """The absolute path of the file it was read from."""
-        return self._source_path
-
     def member(self, name: str) -> Member:
-        """The model of that name; `ManifestError` if there is none."""
-        return _selected("model", self.models, [name])[0]
+        """Find the model of that name; `ManifestError` if there is none."""
+        return select("model", self.models, [name])[0]
 
     def dataset(self, name: str) -> DatasetEntry:
-        """The dataset of that name; `ManifestError` if there is none."""
-        return _selected("dataset", self.datasets, [name])[0]
+        """Find the dataset of that name; `ManifestError` if there is none."""
+        return select("dataset", self.datasets, [name])[0]
 
     def stores(self) -> list[tuple[str, str, Path]]:
-        """Every model over every dataset: (dataset, model, where the logits lie)."""
+        """List the store of each model for each dataset: (dataset, model, folder of the store)."""
         return [
             (dataset.name, member.name, store_path(self.output, dataset.name, member.name))
             for dataset in self.datasets
@@ -326,14 +302,14 @@ class Manifest(FrozenModel):
         ]
 
     def resolved(self) -> dict[str, Any]:
-        """Every setting, the defaults too, with absolute paths, as what JSON and YAML can hold.
+        """Return every setting, defaults included, with absolute paths, in types that JSON and YAML can hold.
 
-        Paths with a variable that was not set keep it as ``${NAME}``.
+        Paths with a variable that is not set keep it as ``${NAME}``.
         """
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """`resolved` as YAML; loaded from any folder it gives an equal manifest."""
+        """Write `resolved` as YAML; loaded from any folder it gives an equal manifest."""
         return as_yaml(self.resolved())
 
 
@@ -346,7 +322,17 @@ def _check_unique(key: str, entries: Sequence[Member | DatasetEntry]) -> None:
             raise FieldError(message, key, i, "name")
 
 
-def _selected(kind: str, entries: Sequence[Entry], names: Iterable[str]) -> tuple[Entry, ...]:
+def select(kind: str, entries: Sequence[Entry], names: Iterable[str]) -> tuple[Entry, ...]:
+    """Keep the models or datasets of these names, in the manifest's order.
+
+    Args:
+        kind: ``model`` or ``dataset``, for messages.
+        entries: all there are.
+        names: those to keep.
+
+    Raises:
+        ManifestError: there is none of a name.
+    """
     known = [entry.name for entry in entries]
     names = list(names)
     for name in names:

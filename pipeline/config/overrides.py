@@ -1,4 +1,4 @@
-"""What the command line puts in the place of a file's settings."""
+"""Settings of the command line, such as ``--set``, that replace those of a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ _SHOWN = 80  # characters of what --set was given
 
 @dataclass(frozen=True)
 class SetOption:
-    """What one ``--set`` says."""
+    """One ``--set KEY=VALUE``.
+
+    Attributes:
+        shown: the text as given, shortened for messages.
+        place: the key's steps, such as ``("augmentation", "flip")``.
+        value: in YAML's types; never a mapping.
+    """
 
     shown: str
     place: tuple[str, ...]
@@ -25,7 +31,7 @@ class SetOption:
 
     @classmethod
     def parse(cls, text: str) -> SetOption:
-        """``a.b=value``; ManifestError if it is something else."""
+        """Read ``a.b=value``; ManifestError if it is something else."""
         shown = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
         place, equals, written = text.partition("=")
         steps = tuple(place.strip().split("."))
@@ -52,7 +58,7 @@ class SetOption:
         return cls(shown, steps, value)
 
     def over(self, document: Document) -> Document:
-        """The document with this value in its place, null too; ManifestError if that place cannot be."""
+        """Put this value, null too, into the document; ManifestError if a step of its place is no section."""
         tree = level = dict(document.tree)
         for depth, step in enumerate(self.place[:-1], start=1):
             below = level.get(step)
@@ -70,10 +76,15 @@ class SetOption:
 
 
 def apply_overrides(document: Document, overrides: Mapping[str, Any], settings: Sequence[SetOption]) -> Document:
-    """The document with ``overrides``, a tree whose None changes nothing, and then ``settings`` laid over it.
+    """Replace settings of a document.
+
+    Args:
+        document: the file's settings.
+        overrides: a tree of its shape; a None in it changes nothing.
+        settings: applied after ``overrides``, in order.
 
     Raises:
-        ManifestError: a setting's place cannot be.
+        ManifestError: a step of a setting's place is no section.
     """
     document = document.override(overrides)
     for setting in settings:

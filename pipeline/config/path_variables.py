@@ -20,34 +20,43 @@ _BARE_VARIABLE = re.compile(rf"\$({'|'.join(FLAGS)})\b")
 
 @dataclass(frozen=True)
 class PathContext:
-    """What the paths of a manifest depend on.
+    """The folder and variables by which the paths of a manifest are expanded.
 
     Attributes:
-        source: the file they stand in, absolute; None if there is no file.
-        folder: the folder that relative paths start from, absolute.
+        folder: absolute; relative paths start from it.
         variables: values of the environment variables; an empty one counts as not set.
     """
 
-    source: Path | None
     folder: Path
     variables: Mapping[str, str]
 
     @classmethod
     def of(cls, source: Path, data_root: Path | None = None, assets: Path | None = None) -> PathContext:
-        """Those of the file ``source``; a folder that is given wins over its environment variable."""
-        return cls(source.absolute(), source.absolute().parent, _variables(data_root, assets))
+        """Make the context of the paths in a file.
+
+        Args:
+            source: the file.
+            data_root: wins over the environment variable HMSA_DATA_ROOT.
+            assets: wins over HMSA_ASSETS.
+        """
+        return cls(source.absolute().parent, _variables(data_root, assets))
 
     @classmethod
     def here(cls) -> PathContext:
-        """Those of settings made in Python: the current folder."""
-        return cls(None, Path.cwd(), _variables(None, None))
+        """Make the context of settings made in Python: the current folder."""
+        return cls(Path.cwd(), _variables(None, None))
 
 
 def refuse_unused(document: Document, data_root: Path | None, assets: Path | None) -> None:
-    """Refuse a folder that no path of the document asks for.
+    """Refuse a folder given on the command line that no path of the document uses.
+
+    Args:
+        document: the file's settings.
+        data_root: value of ``--data-root``, None if not given.
+        assets: value of ``--assets``, None if not given.
 
     Raises:
-        ManifestError: it was given on the command line, and ``${NAME}`` stands nowhere in the document.
+        ManifestError: a folder was given, and its ``${NAME}`` stands nowhere in the document.
     """
     for (name, flag), value in zip(FLAGS.items(), (data_root, assets), strict=True):
         if value is not None and not any(f"${{{name}}}" in text for text in _texts(document.tree)):
@@ -72,13 +81,13 @@ def _variables(data_root: Path | None, assets: Path | None) -> dict[str, str]:
     for name, flag in zip(FLAGS, (data_root, assets), strict=True):
         value = variables.get(name) if flag is None else str(flag)
         if value is not None:
-            # Unlike the paths in a manifest these are typed in a shell: the current folder is their start.
+            # Unlike the paths in a manifest these are typed in a shell, so relative to the current folder.
             variables[name] = str(Path.cwd() / expand_home(value))
     return variables
 
 
 def expand_home(text: str) -> Path:
-    """The path with a leading ``~`` or ``~user`` expanded; `ManifestError` if there is no such user."""
+    """Expand a leading ``~`` or ``~user``; `ManifestError` if there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -86,13 +95,18 @@ def expand_home(text: str) -> Path:
 
 
 def expand(value: object, folder: Path, variables: Mapping[str, str]) -> str:
-    """``value`` as an absolute path: variables and ``~`` expanded, a relative one put under ``folder``.
+    """Make an absolute path: expand variables and ``~``, and put a relative path under ``folder``.
 
-    A variable that is not set stays as ``${NAME}``, and nothing goes before a path that begins with one.
-    The result gives itself when it is located again, from any folder.
+    A variable that is not set stays as ``${NAME}``; a path that begins with one is not put under a folder. Expanding
+    the result again, from any folder, changes nothing.
+
+    Args:
+        value: a text or path.
+        folder: absolute.
+        variables: name -> value.
 
     Raises:
-        ValueError: not a path, or one that cannot be written into a manifest.
+        ValueError: the value is no path, or one that cannot be written into a manifest.
     """
     if not isinstance(value, (str, Path)):
         raise ValueError(f"a path is needed, not {describe_value(value)}")
@@ -115,12 +129,12 @@ def expand(value: object, folder: Path, variables: Mapping[str, str]) -> str:
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` names a place by a URL, such as ``s3://bucket/run``."""
+    """Say whether ``text`` is a URL, such as ``s3://bucket/run``."""
     return bool(_URL.match(text))
 
 
 def require_expanded(path: str, where: str = "") -> str:
-    """What `located` returned; `ManifestError`, begun with ``where``, if a variable is not set."""
+    """Return the path that `expand` made; `ManifestError`, begun with ``where``, if a variable in it is not set."""
     if unset := _VARIABLE.search(path):
         name = unset[1]
         flag = f" or give {FLAGS[name]} FOLDER" if name in FLAGS else ""
@@ -129,14 +143,14 @@ def require_expanded(path: str, where: str = "") -> str:
 
 
 def resolved_path(path: str, where: str = "") -> Path:
-    """As `resolved`, of something on a disk; `ManifestError` for a URL too."""
+    """Return what `expand` made of a path on a disk; `ManifestError` as `require_expanded`, and for a URL."""
     if is_url(path):
         raise ManifestError(one_line(f"{where}only the output may be a URL; put this on a disk, or mount it"))
     return Path(require_expanded(path, where))
 
 
 def is_unicode(text: str) -> bool:
-    """Whether UTF-8 can hold the text, unlike file names of another encoding and YAML's ``\\ud800``."""
+    """Say whether UTF-8 can hold the text, unlike file names of another encoding and YAML's ``\\ud800``."""
     try:
         text.encode()
     except UnicodeEncodeError:

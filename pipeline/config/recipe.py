@@ -1,8 +1,8 @@
 """The training recipe: what a network is trained on, how, and from where.
 
-A recipe is a YAML file (see ``manifests/train/gta5.yaml``), read and checked like a manifest. `load_recipe`
-lays what the command line says over it; whatever is wrong is said in one line, with the file, the line and the
-field.
+A recipe is a YAML file (see ``manifests/train/gta5.yaml``), read and checked like a manifest. `load_recipe` replaces
+settings by those of the command line; an error names everything that is wrong in one line, with the file, the line
+and the field.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from .yaml_document import FieldError, as_yaml
 
 RECIPES = SHIPPED / "train"
 RANDOM = "random"
-"""What ``--init`` says where no checkpoint is to be read."""
-_MOST_AT_ONCE = 65_536  # images; beyond, the list of an epoch's images is larger than the images
-_LARGEST_FACTOR = 100
-_LARGEST_NUMBER = 3e38  # what float32 holds
+"""Value of ``--init`` for random weights."""
+_MAX_BATCH = 65_536  # images; above, the list of an epoch's images is larger than the images
+_MAX_FACTOR = 100
+_MAX_NUMBER = 3e38  # what float32 holds
 
 
-def _some(value: object) -> object:
-    """A single file as a list of one."""
+def _as_list(value: object) -> object:
+    """Turn a single file into a list of one."""
     return [value] if isinstance(value, (str, Path)) else value
 
 
@@ -54,16 +54,16 @@ def _check_two(value: object) -> object:
 def _check_factors(limits: tuple[float, float]) -> tuple[float, float]:
     if limits[0] > limits[1]:
         raise ValueError(f"the smaller one comes first, not {limits[0]:g} before {limits[1]:g}")
-    if limits[0] < 1 / _LARGEST_FACTOR or limits[1] > _LARGEST_FACTOR:
+    if limits[0] < 1 / _MAX_FACTOR or limits[1] > _MAX_FACTOR:
         raise ValueError(
-            f"both must lie within {1 / _LARGEST_FACTOR:g} to {_LARGEST_FACTOR}, not {limits[0]:g} and {limits[1]:g}"
+            f"both must lie within {1 / _MAX_FACTOR:g} to {_MAX_FACTOR}, not {limits[0]:g} and {limits[1]:g}"
         )
     return limits
 
 
 def _check_single(number: float) -> float:
-    if number > _LARGEST_NUMBER:
-        raise ValueError(f"{_LARGEST_NUMBER:g} at most, with which networks can compute, not {number:g}")
+    if number > _MAX_NUMBER:
+        raise ValueError(f"{_MAX_NUMBER:g} at most, with which networks can compute, not {number:g}")
     return number
 
 
@@ -71,7 +71,7 @@ _single = AfterValidator(_check_single)
 
 
 class Data(FrozenModel):
-    """What is learnt from, and what is scored on."""
+    """The dataset, and its splits for training and validation."""
 
     type: Annotated[Text, one_of(KNOWN_DATASETS)] = Field(
         description="One of the datasets of 'hmsa-pipeline datasets list'."
@@ -101,18 +101,14 @@ class Data(FrozenModel):
         return self
 
     def root_path(self) -> Path:
-        """The absolute path of the dataset's folder, which may not exist.
-
-        Raises:
-            ManifestError: an environment variable in it is not set.
-        """
+        """Return the absolute path of the dataset's folder; `ManifestError` if a variable in it is not set."""
         return resolved_path(self.root, f"data.root {self.root}: ")
 
 
 class Init(FrozenModel):
-    """What the network starts from: random weights, unless a checkpoint is named."""
+    """The initial weights: random, unless a checkpoint is named."""
 
-    checkpoint: Annotated[tuple[InputPath, ...], BeforeValidator(_some)] = Field(
+    checkpoint: Annotated[tuple[InputPath, ...], BeforeValidator(_as_list)] = Field(
         default=(), description="File of weights, or several names that it may have; the first that is there is read."
     )
     fresh: tuple[Text, ...] = Field(
@@ -132,10 +128,10 @@ class Init(FrozenModel):
         return self
 
     def path(self) -> Path | None:
-        """The first of the files that is there; None if the weights are to be random.
+        """Return the first of the files that exists; None if the weights are to be random.
 
         Raises:
-            ManifestError: none is there, or an environment variable is not set.
+            ManifestError: none exists, or an environment variable is not set.
         """
         paths = [resolved_path(p, f"init.checkpoint {p}: ") for p in self.checkpoint]
         found = next((path for path in paths if path.exists()), None)
@@ -161,7 +157,7 @@ class RandAugment(FrozenModel):
 
 
 class Augmentation(FrozenModel):
-    """How an image is changed before the network sees it."""
+    """Random changes of an image before the network sees it."""
 
     crop: Annotated[tuple[Count, Count], BeforeValidator(_check_two)] = Field(
         description="Height and width of what the network sees, in pixels."
@@ -200,7 +196,7 @@ class Sampling(FrozenModel):
 
 
 class Loss(FrozenModel):
-    """What is minimised."""
+    """The loss that training minimises."""
 
     criterion: Literal["rmi", "cross_entropy", "image_weighted"] = Field(
         default="rmi", description="Region mutual information (arXiv 1910.12037), or a cross entropy."
@@ -212,7 +208,7 @@ class Loss(FrozenModel):
 
 
 class Optimizer(FrozenModel):
-    """How a gradient becomes a step."""
+    """The optimiser."""
 
     name: Literal["sgd", "adamw"] = Field(default="sgd", description="sgd (with momentum) or adamw.")
     lr: Annotated[Positive, _single] = Field(
@@ -240,7 +236,7 @@ class Schedule(FrozenModel):
     step: Natural = Field(default=110, description="poly2: the epoch from which the exponent is doubled.")
 
     def factor(self, epoch: int, epochs: int) -> float:
-        """What the learning rate of the first epoch is multiplied by in epoch ``epoch``, from 0."""
+        """Return the factor of the first epoch's learning rate in epoch ``epoch``, counted from 0."""
         doubled = self.name == "poly2" and epoch >= self.step
         return (1 - epoch / epochs) ** (2 * self.exponent if doubled else self.exponent)
 
@@ -254,7 +250,7 @@ class Validation(FrozenModel):
 
 
 class Checkpoints(FrozenModel):
-    """What is kept on the way, beside the last and the best."""
+    """The checkpoints that are kept during training, beside the last and the best."""
 
     every: Count | None = Field(default=None, description="Keep one every so many epochs for good; none if null.")
     minutes: Positive = Field(default=15.0, description="Minutes after which the last one is renewed in an epoch.")
@@ -303,8 +299,8 @@ class Recipe(FrozenModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:
-        if self.global_batch > _MOST_AT_ONCE:
-            raise FieldError(f"{_MOST_AT_ONCE} at most, not {self.global_batch}", "global_batch")
+        if self.global_batch > _MAX_BATCH:
+            raise FieldError(f"{_MAX_BATCH} at most, not {self.global_batch}", "global_batch")
         if self.global_batch % self.batch_size:
             message = (
                 f"{self.global_batch} images per step cannot be had {self.batch_size} at a time; "
@@ -317,19 +313,19 @@ class Recipe(FrozenModel):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of how the recipe was read, a line each."""
+        """Notes for the user about how the recipe was read, a line each."""
         return self._notes
 
     def cache_path(self) -> Path:
-        """The folder for what is made of the masks once."""
+        """Return the folder for what is made of the masks once, such as centroids; `ManifestError` as `root_path`."""
         if self.data.cache is None:
             return self.output / "cache"
         return resolved_path(self.data.cache, f"data.cache {self.data.cache}: ")
 
     def resolved(self) -> dict[str, Any]:
-        """Every setting, the defaults too, with absolute paths, as what JSON and YAML can hold."""
+        """Return every setting, defaults included, with absolute paths, in types that JSON and YAML can hold."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """`resolved` as YAML, which gives an equal recipe when it is loaded."""
+        """Write `resolved` as YAML, which gives an equal recipe when it is loaded."""
         return as_yaml(self.resolved())

@@ -1,4 +1,4 @@
-"""The kinds of value that a manifest holds: text, names, numbers, checksums and paths."""
+"""The types of value that manifests and recipes hold: text, names, numbers, checksums and paths."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +22,7 @@ _LONGEST_NAME = 100
 
 
 def check_mapping(name: str, mapping: str | None) -> None:
-    """Refuse a mapping that a type of dataset does not have.
-
-    Raises:
-        ValueError: it has none of this name.
-    """
+    """Raise ValueError if a type of dataset has no mapping of this name; None is allowed for all types."""
     if mapping is None:
         return
     if name not in KNOWN_DATASETS:
@@ -69,23 +65,11 @@ def _number(value: object) -> float:
 
 
 def _as_number(value: object) -> str:
-    # YAML takes 1e-3 and whatever stands in quotes for text.
+    # YAML reads 1e-3, and everything in quotes, as text.
     with contextlib.suppress(ValueError):
         if isinstance(value, str) and math.isfinite(float(value)):
             return f"; write {float(value)}"
     return ""
-
-
-def _positive(value: object) -> float:
-    if (number := _number(value)) <= 0:
-        raise ValueError(f"must be above 0, not {number:g}")
-    return number
-
-
-def _not_negative(value: object) -> float:
-    if (number := _number(value)) < 0:
-        raise ValueError(f"must be 0 or more, not {number:g}")
-    return number
 
 
 def _whole_number(value: object) -> int:
@@ -96,22 +80,26 @@ def _whole_number(value: object) -> int:
     return value
 
 
-def _count(value: object) -> int:
-    if (number := _whole_number(value)) < 1:
-        raise ValueError(f"must be 1 or more, not {number}")
-    return number
+def _number_that(fits: Callable[[float], bool], rule: str) -> BeforeValidator:
+    """Make a check that a value is a finite number for which ``fits`` holds; ``rule`` says in words when it does."""
+
+    def check(value: object) -> float:
+        if not fits(number := _number(value)):
+            raise ValueError(f"must {rule}, not {number:g}")
+        return number
+
+    return BeforeValidator(check)
 
 
-def _natural(value: object) -> int:
-    if (number := _whole_number(value)) < 0:
-        raise ValueError(f"must be 0 or more, not {number}")
-    return number
+def _whole_number_from(least: int) -> BeforeValidator:
+    """Make a check that a value is a whole number of at least ``least``."""
 
+    def check(value: object) -> int:
+        if (number := _whole_number(value)) < least:
+            raise ValueError(f"must be {least} or more, not {number}")
+        return number
 
-def _share(value: object) -> float:
-    if not 0 <= (number := _number(value)) <= 1:
-        raise ValueError(f"must lie between 0 and 1, not {number:g}")
-    return number
+    return BeforeValidator(check)
 
 
 def _check_text(text: str) -> str:
@@ -126,7 +114,7 @@ def _check_name(name: str) -> str:
             f"{describe_value(name)} cannot name files; use letters, digits and, after the first, '.', '_', '-'"
         )
     if name.lower().endswith(".lock"):
-        raise ValueError(f"{describe_value(name)} ends like the lock files beside our outputs; use another ending")
+        raise ValueError(f"{describe_value(name)} ends like the lock files beside the outputs; use another ending")
     if len(name) > _LONGEST_NAME:
         raise ValueError(f"names files, so {_LONGEST_NAME} characters at most, not {len(name)}")
     return name
@@ -139,7 +127,7 @@ def _check_sha256(digits: str) -> str:
 
 
 class NamesOf(Collection[str]):
-    """The names of two collections, which may come to know more."""
+    """The names of two collections, with those that are added to them later."""
 
     def __init__(self, first: Collection[str], second: Collection[str]) -> None:
         self._parts = first, second
@@ -155,7 +143,7 @@ class NamesOf(Collection[str]):
 
 
 def one_of(known: Collection[str]) -> AfterValidator:
-    """A check that a text is one of ``known``, for names that a Literal cannot list."""
+    """Make a check that a text is one of ``known``, for names that a Literal cannot list."""
 
     def check(value: str) -> str:
         if value not in known:
@@ -171,17 +159,17 @@ def _check_any(entries: Collection[object]) -> Collection[object]:
     return entries
 
 
-# Not Field(min_length=1), which also complains of a list whose every entry has a problem of its own.
+# Not Field(min_length=1), which also complains about a list all of whose entries are wrong.
 at_least_one = AfterValidator(_check_any)
 Text = Annotated[str, Strict(), AfterValidator(_check_text)]
 Name = Annotated[Text, AfterValidator(_check_name)]
-# Not a BeforeValidator, because pydantic would make a disk's path of a remote place.
+# Not a BeforeValidator: pydantic would turn a URL's path into a path on a disk.
 OutputPath = Annotated[Path, PlainValidator(_output_path), PlainSerializer(str, return_type=str)]
 LocalOutputPath = Annotated[Path, BeforeValidator(_local_output_path)]
 Sha256 = Annotated[Text, AfterValidator(_check_sha256)]
 InputPath = Annotated[str, BeforeValidator(_input_path)]
-Positive = Annotated[float, BeforeValidator(_positive)]
-Count = Annotated[int, BeforeValidator(_count)]
-Natural = Annotated[int, BeforeValidator(_natural)]
-Share = Annotated[float, BeforeValidator(_share)]
-NotNegative = Annotated[float, BeforeValidator(_not_negative)]
+Positive = Annotated[float, _number_that(lambda number: number > 0, "be above 0")]
+NotNegative = Annotated[float, _number_that(lambda number: number >= 0, "be 0 or more")]
+Share = Annotated[float, _number_that(lambda number: 0 <= number <= 1, "lie between 0 and 1")]
+Count = Annotated[int, _whole_number_from(1)]
+Natural = Annotated[int, _whole_number_from(0)]

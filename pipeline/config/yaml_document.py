@@ -1,4 +1,4 @@
-"""YAML files of settings: their values, the line each stands on, and every problem said in one line."""
+"""YAML files of settings: their values, the line of each value, and one-line errors for everything that is wrong."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ...errors import ManifestError, describe_value, nearest, one_line, shortened
+from ...errors import ManifestError, describe_value, nearest, one_line, reason, shortened
 
 KeyPath = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
-MOST_BYTES = 1 << 20
-MOST_VALUES = 50_000
+MAX_BYTES = 1 << 20
+MAX_VALUES = 50_000
 PROBLEMS_SHOWN = 3
 
 _TAG = "tag:yaml.org,2002:"
@@ -29,7 +29,7 @@ _PLAIN_TAGS = {_TAG + kind for kind in ("null", "bool", "int", "float")}
 
 
 class FieldError(ValueError):
-    """What a validator of several fields says of one of them; ``place`` is relative to what it validates."""
+    """The error of a validator of several fields about one of them; ``place`` is relative to the validated value."""
 
     def __init__(self, message: str, *place: str | int) -> None:
         super().__init__(message)
@@ -41,10 +41,10 @@ class Document:
     """The content of one YAML file whose top level is a mapping.
 
     Attributes:
-        name: what to call the file in messages.
+        name: of the file, for messages.
         tree: the values; mappings have text keys only.
-        lines: the line, from 1, of every value, by its place in the tree.
-        overridden: the places whose value the command line gave, not the file.
+        lines: place of a value in the tree -> its line, from 1.
+        overridden: places whose value comes from the command line, not from the file.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Document:
     overridden: frozenset[KeyPath] = field(default=frozenset())
 
     def override(self, values: Mapping[str, Any]) -> Document:
-        """The document with ``values``, a tree of mappings, laid over it; a None leaves the file's value."""
+        """Replace values by those of ``values``, a tree of mappings; a None leaves the file's value."""
         places: set[KeyPath] = set()
         tree = _merged(self.tree, values, (), places)
         return Document(self.name, tree, self.lines, self.overridden | places)
 
     def error(self, problems: Iterable[tuple[KeyPath, str]]) -> ManifestError:
-        """One line for all ``problems``: the first few of them in the file's order, and how many more."""
+        """Make one line of all ``problems``: the first few in the file's order, and the number of the others."""
         ordered = sorted(problems, key=lambda problem: self._line(problem[0]) or 0)
         said = [self._said(place, message, first=not i) for i, (place, message) in enumerate(ordered)]
         more = len(said) - PROBLEMS_SHOWN
@@ -68,7 +68,7 @@ class Document:
 
     def _line(self, place: KeyPath) -> int | None:
         said = any(place[:n] in self.overridden for n in range(len(place) + 1))
-        # A section that is not in the file was made for what the command line says of something in it.
+        # A section that is not in the file was made for a value of the command line.
         made = place not in self.lines and any(given[: len(place)] == place for given in self.overridden)
         if said or made:
             return None
@@ -84,14 +84,14 @@ class Document:
 
 
 def read_document(path: Path, name: str | None = None) -> Document:
-    """Read a YAML file; ``name`` is what messages call it (its path if None).
+    """Read a YAML file; messages call it ``name`` (its path if None).
 
-    Duplicate keys are refused, of which PyYAML would silently take the last; so are tags and merge
-    keys, which no file of settings needs. Dates and the like stay text.
+    Duplicate keys are refused, of which PyYAML silently takes the last; so are tags and merge keys, which no file of
+    settings needs. Dates stay text.
 
     Raises:
-        ManifestError: no such file, a folder, unreadable, larger than 1 MiB, not UTF-8, bad YAML,
-            empty, or something else than a mapping at its top level.
+        ManifestError: there is no such file, it is a folder, cannot be read, is larger than 1 MiB, not UTF-8, not
+            YAML, empty, or its top level is no mapping.
     """
     name = str(path) if name is None else name
     text = _read_text(path, name)
@@ -113,7 +113,16 @@ def read_document(path: Path, name: str | None = None) -> Document:
 
 
 def validate(model: type[M], document: Document, context: Any = None) -> M:
-    """The document as ``model``, every problem of it in one `ManifestError`."""
+    """Check a document and turn it into a model.
+
+    Args:
+        model: the class of pydantic model.
+        document: the settings.
+        context: handed to the model's validators.
+
+    Raises:
+        ManifestError: the settings do not fit the model; the error names every problem.
+    """
     try:
         return model.model_validate(document.tree, context=context)
     except ValidationError as error:
@@ -122,7 +131,7 @@ def validate(model: type[M], document: Document, context: Any = None) -> M:
 
 
 def as_yaml(tree: Any) -> str:
-    """A tree of settings as YAML, in the order that it has."""
+    """Write a tree of settings as YAML, in its own order."""
     # PyYAML writes line breaks other than a newline (as U+0085) so that it reads them as spaces,
     # unless it escapes everything beyond ASCII.
     printable = json.dumps(tree, ensure_ascii=False).isprintable()
@@ -149,16 +158,15 @@ def _merged(tree: dict[str, Any], values: Mapping[str, Any], place: KeyPath, pla
 def _read_text(path: Path, name: str) -> str:
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
         raise ManifestError(one_line(f"{name}: is a folder; name the YAML file")) from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ManifestError(one_line(f"{name}: cannot be read: {reason}")) from None
+        raise ManifestError(one_line(f"{name}: cannot be read: {reason(error)}")) from None
     if b"\0" in data:
         raise ManifestError(one_line(f"{name}: is a binary file; name a YAML file in UTF-8"))
-    if len(data) > MOST_BYTES:
-        raise ManifestError(one_line(f"{name}: is larger than {MOST_BYTES >> 20} MiB; name a YAML file of settings"))
+    if len(data) > MAX_BYTES:
+        raise ManifestError(one_line(f"{name}: is larger than {MAX_BYTES >> 20} MiB; name a YAML file of settings"))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -187,7 +195,7 @@ def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
 
 
 class _Builder:
-    """Turns YAML nodes into values and notes their lines; stricter than PyYAML's own construction."""
+    """Turns YAML nodes into values and records their lines; stricter than PyYAML's own constructor."""
 
     def __init__(self, name: str, loader: yaml.SafeLoader, lines: dict[KeyPath, int]) -> None:
         self.name, self.loader, self.lines = name, loader, lines
@@ -196,9 +204,9 @@ class _Builder:
     def build(self, node: yaml.Node, place: KeyPath) -> Any:
         self.lines.setdefault(place, node.start_mark.line + 1)
         self.values += 1
-        if self.values > MOST_VALUES:
+        if self.values > MAX_VALUES:
             # A few nested aliases can stand for billions of values.
-            raise self._refuse(node, place, f"more than {MOST_VALUES:,} values")
+            raise self._refuse(node, place, f"more than {MAX_VALUES:,} values")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, place)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
@@ -274,14 +282,14 @@ def _is_model(kind: Any) -> bool:
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:
-    """The annotation and everything inside it: for ``X | None`` also ``X`` and ``None``."""
+    """Yield the annotation and everything inside it: for ``X | None`` also ``X`` and ``None``."""
     yield annotation
     for inner in get_args(annotation):
         yield from _kinds(inner)
 
 
 def _kinds_at(model: type[BaseModel], place: KeyPath) -> Iterator[Any]:
-    """What the value at ``place`` may be; an index changes nothing, as `_kinds` looks into lists."""
+    """Yield the types that the value at ``place`` may have; an index changes nothing: `_kinds` looks into lists."""
     annotation: Any = model
     for step in place:
         if isinstance(step, str):

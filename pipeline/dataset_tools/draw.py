@@ -33,15 +33,11 @@ def frame_size(text: str | None) -> tuple[int, int] | None:
     Raises:
         ManifestError: it is something else.
     """
-    from ...errors import one_line
     from ..config.load_recipe import parse_size
 
     if text is None:
         return None
-    try:
-        height, width = parse_size(text)
-    except ManifestError as error:
-        raise ManifestError(one_line(f"--size {text}: write HEIGHTxWIDTH, such as 128x256")) from error
+    height, width = parse_size(text, "--size", "128x256")
     return height, width
 
 

@@ -1,6 +1,6 @@
-"""From logit stores to fused class maps and confidences, image by image, a strip of rows at a time.
+"""The stage ``ensemble``: logit stores to fused class maps and confidences.
 
-What went in stands in ``ensemble.json`` beside the predictions of a dataset (see `fusion_record`).
+What was fused, and how, stands in ``ensemble.json`` beside the predictions of a dataset (see `ensemble_record`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from typing import Any
 
 from ...datasets.layout.folder_layout import output_stem
 from ...errors import ManifestError, StoreError, disk_error
-from ..config.manifest import Manifest, Member
-from ..runtime.progress import Progress
+from ..config.manifest import FusionFunctions, Manifest, Member
 from ..storage.filesystem import is_remote, remove_partials
 from ..storage.output_folder import PREDICTIONS, store_path
-from ..storage.run_record import failures, gone, record_run
+from ..storage.run_record import failures, gone
 from ..storage.writer_lock import require_free, writer_lock
 from ..store.image_table import ImageEntry
 from ..store.logit_store import LogitStore
-from ..workers.jobs import JobImage, JobSummary
+from ..workers.jobs import JobImage, JobResult, JobSummary
 from ..workers.protocol import WorkerPool
-from ..workers.scheduler import run_jobs
+from ..workers.recorded_jobs import run_recorded_jobs
 from .ensemble_block import EnsembleBlock, FusionTask
 from .ensemble_record import make_record, read_record
 from .prediction_files import prediction_names
@@ -42,11 +41,13 @@ class EnsemblePlan:
 
     Attributes:
         dataset: its name.
+        folder: folder of the predictions.
         members: the manifest's members of a weight above 0, with their stores (None where one has none yet).
+        record: the content of ``ensemble.json``.
         tasks: images still to fuse.
-        skipped: how many lie there already, made from the same stores in the same way.
-        absent: images that no member has -> why, as far as is known.
-        partial: images fused with fewer than all members -> names of those that took part.
+        skipped: number of images that were fused before from the same stores in the same way.
+        absent: images that no member has -> reason, as far as it is known.
+        partial: images fused from fewer than all members -> names of the members that took part.
     """
 
     dataset: str
@@ -59,17 +60,26 @@ class EnsemblePlan:
     partial: dict[str, list[str]] = field(default_factory=dict)
 
 
-@dataclass
-class EnsembleResult:
-    """What became of one dataset's images; ``failed`` maps paths to reasons."""
+@dataclass(kw_only=True)
+class EnsembleResult(JobResult):
+    """Result of one dataset; ``partial`` is the number of images fused from fewer than all members."""
 
-    dataset: str
-    done: int = 0
-    skipped: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
     partial: int = 0
-    seconds: float = 0.0
-    interrupted: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts for ``--json``."""
+        names = ("dataset", "done", "skipped", "partial", "failed", "seconds")
+        return {name: getattr(self, name) for name in names}
+
+    def record(self) -> dict[str, Any]:
+        """Return the entries for ``run.json``."""
+        return {
+            "done": self.done,
+            "skipped": self.skipped,
+            "partial": self.partial,
+            "interrupted": self.interrupted,
+            "seconds": round(self.seconds, 3),
+        }
 
 
 def plan_ensemble(
@@ -80,10 +90,11 @@ def plan_ensemble(
     Args:
         manifest: its models, datasets and ensemble functions.
         limit: images per dataset, from the first; None for all.
-        overwrite: whether predictions that lie there are made again.
-        allow_missing: whether an image that some members lack is fused from the others.
+        overwrite: make existing predictions again.
+        allow_missing: fuse an image that some members lack from the others.
 
     Raises:
+        ManifestError: all models have weight 0.
         StoreError: no store, stores that do not belong together, images that some members lack, or
             predictions made from other stores or in another way.
     """
@@ -115,7 +126,7 @@ def _plan_dataset(
     if limit is not None:
         entries = dict(list(entries.items())[:limit])
 
-    # Of every member's complete images when their logits were written.
+    # For every member: complete image -> when its logits were written.
     complete = [
         {e.path: f.modified for e, f in zip(s.images, s.shards(), strict=True) if f and f.bytes} if s else {}
         for _, s in members
@@ -141,7 +152,7 @@ def _plan_dataset(
     plan = EnsemblePlan(dataset, folder, members, record)
     reasons = failures(manifest.output, dataset)
     existing = existing_predictions(folder) if before else {}
-    # Of times in whole seconds one that is equal may be later.
+    # Object stores give times in whole seconds, where an equal time may be later.
     grain = 0 if is_remote(folder) else 1
     for path, who in has.items():
         if not who:
@@ -158,7 +169,7 @@ def _plan_dataset(
             plan.tasks.append(FusionTask(entries[path], who))
         if len(names) < len(members):
             plan.partial[path] = names
-    # Images beyond --limit keep what is known of them.
+    # For images beyond --limit the old record is kept.
     for path, names in known_partial.items():
         if path not in has:
             plan.partial[path] = names
@@ -170,9 +181,10 @@ def _filling_command(member: Member) -> str:
 
 
 def _join_tables(dataset: str, stores: list[LogitStore], left_out: set[str]) -> dict[str, ImageEntry]:
-    """All members' images by path, sorted; StoreError if two members mean different photographs.
+    """Return all members' images by path, sorted, without ``left_out``, which the dataset no longer holds.
 
-    Those that the dataset no longer holds are ``left_out``: nobody could make them complete.
+    Raises:
+        StoreError: two members saw different photographs under one name, or two images share a prediction's name.
     """
     first = stores[0]
     entries: dict[str, ImageEntry] = {}
@@ -202,83 +214,54 @@ def _join_tables(dataset: str, stores: list[LogitStore], left_out: set[str]) -> 
 def run_ensemble(
     manifest: Manifest,
     plans: list[EnsemblePlan],
-    crew: WorkerPool,
-    ended: Callable[[EnsembleResult], None],
+    pool: WorkerPool,
+    on_result: Callable[[EnsembleResult], None],
     *,
     overwrite: bool = False,
-    patience: float = 1800.0,
+    image_timeout: float = 1800.0,
 ) -> list[EnsembleResult]:
-    """Fuse what the plans list with the crew.
-
-    A member's damaged image is reported and the rest goes on. After an interrupt a result says
-    ``interrupted``.
+    """Fuse what the plans list; damaged images are reported, and the others are fused.
 
     Args:
-        manifest: what the plans were made of.
+        manifest: the manifest that was planned.
         plans: see `plan_ensemble`.
-        crew: who does the work.
-        ended: called with each dataset's result when it ends.
-        overwrite: whether the predictions that are there are removed before the first is fused.
-        patience: seconds after which an image that is still in work is given up.
+        pool: the workers.
+        on_result: called with each dataset's result when it ends.
+        overwrite: remove existing predictions before the first image is fused.
+        image_timeout: seconds after which an image that is still in work is given up.
 
     Raises:
         StoreError: the output cannot be written, or another run works on the same predictions.
     """
-    results: list[EnsembleResult] = []
     if overwrite:
-        # All of them now: else the same command without the flag could not go on after an interruption.
+        # All of them now: otherwise the same command without the flag could not resume after an interruption.
         for plan in plans:
             remove_predictions(plan.folder)
-    works = [EnsembleJob(plan) for plan in plans]
-
-    def ended_work(position: int, tally: JobSummary) -> None:
-        if tally.problem:  # unlike a dump's jobs, which are many, one that cannot be done ends the run
-            raise StoreError(tally.problem)
-        plan = plans[position]
-        result = EnsembleResult(
-            plan.dataset,
-            done=tally.done,
-            skipped=plan.skipped,
-            failed=plan.absent | tally.failed,
-            partial=len(plan.partial),
-            seconds=tally.seconds,
-            interrupted=tally.interrupted,
-        )
-        results.append(result)
-        _record_result(manifest, result)
-        with progress.aside():
-            ended(result)
-
-    with Progress(sum(len(plan.tasks) for plan in plans)) as progress:
-        interrupted = run_jobs(works, crew, progress, ended_work, places=(manifest.output,), patience=patience)
-    if interrupted and not any(result.interrupted for result in results):
-        results.append(EnsembleResult(plans[-1].dataset, interrupted=True))
-    return results
-
-
-def _record_result(manifest: Manifest, result: EnsembleResult) -> None:
-    record_run(
-        manifest.output,
+    return run_recorded_jobs(
         "ensemble",
-        result.dataset,
-        manifest.resolved(),
-        done=result.done,
-        skipped=result.skipped,
-        partial=result.partial,
-        failed=result.failed,
-        idle=not result.done and not result.failed,
-        interrupted=result.interrupted,
-        seconds=round(result.seconds, 3),
+        [EnsembleJob(plan, manifest.ensemble) for plan in plans],
+        pool,
+        on_result,
+        todo=sum(len(plan.tasks) for plan in plans),
+        output=manifest.output,
+        manifest=manifest.resolved(),
+        image_timeout=image_timeout,
     )
 
 
 class EnsembleJob:
-    """The predictions of one dataset as the foreman sees them."""
+    """The scheduler's job of fusing one dataset.
 
-    def __init__(self, plan: EnsemblePlan) -> None:
-        self._plan = plan
+    Args:
+        plan: the dataset.
+        functions: functions of the label and of the confidence.
+    """
+
+    def __init__(self, plan: EnsemblePlan, functions: FusionFunctions) -> None:
+        self._plan, self._functions = plan, functions
         self._held = contextlib.ExitStack()
         self._tasks = {task.entry.path: task for task in plan.tasks}
+        self._is_opened = False
 
     @property
     def name(self) -> str:
@@ -289,21 +272,19 @@ class EnsembleJob:
         return self._plan.dataset
 
     def open(self) -> list[JobImage]:
+        plan = self._plan
+        self._is_opened = True
         try:
-            self._token = self._held.enter_context(writer_lock(self._plan.folder))
-            begin_predictions(self._plan.folder, self._plan.record, self._plan.partial, self._tasks)
+            self._token = self._held.enter_context(writer_lock(plan.folder))
+            begin_predictions(plan.folder, plan.record, plan.partial, self._tasks)
         except OSError as error:
-            raise disk_error(self._plan.folder, error) from error
-        return [
-            JobImage(t.entry.path, max(1, (t.entry.height or 0) * (t.entry.width or 0))) for t in self._plan.tasks
-        ]
+            raise disk_error(plan.folder, error) from error
+        return [JobImage(t.entry.path, max(1, (t.entry.height or 0) * (t.entry.width or 0))) for t in plan.tasks]
 
     def block(self, paths: Sequence[str]) -> EnsembleBlock:
-        plan = self._plan
-        members = tuple((member, store.path if store else None) for member, store in plan.members)
+        members = tuple((member, store.path if store else None) for member, store in self._plan.members)
         tasks = tuple(self._tasks[path] for path in paths)
-        functions = plan.record["label"], plan.record["confidence"]
-        return EnsembleBlock(plan.folder, members, functions, tasks, self._token)
+        return EnsembleBlock(self._plan.folder, members, self._functions, tasks, self._token)
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
         return without_prediction(self._plan.folder, paths)
@@ -313,3 +294,18 @@ class EnsembleJob:
 
     def close(self) -> None:
         self._held.close()
+
+    def result(self, summary: JobSummary) -> EnsembleResult:
+        """Make the dataset's result.
+
+        Raises:
+            StoreError: the dataset could not be fused; unlike the jobs of a dump, which are many, that ends the run.
+        """
+        if summary.problem:
+            raise StoreError(summary.problem)
+        plan = self._plan
+        result = EnsembleResult(name=plan.dataset, dataset=plan.dataset, **vars(summary))
+        if self._is_opened:
+            result.skipped, result.partial = plan.skipped, len(plan.partial)
+            result.failed = plan.absent | result.failed
+        return result

@@ -1,6 +1,6 @@
-"""``ensemble.json`` beside the predictions of a dataset: what they were made of, and in which way.
+"""``ensemble.json`` beside the predictions of a dataset: the members and functions that they were fused with.
 
-Its fingerprint says whether a prediction that lies there is the one that would be made now.
+Its fingerprint tells whether existing predictions are those that would be made now.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 
 from ... import __version__
 from ...errors import StoreError, first_few
-from ..config.manifest import FusionFunctions as Functions
-from ..config.manifest import Member
+from ..config.manifest import FusionFunctions, Member
 from ..storage.filesystem import read_bytes
 from ..store.identity import Identity
 
@@ -23,14 +22,14 @@ _MEMBER = {"name", "weight", "temperature", "store"}
 
 
 def make_record(
-    functions: Functions, members: Sequence[tuple[Member, Identity | None]], before: dict[str, Any]
+    functions: FusionFunctions, members: Sequence[tuple[Member, Identity | None]], before: dict[str, Any]
 ) -> dict[str, Any]:
-    """What goes in, with its fingerprint.
+    """Make the record of an ensemble, with its fingerprint.
 
     Args:
-        functions: the manifest's ``ensemble``.
-        members: each with what its logits are made with, None where nobody knows, since it has none.
-        before: the record that lies there, which knows the fingerprints of stores that are gone.
+        functions: functions of the label and of the confidence.
+        members: each with the identity of its store, None if it has no store.
+        before: the existing record, which knows the fingerprints of stores that are gone.
     """
     known = _stores(before)
     described = {
@@ -50,10 +49,9 @@ def make_record(
 
 
 def same_work(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether two records describe the same work on the stores that both know.
+    """Return whether two records describe the same fusion of the stores that both know.
 
-    A member without a store took part in no image, which the list of partial images tells; so a store
-    may come or go.
+    A store may come or go: a member without one took part in no image, as the list of partial images says.
     """
     known = _stores(before).keys() & _stores(now).keys()
     same = [_work(record, known) for record in (before, now)]
@@ -71,7 +69,7 @@ def _stores(record: dict[str, Any]) -> dict[str, str]:
 
 def _fingerprint(identity: Identity) -> str:
     fields = identity.as_json()
-    # The same content under another file name is the same checkpoint.
+    # A checkpoint of another name is the same if its sha256 is.
     fields.pop("checkpoint")
     return _digest(fields)
 
@@ -81,7 +79,7 @@ def _digest(value: Any) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of the predictions in ``folder``, empty where there is none.
+    """Read the record of the predictions in ``folder``; empty if there is none.
 
     Raises:
         StoreError: it cannot be read.
@@ -108,7 +106,7 @@ def _is_record(value: Any) -> bool:
 
 
 def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In what two records differ, for people."""
+    """Describe for people how two records differ."""
     changed = [
         f"{name} {before.get(name)} there, {now[name]} now"
         for name in ("label", "confidence")

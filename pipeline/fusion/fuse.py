@@ -1,4 +1,4 @@
-"""Fusing members: from M sets of logits to one class map and one confidence. Pure functions.
+"""Fuses members: M sets of logits to one class map and one confidence. Pure functions.
 
 With logits z of member m divided by its temperature, p = softmax(z) and weights w that sum to one:
 
@@ -8,7 +8,7 @@ label          argmax over the classes of
 mean-softmax   sum w p: deep ensembles, Lakshminarayanan et al., NeurIPS 2017 (arXiv 1612.01474)
 max-softmax    the members' maximum of p: the most convinced member decides (Kittler et al.,
                On Combining Classifiers, PAMI 1998, max rule)
-min-softmax    the members' minimum of p: the class that nobody rejects (the same, min rule)
+min-softmax    the members' minimum of p: the class that no member rejects (ibid., min rule)
 mean-logit     sum w z: the product of experts (Hinton, Neural Computation 2002)
 =============  ==========================================================================
 
@@ -35,8 +35,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Pixels beyond the last whole vector would be computed by other instructions, and differ in the last digit: with as
-# many added as it takes, what a pixel gets does not depend on which others are fused with it.
+# Pixels beyond the last full vector would be computed by other instructions, and differ in the last digit. With
+# padding, a pixel's result does not depend on which other pixels are fused with it.
 _VECTOR = 64
 UNWEIGHTED = frozenset({"max-softmax", "min-softmax"})
 
@@ -56,7 +56,7 @@ def fuse(
     label: str = "mean-softmax",
     confidence: str = "mean-softmax",
 ) -> Fused:
-    """Fuse the members' logits, looking at one member at a time.
+    """Fuse the members' logits, one member at a time.
 
     Args:
         logits: M tensors of shape (C, ...), float16 or float32; may be lazy.
@@ -64,6 +64,9 @@ def fuse(
         temperatures: M positive divisors of the logits; all one if None.
         label: name of the label function (see the module).
         confidence: name of the confidence function (see the module).
+
+    Returns:
+        class map (...) uint8 and confidence (...) float32.
 
     Raises:
         ValueError: an unknown function, members of different shapes or another number of them than
@@ -89,7 +92,7 @@ def fuse(
     lowest: Tensor | None = None
     highest: Tensor | None = None
     total = float(sum(weights))
-    # Filled anew by every member: to ask the system for memory takes longer than to fill it.
+    # Reused by every member: to allocate memory takes longer than to fill it.
     z = p = place = torch.empty(0)
     members = iter(logits)
     for i, (weight, temperature) in enumerate(zip(weights, temperatures, strict=True)):
@@ -101,7 +104,7 @@ def fuse(
         elif given.shape != place.shape:
             raise ValueError(f"members differ in shape: {tuple(place.shape)} and {tuple(given.shape)}")
         place.copy_(given)
-        del given  # else it would live on while the next one is read
+        del given  # otherwise it would be kept while the next one is read
         if temperature != 1.0:
             z.div_(temperature)
         share = weight / total
@@ -146,7 +149,7 @@ _NEEDS = {
 }
 LABELS = ("mean-softmax", "max-softmax", "min-softmax", "mean-logit")
 _MAXIMA = frozenset({"mean-softmax", "min-softmax"})
-"""The confidences that are nothing but a maximum over the classes."""
+"""Confidences that are a plain maximum over the classes."""
 CONFIDENCES = ("mean-softmax", "mean-logit", "min-softmax", "entropy", "energy", "rba")
 
 
@@ -155,9 +158,9 @@ def _add(total: Tensor | None, value: Tensor, share: float) -> Tensor:
 
 
 def _first_maximum(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The first of the classes (C, ...) with the highest score, (...) uint8; and that score.
+    """Return the first class with the highest score, (...) uint8, and that score, of scores (C, ...).
 
-    Vector units compare and multiply a whole map in the time in which `argmax` looks at a tenth of one.
+    Ten times as fast as `argmax`: vector units compare and multiply whole maps.
     """
     maximum = scores.amax(0)
     classes = len(scores)
@@ -182,5 +185,5 @@ def _confidence(function: str, value: Tensor) -> Tensor:
 
 
 def quantise(confidence: Tensor) -> Tensor:
-    """Confidence in [0, 1] as uint16: floor(p * 65536), at most 65535."""
+    """Convert a confidence in [0, 1] of any shape to uint16: floor(p * 65536), at most 65535."""
     return (confidence * 65536.0).clamp_(0.0, 65535.0).to(torch.int32).to(torch.uint16)

@@ -1,23 +1,27 @@
-"""The members of an ensemble as readers meet them: their stores, and what some of them say together."""
+"""The members' stores: opened once a process, read strip by strip, and fused in any combination."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from ...errors import ManifestError
-from ..config.manifest import FusionFunctions as Functions
-from ..config.manifest import Manifest, Member
+from ..config.manifest import FusionFunctions, Manifest, Member
 from ..storage.output_folder import store_path
 from ..store.logit_store import LogitStore
-from .fuse import fuse, quantise
+from .fuse import Fused, fuse, quantise
 
 ENSEMBLE = "ensemble"
-"""The name of all members together."""
+"""Name of all members together."""
+
+CACHED_PIXELS = 16384
+"""Pixels that are fused at once: their logits of all classes stay in a core's cache."""
 
 MemberStore = tuple[Member, Path]
 """A member and its store of one dataset."""
@@ -25,23 +29,39 @@ MemberStore = tuple[Member, Path]
 LabelAndConfidence = tuple[np.ndarray, np.ndarray]
 """Class map (H, W) uint8 and confidence (H, W) uint16."""
 
-_opened: dict[str, LogitStore] = {}
+_stores: dict[str, LogitStore] = {}
 
 
-def opened(path: Path) -> LogitStore:
-    """The store, as it was when this process opened it first; StoreError as for `LogitStore.open`."""
-    if str(path) not in _opened:
-        _opened[str(path)] = LogitStore.open(path)
-    return _opened[str(path)]
+def open_store(path: Path) -> LogitStore:
+    """Return the store at ``path``, opened once in this process as long as its table does not change.
+
+    Raises:
+        StoreError: see `LogitStore.open`.
+    """
+    store = _stores.get(str(path))
+    with contextlib.suppress(OSError):  # which `LogitStore.open` explains
+        if store is not None and store.is_current():
+            return store
+    store = _stores[str(path)] = LogitStore.open(path)
+    return store
 
 
 def voting_members(manifest: Manifest) -> list[Member]:
-    """The members that take part."""
+    """Return the members of a weight above 0."""
     return [member for member in manifest.models if member.weight]
 
 
 def stores_of(manifest: Manifest, dataset: str, images: Sequence[str]) -> tuple[MemberStore, ...]:
-    """The members that take part, each with its store; StoreError if one is missing or lacks images."""
+    """Return the voting members, each with its store of a dataset.
+
+    Args:
+        manifest: its models and output folder.
+        dataset: its name.
+        images: paths that every store must hold.
+
+    Raises:
+        StoreError: a store is missing or lacks images.
+    """
     found = []
     for member in voting_members(manifest):
         path = store_path(manifest.output, dataset, member.name)
@@ -53,12 +73,12 @@ def stores_of(manifest: Manifest, dataset: str, images: Sequence[str]) -> tuple[
 def scored_combinations(
     members: Sequence[Member], *, per_model: bool, leave_one_out: bool
 ) -> dict[str, tuple[int, ...]]:
-    """What is scored besides the ensemble: name -> positions of the members that make it up.
+    """Return what is scored besides the ensemble: name -> positions of the members that are fused.
 
     Args:
-        members: of the ensemble.
-        per_model: whether each member is a subject.
-        leave_one_out: whether the ensemble without each member is one.
+        members: the members of the ensemble.
+        per_model: score each member alone.
+        leave_one_out: score the ensemble without each member.
 
     Raises:
         ManifestError: nothing would be left without the only member.
@@ -74,38 +94,77 @@ def scored_combinations(
     return found
 
 
-def predict_from_stores(
-    members: Sequence[MemberStore], image: str, subjects: Mapping[str, Sequence[int]], functions: Functions
-) -> dict[str, LabelAndConfidence]:
-    """What subjects say about an image, from the stores: every strip of logits is read once.
+def fused_strips(
+    members: Sequence[Member],
+    stores: Sequence[LogitStore],
+    image: str,
+    combinations: Mapping[str, Sequence[int]],
+    functions: FusionFunctions,
+    read_all: Callable[..., Iterable[Any]] = map,
+) -> Iterator[tuple[slice, dict[str, Fused]]]:
+    """Fuse an image a few rows at a time; every strip of logits is read once.
 
     Args:
-        members: with their stores.
+        members: the members that take part.
+        stores: their stores.
         image: its path in the dataset.
-        subjects: name -> positions of members.
-        functions: of label and confidence.
+        combinations: name -> positions of the members that are fused.
+        functions: functions of the label and of the confidence.
+        read_all: `map`, or that of an executor, which reads the stores side by side.
+
+    Yields:
+        rows of the image, and by name what was fused there, (rows, W).
 
     Raises:
         StoreError: logits are missing or damaged.
     """
-    stores = [opened(path) for _, path in members]
-    rows = [store.index[image] for store in stores]
-    parts: dict[str, list[LabelAndConfidence]] = {name: [] for name in subjects}
-    with ThreadPoolExecutor(2) as pool:
-        for start, stop in stores[0].strips(rows[0]):
-            read = pool.map(lambda s, row, a=start, b=stop: torch.from_numpy(s.read(row, a, b)), stores, rows)
-            logits = list(read)
-            for name, numbers in subjects.items():
-                fused = fuse(
-                    [logits[i] for i in numbers],
-                    [members[i][0].weight for i in numbers],
-                    [members[i][0].temperature for i in numbers],
+    indices = [store.index[image] for store in stores]
+    entry = stores[0].images[indices[0]]
+    rooms = [store.room_for_strip(entry) for store in stores]
+    step = max(1, CACHED_PIXELS // rooms[0].shape[2])
+    for start, stop in stores[0].strips(indices[0]):
+
+        def read(store: LogitStore, index: int, room: np.ndarray, a: int = start, b: int = stop) -> torch.Tensor:
+            return torch.from_numpy(store.read(index, a, b, room))
+
+        strips = list(read_all(read, stores, indices, rooms))
+        for y in range(0, stop - start, step):
+            fused = {
+                name: fuse(
+                    [strips[i][:, y : y + step] for i in numbers],
+                    [members[i].weight for i in numbers],
+                    [members[i].temperature for i in numbers],
                     label=functions.label,
                     confidence=functions.confidence,
                 )
-                parts[name].append((fused.label.numpy(), quantise(fused.confidence).numpy()))
-    whole = {}
+                for name, numbers in combinations.items()
+            }
+            yield slice(start + y, min(start + y + step, stop)), fused
+
+
+def predict_from_stores(
+    members: Sequence[MemberStore], image: str, combinations: Mapping[str, Sequence[int]], functions: FusionFunctions
+) -> dict[str, LabelAndConfidence]:
+    """Predict an image with several combinations of members.
+
+    Args:
+        members: with their stores.
+        image: its path in the dataset.
+        combinations: name -> positions of the members that are fused.
+        functions: functions of the label and of the confidence.
+
+    Raises:
+        StoreError: logits are missing or damaged.
+    """
+    stores = [open_store(path) for _, path in members]
+    voting = [member for member, _ in members]
+    parts: dict[str, list[LabelAndConfidence]] = {name: [] for name in combinations}
+    with ThreadPoolExecutor(2) as pool:
+        for _, fused in fused_strips(voting, stores, image, combinations, functions, pool.map):
+            for name, (label, confidence) in fused.items():
+                parts[name].append((label.numpy(), quantise(confidence).numpy()))
+    found = {}
     for name, strips in parts.items():
         label, confidence = (np.concatenate(one) for one in zip(*strips, strict=True))
-        whole[name] = (label, confidence)
-    return whole
+        found[name] = (label, confidence)
+    return found

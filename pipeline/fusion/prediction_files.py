@@ -1,4 +1,4 @@
-"""Class maps and confidences on the disk: how they are named, and how they are read back."""
+"""Class maps and confidences on the disk: their names, and how they are read."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from ..storage.filesystem import listing, read_bytes
 
 LABEL, CONFIDENCE = "_pred.png", "_conf.png"
 
+CONFIDENCE_LEVELS = 65536
+"""Confidences are stored as uint16; level c stands for (c + 0.5) / 65536."""
+
 
 def prediction_names(image: str) -> tuple[str, str]:
-    """Class map and confidence of ``image`` (its path in the dataset), below the folder of its dataset."""
+    """Return the names of an image's class map and confidence below the folder of its dataset."""
     stem = output_stem(image)
     return f"{stem}{LABEL}", f"{stem}{CONFIDENCE}"
 
 
-def require_predictions(folder: Path, names: Sequence[str], called: str, mend: str) -> None:
-    """See that all predictions are there, by one listing.
+def require_predictions(folder: Path, names: Sequence[str], called: str, fix: str) -> None:
+    """Check by one listing that all predictions are there.
 
     Args:
-        folder: of the predictions.
+        folder: folder of the predictions.
         names: files below it.
-        called: all of them for people, such as "the 6 predictions that the labels call for".
-        mend: what to do if some are missing.
+        called: what they are, for people, such as "the 6 predictions that the labels call for".
+        fix: what the user should do if some are missing.
 
     Raises:
         StoreError: some are missing, with their number; or the folder cannot be read.
@@ -39,11 +42,23 @@ def require_predictions(folder: Path, names: Sequence[str], called: str, mend: s
     except OSError as error:
         raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
     if missing := [name for name in names if name not in there]:
-        raise StoreError(f"{folder}: lacks {len(missing)} of {called} ({first_few(missing, 2)}); {mend}")
+        raise StoreError(f"{folder}: lacks {len(missing)} of {called} ({first_few(missing, 2)}); {fix}")
 
 
 def read_prediction(folder: Path, names: tuple[str, str], *, checked: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Class map (H, W) uint8 and confidence (H, W) uint16; DatasetError as for `read_label`, or if sizes differ."""
+    """Read a class map and its confidence.
+
+    Args:
+        folder: of the predictions.
+        names: of the class map and of the confidence below it.
+        checked: see `read_label`.
+
+    Returns:
+        class map (H, W) uint8 and confidence (H, W) uint16.
+
+    Raises:
+        DatasetError: see `read_label`; or their sizes differ.
+    """
     label, confidence = read_label(folder / names[0], checked=checked), read_confidence(folder / names[1])
     if label.shape != confidence.shape:
         sizes = [f"{pixels.shape[0]}x{pixels.shape[1]}" for pixels in (confidence, label)]
@@ -52,17 +67,14 @@ def read_prediction(folder: Path, names: tuple[str, str], *, checked: bool = Tru
 
 
 def read_label(path: Path, *, checked: bool = True) -> np.ndarray:
-    """A class map.
+    """Read a class map, (H, W) uint8.
 
     Args:
         path: of the file.
-        checked: whether every pixel must be a train id; if not, `require_classes` is for those that are scored.
-
-    Returns:
-        (H, W) uint8.
+        checked: require a train id at every pixel; otherwise use `require_classes` for the pixels that are scored.
 
     Raises:
-        DatasetError: it is not there, damaged, or something else.
+        DatasetError: it is missing, damaged, or no class map.
     """
     label = _decoded(path)
     if label.dtype != np.uint8:
@@ -76,12 +88,12 @@ def require_classes(label: np.ndarray, source: str, where: str = "") -> None:
     """Refuse ids that are no class.
 
     Args:
-        label: any shape, uint8 train ids.
-        source: which class map they are of, for people.
-        where: which of its pixels they are, for people.
+        label: uint8 train ids, of any shape.
+        source: the class map that they are from, for people.
+        where: the pixels that they are from, for people.
 
     Raises:
-        DatasetError: there is one.
+        DatasetError: an id is no class.
     """
     if (highest := int(label.max(initial=0))) >= len(CLASS_NAMES):
         raise DatasetError(
@@ -91,7 +103,7 @@ def require_classes(label: np.ndarray, source: str, where: str = "") -> None:
 
 
 def read_confidence(path: Path) -> np.ndarray:
-    """A confidence, (H, W) uint16; DatasetError as for `read_label`."""
+    """Read a confidence, (H, W) uint16; DatasetError if it is missing, damaged, or no confidence."""
     confidence = _decoded(path)
     if confidence.dtype != np.uint16:
         raise DatasetError(f"{path}: holds 8 bits a pixel, but confidences are stored in 16; make it again")
@@ -99,7 +111,15 @@ def read_confidence(path: Path) -> np.ndarray:
 
 
 def read_photograph(path: Path, label: np.ndarray, exif: bool = False) -> np.ndarray:
-    """The photograph (H, W, 3) uint8 of a class map (H, W), turned as EXIF says if ``exif``.
+    """Read the photograph of a class map.
+
+    Args:
+        path: of the photograph.
+        label: its class map (H, W).
+        exif: turn it as its EXIF orientation says.
+
+    Returns:
+        (H, W, 3) uint8.
 
     Raises:
         DatasetError: it is damaged, or of another size.
@@ -119,7 +139,3 @@ def _decoded(path: Path) -> np.ndarray:
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
     return decode_grey(content, path)
-
-
-CONFIDENCE_LEVELS = 65536
-"""Confidences are stored as uint16; level c stands for (c + 0.5) / 65536."""

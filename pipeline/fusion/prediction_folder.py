@@ -1,4 +1,4 @@
-"""A folder of predictions: what lies there already, made in which way, and how it is begun, filled and cleared."""
+"""Folder of a dataset's predictions: checks of existing ones, and how it is begun, filled and cleared."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ from ..storage.writer_lock import writer_lock
 from .ensemble_record import RECORD, describe_changes, read_record, same_work
 from .prediction_files import CONFIDENCE, LABEL, prediction_names
 
-_ASKERS = 8
+_THREADS = 8
 
 
 def require_same_work(folder: Path, before: dict[str, Any], record: dict[str, Any]) -> None:
-    """Raise StoreError if the predictions in ``folder``, of which ``before`` tells, are not those of ``record``."""
+    """Raise StoreError if existing predictions were made in another way.
+
+    Args:
+        folder: folder of the predictions.
+        before: their record, empty if there are none.
+        record: the record of the predictions that are to be made.
+    """
     if before and not same_work(before, record):
         raise StoreError(
             f"{folder}: holds predictions made in another way ({describe_changes(before, record)}); "
@@ -34,7 +40,7 @@ def require_same_work(folder: Path, before: dict[str, Any], record: dict[str, An
 
 
 def existing_predictions(folder: Path) -> dict[str, int]:
-    """Below ``folder`` the name of every PNG -> when it was written, in nanoseconds; StoreError without rights."""
+    """Return name -> time of writing, in ns, of every PNG below ``folder``; StoreError if it cannot be read."""
     try:
         return {found.name: found.modified for found in listing(folder) if found.name.endswith(".png")}
     except OSError as error:
@@ -42,13 +48,13 @@ def existing_predictions(folder: Path) -> dict[str, int]:
 
 
 def require_unchanged(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Raise StoreError if photographs are not as large as when they were predicted.
+    """Raise StoreError if photographs have another size in bytes than when they were predicted.
 
     Args:
-        folder: of the predictions.
-        sizes: image that has a prediction -> bytes of its photograph now.
+        folder: folder of the predictions.
+        sizes: image that has a prediction -> size of its photograph now, in bytes.
     """
-    noted = _noted(folder)
+    noted = _read_sizes(folder)
     changed = [image for image, now in sizes.items() if noted.get(image, now) != now]
     if changed:
         raise StoreError(
@@ -58,19 +64,19 @@ def require_unchanged(folder: Path, sizes: Mapping[str, int]) -> None:
 
 
 def note_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Keep for `require_unchanged` how many bytes photographs have; the caller holds the folder's lock."""
-    before = _noted(folder)
+    """Keep the sizes of photographs, in bytes, for `require_unchanged`; the caller holds the folder's lock."""
+    before = _read_sizes(folder)
     now = {**before, **sizes}
     if now != before:
-        write_json(_note(folder), now)
+        write_json(_sizes_file(folder), now)
 
 
-def _note(folder: Path) -> Path:
+def _sizes_file(folder: Path) -> Path:
     return folder.parent.parent / PHOTOGRAPHS / f"{folder.name}.json"
 
 
-def _noted(folder: Path) -> dict[str, int]:
-    path = _note(folder)
+def _read_sizes(folder: Path) -> dict[str, int]:
+    path = _sizes_file(folder)
     try:
         value = json.loads(read_bytes(path))
         if not isinstance(value, dict) or not all(isinstance(size, int) for size in value.values()):
@@ -85,8 +91,8 @@ def _noted(folder: Path) -> dict[str, int]:
 
 
 def without_prediction(folder: Path, images: Iterable[str]) -> list[str]:
-    """Those of the images whose class map, which is written last, is not there."""
-    with ThreadPoolExecutor(_ASKERS) as pool:  # an object store answers in its own time
+    """Return the images whose class map is missing; it is written after the confidence."""
+    with ThreadPoolExecutor(_THREADS) as pool:  # an object store takes its time to answer
         images = list(images)
         there = pool.map(lambda image: size(folder / prediction_names(image)[0]), images)
         return [image for image, found in zip(images, there, strict=True) if found is None]
@@ -95,13 +101,13 @@ def without_prediction(folder: Path, images: Iterable[str]) -> list[str]:
 def begin_predictions(
     folder: Path, record: dict[str, Any], partial: Mapping[str, Sequence[str]], images: Iterable[str]
 ) -> None:
-    """Bring a folder, whose lock the caller holds, to where the first prediction can be written.
+    """Prepare a folder, whose lock the caller holds, for the first prediction.
 
     Args:
-        folder: of the predictions.
-        record: what they are made of, see `fusion_record.describe`.
+        folder: folder of the predictions.
+        record: their record, see `make_record`.
         partial: images that are, or will be, fused from fewer than all members -> names of those that take part.
-        images: those that will be made; what lies there of them is removed.
+        images: images that will be made; their old predictions are removed.
 
     Raises:
         StoreError: another run has begun other predictions there meanwhile.
@@ -112,11 +118,10 @@ def begin_predictions(
             f"{folder}: another run has just begun predictions made in another way "
             f"({describe_changes(before, record)}); choose another --output"
         )
-    # Before the record, which will no longer say that they lack a member or are older than their logits.
+    # Before the record, which will no longer say that they lack a member.
     stale = {prediction_names(image)[0] for image in images}
     _sweep(folder, lambda name: is_partial(name) or name in stale)
-    # Before the first prediction: one that lies there without its line in the record would later pass
-    # for one of all members.
+    # Before the first prediction: without its line in the record a partial one would later pass for a full one.
     record = {**record, "partial": dict(partial)}
     if before != record:
         write_json(folder / RECORD, record)
@@ -126,7 +131,7 @@ def write_prediction(folder: Path, image: str, label: np.ndarray, confidence: np
     """Write an image's two files, the class map last: it says that both are there.
 
     Args:
-        folder: of the predictions.
+        folder: folder of the predictions.
         image: its path in the dataset.
         label: (H, W) uint8 train ids.
         confidence: (H, W) uint16.
@@ -134,17 +139,17 @@ def write_prediction(folder: Path, image: str, label: np.ndarray, confidence: np
     label_name, confidence_name = prediction_names(image)
     for name, pixels in ((confidence_name, confidence), (label_name, label)):
         png = io.BytesIO()
-        # Run lengths and Huffman's code: a third faster than looking for matches, and here smaller, too.
+        # Run lengths and Huffman's code: a third faster than a search for matches, and here smaller, too.
         Image.fromarray(pixels).save(png, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
         write_bytes(folder / name, png.getbuffer())
 
 
 def remove_predictions(folder: Path) -> None:
-    """Remove all predictions and their record; StoreError if somebody works there."""
+    """Remove all predictions and their record; StoreError if the folder is in use."""
     try:
         with writer_lock(folder):
             remove(folder / RECORD)
-            remove(_note(folder))
+            remove(_sizes_file(folder))
             _sweep(folder, lambda name: name.endswith((LABEL, CONFIDENCE)))
     except OSError as error:
         raise disk_error(folder, error) from error

@@ -21,23 +21,23 @@ from ..runtime.device import is_out_of_memory, reason
 Work = Callable[[Tensor], Tensor]
 Capture = Callable[[Work, Tensor], Work]
 
-MOST_GRAPHS = 8
-"""Image sizes of one network that have a graph at the same time."""
+MAX_GRAPHS = 8
+"""Upper bound of the image sizes of one network that have a graph at the same time."""
 
 
 class GraphForward:
     """Runs ``work``; from the second image of a size on by replaying a graph of it.
 
-    The first image of a size runs without one: it may be the only one. The second is computed, captured and
+    The first image of a size runs without a graph: it may be the only one. The second is computed, captured and
     replayed, and the graph is kept if the replay gives the same bits. If anything goes wrong, all images run without
-    graphs from then on; if the memory is too small for a graph, those of its size do.
+    graphs from then on; if the memory is too small for a graph, images of its size do.
 
     Args:
         work: images (1, 3, H, W) on the device to a tensor on the device; its weights must stay where they are until
             `clear` is called.
         note: called with a line for the user, at most once for each reason.
         capture: makes a graph; see `capture_graph`.
-        most: graphs that are kept; the one that was not used for longest goes first.
+        most: number of graphs that are kept; the one that was not used for longest is dropped first.
     """
 
     _alive: ClassVar[weakref.WeakSet[GraphForward]] = weakref.WeakSet()
@@ -48,7 +48,7 @@ class GraphForward:
         note: Callable[[str], None],
         *,
         capture: Capture | None = None,
-        most: int = MOST_GRAPHS,
+        most: int = MAX_GRAPHS,
     ) -> None:
         self._work, self._note, self._most = work, note, most
         self._capture = capture or capture_graph
@@ -59,7 +59,7 @@ class GraphForward:
         GraphForward._alive.add(self)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """What ``work`` gives for ``pixels``; the caller may keep it."""
+        """Return ``work(pixels)``, which the caller may keep, for ``pixels`` (1, 3, H, W) on the device."""
         size = tuple(pixels.shape)
         if graph := self._graphs.get(size):
             self._graphs.move_to_end(size)
@@ -76,7 +76,7 @@ class GraphForward:
         return expected
 
     def clear(self) -> bool:
-        """Drop all graphs, because weights move or the memory is needed; whether there were any."""
+        """Drop all graphs, because weights move or the memory is needed; return whether there were any."""
         had = bool(self._graphs)
         self._graphs.clear()
         self._seen.clear()
@@ -86,7 +86,7 @@ class GraphForward:
         try:
             graph = self._capture(self._work, pixels)
             same = _same_bits(graph(pixels), expected)
-        except Exception as error:  # whatever CUDA or a network of others raises
+        except Exception as error:  # CUDA, or a network from another package, may raise anything
             # What failed in a capture is often only the context of what the end of the capture raises.
             if any(is_out_of_memory(one) for one in _chain(error)):
                 self._without.add(size)
@@ -108,7 +108,7 @@ class GraphForward:
 
 
 def release_graphs() -> bool:
-    """Drop the graphs of all networks of this process, for their memory; whether there were any."""
+    """Drop the graphs of all networks of this process, for their memory; return whether there were any."""
     cleared = [forward.clear() for forward in list(GraphForward._alive)]
     return any(cleared)
 
@@ -119,11 +119,15 @@ _lock = threading.Lock()
 
 
 def capture_graph(work: Work, pixels: Tensor) -> Work:
-    """A CUDA graph of ``work`` at the size of ``pixels``, which ran at that size before.
+    """Capture a CUDA graph of ``work``.
+
+    Args:
+        work: see `GraphForward`.
+        pixels: (1, 3, H, W) on the device; ``work`` ran at this size before.
 
     Returns:
-        what copies its argument into the graph's input, replays it, and returns a copy of the output, all of it on
-        the current stream.
+        a function that copies its argument into the graph's input, replays the graph and returns a copy of the
+        output, all on the current stream.
 
     Raises:
         RuntimeError: something in ``work`` cannot be captured, or the memory is too small.
@@ -153,7 +157,7 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal where NaN equals NaN, and 0 is not -0."""
+    """Return whether two tensors have the same bits: NaN equals NaN, and 0 is not -0."""
     bits = _BITS[b.element_size()]
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a.view(bits), b.view(bits))
 

@@ -1,11 +1,10 @@
-"""The stage ``dump``: photographs through models into stores, block by block (see `dump_block`)."""
+"""The stage ``dump``: photographs through models into logit stores."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +12,13 @@ import torch
 from ...errors import ManifestError
 from ..config.manifest import Manifest
 from ..runtime.device import resolve_device, resolve_precision, resolve_speed
-from ..runtime.progress import Progress, say
+from ..runtime.progress import say
 from ..storage.filesystem import free_bytes
 from ..storage.output_folder import store_path
-from ..storage.run_record import record_gone, record_run
 from ..storage.writer_lock import require_free
 from ..text import as_size
-from ..workers.jobs import JobSummary
 from ..workers.protocol import WorkerPool
-from ..workers.scheduler import run_jobs
+from ..workers.recorded_jobs import run_recorded_jobs
 from .inputs import remarks, survey
 from .predictor import InferenceSettings
 from .store_job import (
@@ -41,9 +38,16 @@ _COMPRESSED = 1.5  # times smaller than raw, see docs/decisions.md
 
 @dataclass(frozen=True)
 class DumpPlan:
-    """Jobs in the order in which they are begun, the number of images complete in each, and on what.
+    """The stores to fill, checked and ready to run.
 
-    With ``overwrite`` the stores that are there are removed before the first job runs.
+    Attributes:
+        manifest: the manifest that was planned.
+        jobs: the stores, in the order in which they are begun.
+        complete: number of complete images in each.
+        device: the device as the workers see it.
+        precision: fp16, bf16 or fp32, as it is really used.
+        notes: lines for the user.
+        overwrite: existing stores are removed before the first job runs.
     """
 
     manifest: Manifest
@@ -56,21 +60,17 @@ class DumpPlan:
 
     @property
     def todo(self) -> int:
-        """Images still to be made, over all jobs."""
+        """Number of images of all stores that are not complete."""
         return sum(len(job.wanted) for job in self.jobs) - sum(self.complete)
 
     @property
     def bytes(self) -> int:
-        """Bytes of raw logits still to be made, an upper bound of what will be written."""
+        """Size in bytes of the logits that are missing, uncompressed: an upper bound of what will be written."""
         share = (1 - done / max(1, len(job.wanted)) for job, done in zip(self.jobs, self.complete, strict=True))
         return int(sum(s * raw_bytes(job) for s, job in zip(share, self.jobs, strict=True)))
 
     def lines(self, workers: Sequence[str]) -> list[str]:
-        """The plan for people.
-
-        Args:
-            workers: who would do it.
-        """
+        """Describe the plan for people; ``workers`` are described in a line each."""
         output = self.manifest.output
         free = free_bytes(output)
         room = "" if free is None else f", {as_size(free)} free there"
@@ -85,37 +85,37 @@ class DumpPlan:
         ]
 
     def as_json(self) -> list[dict[str, Any]]:
-        """Job by job."""
+        """Return the plan for ``--json``, store by store."""
         rows = zip(self.jobs, self.complete, strict=True)
         return [{"job": job.name, "images": len(job.wanted), "complete": done} for job, done in rows]
 
 
 def dump_table(results: Sequence[DumpResult]) -> list[str]:
-    """What became of the jobs, a line each."""
-    wide = max(len(result.job.name) for result in results)
+    """Return a table of the results for people, a line each."""
+    wide = max(len(result.name) for result in results)
     lines = [f"{'job':{wide}}  {'done':>7} {'before':>7} {'failed':>7} {'seconds':>9} {'images/s':>9}"]
     for r in results:
         rate = f"{r.done / r.seconds:9.2f}" if r.done and r.seconds else f"{'-':>9}"
         lines.append(
-            f"{r.job.name:{wide}}  {r.done:7} {r.skipped:7} {len(r.failed):7} {r.seconds:9.1f} {rate}"
+            f"{r.name:{wide}}  {r.done:7} {r.skipped:7} {len(r.failed):7} {r.seconds:9.1f} {rate}"
             + (f"  {r.problem}" if r.problem else "")
         )
-    hands: Counter[str] = Counter()
+    by_worker: Counter[str] = Counter()
     for r in results:
-        hands.update(r.hands)
-    if len(hands) > 1:
-        lines.append("images by worker: " + ", ".join(f"{name} {count}" for name, count in sorted(hands.items())))
+        by_worker.update(r.images_by_worker)
+    if len(by_worker) > 1:
+        lines.append("images by worker: " + ", ".join(f"{name} {count}" for name, count in sorted(by_worker.items())))
     return lines
 
 
-_PARTS = {"read": "reading", "forward": "the forward pass", "write": "writing"}
+_STAGES = {"read": "reading", "forward": "the forward pass", "write": "writing"}
 
 
 def limited_by(times: Iterable[Mapping[str, float]]) -> str | None:
-    """What kept the workers from being faster, in a line; None where nothing was done.
+    """Say in a line which stage took most of the workers' time; None if nothing was done.
 
     Args:
-        times: of any number of results.
+        times: ``times`` of any number of results.
     """
     total: Counter[str] = Counter()
     for one in times:
@@ -123,64 +123,56 @@ def limited_by(times: Iterable[Mapping[str, float]]) -> str | None:
     whole = sum(total.values())
     if not whole:
         return None
-    most = max(_PARTS, key=lambda part: total[part])
-    shares = ", ".join(f"{name} {total[part] / whole:.0%}" for part, name in _PARTS.items())
-    return f"limited by {_PARTS[most]} ({shares} of the workers' time)"
+    most = max(_STAGES, key=lambda stage: total[stage])
+    shares = ", ".join(f"{name} {total[stage] / whole:.0%}" for stage, name in _STAGES.items())
+    return f"limited by {_STAGES[most]} ({shares} of the workers' time)"
 
 
 def run_dump(
     plan: DumpPlan,
-    crew: WorkerPool,
-    ended: Callable[[DumpResult], None],
+    pool: WorkerPool,
+    on_result: Callable[[DumpResult], None],
     *,
-    patience: float,
+    image_timeout: float,
     threads: int | None = None,
 ) -> list[DumpResult]:
-    """Run the plan's jobs with the crew, and keep what became of each in ``run.json``.
-
-    A job whose store cannot be used has a ``problem``, and the others go on. After an interrupt the
-    jobs that were not begun are left out and a result says ``interrupted``.
+    """Fill the plan's stores; a store that cannot be used has a ``problem``, and the others are filled.
 
     Args:
-        plan: the jobs.
-        crew: who does them.
-        ended: called with each job's result when it ends.
-        patience: seconds after which an image that is still in work is given up.
-        threads: of the CPU that each worker computes with; None for as many as it is set up for.
+        plan: see `plan_dump`.
+        pool: the workers.
+        on_result: called with each store's result when it ends.
+        image_timeout: seconds after which an image that is still in work is given up.
+        threads: CPU threads of each worker; None to leave them as they are.
 
     Raises:
-        DiskError: the disk cannot be written, or is nearly full; what is complete is kept.
+        DiskError: the disk cannot be written, or is nearly full; complete images are kept.
         HmsaError: the workers are gone for good.
     """
     manifest = plan.manifest
     require_writable(manifest.output)
     if plan.overwrite:
-        # All of them now: else the same command without the flag could not go on after an interruption.
+        # All of them now: otherwise the same command without the flag could not resume after an interruption.
         for job in plan.jobs:
             set_aside(job.store)
-    setting = InferenceSettings.of(manifest.inference, plan.device, plan.precision, threads)
-    works = [StoreJob(job, setting) for job in plan.jobs]
-    results: list[DumpResult] = []
-
-    def ended_work(position: int, tally: JobSummary) -> None:
-        result = works[position].result(tally)
-        results.append(result)
-        _record_result(plan, result)
-        with progress.aside():
-            ended(result)
-
-    places = (manifest.output, *dict.fromkeys(job.root for job in plan.jobs), *_checkpoints(plan))
-    if plan.todo and (short := _warn_of_full_disk(plan)):
-        say(short)
-    with Progress(plan.todo) as progress:
-        interrupted = run_jobs(works, crew, progress, ended_work, places=places, patience=patience)
-    if interrupted and not any(result.interrupted for result in results):
-        results.append(DumpResult(plan.jobs[-1], interrupted=True))
-    return results
+    settings = InferenceSettings.of(manifest.inference, plan.device, plan.precision, threads)
+    if plan.todo and (warning := _disk_warning(plan)):
+        say(warning)
+    return run_recorded_jobs(
+        "dump",
+        [StoreJob(job, settings) for job in plan.jobs],
+        pool,
+        on_result,
+        todo=plan.todo,
+        output=manifest.output,
+        manifest=manifest.resolved(),
+        required_paths=[*(job.root for job in plan.jobs), *(job.member.checkpoint_path() for job in plan.jobs)],
+        image_timeout=image_timeout,
+    )
 
 
-def _warn_of_full_disk(plan: DumpPlan) -> str | None:
-    """A word of warning where not all will fit on the disk, even compressed as logits usually are."""
+def _disk_warning(plan: DumpPlan) -> str | None:
+    """Warn if not all will fit on the disk, even compressed as logits usually are."""
     free = free_bytes(plan.manifest.output)
     if free is None or plan.bytes / _COMPRESSED <= free:
         return None
@@ -190,48 +182,19 @@ def _warn_of_full_disk(plan: DumpPlan) -> str | None:
     )
 
 
-def _checkpoints(plan: DumpPlan) -> list[Path]:
-    return list(dict.fromkeys(job.member.checkpoint_path() for job in plan.jobs))
-
-
-def _record_result(plan: DumpPlan, result: DumpResult) -> None:
-    job, output = result.job, plan.manifest.output
-    record_gone(output, job.dataset, result.gone, {photo.path for photo in job.photographs})
-    record_run(
-        output,
-        "dump",
-        job.name,
-        plan.manifest.resolved(),
-        failed=result.failed,
-        looked_at=result.settled | result.gone | result.failed.keys(),
-        idle=not result.done and not result.failed and not result.problem,
-        images=len(job.wanted),
-        done=result.done,
-        skipped=result.skipped,
-        problem=result.problem,
-        interrupted=result.interrupted,
-        seconds=round(result.seconds, 3),
-        device=str(plan.device),
-        precision=plan.precision,
-        fallbacks=result.fallbacks,
-        workers=result.hands,
-        times={part: round(seconds, 3) for part, seconds in result.times.items()},
-    )
-
-
 def plan_dump(
     manifest: Manifest, *, device: str | torch.device = "auto", limit: int | None = None, overwrite: bool = False
 ) -> DumpPlan:
-    """Check everything that a dump needs, and list its jobs, member by member.
+    """Check everything that a dump needs, and list its stores, member by member.
 
     Args:
-        manifest: what is to be dumped.
-        device: see `resolve_device`; or one that is known to be there, such as a worker's.
+        manifest: its models and datasets.
+        device: see `resolve_device`; or a device that is known to be there, such as a worker's.
         limit: images per dataset, from the first; None for all.
-        overwrite: whether stores that are there are started over.
+        overwrite: start existing stores over.
 
     Raises:
-        HmsaError: a device, checkpoint, dataset or store is not as it must be.
+        HmsaError: a device, checkpoint, dataset or store cannot be used.
     """
     target = resolve_device(device) if isinstance(device, str) else device
     precision, note = resolve_precision(manifest.inference.precision, target)

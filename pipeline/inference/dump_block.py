@@ -1,4 +1,4 @@
-"""What a worker does of a dump: a block of images through one network into its store."""
+"""Block of a dump: images through one network into its store."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ class _LoadedPredictor:
     predictor: Predictor | None = None
 
 
-def _load_predictor(setting: InferenceSettings, member: Member, digest: str | None) -> Predictor:
-    """The network of ``member`` on the device."""
-    key = setting, digest
+def _load_predictor(settings: InferenceSettings, member: Member, digest: str | None) -> Predictor:
+    """Return a predictor with the network of ``member``, loaded unless the last block used it."""
+    key = settings, digest
     if _LoadedPredictor.key != key or _LoadedPredictor.predictor is None:
         _LoadedPredictor.key = _LoadedPredictor.predictor = None  # before the next one needs the memory
         require_checkpoint(member, digest)
-        _LoadedPredictor.predictor, _LoadedPredictor.key = setting.predictor(), key
+        _LoadedPredictor.predictor, _LoadedPredictor.key = settings.make_predictor(), key
     _LoadedPredictor.predictor.load(member)
     return _LoadedPredictor.predictor
 
 
 @dataclass(frozen=True)
 class DumpBlock(ImageBlock):
-    """Some images of one job.
+    """Some images of one store.
 
     Attributes:
-        member: whose network runs.
+        member: the model.
         digest: sha256 of its checkpoint.
-        writer: writes into the store, whose template stands.
-        token: of the run's lock on the store.
-        root, entries, setting, exif: see `NetworkBlock`.
+        writer: writes into the store, whose arrays exist.
+        token: token of the run's lock on the store.
+        root, entries, settings, exif: see `ImageBlock`.
     """
 
     member: Member
@@ -54,37 +54,37 @@ class DumpBlock(ImageBlock):
     writer: ShardWriter
     token: str
     entries: tuple[ImageEntry, ...]
-    setting: InferenceSettings
+    settings: InferenceSettings
     exif: bool = False
 
     @property
-    def place(self) -> Path:
+    def target(self) -> Path:
         return self.writer.path
 
     @property
-    def loads(self) -> str:
+    def model_names(self) -> str:
         return self.member.name
 
     def incomplete(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
         return self.writer.incomplete(entries)
 
     def load(self) -> int:
-        _load_predictor(self.setting, self.member, self.digest)
+        _load_predictor(self.settings, self.member, self.digest)
         return 1
 
     def take_notes(self) -> list[str]:
         return _LoadedPredictor.predictor.take_notes() if _LoadedPredictor.predictor is not None else []
 
     def compute(
-        self, images: Sequence[tuple[ImageEntry, Tensor]], courier: HostCopy
+        self, images: Sequence[tuple[ImageEntry, Tensor]], host_copy: HostCopy
     ) -> Iterator[tuple[str, ComputedImage | str]]:
-        predictor = _load_predictor(self.setting, self.member, self.digest)
+        predictor = _load_predictor(self.settings, self.member, self.digest)
         for entry, image in images:
             try:
                 logits, fallback = predictor(image)
-                fetch = courier.send(logits)
+                fetch = host_copy.start(logits)
             except (RuntimeError, MemoryError) as error:
                 yield entry.path, too_large(entry, error)
                 continue
-            write = partial(write_shard, self.writer, self.token, entry, fetch, self.setting.hands)
+            write = partial(write_shard, self.writer, self.token, entry, fetch, self.settings.io_threads)
             yield entry.path, ComputedImage(logits.nbytes, write, fallback)

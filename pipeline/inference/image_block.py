@@ -1,8 +1,8 @@
-"""What a worker does of a block of images: through networks to the disk, all of it overlapping.
+"""Runs a block of images in a worker: reading, the forward pass and writing overlap.
 
-A few decoded photographs wait for the networks, a few results for the disk, both counted in bytes, because one
-4000 x 6000 photograph is 0.9 GB of logits. A GPU computes the next image while the last one is copied from it; those
-that encode and write are threads. What is computed and written is the blocks' own (`dump_block`, `predict_block`).
+A few decoded photographs wait for the networks and a few results wait for the disk, both bounded in bytes, because
+one 4000 x 6000 photograph has 0.9 GB of logits. A GPU computes the next image while the last one is copied from it;
+encoding and writing happen in threads. Subclasses say what is computed and written (`dump_block`, `predict_block`).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from ..workers.protocol import BlockResult, ProgressReporter
 from .image_prefetch import prefetch_images
 from .predictor import InferenceSettings
 from .store_writes import LostLockError
-from .transfer import MOST_WAITING, ByteBudget, HostCopy, StageTimes
+from .transfer import MAX_WAITING, ByteBudget, HostCopy, StageTimes
 
 WRITE_BYTES = 2**30
 
 
 @dataclass
 class ComputedImage:
-    """What a network made of an image.
+    """Result of the networks for one image.
 
     Attributes:
-        bytes: that wait for the disk.
+        bytes: bytes that wait for the disk.
         write: writes them, in a thread of its own.
-        fallback: how it was made if the device's memory was too small at first.
+        fallback: how it was computed if the device's memory was too small at first.
     """
 
     bytes: int
@@ -50,15 +50,15 @@ class ImageBlock(ABC):
     """Some images of one job.
 
     Attributes:
-        root: the folder that the photographs' paths are relative to.
+        root: folder that the photographs' paths are relative to.
         entries: the images.
-        setting: how they are computed.
-        exif: whether photographs are turned as EXIF says.
+        settings: settings of the networks.
+        exif: turn photographs as their EXIF orientation says.
     """
 
     root: Path
     entries: tuple[ImageEntry, ...]
-    setting: InferenceSettings
+    settings: InferenceSettings
     exif: bool
 
     @property
@@ -68,77 +68,85 @@ class ImageBlock(ABC):
 
     @property
     @abstractmethod
-    def place(self) -> Path:
-        """What is written to, for people."""
+    def target(self) -> Path:
+        """Store or folder that is written to."""
 
     @property
     @abstractmethod
-    def loads(self) -> str:
-        """What is loaded, for people."""
+    def model_names(self) -> str:
+        """Names of the networks that are loaded, for people."""
 
     @abstractmethod
     def incomplete(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
-        """Those of the images that are not complete."""
+        """Return the images that are not complete."""
 
     @abstractmethod
     def load(self) -> int:
-        """Put the networks on the device; how many images are computed together."""
+        """Load the networks and return the number of images that are computed together."""
 
     @abstractmethod
     def compute(
-        self, images: Sequence[tuple[ImageEntry, Tensor]], courier: HostCopy
+        self, images: Sequence[tuple[ImageEntry, Tensor]], host_copy: HostCopy
     ) -> Iterator[tuple[str, ComputedImage | str]]:
-        """What the networks make of photographs (3, H, W) uint8: their paths, each with it, or with why it failed."""
+        """Run the networks.
+
+        Args:
+            images: photographs (3, H, W) uint8 with their entries.
+            host_copy: copies results to the CPU.
+
+        Yields:
+            each path with its result, or with the reason why it failed.
+        """
 
     @abstractmethod
     def take_notes(self) -> list[str]:
-        """What the networks have to say to the user since the last time."""
+        """Return the networks' new lines for the user."""
 
     def run(self, report: ProgressReporter) -> BlockResult:
-        """Make every image complete that is not; one that fails is tried again, then listed."""
+        """Complete every image that is not complete; an image that fails is tried once more, then listed."""
         begun = time.monotonic()
-        if self.setting.threads is not None:
-            torch.set_num_threads(self.setting.threads)
+        if self.settings.threads is not None:
+            torch.set_num_threads(self.settings.threads)
         todo = self.incomplete(self.entries)
         for _ in range(len(self.entries) - len(todo)):
-            report.settle()
-        outcome, times, todo_at_first = BlockResult(), StageTimes(), bool(todo)
+            report.image_done()
+        result, times, has_work = BlockResult(), StageTimes(), bool(todo)
         try:
             if todo:
-                with report.at_work(self.loads):
+                with report.working_on(self.model_names):
                     together = self.load()
-                for _ in ("first try", "second"):
-                    failed = self._make(todo, together, report, outcome, times)
+                for _ in ("first try", "second try"):
+                    failed = self._make(todo, together, report, result, times)
                     todo = [entry for entry in todo if entry.path in failed]
-                    outcome.failed = failed
-                    if not todo or report.stopping:
+                    result.failed = failed
+                    if not todo or report.is_stopping:
                         break
-            for _ in outcome.failed:
-                report.settle()
+            for _ in result.failed:
+                report.image_done()
         except LostLockError as error:
-            outcome.problem = str(error)
+            result.problem = str(error)
         except DiskError as error:
-            outcome.disk = str(error)
-        unsettled = [entry for entry in self.entries if entry.path not in outcome.failed]
-        outcome.left = tuple(entry.path for entry in self.incomplete(unsettled))
-        outcome.seconds, outcome.times = time.monotonic() - begun, times.seconds
-        outcome.notes = tuple(self.take_notes()) if todo_at_first else ()
-        return outcome
+            result.disk_problem = str(error)
+        not_failed = [entry for entry in self.entries if entry.path not in result.failed]
+        result.left = tuple(entry.path for entry in self.incomplete(not_failed))
+        result.seconds, result.times = time.monotonic() - begun, times.seconds
+        result.notes = tuple(self.take_notes()) if has_work else ()
+        return result
 
     def _make(
         self,
         todo: Sequence[ImageEntry],
         together: int,
         report: ProgressReporter,
-        outcome: BlockResult,
+        result: BlockResult,
         times: StageTimes,
     ) -> dict[str, str]:
-        """Make the images, as far as the run is not told to stop; path -> reason of those that failed."""
-        budget = ByteBudget(WRITE_BYTES, MOST_WAITING)
+        """Make the images until the run is told to stop; return path -> reason of those that failed."""
+        budget = ByteBudget(WRITE_BYTES, MAX_WAITING)
         writes: dict[Future[None], str] = {}
         failed: dict[str, str] = {}
-        device, hands = torch.device(self.setting.device), self.setting.hands
-        courier = HostCopy(device)
+        device, threads = torch.device(self.settings.device), self.settings.io_threads
+        host_copy = HostCopy(device)
 
         def collect(finished: Iterable[Future[None]]) -> None:
             for future in finished:
@@ -154,56 +162,56 @@ class ImageBlock(ABC):
                         raise
                     failed[path] = "its logits do not fit into memory"
                 except OSError as error:
-                    raise disk_error(self.place, error) from error
+                    raise disk_error(self.target, error) from error
                 else:
-                    report.settle()
+                    report.image_done()
 
-        def write(path: str, made: ComputedImage) -> None:
+        def write(path: str, computed: ComputedImage) -> None:
             try:
-                with report.at_work(path):
-                    made.write()
+                with report.working_on(path):
+                    computed.write()
             finally:
-                budget.release(made.bytes)
+                budget.release(computed.bytes)
 
         photographs = prefetch_images(
-            self.root, todo, report, threads=hands, pinned=device.type == "cuda", exif=self.exif
+            self.root, todo, report, threads=threads, pinned=device.type == "cuda", exif=self.exif
         )
-        with contextlib.closing(photographs), ThreadPoolExecutor(hands, "write") as writers:
+        with contextlib.closing(photographs), ThreadPoolExecutor(threads, "write") as writers:
             try:
-                while not report.stopping:
-                    with times.of("read"):
+                while not report.is_stopping:
+                    with times.measure("read"):
                         taken = list(itertools.islice(photographs, together))
                     if not taken:
                         break
                     failed |= {entry.path: str(image) for entry, image in taken if isinstance(image, DatasetError)}
                     sound = [(entry, image) for entry, image in taken if not isinstance(image, DatasetError)]
-                    answers = self.compute(sound, courier)
+                    answers = self.compute(sound, host_copy)
                     while True:
-                        with times.of("forward"), contextlib.ExitStack() as at_work:
+                        with times.measure("forward"), contextlib.ExitStack() as in_work:
                             for entry, _ in sound:
-                                at_work.enter_context(report.at_work(entry.path))
+                                in_work.enter_context(report.working_on(entry.path))
                             answer = next(answers, None)
                         if answer is None:
                             break
-                        path, made = answer
-                        if isinstance(made, str):
-                            failed[path] = made
+                        path, computed = answer
+                        if isinstance(computed, str):
+                            failed[path] = computed
                             continue
-                        if made.fallback is not None:
-                            outcome.fallbacks[path] = made.fallback
-                        with times.of("write"):
-                            budget.acquire(made.bytes)
-                        writes[writers.submit(write, path, made)] = path
+                        if computed.fallback is not None:
+                            result.fallbacks[path] = computed.fallback
+                        with times.measure("write"):
+                            budget.acquire(computed.bytes)
+                        writes[writers.submit(write, path, computed)] = path
                         collect([future for future in writes if future.done()])
             finally:
-                with times.of("write"):
+                with times.measure("write"):
                     while writes:
                         collect(wait(writes, return_when=FIRST_COMPLETED).done)
         return failed
 
 
 def too_large(entry: ImageEntry, error: Exception) -> str:
-    """Why an image failed whose computing raised ``error``, which is raised again if it is no lack of memory."""
+    """Say that an image does not fit into the device's memory, or raise ``error`` again if that is not its cause."""
     if not is_out_of_memory(error):
         raise error
     return f"{entry.height}x{entry.width} does not fit into the device's memory"

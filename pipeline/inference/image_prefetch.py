@@ -1,4 +1,4 @@
-"""Photographs decoded ahead of the network, as far as the memory for it goes."""
+"""Decodes photographs ahead of the network, within a memory budget."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..store.image_table import ImageEntry
 from ..workers.protocol import ProgressReporter
 
 READ_BYTES = 256 * 2**20
-AHEAD = 12
-"""At most so many decoded photographs wait for the network."""
+MAX_AHEAD = 12
+"""Upper bound of the decoded photographs that wait for the network."""
 
 
 def prefetch_images(
@@ -29,15 +29,18 @@ def prefetch_images(
     pinned: bool = False,
     exif: bool = False,
 ) -> Generator[tuple[ImageEntry, Tensor | DatasetError]]:
-    """Photographs (3, H, W) uint8 in order, each with its entry; a DatasetError for one that is not as it must be.
+    """Decode photographs in order.
 
     Args:
-        root: the folder that their paths are relative to.
-        entries: the photographs, and the sizes that they must have.
-        report: is told what is in work.
-        threads: that decode; decoders work outside of Python's lock.
-        pinned: whether they lie in memory that a GPU copies from while it computes.
-        exif: whether they are turned as EXIF says.
+        root: folder that their paths are relative to.
+        entries: the photographs, with the sizes that they must have.
+        report: is told which photographs are in work.
+        threads: number of threads that decode; decoders release Python's lock.
+        pinned: return them in pinned memory, which a GPU copies from while it computes.
+        exif: turn them as their EXIF orientation says.
+
+    Yields:
+        each entry with its photograph (3, H, W) uint8, or with a DatasetError that says why it cannot be used.
     """
     waiting: deque[tuple[ImageEntry, int, Future[Tensor | DatasetError]]] = deque()
     held = 0
@@ -45,7 +48,7 @@ def prefetch_images(
         try:
             for entry in entries:
                 size = 3 * (entry.height or 0) * (entry.width or 0)
-                while waiting and (held + size > READ_BYTES or len(waiting) >= AHEAD):
+                while waiting and (held + size > READ_BYTES or len(waiting) >= MAX_AHEAD):
                     first, first_size, future = waiting.popleft()
                     yield first, future.result()
                     held -= first_size
@@ -62,7 +65,7 @@ def _decode(
 ) -> Tensor | DatasetError:
     path = located(root, entry.path)
     try:
-        with report.at_work(entry.path):
+        with report.working_on(entry.path):
             image = decode_image(path, exif)
     except DatasetError as error:
         return error

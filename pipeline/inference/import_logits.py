@@ -1,4 +1,4 @@
-"""Logits made elsewhere become a store, so that a member of any architecture can join."""
+"""The stage ``import-logits``: logits of another program become a store, so that any network can be a member."""
 
 from __future__ import annotations
 
@@ -29,7 +29,15 @@ KEY = "logits"
 
 @dataclass
 class ImportResult:
-    """What became of the photographs; ``failed`` maps paths to reasons."""
+    """Result of an import.
+
+    Attributes:
+        done: number of images stored.
+        skipped: number of images that were complete before.
+        failed: path -> reason.
+        extra: number of files that belong to no photograph.
+        interrupted: images are left because the run was told to stop.
+    """
 
     done: int = 0
     skipped: int = 0
@@ -39,7 +47,7 @@ class ImportResult:
 
 
 def parse_channels(text: str) -> list[int]:
-    """``0-18`` or ``0,2,5-20`` as channel numbers, one for each of the classes.
+    """Parse ``0-18`` or ``0,2,5-20`` into channel numbers, one for each class.
 
     Raises:
         ManifestError: not of this form, or another number of channels than classes.
@@ -71,12 +79,12 @@ def import_logits(
 
     Args:
         manifest: names the member (``arch: external``) and the dataset.
-        model: the member.
-        dataset: the dataset that the logits were made of.
+        model: name of the member.
+        dataset: name of the dataset that the logits belong to.
         folder: the tree of files, each with float16 ``logits`` of shape (C, H, W).
-        channels: which channels become the classes, in train-id order; all if None.
+        channels: channels that become the classes, in train-id order; all if None.
         limit: photographs of the dataset to take, from the first; None for all.
-        overwrite: whether a store that is there is started over.
+        overwrite: start an existing store over.
 
     Raises:
         ManifestError: the member is not external.
@@ -114,7 +122,7 @@ def import_logits(
     begun = time.monotonic()
     try:
         with writer_lock(path):
-            # One that holds nothing yet is bound to no source: the first try may have had wrong channels.
+            # An empty store is started over, too: the first try may have had wrong channels.
             afresh = overwrite or not _is_filled(path)
             store = LogitStore.for_writing(path, identity, {"package_version": __version__}, overwrite=afresh)
             store.register(photos)
@@ -175,7 +183,7 @@ def _fill(
 def _read(
     path: Path, size: tuple[int | None, int | None], classes: int, channels: Sequence[int] | None
 ) -> np.ndarray:
-    """The logits in one file, (C, H, W) float16; StoreError naming the file if they do not fit."""
+    """Read logits (C, H, W) float16 from a file; StoreError that names the file if they do not fit."""
     try:
         with np.load(path, allow_pickle=False) as content:
             logits = np.asarray(content[KEY])
@@ -183,7 +191,7 @@ def _read(
         raise StoreError(f"{path}: there is no such file; make it and import again") from error
     except KeyError as error:
         raise StoreError(f"{path}: has no array '{KEY}'") from error
-    except Exception as error:  # of a damaged file numpy, zipfile and zlib each raise what they like
+    except Exception as error:  # numpy, zipfile and zlib each raise their own errors for a damaged file
         raise StoreError(f"{path}: is no readable .npz file ({' '.join(str(error).split())})") from error
     if logits.dtype != np.float16:
         raise StoreError(f"{path}: holds {logits.dtype}; float16 is needed")

@@ -1,4 +1,4 @@
-"""What a manifest's datasets hold: the photographs, their sizes, and the stores they belong to."""
+"""Checks a manifest's checkpoints, and lists the photographs of its datasets with their sizes."""
 
 from __future__ import annotations
 
@@ -20,43 +20,46 @@ from ..runtime.device import AUTOCAST, resolve_device, resolve_precision
 from ..storage.output_folder import own_folders, store_path
 from ..store.image_table import Photograph
 from ..store.logit_store import LogitStore
-from .member_check import check_member, digest
-
-
-def _error_text(error: HmsaError | OSError) -> str:
-    return f"{error.filename}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+from .member_check import check_member, checkpoint_digest
 
 
 @dataclass(frozen=True)
 class InputStatus:
-    """One checkpoint or dataset: what was found, or the ``problem``."""
+    """Status of one checkpoint or dataset.
+
+    Attributes:
+        kind: ``model`` or ``dataset``.
+        name: its name in the manifest.
+        found: what was found, for people.
+        problem: why it cannot be used; None if it can.
+        is_missing: the problem is that it is not there.
+    """
 
     kind: str
     name: str
     found: str
     problem: str | None = None
-    missing: bool = True
-    """Whether the problem is that it is not there, and not that it cannot be used."""
+    is_missing: bool = True
 
     @property
     def state(self) -> str:
         """``ok``, ``MISSING`` or ``WRONG``."""
-        return "ok" if self.problem is None else "MISSING" if self.missing else "WRONG"
+        return "ok" if self.problem is None else "MISSING" if self.is_missing else "WRONG"
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """The problem, or what was found."""
         return self.problem or self.found
 
     def as_json(self) -> dict[str, Any]:
-        """Kind, name, what was found, the problem, and the state."""
+        """Return kind, name, what was found, the problem and the state."""
         fields = asdict(self)
-        del fields["missing"]
+        del fields["is_missing"]
         return fields | {"state": self.state}
 
 
 def check_inputs(manifest: Manifest) -> list[InputStatus]:
-    """Hold every checkpoint against its network, precision and sha256, and list every dataset.
+    """Check every checkpoint against its network, precision and sha256, and list every dataset.
 
     Nothing is decoded or run.
     """
@@ -89,15 +92,16 @@ def _checkpoint_status(member: Member, precision: str) -> InputStatus:
         )
     notes = []
     try:
-        # As elsewhere on this machine; on another one, that computes in what the manifest wants, it may be refused.
+        # The precision of this machine; another one, which has that of the manifest, may refuse the checkpoint.
         used, _ = resolve_precision(precision, resolve_device("auto"))
         if note := check_member(member, used):
             notes.append(note)
         if member.sha256:
-            digest(member)
+            checkpoint_digest(member)
             notes.append("its sha256 is that of the manifest")
     except (HmsaError, OSError) as error:
-        return InputStatus("model", member.name, "", _error_text(error), missing=False)
+        problem = f"{error.filename}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+        return InputStatus("model", member.name, "", problem, is_missing=False)
     if used != precision:
         try:
             check_range(path, member.arch, AUTOCAST[precision])
@@ -112,13 +116,13 @@ _NOT_TURNED = {"folder": "their pixels are taken as stored; 'orientation: exif' 
 
 @dataclass(frozen=True)
 class Survey:
-    """A dataset as it lies there now.
+    """Files of a dataset as they are on the disk now.
 
     Attributes:
         dataset: its entry in the manifest.
         photographs: sorted by path.
-        left_out: what lies among them and is none of them, for people -> how many files.
-        beside: folder of a part that lies beside the root and is read as if it lay in it -> how many photographs.
+        left_out: description of files that are no photographs of the dataset -> number of files.
+        beside: folder of a part that lies beside the root and is read as if it lay in it -> number of photographs.
     """
 
     dataset: DatasetEntry
@@ -128,7 +132,7 @@ class Survey:
 
     @property
     def remarks(self) -> list[str]:
-        """What its owner may not expect, a line each."""
+        """Lines for the user about what may be unexpected."""
         found = [f"{count} files left out: {what}" for what, count in self.left_out.items()]
         found += [
             f"{count} of the photographs lie beside the root, in {place}" for place, count in self.beside.items()
@@ -143,9 +147,12 @@ class Survey:
 
 
 def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> Survey:
-    """All photographs of a dataset, sorted by path, with the sizes that their headers tell.
+    """List all photographs of a dataset, sorted by path, with the sizes that their headers give.
 
-    Headers are read only of files that no store of the dataset knows yet; of all if ``afresh``.
+    Args:
+        manifest: its stores know the sizes of photographs.
+        dataset: one of its datasets.
+        afresh: read every header, not only those of files that no store of the dataset knows.
 
     Raises:
         DatasetError: the folder is missing, empty, or not as its layout says.
@@ -173,22 +180,22 @@ def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -
 
 
 def remarks(surveys: Iterable[Survey]) -> list[str]:
-    """What the owners of these datasets may not expect, a line each that names the dataset."""
+    """Return the remarks on all datasets; each line names its dataset."""
     return [f"{one.dataset.name}: {remark}" for one in surveys for remark in one.remarks]
 
 
 def list_photographs(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> list[Photograph]:
-    """The photographs of a dataset alone; see `survey`."""
+    """Return the photographs of a dataset; see `survey`."""
     return list(survey(manifest, dataset, afresh=afresh).photographs)
 
 
 def _known_sizes(manifest: Manifest, dataset: DatasetEntry) -> Mapping[tuple[str, int], tuple[int, int]]:
     for member in manifest.models:
         path = store_path(manifest.output, dataset.name, member.name)
-        # A store that cannot be read is for those to report who need it; sizes come from the files then.
+        # A store that cannot be read is reported where it is needed; here sizes come from the files instead.
         with contextlib.suppress(StoreError):
             store = LogitStore.open(path)
-            # One of stored pixels knows nothing of turned ones; those of imported logits do not say which they are.
+            # A store of photographs as stored does not know the sizes of turned ones.
             if store.identity.exif == dataset.exif:
                 images = store.images
                 return {(e.path, e.bytes): (e.height, e.width) for e in images if e.height and e.width}

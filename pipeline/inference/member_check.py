@@ -1,4 +1,4 @@
-"""Whether a member's checkpoint can be used, found out before anything starts."""
+"""Checks a member's checkpoint before anything starts."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..runtime.device import AUTOCAST
 
 
 def check_member(member: Member, precision: str) -> str | None:
-    """Hold the weights of a member's checkpoint against its network and the precision.
+    """Check a member's checkpoint against its network and the precision.
 
     Args:
-        member: with a checkpoint, not an external one.
+        member: a member with a checkpoint, not an external one.
         precision: fp16, bf16 or fp32, as it is really used.
 
     Returns:
-        What to say of how the weights were found in the file.
+        a line for the user about how the weights were found in the file; None if there is nothing to say.
 
     Raises:
-        CheckpointError: it cannot be read, does not fit the network, or holds what the precision does not.
+        CheckpointError: it cannot be read, does not fit the network, or has weights beyond the precision's range.
     """
     path = member.checkpoint_path()
     note = check_weights(path, member.arch)
@@ -31,8 +31,8 @@ def check_member(member: Member, precision: str) -> str | None:
     return note
 
 
-def digest(member: Member) -> str:
-    """The sha256 of a member's checkpoint; CheckpointError if the manifest gives another."""
+def checkpoint_digest(member: Member) -> str:
+    """Return the sha256 of a member's checkpoint; CheckpointError if the manifest gives another."""
     path = member.checkpoint_path()
     found = sha256(path)
     if member.sha256 and member.sha256 != found:

@@ -1,4 +1,4 @@
-"""A device with a network on it, which makes an image's logits even where its memory is short."""
+"""Settings of inference, and the predictor: runs a network on an image, with less memory if it has to."""
 
 from __future__ import annotations
 
@@ -22,18 +22,79 @@ from .cuda_graphs import GraphForward, release_graphs
 SCALE_BY_SCALE = "scale by scale"
 IN_TILES = "in tiles"
 WITHOUT_COMPILE = "without compile"
+_MAX_IO_THREADS = 8
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """Settings of a worker's inference.
+
+    Attributes:
+        device: ``cpu``, ``cuda`` or ``cuda:N``, as the worker numbers its devices.
+        precision: fp16, bf16 or fp32.
+        scales: inference scales.
+        flip: average in the mirrored image.
+        tile: tiles for images that do not fit into the device's memory otherwise; None to give them up.
+        threads: CPU threads to compute with; None to leave them as they are.
+        cuda_graphs: capture each image size once and replay it.
+        compile: mode of torch.compile, or ``off``.
+    """
+
+    device: str
+    precision: str
+    scales: tuple[float, ...]
+    flip: bool
+    tile: Tile | None = None
+    threads: int | None = None
+    cuda_graphs: bool = False
+    compile: str = "off"
+
+    @classmethod
+    def of(
+        cls, inference: InferenceOptions, device: torch.device, precision: str, threads: int | None
+    ) -> InferenceSettings:
+        """Take the manifest's settings for a worker.
+
+        Args:
+            inference: the manifest's ``inference``.
+            device: a device that is known to be there.
+            precision: fp16, bf16 or fp32, as the device can compute it.
+            threads: CPU threads of the worker; None to leave them as they are.
+        """
+        name = device.type if device.index is None else str(device)
+        cuda_graphs, compile, _ = resolve_speed(inference.cuda_graphs, inference.compile, device)
+        return cls(name, precision, inference.scales, inference.flip, inference.tile, threads, cuda_graphs, compile)
+
+    def make_predictor(self) -> Predictor:
+        """Make a predictor with these settings, without a network yet."""
+        return Predictor(
+            torch.device(self.device),
+            self.precision,
+            self.scales,
+            self.flip,
+            self.tile,
+            cuda_graphs=self.cuda_graphs,
+            compile=self.compile,
+        )
+
+    @property
+    def io_threads(self) -> int:
+        """Number of threads that decode, and of those that write: beside a GPU half the cores each, else two."""
+        if torch.device(self.device).type == "cpu":
+            return 2
+        return max(2, min(_MAX_IO_THREADS, torch.get_num_threads() // 2))
 
 
 class Predictor:
-    """A device with at most one network on it, kept from job to job.
+    """A device with at most one network on it.
 
     Args:
-        device: where the network runs.
+        device: the device.
         precision: fp16, bf16 or fp32.
         scales: inference scales.
-        flip: whether the mirrored image is averaged in.
+        flip: average in the mirrored image.
         tile: tiles for an image that does not fit into the device's memory otherwise; None to give it up.
-        cuda_graphs: whether images are computed by `GraphForward`.
+        cuda_graphs: compute images by `GraphForward`.
         compile: mode of torch.compile, or ``off``.
     """
 
@@ -55,24 +116,24 @@ class Predictor:
         self._model: nn.Module | None = None
         self._notes: list[str] = []
         self._graphs = GraphForward(self._at_once, self._note) if cuda_graphs else None
-        # On a GPU "fp32" would else be computed in TF32, with the mantissa of fp16; and of several equal
-        # algorithms always the same one gives the same bytes.
+        # Otherwise a GPU computes "fp32" in TF32, with the mantissa of fp16. And the same bytes need the same one of
+        # several equal algorithms.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
 
     @property
-    def bytes(self) -> int:
-        """Of the network's weights; 0 without one."""
+    def weight_bytes(self) -> int:
+        """Size in bytes of the loaded weights; 0 if no network is loaded."""
         return sum(weight.nbytes for weight in self._model.parameters()) if self._model is not None else 0
 
-    def put(self, device: torch.device) -> None:
-        """Move the network, for others to use its place; it computes only where it was loaded."""
+    def move_to(self, device: torch.device) -> None:
+        """Move the network to another device, to free memory; it computes only on its own."""
         if self._model is not None:
             self._model.to(device)
             self._forget_graphs()
 
     def take_notes(self) -> list[str]:
-        """Lines for the user since the last time: what could not be done as planned, and is done otherwise."""
+        """Return the lines for the user since the last call, about what is not done as planned."""
         taken, self._notes = self._notes, []
         return taken
 
@@ -85,17 +146,17 @@ class Predictor:
             self._graphs.clear()
 
     def load(self, member: Member) -> None:
-        """Put the network of ``member`` on the device.
+        """Load the network of ``member`` onto the device, unless it is loaded.
 
         Raises:
-            CheckpointError: its checkpoint does not fit the network, or its weights not the precision.
+            CheckpointError: its checkpoint does not fit the network, or has weights beyond the precision's range.
         """
         if self._member == member:
             return
         self._model = self._member = None
         self._forget_graphs()
         if self._graphs is not None or self._compile != "off":
-            # Graphs and compiled parts hold the network that holds them: its memory is wanted now.
+            # Graphs and compiled parts refer to the network, and it to them: free its memory now.
             gc.collect()
         model = build_any(member.arch)
         load_weights(model, member.checkpoint_path(), member.arch)
@@ -108,50 +169,65 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> tuple[Tensor, str | None]:
-        """Logits (19, H, W) float16 of an image (3, H, W) uint8.
+        """Compute the logits of an image.
 
-        An image for which the memory is too small is tried again with every scale and mirror image taken off
-        the device before the next, then, if there are tiles, in tiles.
+        If the memory is too small, the image is tried again with every scale and mirrored image moved off the device
+        before the next, then, if there are tiles, in tiles.
+
+        Args:
+            image: (3, H, W) uint8, on any device.
 
         Returns:
-            the logits, on the device or on the CPU; and how they were made, None for all at once.
+            logits (19, H, W) float16, on the device or on the CPU; and how they were computed, None for at once.
 
         Raises:
             MemoryError, torch.OutOfMemoryError: it does not fit in any of these ways.
         """
-        logits, how = self._somehow(image)
+        logits, how = self._compute_within_memory(image)
         if self._compile != "off" and not self._compiled:
             how = f"{how}, {WITHOUT_COMPILE}" if how else WITHOUT_COMPILE
         return logits, how
 
-    def _somehow(self, image: Tensor) -> tuple[Tensor, str | None]:
+    def _compute_within_memory(self, image: Tensor) -> tuple[Tensor, str | None]:
         if (logits := self._try(image, None)) is not None:
             return logits, None
-        # Other sizes' graphs, and other networks', may have what this image needs.
+        # Graphs of other sizes and networks may hold the memory that this image needs.
         if release_graphs() and (logits := self._try(image, None)) is not None:
             return logits, None
         cpu = torch.device("cpu")
         if self._tile is None:
-            return self._whole(image, cpu).to(torch.float16), SCALE_BY_SCALE
+            return self.compute(image, cpu).to(torch.float16), SCALE_BY_SCALE
         if (logits := self._try(image, cpu)) is not None:
             return logits, SCALE_BY_SCALE
-        return self._in_tiles(image, self._tile).to(torch.float16), IN_TILES
+        return self.compute_in_tiles(image, self._tile).to(torch.float16), IN_TILES
 
     def _try(self, image: Tensor, gather: torch.device | None) -> Tensor | None:
-        """Logits (19, H, W) float16; None if the memory is too small for them."""
+        """Return logits (19, H, W) float16; None if the memory is too small for them."""
         try:
-            # Rounded in here, because that takes memory too.
-            return self._whole(image, gather).to(torch.float16)
+            # Rounded here, because that takes memory, too.
+            return self.compute(image, gather).to(torch.float16)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        # Only here is the traceback gone, which holds the tensors of the failure.
+        # Only now is the traceback gone, which holds the tensors of the failed try.
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
-    def _whole(self, image: Tensor, gather: torch.device | None) -> Tensor:
+    def compute(self, image: Tensor, gather: torch.device | None) -> Tensor:
+        """Compute the logits of an image in one piece.
+
+        Args:
+            image: (3, H, W) uint8, on any device.
+            gather: device that each scale's logits are moved to before the next scale; None to keep them.
+
+        Returns:
+            logits (19, H, W), float16 or float32.
+
+        Raises:
+            MemoryError, torch.OutOfMemoryError: it does not fit into the memory.
+        """
         dtype = AUTOCAST.get(self._precision, torch.float32)
         pixels = normalise(image[None].to(self._device, non_blocking=True)).to(
             dtype, memory_format=torch.channels_last
@@ -167,13 +243,14 @@ class Predictor:
     def _pass(self, pixels: Tensor, gather: torch.device | None) -> Tensor:
         if gather is None:
             return (self._graphs or self._at_once)(pixels)
-        return self._predict(pixels, gather)
+        return self.predict_scales(pixels, gather)
 
     def _at_once(self, pixels: Tensor) -> Tensor:
-        # Rounded in here, because a graph keeps what comes out.
-        return self._predict(pixels, None).to(torch.float16)
+        # Rounded here, because a graph keeps its output.
+        return self.predict_scales(pixels, None).to(torch.float16)
 
-    def _predict(self, pixels: Tensor, gather: torch.device | None) -> Tensor:
+    def predict_scales(self, pixels: Tensor, gather: torch.device | None) -> Tensor:
+        """Run the network at all scales on normalised pixels (1, 3, H, W); logits (19, H, W), see `compute`."""
         model: Any = self._model
         return model.predict(pixels, self._scales, flip=self._flip, gather=gather)[0]
 
@@ -187,12 +264,24 @@ class Predictor:
             "them"
         )
 
-    def _in_tiles(self, image: Tensor, tile: Tile) -> Tensor:
+    def compute_in_tiles(self, image: Tensor, tile: Tile) -> Tensor:
+        """Compute the logits of an image tile by tile, averaged where tiles overlap.
+
+        Args:
+            image: (3, H, W) uint8, on any device.
+            tile: size and overlap of the tiles.
+
+        Returns:
+            logits (19, H, W) float32, on the CPU.
+
+        Raises:
+            MemoryError, torch.OutOfMemoryError: a tile does not fit into the memory.
+        """
         height, width = image.shape[1:]
         total = weights = torch.zeros(())
         for y, x in tile_corners(height, width, tile):
             part = image[:, y : y + tile.size[0], x : x + tile.size[1]]
-            logits = self._whole(part, torch.device("cpu")).float()
+            logits = self.compute(part, torch.device("cpu")).float()
             weight = tile_weights(part.shape[1], part.shape[2], tile.overlap)
             if not total.ndim:
                 total, weights = torch.zeros(len(logits), height, width), torch.zeros(height, width)
@@ -202,7 +291,13 @@ class Predictor:
 
 
 def tile_corners(height: int, width: int, tile: Tile) -> Iterator[tuple[int, int]]:
-    """Upper left corners of the tiles that cover an image, neighbours sharing the overlap at least."""
+    """Yield the upper left corners (y, x) of tiles that cover an image and overlap by the overlap at least.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        tile: size and overlap of the tiles.
+    """
     for y in _starts(height, tile.size[0], tile.overlap):
         for x in _starts(width, tile.size[1], tile.overlap):
             yield y, x
@@ -216,65 +311,18 @@ def _starts(side: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_weights(height: int, width: int, overlap: int) -> Tensor:
-    """How much a tile counts at each of its pixels: (height, width) float32, rising over the overlap to 1."""
+    """Return the weight of a tile at each of its pixels, which rises from the edges over the overlap to 1.
+
+    Args:
+        height: of the tile, in pixels.
+        width: of the tile, in pixels.
+        overlap: in pixels.
+
+    Returns:
+        weights (height, width) float32.
+    """
     sides = []
     for side in (height, width):
         near = torch.minimum(torch.arange(side), torch.arange(side).flip(0)) + 1
         sides.append((near / (overlap + 1)).clamp(max=1.0))
     return sides[0][:, None] * sides[1]
-
-
-_MOST_IO_THREADS = 8
-
-
-@dataclass(frozen=True)
-class InferenceSettings:
-    """How a worker computes.
-
-    Attributes:
-        device: ``cpu``, ``cuda`` or ``cuda:N``, as the worker numbers its devices.
-        precision: fp16, bf16 or fp32.
-        scales: inference scales.
-        flip: whether mirrored images are averaged in.
-        tile: tiles for images that do not fit into the device's memory otherwise; None to give them up.
-        threads: of the CPU, None to leave them as they are.
-        cuda_graphs: whether each image size is captured once and replayed.
-        compile: mode of torch.compile, or ``off``.
-    """
-
-    device: str
-    precision: str
-    scales: tuple[float, ...]
-    flip: bool
-    tile: Tile | None = None
-    threads: int | None = None
-    cuda_graphs: bool = False
-    compile: str = "off"
-
-    @classmethod
-    def of(
-        cls, inference: InferenceOptions, device: torch.device, precision: str, threads: int | None
-    ) -> InferenceSettings:
-        """The manifest's way to look at images, on a device that is known to be there."""
-        name = device.type if device.index is None else str(device)
-        cuda_graphs, compile, _ = resolve_speed(inference.cuda_graphs, inference.compile, device)
-        return cls(name, precision, inference.scales, inference.flip, inference.tile, threads, cuda_graphs, compile)
-
-    def predictor(self) -> Predictor:
-        """A device set up like this, without a network yet."""
-        return Predictor(
-            torch.device(self.device),
-            self.precision,
-            self.scales,
-            self.flip,
-            self.tile,
-            cuda_graphs=self.cuda_graphs,
-            compile=self.compile,
-        )
-
-    @property
-    def hands(self) -> int:
-        """Threads that decode, and as many that write: beside a GPU all cores of the worker, beside a CPU two."""
-        if torch.device(self.device).type == "cpu":
-            return 2
-        return max(2, min(_MOST_IO_THREADS, torch.get_num_threads() // 2))

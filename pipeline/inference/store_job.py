@@ -1,11 +1,11 @@
-"""The job of filling one store: planned by dump and predict, run by the scheduler."""
+"""The job of filling one store, which dump and predict plan and the scheduler runs."""
 
 from __future__ import annotations
 
 import contextlib
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ from ..storage.writer_lock import writer_lock
 from ..store.identity import Identity
 from ..store.image_table import Photograph
 from ..store.logit_store import LogitStore
-from ..workers.jobs import JobImage, JobSummary
+from ..workers.jobs import JobImage, JobResult, JobSummary
 from .dump_block import DumpBlock
-from .member_check import check_member, digest
+from .member_check import check_member, checkpoint_digest
 from .predictor import InferenceSettings
 
 
@@ -33,13 +33,13 @@ class StorePlan:
     """One model over one dataset.
 
     Attributes:
-        member: whose network runs.
+        member: the model.
         dataset: the dataset's name.
-        root: the folder that the photographs' paths are relative to.
-        store: where the logits go.
-        identity: what they are made with.
-        photographs: the whole dataset, sorted; they make the table of images.
-        limit: how many of them are dumped, from the first; None for all.
+        root: folder that the photographs' paths are relative to.
+        store: path of the store.
+        identity: settings that the logits are made with.
+        photographs: all of the dataset, sorted; they make the table of images.
+        limit: number of images that are dumped, from the first; None for all.
     """
 
     member: Member
@@ -57,58 +57,60 @@ class StorePlan:
 
     @property
     def wanted(self) -> tuple[Photograph, ...]:
-        """The photographs that are to be complete afterwards."""
+        """The photographs that should be complete afterwards."""
         return self.photographs[: self.limit]
 
 
-def raw_bytes(job: StorePlan) -> int:
-    classes = len(job.identity.classes)
-    return sum(2 * classes * p.size[0] * p.size[1] for p in job.wanted if p.size)
+def raw_bytes(plan: StorePlan) -> int:
+    """Return the size in bytes of all wanted logits, uncompressed."""
+    classes = len(plan.identity.classes)
+    return sum(2 * classes * photo.size[0] * photo.size[1] for photo in plan.wanted if photo.size)
 
 
-@dataclass
-class DumpResult:
-    """What became of a job's photographs.
+@dataclass(kw_only=True)
+class InferenceResult(JobResult):
+    """Result of a job that runs networks; ``settings`` are theirs."""
 
-    Attributes:
-        failed: path -> reason.
-        fallbacks: path -> how an image was made that did not fit into the device's memory at first.
-        settled: paths that are complete now.
-        gone: paths that the store lists and the dataset no longer holds.
-        problem: why the job could not be done at all; None if it was.
-        hands: worker -> images that it settled.
-        times: where the workers' time went: read, forward, write -> seconds.
-    """
-
-    job: StorePlan
-    done: int = 0
-    skipped: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    fallbacks: dict[str, str] = field(default_factory=dict)
-    settled: set[str] = field(default_factory=set)
-    gone: frozenset[str] = frozenset()
-    problem: str | None = None
-    seconds: float = 0.0
-    interrupted: bool = False
-    hands: dict[str, int] = field(default_factory=dict)
-    times: dict[str, float] = field(default_factory=dict)
+    settings: InferenceSettings
 
     def as_json(self) -> dict[str, Any]:
-        """Its figures by name."""
+        """Return the counts for ``--json``."""
+        names = ("done", "skipped", "failed", "fallbacks", "problem", "seconds", "times")
+        return {name: getattr(self, name) for name in names}
+
+    def record(self) -> dict[str, Any]:
+        """Return the entries for ``run.json``."""
         return {
-            "job": self.job.name,
             "done": self.done,
             "skipped": self.skipped,
-            "failed": self.failed,
-            "fallbacks": self.fallbacks,
             "problem": self.problem,
-            "seconds": self.seconds,
-            "times": self.times,
+            "interrupted": self.interrupted,
+            "seconds": round(self.seconds, 3),
+            "device": self.settings.device,
+            "precision": self.settings.precision,
+            "fallbacks": self.fallbacks,
+            "workers": self.images_by_worker,
+            "times": {stage: round(seconds, 3) for stage, seconds in self.times.items()},
         }
 
 
+@dataclass(kw_only=True)
+class DumpResult(InferenceResult):
+    """Result of filling one store; ``images`` is the number of images that it should hold."""
+
+    images: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts for ``--json``."""
+        return {"job": self.name, **super().as_json()}
+
+    def record(self) -> dict[str, Any]:
+        """Return the entries for ``run.json``."""
+        return {"images": self.images, **super().record()}
+
+
 def require_writable(output: Path) -> None:
-    """Raise StoreError unless files can be made in ``output``, which is made where it is missing."""
+    """Raise StoreError unless files can be created in ``output``, which is created if it is missing."""
     try:
         make_folder(output)
         probe = output / f".{uuid.uuid4().hex}{PARTIAL}"
@@ -123,7 +125,7 @@ def require_writable(output: Path) -> None:
 
 
 def set_aside(store: Path) -> None:
-    """Put a store out of the way, to be started over; StoreError if somebody works there."""
+    """Move a store out of the way, so that it is started over; StoreError if it is in use."""
     try:
         with writer_lock(store):
             LogitStore.set_aside(store)
@@ -132,10 +134,15 @@ def set_aside(store: Path) -> None:
 
 
 class StoreJob:
-    """One job as the foreman sees it: the lock, the template, and blocks of the rows that are missing."""
+    """The scheduler's job of filling one store: the lock, the arrays, and blocks of the missing images.
 
-    def __init__(self, job: StorePlan, setting: InferenceSettings) -> None:
-        self._job, self._setting = job, setting
+    Args:
+        plan: the store.
+        settings: settings of the network.
+    """
+
+    def __init__(self, plan: StorePlan, settings: InferenceSettings) -> None:
+        self._plan, self._settings = plan, settings
         self._store: LogitStore | None = None
         self._held = contextlib.ExitStack()
         self._todo: list[str] = []
@@ -144,11 +151,11 @@ class StoreJob:
 
     @property
     def name(self) -> str:
-        return self._job.name
+        return self._plan.name
 
     @property
     def key(self) -> str:
-        return self._job.member.name
+        return self._plan.member.name
 
     @property
     def gone(self) -> frozenset[str]:
@@ -156,18 +163,23 @@ class StoreJob:
         return self._gone
 
     def open(self) -> list[JobImage]:
-        job = self._job
-        self._token = self._held.enter_context(writer_lock(job.store))
+        """Lock the store, bring its table up to date, and return the images that are not complete.
+
+        Raises:
+            StoreError: the store is in use, or was made with other settings or from other photographs.
+        """
+        plan = self._plan
+        self._token = self._held.enter_context(writer_lock(plan.store))
         try:
             versions = {"package_version": __version__, "torch_version": torch.__version__}
-            store = LogitStore.for_writing(job.store, job.identity, versions)
-            store.register(job.photographs)
+            store = LogitStore.for_writing(plan.store, plan.identity, versions)
+            store.register(plan.photographs)
             complete = store.complete()
         except OSError as error:
-            raise disk_error(job.store, error) from error
+            raise disk_error(plan.store, error) from error
         self._store, self._writer = store, store.writer()
-        self._gone = frozenset(store.index.keys() - {photo.path for photo in job.photographs})
-        wanted = [store.index[photo.path] for photo in job.wanted]
+        self._gone = frozenset(store.index.keys() - {photo.path for photo in plan.photographs})
+        wanted = [store.index[photo.path] for photo in plan.wanted]
         self._skipped = {store.images[i].path for i in wanted if complete[i]}
         todo = [store.images[i] for i in wanted if not complete[i]]
         self._todo = [entry.path for entry in todo]
@@ -175,16 +187,15 @@ class StoreJob:
 
     def block(self, paths: Sequence[str]) -> DumpBlock:
         assert self._store is not None
-        entries = tuple(self._store.images[self._store.index[path]] for path in paths)
         return DumpBlock(
-            self._job.member,
-            self._job.identity.sha256,
-            self._job.root,
+            self._plan.member,
+            self._plan.identity.sha256,
+            self._plan.root,
             self._writer,
             self._token,
-            entries,
-            self._setting,
-            self._job.identity.exif,
+            tuple(self._store.images[self._store.index[path]] for path in paths),
+            self._settings,
+            self._plan.identity.exif,
         )
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
@@ -193,26 +204,24 @@ class StoreJob:
         return [entry.path for entry in self._writer.incomplete(entries)]
 
     def sweep(self) -> None:
-        remove_partials(self._job.store)
+        remove_partials(self._plan.store)
 
     def close(self) -> None:
         self._held.close()
 
-    def result(self, tally: JobSummary) -> DumpResult:
+    def result(self, summary: JobSummary) -> DumpResult:
+        """Make the store's result."""
         left = set(self.incomplete(self._todo)) if self._store is not None else set()
         return DumpResult(
-            self._job,
-            done=tally.done,
+            name=self.name,
+            dataset=self._plan.dataset,
+            images=len(self._plan.wanted),
             skipped=len(self._skipped),
-            failed=tally.failed,
-            fallbacks=tally.fallbacks,
-            settled=self._skipped | (set(self._todo) - left),
             gone=self._gone,
-            problem=tally.problem,
-            seconds=tally.seconds,
-            interrupted=tally.interrupted,
-            hands=tally.hands,
-            times=tally.times,
+            present={photo.path for photo in self._plan.photographs},
+            looked_at=self._skipped | (set(self._todo) - left) | self._gone | summary.failed.keys(),
+            settings=self._settings,
+            **vars(summary),
         )
 
 
@@ -222,7 +231,16 @@ PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": li
 def identities_of(
     manifest: Manifest, members: Sequence[Member], precision: str, compile: str = "off"
 ) -> tuple[list[Identity], list[str]]:
-    """What each member's logits are made with, and what to say of how its weights were found in their file.
+    """Check each member's checkpoint and return its logits' identity.
+
+    Args:
+        manifest: settings of inference and store.
+        members: members with a checkpoint.
+        precision: fp16, bf16 or fp32, as it is really used.
+        compile: mode of torch.compile as it is really used.
+
+    Returns:
+        the identities, and lines for the user about how weights were found in their files.
 
     Raises:
         CheckpointError: a checkpoint does not fit the manifest.
@@ -241,7 +259,7 @@ def _identity_of(manifest: Manifest, member: Member, precision: str, compile: st
         model=member.name,
         architecture=member.arch,
         checkpoint=path.name,
-        sha256=digest(member),
+        sha256=checkpoint_digest(member),
         scales=tuple(sorted(manifest.inference.scales)),
         flip=manifest.inference.flip,
         precision=precision,
@@ -253,18 +271,18 @@ def _identity_of(manifest: Manifest, member: Member, precision: str, compile: st
 
 
 def identity_for_dataset(identity: Identity, dataset: DatasetEntry) -> Identity:
-    """What a member's logits over ``dataset`` are made with."""
+    """Return the identity of a member's logits over ``dataset``, which may turn photographs."""
     if not dataset.exif:
         return identity
     return replace(identity, preprocessing={**(identity.preprocessing or {}), "orientation": dataset.orientation})
 
 
-def complete_in(job: StorePlan) -> set[str]:
-    """Wanted images that need no work; StoreError if the store is another work, or of other photographs."""
-    if not LogitStore.exists(job.store):
+def complete_in(plan: StorePlan) -> set[str]:
+    """Return the wanted images that are complete; StoreError if the store is of other settings or photographs."""
+    if not LogitStore.exists(plan.store):
         return set()
-    store = LogitStore.open(job.store)
-    store.require(job.identity)
-    store.require_same(job.photographs)
+    store = LogitStore.open(plan.store)
+    store.require(plan.identity)
+    store.require_same(plan.photographs)
     known = dict(zip((e.path for e in store.images), store.complete(), strict=True))
-    return {photo.path for photo in job.wanted if known.get(photo.path)}
+    return {photo.path for photo in plan.wanted if known.get(photo.path)}

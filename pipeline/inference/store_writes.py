@@ -1,4 +1,4 @@
-"""Checks before and at every write of a worker: the checkpoint, room on the disk, the lock."""
+"""Checks of a worker: the checkpoint before it is loaded, disk space and the lock before every write."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ RESERVE_BYTES = 16 * 2**20
 
 
 def require_checkpoint(member: Member, digest: str | None) -> Path:
-    """The checkpoint of ``member``; CheckpointError if it is not the file that the run began with."""
+    """Return the path of a member's checkpoint.
+
+    Raises:
+        CheckpointError: it is not the file that the run began with, whose sha256 is ``digest``.
+    """
     path = member.checkpoint_path()
     if not path.is_file() or sha256(path) != digest:
         raise CheckpointError(
@@ -30,42 +34,44 @@ def require_checkpoint(member: Member, digest: str | None) -> Path:
 
 
 class LostLockError(StoreError):
-    """The lock of the store is no longer the run's: nothing more may be written there."""
+    """The run has lost its lock: nothing more may be written."""
 
 
-def write_shard(writer: ShardWriter, token: str, entry: ImageEntry, fetch: Callable[[], Tensor], hands: int) -> None:
-    """Store an image's logits, if there is room, and the store's lock is still the run's.
+def write_shard(
+    writer: ShardWriter, token: str, entry: ImageEntry, fetch: Callable[[], Tensor], threads: int
+) -> None:
+    """Store an image's logits, if there is disk space and the store's lock is still the run's.
 
     Args:
-        writer: of the store.
-        token: of the run's lock on it.
+        writer: writer of the store.
+        token: token of the run's lock on it.
         entry: the image.
-        fetch: waits for its logits (C, H, W) float16.
-        hands: that may write at the same time, as many bytes each.
+        fetch: waits for its logits (C, H, W) float16 and returns them.
+        threads: number of threads that may write as many bytes at the same time.
 
     Raises:
         DiskError: the disk is nearly full.
-        LostError: somebody else has the lock.
+        LostLockError: the lock is no longer the run's.
         StoreError, OSError: see `ShardWriter.write`.
     """
     logits = fetch()
-    require_room(writer.path, RESERVE_BYTES + 4 * hands * logits.nbytes)
-    require_ours(writer.path, token)
+    require_disk_space(writer.path, RESERVE_BYTES + 4 * threads * logits.nbytes)
+    require_lock(writer.path, token)
     writer.write(entry, logits.numpy())
 
 
-def require_room(place: Path, needed: int) -> None:
-    """Raise DiskError if fewer than ``needed`` bytes are free where ``place`` lies."""
-    free = free_bytes(place)
+def require_disk_space(path: Path, needed: int) -> None:
+    """Raise DiskError if fewer than ``needed`` bytes are free on the disk of ``path``."""
+    free = free_bytes(path)
     if free is not None and free < needed:
         raise DiskError(
-            f"{place}: only {as_size(free)} are free on its disk, too few to go on safely; "
+            f"{path}: only {as_size(free)} are free on its disk, too few to go on safely; "
             "free some space and run the same command again, what is complete is kept"
         )
 
 
-def require_ours(target: Path, token: str) -> None:
-    """Raise LostError unless the lock of ``target`` is still the run's."""
+def require_lock(target: Path, token: str) -> None:
+    """Raise LostLockError unless the lock of ``target`` is still the run's."""
     try:
         require_held(target, token)
     except StoreError as error:

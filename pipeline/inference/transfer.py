@@ -1,4 +1,4 @@
-"""Between the networks and the disk: copies from the GPU, a bound of what waits, and where time goes."""
+"""Between the networks and the disk: copies from the GPU, a bound on waiting bytes, and stage times."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-# With those that are decoded and the one in the network fewer than `scheduler.IN_FLIGHT`.
-MOST_WAITING = 16
-_COMPUTING = 2
+# With the decoded images and the one in the network, fewer than `scheduler.IN_FLIGHT`.
+MAX_WAITING = 16
+_MAX_COMPUTING = 2
 
 
 class ByteBudget:
-    """Bounds the bytes and the items that wait in a queue; one item larger than the bound may pass alone."""
+    """Bounds the bytes and the items that wait in a queue; an item above the bound may pass alone.
 
-    def __init__(self, limit: int, items: int = MOST_WAITING) -> None:
+    Args:
+        limit: in bytes.
+        items: number of items.
+    """
+
+    def __init__(self, limit: int, items: int = MAX_WAITING) -> None:
         self._limit, self._used = limit, 0
         self._items, self._held = items, 0
         self._freed = threading.Condition()
 
     def acquire(self, count: int) -> None:
-        """Wait until ``count`` bytes fit."""
+        """Wait until an item of ``count`` bytes fits, and take its place."""
         with self._freed:
             self._freed.wait_for(
                 lambda: self._held == 0 or (self._used + count <= self._limit and self._held < self._items)
@@ -34,7 +39,7 @@ class ByteBudget:
             self._held += 1
 
     def release(self, count: int) -> None:
-        """Give ``count`` bytes back."""
+        """Free the place of an item of ``count`` bytes."""
         with self._freed:
             self._used -= count
             self._held -= 1
@@ -42,24 +47,24 @@ class ByteBudget:
 
 
 class HostCopy:
-    """Brings what a GPU computed to the CPU beside what it computes next; on a CPU there is nothing to bring.
+    """Copies results of a GPU to the CPU while it computes the next; on a CPU nothing is copied.
 
     Args:
-        device: where it is computed.
+        device: the device that computes.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._computing: deque[torch.cuda.Event] = deque()
 
-    def send(self, result: Tensor) -> Callable[[], Tensor]:
-        """Take ``result``, of which nothing may be computed yet, on its way.
+    def start(self, result: Tensor) -> Callable[[], Tensor]:
+        """Start the copy of ``result``, which may still be being computed.
 
-        Waits while more than a few results are still being computed, so that a GPU has enough to do and its memory
-        does not fill.
+        Waits while more than a few results are being computed, so that a GPU has enough to do and its memory does
+        not fill.
 
         Returns:
-            what waits for it, and gives it on the CPU.
+            a function that waits for the copy and returns the tensor on the CPU.
         """
         if self._stream is None or result.device.type == "cpu":
             return lambda: result
@@ -67,32 +72,32 @@ class HostCopy:
         computed.record(torch.cuda.current_stream(result.device))
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(computed)
-            here = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
-            here.copy_(result, non_blocking=True)
+            copy = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+            copy.copy_(result, non_blocking=True)
             arrived.record(self._stream)
         result.record_stream(self._stream)
         self._computing.append(computed)
-        if len(self._computing) > _COMPUTING:
+        if len(self._computing) > _MAX_COMPUTING:
             self._computing.popleft().synchronize()
 
         def fetch() -> Tensor:
             arrived.synchronize()
-            return here
+            return copy
 
         return fetch
 
 
 class StageTimes:
-    """Where a block's time goes, as its main thread sees it: each wait of it is somebody's limit."""
+    """Seconds that a block's main thread spends in each stage: reading, the forward pass and writing."""
 
     def __init__(self) -> None:
         self.seconds = {"read": 0.0, "forward": 0.0, "write": 0.0}
 
     @contextlib.contextmanager
-    def of(self, part: str) -> Iterator[None]:
-        """Whatever happens inside counts as ``part``."""
+    def measure(self, stage: str) -> Iterator[None]:
+        """Time the ``with`` block as ``stage``: read, forward or write."""
         begun = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[part] += time.monotonic() - begun
+            self.seconds[stage] += time.monotonic() - begun

@@ -31,7 +31,7 @@ from ...files import atomic_path
 from ..config.manifest import FusionFunctions as Functions
 from ..config.manifest import Member
 from ..fusion.fuse import fuse, quantise
-from ..fusion.member_stores import ENSEMBLE, opened
+from ..fusion.member_stores import ENSEMBLE, open_store
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction
 from ..pictures.colours import confidence_as_float
 from ..scoring.pixel_counts import CLASSES, PixelCounts
@@ -97,7 +97,7 @@ def _key(setup: DatasetSetup, image: str, pair: ImageMaskPair | None) -> str:
         facts: DatasetSpec | None = getattr(setup.truth.reader, "source", None)
         meaning = [pair.encoding, facts and facts.mapping]
     for _, path in setup.members:
-        store = opened(path)
+        store = open_store(path)
         shard = store.shard_path(store.index[image])
         sources += [shard] if shard else []
     numbers = [(member.name, member.weight, member.temperature) for member, _ in setup.members]
@@ -141,7 +141,7 @@ def _compare_members(
     setup: DatasetSetup, image: str, truth: np.ndarray | None, summary: ImageSummary
 ) -> np.ndarray | None:
     """Look at every member; mutual information (H, W) float32, None if there is one member."""
-    stores = [opened(path) for _, path in setup.members]
+    stores = [open_store(path) for _, path in setup.members]
     rows = [store.index[image] for store in stores]
     stored = stores[0].images[rows[0]]
     if summary.entry.size != (stored.height, stored.width):

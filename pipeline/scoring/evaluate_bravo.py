@@ -19,7 +19,7 @@ import torch
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
 from ...errors import DatasetError, ManifestError, StoreError, first_few
 from ..config.manifest import Manifest
-from ..fusion.member_stores import ENSEMBLE, MemberStore, opened, predict_from_stores, stores_of
+from ..fusion.member_stores import ENSEMBLE, MemberStore, open_store, predict_from_stores, stores_of
 from ..fusion.prediction_files import CONFIDENCE_LEVELS, prediction_names
 from ..runtime.ordered_threads import usable
 from ..submission.bravo_archives import (
@@ -196,7 +196,7 @@ def _stores_by_image(manifest: Manifest, bases: Sequence[str]) -> dict[str, tupl
     found: dict[str, tuple[tuple[MemberStore, ...], str]] = {}
     for dataset in sorted(folders):
         members = stores_of(manifest, dataset, [])
-        known = [entry.path for entry in opened(members[0][1]).images]
+        known = [entry.path for entry in open_store(members[0][1]).images]
         named = {image: wanted.get(f"{dataset}/{prediction_names(image)[0]}") for image in known}
         held = {image: base for image, base in named.items() if base}
         stores_of(manifest, dataset, list(held))

@@ -1,8 +1,9 @@
-"""Chooses the workers that the command line asks for."""
+"""Chooses the worker pool from the options of a command."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import torch
 
@@ -15,19 +16,31 @@ from .local_cluster import LocalCluster
 from .protocol import WorkerPool
 
 
+@dataclass(frozen=True)
+class Workers:
+    """A worker pool, and how its workers compute.
+
+    Attributes:
+        pool: not started yet; only a running cluster is connected already.
+        device: the device as the workers see it.
+        threads: CPU threads of each worker; None to leave them as they are.
+    """
+
+    pool: WorkerPool
+    device: torch.device
+    threads: int | None
+
+
 def choose_workers(
     device: str = "auto", *, workers: int | None = None, scheduler: str | None = None, needs_gpu: bool = True
-) -> tuple[WorkerPool, torch.device, int | None]:
-    """The crew that the command line asks for, not started yet unless it is a running cluster's.
+) -> Workers:
+    """Choose the worker pool that the options ask for.
 
     Args:
         device: see `resolve_devices`; for a running cluster ``auto``, ``cpu`` or ``cuda``.
         workers: processes on the CPU; 0 to work in this process; None for one per GPU, or one.
-        scheduler: address (``tcp://host:port``) or scheduler file of a running cluster; None for one of our own.
-        needs_gpu: whether the work gains by a GPU; without one workers are counted by CPU threads.
-
-    Returns:
-        the crew, the device as its workers see it, and the CPU threads of each (None to leave them alone).
+        scheduler: address (``tcp://host:port``) or scheduler file of a running cluster; None to start one here.
+        needs_gpu: whether the work is faster on a GPU; if not, there is one worker for every few CPU threads.
 
     Raises:
         ManifestError: the options contradict one another, or what they name is not there.
@@ -36,8 +49,8 @@ def choose_workers(
     if scheduler is not None:
         if workers is not None:
             raise ManifestError("--workers: a running cluster has its own; leave it out, or leave --scheduler out")
-        crew = ExternalCluster(scheduler, device)
-        return crew, torch.device(crew.device), None
+        cluster = ExternalCluster(scheduler, device)
+        return Workers(cluster, torch.device(cluster.device), None)
     devices = resolve_devices(device)
     if devices[0].type == "cuda" and needs_gpu:
         if workers not in (None, 0, len(devices)):
@@ -46,18 +59,19 @@ def choose_workers(
                 "--device cpu"
             )
         if workers == 0:
-            return InProcessPool(str(devices[0])), devices[0], None
-        return LocalCluster([_visible(one) for one in devices], None), torch.device("cuda"), None
+            return Workers(InProcessPool(str(devices[0])), devices[0], None)
+        return Workers(LocalCluster([_visible_gpu(one) for one in devices], None), torch.device("cuda"), None)
     cpu = torch.device("cpu")
     if workers == 0:
-        return InProcessPool(device_name(cpu)), cpu, None
+        return Workers(InProcessPool(device_name(cpu)), cpu, None)
     count = workers or (1 if needs_gpu else max(1, torch.get_num_threads() // THREADS_EACH))
     threads = max(1, torch.get_num_threads() // count)
-    return LocalCluster([("cpu" if count == 1 else f"cpu{n}", "") for n in range(count)], threads), cpu, threads
+    names = ["cpu"] if count == 1 else [f"cpu{number}" for number in range(count)]
+    return Workers(LocalCluster([(name, "") for name in names], threads), cpu, threads)
 
 
-def _visible(device: torch.device) -> tuple[str, str]:
-    """A GPU's name here, and what CUDA_VISIBLE_DEVICES has to be for a process that is to see only it."""
+def _visible_gpu(device: torch.device) -> tuple[str, str]:
+    """Name a GPU, and give the CUDA_VISIBLE_DEVICES of a process that should see only it."""
     index = device.index or 0
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return f"gpu{index}", named[index] if index < len(named) else str(index)

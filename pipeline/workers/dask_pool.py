@@ -1,8 +1,8 @@
-"""Workers in processes of their own, here or on other machines: the only file that knows Dask.
+"""Worker processes over Dask, on this machine or on others.
 
-A `DaskCrew` gives each worker one block at a time (resource ``GPU: 1``) and turns what Dask says of futures,
-workers and events into the events of `crew`. Dask never holds more than one task a worker, so its scheduler
-stays small, and one task that kills workers takes no others down with it. Every wait has a timeout.
+A `DaskWorkerPool` gives each worker one block at a time (resource ``GPU: 1``) and turns what Dask reports about
+futures, workers and events into the events of `protocol`. Dask never holds more than one task per worker, so its
+scheduler stays small, and a task that kills workers takes no others down with it. Every wait has a timeout.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import signal
 import socket
 import threading
 import time
@@ -44,39 +43,37 @@ from .protocol import (
 )
 
 RESOURCE = "GPU"
-NEWS_SECONDS = 0.5
+STATUS_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
 START_SECONDS = 120.0
 GONE_SECONDS = 60.0
 THREADS_EACH = 4
 QUIET = logging.CRITICAL + 1
+_MEMORY_ADVICE = "start workers with --memory-limit 0, since most of what they hold is not Dask's"
 
-# Ctrl-C reaches all processes of a terminal, and a cluster's SIGTERM all of a job: the run tells its workers.
-_STOPS = {signal.SIGINT, signal.SIGTERM}
-
-
-_stopped: set[str] = set()
+_stopped_runs: set[str] = set()
 
 
 def _stop_worker(run: str) -> None:
-    _stopped.add(run)
+    _stopped_runs.add(run)
 
 
 def _run_block(block: Block, run: str, number: int) -> BlockResult:
-    """The task: a block, with a thread beside it that says how far it is."""
+    """Dask's task: run a block, with a thread beside it that reports its status."""
     worker = get_worker()
     ended = threading.Event()
-    report = ProgressReporter(lambda: run in _stopped)
+    report = ProgressReporter(lambda: run in _stopped_runs)
 
-    def tell() -> None:
-        said, at = BlockStatus(-1), 0.0
-        while not ended.wait(NEWS_SECONDS):
-            news, now = report.news(), time.monotonic()
-            if (news.settled, news.image) != (said.settled, said.image) or now - at >= HEARTBEAT_SECONDS:
-                said, at = news, now
-                worker.log_event(run, [number, worker.name, news.settled, news.image, news.age])
+    def send_status() -> None:
+        sent, sent_at = BlockStatus(-1), 0.0
+        while not ended.wait(STATUS_SECONDS):
+            status, now = report.status(), time.monotonic()
+            changed = (status.finished, status.image) != (sent.finished, sent.image)
+            if changed or now - sent_at >= HEARTBEAT_SECONDS:
+                sent, sent_at = status, now
+                worker.log_event(run, [number, status.finished, status.image, status.age])
 
-    thread = threading.Thread(target=tell, name="news", daemon=True)
+    thread = threading.Thread(target=send_status, name="status", daemon=True)
     thread.start()
     try:
         return block.run(report)
@@ -85,8 +82,13 @@ def _run_block(block: Block, run: str, number: int) -> BlockResult:
         thread.join()
 
 
-def describe_worker(places: Sequence[str], marker: str | None) -> dict[str, Any]:
-    """What a worker is, and which of the places that the run needs it does not reach."""
+def describe_worker(required_paths: Sequence[str], marker: str | None) -> dict[str, Any]:
+    """Describe this worker: versions, device, host, and the required paths that it cannot see.
+
+    Args:
+        required_paths: files and folders on local disks.
+        marker: a file in the output folder, see `output_marker`; None for none.
+    """
     cuda = torch.cuda.is_available()
     return {
         "version": __version__,
@@ -95,13 +97,13 @@ def describe_worker(places: Sequence[str], marker: str | None) -> dict[str, Any]
         "model": device_name(torch.device("cuda" if cuda else "cpu")),
         "bf16": cuda and torch.cuda.is_bf16_supported(),
         "host": socket.gethostname(),
-        "missing": [place for place in places if not Path(place).exists()],
+        "missing": [path for path in required_paths if not Path(path).exists()],
         "sees": _sees_marker(marker),
     }
 
 
 def _sees_marker(marker: str | None) -> bool | str:
-    """Whether the run's marker is there for this worker, or why it cannot tell."""
+    """Return whether this worker sees the run's marker, or why it cannot be read."""
     if marker is None:
         return True
     try:
@@ -110,15 +112,19 @@ def _sees_marker(marker: str | None) -> bool | str:
         return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
-_MEMORY_ADVICE = "start workers with --memory-limit 0, since most of what they hold is not Dask's"
-
-
 def _memory_limit(worker: dict[str, Any]) -> str:
     return f"{worker['memory_limit'] / 2**20:.0f} MiB"
 
 
 def no_answer(name: str, reason: object, worker: dict[str, Any], where: str) -> str:
-    """What is wrong with a worker that could not say what it is."""
+    """Say why a worker could not describe itself.
+
+    Args:
+        name: of the worker.
+        reason: the error that came back.
+        worker: what Dask's scheduler knows about it.
+        where: completes "install it ...", such as "where it runs".
+    """
     said = " ".join(str(reason).split()) or type(reason).__name__
     if worker.get("memory_limit") and not isinstance(reason, ImportError):
         return (
@@ -129,7 +135,7 @@ def no_answer(name: str, reason: object, worker: dict[str, Any], where: str) -> 
 
 
 class DaskWorkerPool(ABC):
-    """What a cluster of our own and a running one have in common."""
+    """Base of the pool that starts a cluster and of the pool that uses a running one."""
 
     dashboard: str | None = None
 
@@ -139,18 +145,15 @@ class DaskWorkerPool(ABC):
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._futures: dict[int, Future] = {}
         self._addresses: dict[str, str] = {}
-        self._hands: list[Worker] = []
+        self._workers: list[Worker] = []
         self._admitted: set[str] = set()
         self._limited: dict[str, dict[str, Any]] = {}
         self._paused: dict[str, dict[str, Any]] = {}
-        self._looked = self._alive = 0.0
-        self._said = 0.0
-
-    # what differs
+        self._looked_at = self._alive_at = self._noted_at = 0.0
 
     @abstractmethod
     def describe(self) -> list[str]:
-        """The workers there are or will be, a line each, for people."""
+        """One line for people per worker that is there or will be started."""
 
     @abstractmethod
     def _connect(self) -> Client: ...
@@ -160,32 +163,30 @@ class DaskWorkerPool(ABC):
 
     @abstractmethod
     def _gone(self, seconds: float) -> None:
-        """Raise what says that nobody has been there for so long."""
+        """Raise the error that no worker has been there for so long."""
 
     def _is_one_starting(self) -> bool:
-        """Whether a worker is known to be on its way, however long it takes."""
+        """Return whether a worker process is being started, however long that takes."""
         return False
 
-    # the crew
-
-    def start(self, places: tuple[Path, ...]) -> None:
-        """Connect, see who is there, and hold every worker against this process.
+    def start(self, required_paths: tuple[Path, ...]) -> None:
+        """Connect, and compare every worker with this process.
 
         Raises:
-            StoreError: a worker does not reach ``places``, or is of another version.
+            StoreError: a worker does not reach ``required_paths``, or is of another version.
         """
         client = self._open()
-        for address, found in self._ask(places).items():
-            if problem := worker_problem(found, places):
+        for address, description in self._describe_workers(required_paths).items():
+            if problem := worker_problem(description, required_paths):
                 raise StoreError(problem)
             self._admitted.add(address)
-        client.subscribe_topic(self._run, self._heard)
+        client.subscribe_topic(self._run, self._on_status)
         if self.dashboard:
             say(f"dashboard: {self.dashboard}")
-        self._alive = time.monotonic()
+        self._alive_at = time.monotonic()
 
     def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
-        """Whether a worker that the scheduler knows is known to be what it has to be."""
+        """Return whether a worker that Dask's scheduler knows was checked, and may have blocks."""
         return True
 
     def _open(self) -> Client:
@@ -193,12 +194,12 @@ class DaskWorkerPool(ABC):
             self._client = self._connect()
         return self._client
 
-    def _ask(self, places: Sequence[Path]) -> dict[str, dict[str, Any]]:
-        """What each worker that is there says of itself, by address."""
+    def _describe_workers(self, required_paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
+        """Return address -> description of each worker that is there; wait for the first one."""
         client, end = self._open(), time.monotonic() + START_SECONDS
-        local = [str(path) for path in places[1:]]
+        local = [str(path) for path in required_paths[1:]]
         found: dict[str, dict[str, Any]] = {}
-        with output_marker(places[0] if places else None) as marker:
+        with output_marker(required_paths[0] if required_paths else None) as marker:
             while not found:
                 known = self._scheduler_workers()
                 if not known and time.monotonic() > end and not self._is_one_starting():
@@ -218,7 +219,7 @@ class DaskWorkerPool(ABC):
         return found
 
     def _scheduler_workers(self) -> dict[str, dict[str, Any]]:
-        """Address -> what the scheduler knows of each worker that may do our work."""
+        """Return address -> what Dask's scheduler knows about each worker with our resource."""
         if self._client is None or self._client.status != "running":
             return {}
         known = self._client.scheduler_info(n_workers=-1)["workers"]
@@ -228,7 +229,7 @@ class DaskWorkerPool(ABC):
         return {a: w for a, w in fit.items() if w.get("status", "running") == "running"}
 
     def _memory(self) -> str | None:
-        """Why workers may be missing, if Dask was told how much memory they may take."""
+        """Say why workers may be missing, if Dask was told how much memory they may take."""
         if self._paused:
             name, worker = next(iter(self._paused.items()))
             return (
@@ -243,24 +244,23 @@ class DaskWorkerPool(ABC):
             )
         return None
 
-    def hands(self) -> list[Worker]:
-        """The workers that live now, looked up once a second."""
+    def workers(self) -> list[Worker]:
+        """List the workers that are alive, looked up once a second."""
         now = time.monotonic()
-        if now - self._looked > 1.0 or not self._hands:
-            self._looked = now
+        if now - self._looked_at > 1.0 or not self._workers:
+            self._looked_at = now
             known = {a: w for a, w in self._scheduler_workers().items() if self._may_work(a, w)}
             self._addresses = {str(w["name"]): address for address, w in known.items()}
-            self._hands = [Worker(str(w["name"]), host=str(w.get("host", ""))) for w in known.values()]
-            self._hands.sort(key=lambda hand: (len(hand.name), hand.name))
-        return self._hands
+            self._workers = [Worker(name) for name in sorted(self._addresses, key=lambda name: (len(name), name))]
+        return self._workers
 
-    def submit(self, number: int, block: Block, hand: Worker) -> None:
-        """Give the block to a worker, or, should it die first, to another."""
+    def submit(self, number: int, block: Block, worker: Worker) -> None:
+        """Give the block to a worker, or to another one if it dies first."""
         future = self._open().submit(
             run_pickled_call,
             pickle_call(_run_block, block, self._run, number),
             key=f"{self._run}-{number}",
-            workers=[self._addresses[hand.name]],
+            workers=[self._addresses[worker.name]],
             allow_other_workers=True,
             resources={RESOURCE: 1},
             pure=False,
@@ -282,16 +282,16 @@ class DaskWorkerPool(ABC):
                 self._events.put(
                     BlockRaised(number, error or RuntimeError(f"block {number} failed without a reason"))
                 )
-        elif number in self._futures:  # lost, or cancelled by somebody else
+        elif number in self._futures:  # lost, or cancelled from outside
             self._events.put(WorkerDied(number, 1))
 
-    def _heard(self, event: tuple[float, Any]) -> None:
-        number, hand, settled, image, age = event[1]
-        self._events.put(BlockProgress(number, hand, BlockStatus(settled, image, age)))
+    def _on_status(self, event: tuple[float, Any]) -> None:
+        number, finished, image, age = event[1]
+        self._events.put(BlockProgress(number, BlockStatus(finished, image, age)))
 
-    def wait(self, timeout: float, stop: Callable[[], bool], sink: Callable[[Event], None]) -> None:
-        """See `Crew.wait`."""
-        self._look_around()
+    def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
+        """See `WorkerPool.wait`."""
+        self._check_workers()
         try:
             event = self._events.get(timeout=timeout)
         except queue.Empty:
@@ -299,27 +299,28 @@ class DaskWorkerPool(ABC):
         while True:
             if isinstance(event, BlockFinished | BlockRaised | WorkerDied):
                 self._futures.pop(event.number, None)
-                self._looked = 0.0 if isinstance(event, WorkerDied) else self._looked
-            sink(event)
+                self._looked_at = 0.0 if isinstance(event, WorkerDied) else self._looked_at
+            on_event(event)
             try:
                 event = self._events.get_nowait()
             except queue.Empty:
                 return
 
-    def _look_around(self) -> None:
+    def _check_workers(self) -> None:
+        """Notice when all workers are gone."""
         now = time.monotonic()
-        if self.hands() or self._is_one_starting():
-            self._alive = now
-        elif now - self._alive > GONE_SECONDS:
-            self._gone(now - self._alive)
+        if self.workers() or self._is_one_starting():
+            self._alive_at = now
+        elif now - self._alive_at > GONE_SECONDS:
+            self._gone(now - self._alive_at)
 
     def stop(self) -> None:
         """Ask all workers to end their blocks after the images in flight."""
-        with contextlib.suppress(Exception):  # a worker that cannot be told is found by those who wait for it
+        with contextlib.suppress(Exception):  # a worker that cannot be reached is noticed while waiting for it
             self._open().run(_stop_worker, self._run, on_error="ignore", wait=False)
 
     def kill(self, number: int) -> None:
-        """End the worker's process; the block is said to have died."""
+        """Kill the process of the worker that has the block; a `WorkerDied` event follows."""
         future = self._futures.pop(number, None)
         if future is None:
             return
@@ -328,27 +329,33 @@ class DaskWorkerPool(ABC):
             future.cancel(force=True)
         if owner is not None:
             self._kill(*owner)
-        self._looked = 0.0
+        self._looked_at = 0.0
         self._events.put(WorkerDied(number, 1))
 
     def _owner(self, future: Future) -> tuple[str, str] | None:
         with contextlib.suppress(Exception):
-            at_work: Any = self._open().processing()
+            keys: Any = self._open().processing()
             for name, address in self._addresses.items():
-                if future.key in at_work.get(address, ()):
+                if future.key in keys.get(address, ()):
                     return name, address
         return None
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Disconnect from the cluster."""
         if self._client is not None:
             with contextlib.suppress(Exception):
                 self._client.close(timeout=5)
             self._client = None
 
 
-def worker_problem(found: dict[str, Any], places: Sequence[Path], device: str | None = None) -> str | None:
-    """Why a worker, as `_who` found it, cannot do the run's work; None if it can."""
+def worker_problem(found: dict[str, Any], required_paths: Sequence[Path], device: str | None = None) -> str | None:
+    """Say why a worker cannot do the run's blocks; None if it can.
+
+    Args:
+        found: what `describe_worker` returned, and its ``name``.
+        required_paths: folders and files that it must reach, the output folder first.
+        device: ``cpu`` or ``cuda``, what it computes on; None for either.
+    """
     where = f"worker {found['name']} on {found['host']}"
     for what, label, mine in (("version", "hmsa-pipeline", __version__), ("torch", "torch", torch.__version__)):
         if found[what] != mine:
@@ -358,9 +365,9 @@ def worker_problem(found: dict[str, Any], places: Sequence[Path], device: str | 
     if found["missing"]:
         return f"{where}: does not see {first_few(found['missing'], 2)}; share it with all machines"
     if isinstance(found["sees"], str):
-        return f"{where}: cannot read {places[0]} ({found['sees']}); fix that there"
+        return f"{where}: cannot read {required_paths[0]} ({found['sees']}); fix that there"
     if not found["sees"]:
-        return f"{where}: its {places[0]} is another folder; share one with all machines"
+        return f"{where}: its {required_paths[0]} is another folder; share one with all machines"
     return None
 
 
@@ -370,7 +377,10 @@ def _has_resource(worker: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def output_marker(folder: Path | None) -> Iterator[str | None]:
-    """A file in the output that every worker has to see: two machines may have a folder of one name each."""
+    """Write a file to the output that every worker has to see, and remove it afterwards.
+
+    Two machines may each have a folder of that name.
+    """
     if folder is None:
         yield None
         return
@@ -382,21 +392,8 @@ def output_marker(folder: Path | None) -> Iterator[str | None]:
         remove(path)
 
 
-@contextlib.contextmanager
-def _blocking_stops() -> Iterator[None]:
-    """Threads begun in here, and the processes that they begin, are not reached by Ctrl-C and SIGTERM.
-
-    A worker imports for seconds before `_DEAF` is run in it, and would end with a traceback of its own.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def silence_dask() -> None:
-    """Dask tells of every lost connection in many lines; what matters of it the run says in one."""
+    """Silence Dask's log: it reports every lost connection in many lines, and the run says in one what matters."""
     for name in ("distributed", "tornado", "asyncio", *logging.root.manager.loggerDict):
         if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
             logging.getLogger(name).setLevel(QUIET)

@@ -1,4 +1,4 @@
-"""A Dask cluster that somebody else started."""
+"""Worker pool over a Dask cluster that runs already."""
 
 from __future__ import annotations
 
@@ -30,18 +30,27 @@ LOST_SECONDS = 10.0
 
 
 class ExternalCluster(DaskWorkerPool):
-    """A cluster that somebody else started: a batch system, Kubernetes, or ``dask worker`` by hand."""
+    """Uses a Dask cluster that a batch system, Kubernetes or a user has started; connects at once.
+
+    Args:
+        scheduler: its address (``tcp://host:port``), or its scheduler file.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ManifestError: ``scheduler`` is neither, or the workers do not have the device.
+        StoreError: the scheduler or its workers do not answer.
+    """
 
     def __init__(self, scheduler: str, device: str) -> None:
         super().__init__()
         self._address = scheduler
-        self._answered = time.monotonic()
+        self._answered_at = time.monotonic()
         self._asked: set[str] = set()
         self._questions: dict[str, Future] = {}
-        self._places: tuple[Path, ...] | None = None
+        self._required_paths: tuple[Path, ...] | None = None
         self._client = self._connect()
-        found = {answer["name"]: answer for answer in self._ask(()).values()}
-        kinds = {name: answer["device"] for name, answer in found.items()}
+        found = {description["name"]: description for description in self._describe_workers(()).values()}
+        kinds = {name: description["device"] for name, description in found.items()}
         if device not in ("auto", "cpu", "cuda"):
             raise ManifestError(
                 f"--device {device}: on a running cluster each worker has its own; use auto, cpu or cuda"
@@ -55,34 +64,35 @@ class ExternalCluster(DaskWorkerPool):
             )
         if self.device == "cuda" and without:
             raise ManifestError(f"--device cuda: workers {first_few(without, 3)} have none; use --device cpu")
-        self.found = found
+        self._found = found
 
-    def start(self, places: tuple[Path, ...]) -> None:
-        """See `DaskCrew.start`; of workers that come later those that do not fit are left out, and said so."""
-        super().start(places)
-        self._places = places
+    def start(self, required_paths: tuple[Path, ...]) -> None:
+        """See `DaskWorkerPool.start`; workers that join later and do not fit are left out, with a note."""
+        super().start(required_paths)
+        self._required_paths = required_paths
 
     def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
-        if self._places is None or address in self._admitted:
+        if self._required_paths is None or address in self._admitted:
             return True
         if address not in self._asked:
             self._asked.add(address)
-            self._question(address, str(worker["name"]))
+            self._check_newcomer(address, str(worker["name"]))
         return False
 
-    def _question(self, address: str, name: str) -> None:
-        """Ask a worker that has just come what it is, without waiting for it."""
-        assert self._places is not None
-        places = self._places
+    def _check_newcomer(self, address: str, name: str) -> None:
+        """Ask a worker that has just joined for its description, without waiting for the answer."""
+        assert self._required_paths is not None
+        required_paths = self._required_paths
         marked = contextlib.ExitStack()
-        marker = marked.enter_context(output_marker(places[0] if places else None))
+        marker = marked.enter_context(output_marker(required_paths[0] if required_paths else None))
 
-        def answered(future: Future) -> None:
+        def on_answer(future: Future) -> None:
             with contextlib.suppress(OSError):
                 marked.close()
             self._questions.pop(address, None)
             if future.status == "finished":
-                problem = worker_problem(future.result(timeout=GONE_SECONDS) | {"name": name}, places, self.device)
+                description = future.result(timeout=GONE_SECONDS) | {"name": name}
+                problem = worker_problem(description, required_paths, self.device)
             elif future.status == "error":
                 reason = future.exception(timeout=GONE_SECONDS)
                 problem = no_answer(name, reason, self._limited.get(name, {}), "there")
@@ -96,18 +106,18 @@ class ExternalCluster(DaskWorkerPool):
 
         future = self._open().submit(
             run_pickled_call,
-            pickle_call(describe_worker, [str(path) for path in places[1:]], marker),
+            pickle_call(describe_worker, [str(path) for path in required_paths[1:]], marker),
             workers=[address],
             resources={RESOURCE: 1},
             key=f"{self._run}-who-{uuid.uuid4().hex[:8]}",
             pure=False,
         )
         self._questions[address] = future
-        future.add_done_callback(answered)
+        future.add_done_callback(on_answer)
 
     def describe(self) -> list[str]:
-        """Name, host and device of each that is there."""
-        return [f"{name} on {answer['host']}: {answer['model']}" for name, answer in sorted(self.found.items())]
+        """Name, host and device of each worker that is there."""
+        return [f"{name} on {found['host']}: {found['model']}" for name, found in sorted(self._found.items())]
 
     def _connect(self) -> Client:
         silence_dask()
@@ -146,17 +156,17 @@ class ExternalCluster(DaskWorkerPool):
             "start one with 'dask worker ... --nthreads 1 --resources GPU=1', and run the same command again"
         )
 
-    def _look_around(self) -> None:
+    def _check_workers(self) -> None:
         now = time.monotonic()
         if self._client is None or self._client.status != "running":
-            if now - self._answered > LOST_SECONDS:
+            if now - self._answered_at > LOST_SECONDS:
                 raise StoreError(
                     f"--scheduler {self._address}: is gone; start it again, and run the same command again: what is "
                     "complete is kept"
                 )
             return
-        self._answered = now
-        if not self.hands() and now - self._said > 30:
-            self._said = now
+        self._answered_at = now
+        if not self.workers() and now - self._noted_at > 30:
+            self._noted_at = now
             say(f"{self._address}: {self._memory() or 'no worker is there'}; waiting for one")
-        super()._look_around()
+        super()._check_workers()

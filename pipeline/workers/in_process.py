@@ -1,4 +1,4 @@
-"""Who does the work: the interface of a crew of workers, and the crew that is this process alone."""
+"""The worker pool of ``--workers 0``: this process alone."""
 
 from __future__ import annotations
 
@@ -9,47 +9,49 @@ from .protocol import Block, BlockFinished, BlockProgress, Event, ProgressReport
 
 
 class InProcessPool:
-    """No worker but this process: nothing to start, and nothing to save the run from a hang or a crash."""
+    """Runs blocks in this process: nothing to start, and no protection against an image that hangs or crashes.
 
-    dashboard: str | None = None
+    Args:
+        device: name of the device, for people.
+    """
 
     def __init__(self, device: str = "cpu") -> None:
-        self._hand = Worker("", device)
-        self._given: tuple[int, Block] | None = None
+        self._worker = Worker("", device)
+        self._submitted: tuple[int, Block] | None = None
 
-    def start(self, places: tuple[Path, ...]) -> None:
-        """Nothing needs to be made ready."""
+    def start(self, required_paths: tuple[Path, ...]) -> None:
+        """Do nothing: this process is ready."""
 
     def describe(self) -> list[str]:
-        """One line."""
-        return [f"this process: {self._hand.device}"]
+        """One line that names the device."""
+        return [f"this process: {self._worker.device}"]
 
-    def hands(self) -> list[Worker]:
-        """One, without a name."""
-        return [self._hand]
+    def workers(self) -> list[Worker]:
+        """Return the one worker, which has no name."""
+        return [self._worker]
 
-    def submit(self, number: int, block: Block, hand: Worker) -> None:
+    def submit(self, number: int, block: Block, worker: Worker) -> None:
         """Keep the block for `wait`."""
-        self._given = number, block
+        self._submitted = number, block
 
-    def wait(self, timeout: float, stop: Callable[[], bool], sink: Callable[[Event], None]) -> None:
-        """Do the block."""
-        if self._given is None:
+    def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
+        """Run the block that was submitted, if there is one."""
+        if self._submitted is None:
             return
-        (number, block), self._given = self._given, None
+        (number, block), self._submitted = self._submitted, None
         report: ProgressReporter
 
-        def settled() -> None:
-            sink(BlockProgress(number, self._hand.name, report.news()))
+        def on_image_done() -> None:
+            on_event(BlockProgress(number, report.status()))
 
-        report = ProgressReporter(stop, settled)
-        sink(BlockFinished(number, block.run(report)))
+        report = ProgressReporter(is_stopping, on_image_done)
+        on_event(BlockFinished(number, block.run(report)))
 
     def stop(self) -> None:
-        """`wait` is told by its argument."""
+        """Do nothing: the block asks ``is_stopping`` by itself."""
 
     def kill(self, number: int) -> None:
-        """Nobody calls this: a block that hangs here hangs the caller."""
+        """Do nothing: a block that hangs here hangs the caller, too."""
 
     def close(self) -> None:
-        """Nothing was started."""
+        """Do nothing: nothing was started."""

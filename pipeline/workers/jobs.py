@@ -1,17 +1,18 @@
-"""Jobs of images as the scheduler sees them, and what became of each."""
+"""Jobs as the scheduler sees them, and their results."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from .protocol import Block
 
 
 @dataclass(frozen=True)
 class JobImage:
-    """One image that is to be done, and how large it is in pixels."""
+    """One image to do, and its number of pixels."""
 
     path: str
     pixels: int
@@ -22,40 +23,56 @@ class Job(Protocol):
 
     @property
     def name(self) -> str:
-        """Names it for people."""
+        """Name of the job for people."""
         ...
 
     @property
     def key(self) -> str:
-        """What a worker has to load before it can do the job's blocks."""
+        """Name of what a worker has to load before it can do the job's blocks."""
         ...
 
     def open(self) -> list[JobImage]:
-        """Lock and prepare what is written to; the images that are not complete. StoreError if it cannot be."""
+        """Lock and prepare the target, and return the images that are not complete.
+
+        Raises:
+            StoreError: the target is in use or cannot be used.
+        """
         ...
 
     def block(self, paths: Sequence[str]) -> Block:
-        """These images as a block."""
+        """Make a block of these images."""
         ...
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
-        """Those of the images that are not complete now."""
+        """Return the images that are not complete now."""
         ...
 
     def sweep(self) -> None:
-        """Remove what writers that died left behind; none is at work any more. OSError if it cannot be."""
+        """Remove files that dead writers left; called when none is at work any more.
+
+        Raises:
+            OSError: a file cannot be removed.
+        """
         ...
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         ...
 
 
 @dataclass
 class JobSummary:
-    """What became of one job; ``failed`` and ``fallbacks`` map paths to reasons and to ways.
+    """Counts of one job as the scheduler keeps them.
 
-    ``interrupted`` says that images are left because the run was told to stop.
+    Attributes:
+        done: number of images made in this run.
+        failed: path -> reason.
+        fallbacks: path -> how an image was computed that could not be computed as planned.
+        problem: why the job could not be done at all; None if it could.
+        interrupted: images are left because the run was told to stop.
+        seconds: from the opening of the job to its end.
+        images_by_worker: worker -> number of images that it finished.
+        times: stage (read, forward, write) -> seconds that workers spent in it.
     """
 
     done: int = 0
@@ -64,5 +81,39 @@ class JobSummary:
     problem: str | None = None
     interrupted: bool = False
     seconds: float = 0.0
-    hands: dict[str, int] = field(default_factory=dict)
+    images_by_worker: dict[str, int] = field(default_factory=dict)
     times: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class JobResult(JobSummary, ABC):
+    """Result of one job: its counts in this run, and what it found.
+
+    Attributes:
+        name: the job's name.
+        dataset: name of the dataset whose images it did.
+        skipped: number of images that were complete before.
+        gone: images that a store lists and the dataset no longer holds.
+        present: images that the dataset holds, as far as ``gone`` is about them.
+        looked_at: images that the job was about; None for all of the dataset.
+    """
+
+    name: str
+    dataset: str
+    skipped: int = 0
+    gone: Set[str] = frozenset()
+    present: Set[str] = frozenset()
+    looked_at: Set[str] | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """True if there was nothing to do."""
+        return not (self.done or self.failed or self.problem)
+
+    @abstractmethod
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts for ``--json``."""
+
+    @abstractmethod
+    def record(self) -> dict[str, Any]:
+        """Return the entries for ``run.json``, besides the failures."""

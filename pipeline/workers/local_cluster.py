@@ -1,10 +1,11 @@
-"""A Dask cluster of our own on this machine: one process per device."""
+"""Worker pool over a Dask cluster that is started on this machine: one process per device."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,15 +19,18 @@ from distributed.utils import LoopRunner
 
 from ...errors import HmsaError
 from ..runtime.device import device_name
-from .dask_pool import QUIET, RESOURCE, START_SECONDS, DaskWorkerPool, _blocking_stops, silence_dask
+from .dask_pool import QUIET, RESOURCE, START_SECONDS, DaskWorkerPool, silence_dask
 
-STARTS = 8
-"""So many processes that a worker begins one after another, of which none gets ready, are no slow start any more."""
+MAX_STARTS = 8
+"""Processes that a worker may start one after another before it counts as dead if none gets ready."""
+
+# Ctrl-C reaches all processes of a terminal, and a cluster's SIGTERM all of a job: the run tells its workers.
+_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _IGNORE_SIGNALS = "import signal\nfor s in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(s, signal.SIG_IGN)\n"
 
 
 def _start_cluster(scheduler: dict[str, Any], workers: dict[str, Any], runner: LoopRunner) -> SpecCluster:
-    """The cluster with all its workers; one that was killed while it started is started again."""
+    """Start the cluster with all its workers, again if a worker was killed while it started."""
     for last in (False, False, True):
         try:
             return SpecCluster(scheduler=scheduler, workers=workers, loop=runner.loop)
@@ -39,7 +43,7 @@ def _start_cluster(scheduler: dict[str, Any], workers: dict[str, Any], runner: L
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Python's helper process, begun in here, says nothing of what killed workers left behind."""
+    """Keep Python's resource tracker, which is started here, from warning about what killed workers left behind."""
     before = os.environ.get("PYTHONWARNINGS")
     silent = "ignore::UserWarning:multiprocessing.resource_tracker"
     os.environ["PYTHONWARNINGS"] = f"{before},{silent}" if before else silent
@@ -53,8 +57,26 @@ def _without_warnings() -> Iterator[None]:
             os.environ["PYTHONWARNINGS"] = before
 
 
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Block Ctrl-C and SIGTERM in threads that start here, and in the processes that those start.
+
+    A worker imports for seconds before it runs `_IGNORE_SIGNALS`, and would end with a traceback of its own.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class LocalCluster(DaskWorkerPool):
-    """A cluster of our own on this machine: one process per device, gone with this process."""
+    """Starts one process per device on this machine; they end with this process.
+
+    Args:
+        devices: name and CUDA_VISIBLE_DEVICES of each worker.
+        threads: CPU threads of each worker; None for workers on GPUs.
+    """
 
     def __init__(self, devices: Sequence[tuple[str, str]], threads: int | None) -> None:
         super().__init__()
@@ -62,11 +84,11 @@ class LocalCluster(DaskWorkerPool):
         self._cluster: SpecCluster | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._settings = contextlib.ExitStack()
-        self._begun: dict[str, set[Any]] = {}
-        self._missing: dict[str, float] = {}
+        self._starts: dict[str, set[Any]] = {}
+        self._missing_since: dict[str, float] = {}
 
     def describe(self) -> list[str]:
-        """Name, device and threads of each, although none is started."""
+        """Name, device and threads of each worker, although none is started."""
         if self._threads is not None:
             return [f"{name}: CPU, {self._threads} threads" for name, _ in self._devices]
         return [
@@ -109,12 +131,12 @@ class LocalCluster(DaskWorkerPool):
             # Dask's own MALLOC_TRIM_THRESHOLD_ gives memory back after every layer: 2.6 times slower on a CPU.
             "distributed.nanny.pre-spawn-environ": plain,
         }
-        # Else Dask closes for good the worker whose next process is not ready 15 s after the death of the last one.
-        # It looks when that happens, so the setting holds as long as the crew.
+        # Otherwise Dask gives up the worker whose next process is not ready 15 s after the death of the last one.
+        # It reads the setting at that moment, so it is set as long as the pool lives.
         self._settings.enter_context(dask_config.set({"distributed.deploy.lost-worker-timeout": "3650 days"}))
         with dask_config.set(quick), _without_warnings():
             runner = LoopRunner()
-            with _blocking_stops():
+            with _blocked_signals():
                 runner.start()
             self._settings.callback(runner.stop)
             self._cluster = _start_cluster({"cls": Scheduler, "options": options}, workers, runner)
@@ -128,15 +150,15 @@ class LocalCluster(DaskWorkerPool):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(nanny.pid, 9)
 
-    def _look_around(self) -> None:
-        ready = {hand.name for hand in self.hands()}
+    def _check_workers(self) -> None:
+        ready = {worker.name for worker in self.workers()}
         for name in ready:
-            self._begun.pop(name, None)
-        self._begin_again(ready)
-        super()._look_around()
+            self._starts.pop(name, None)
+        self._restart_nannies(ready)
+        super()._check_workers()
 
-    def _begin_again(self, ready: set[str]) -> None:
-        """A nanny that could not start its process gives up; another one tries again, a few times."""
+    def _restart_nannies(self, ready: set[str]) -> None:
+        """Replace nannies that gave up because they could not start their process, a few times each."""
         cluster = self._cluster
         if cluster is None:
             return
@@ -146,9 +168,9 @@ class LocalCluster(DaskWorkerPool):
             if name not in ready and nanny.status in (Status.closed, Status.failed)
         ]
         for name, nanny in ended:
-            begun = self._begun.setdefault(str(name), set())
-            if len(begun) < STARTS:
-                begun.add(nanny)  # itself: the number of one that is gone is given to the next
+            starts = self._starts.setdefault(str(name), set())
+            if len(starts) < MAX_STARTS:
+                starts.add(nanny)  # itself: the number of one that is gone is given to the next
                 del cluster.workers[name]
         if any(name not in cluster.workers for name, _ in ended):
             cluster.scale(len(cluster.worker_spec))  # it makes those that are missing
@@ -159,18 +181,20 @@ class LocalCluster(DaskWorkerPool):
             return False
         for name in cluster.worker_spec:
             nanny: Any = cluster.workers.get(name)
-            begun = self._begun.setdefault(str(name), set())
+            starts = self._starts.setdefault(str(name), set())
             process = None if nanny is None else nanny.process
             if process is not None and process.status == Status.starting:
-                begun.add(process.pid)
+                starts.add(process.pid)
                 starting = True
             elif nanny is None:
-                starting = time.monotonic() - self._missing.setdefault(str(name), time.monotonic()) < START_SECONDS
+                starting = (
+                    time.monotonic() - self._missing_since.setdefault(str(name), time.monotonic()) < START_SECONDS
+                )
             else:
                 starting = False
             if nanny is not None:
-                self._missing.pop(str(name), None)
-            if starting and len(begun) < STARTS:
+                self._missing_since.pop(str(name), None)
+            if starting and len(starts) < MAX_STARTS:
                 return True
         return False
 
@@ -181,7 +205,7 @@ class LocalCluster(DaskWorkerPool):
         )
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Shut the workers down."""
         super().close()
         if self._cluster is not None:
             with contextlib.suppress(Exception):

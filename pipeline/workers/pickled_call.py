@@ -1,7 +1,7 @@
-"""Calls that Dask's scheduler passes on unopened.
+"""Calls as bytes, which Dask's scheduler passes on without unpacking them.
 
-It would else unpack what it schedules, and for that import this package, and torch with it: half a gigabyte in a
-process that only keeps lists. Therefore this module imports nothing of ours.
+It would otherwise unpack what it schedules, and import this package, and torch with it: half a gigabyte in a process
+that only keeps lists. Therefore this module imports no other module of the package.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 
 def pickle_call(function: Callable[..., Any], *arguments: Any) -> bytes:
-    """A call, as `opened` takes it."""
+    """Pickle a call for `run_pickled_call`."""
     return pickle.dumps((function, arguments))
 
 
-def run_pickled_call(parcel: bytes) -> Any:
-    """Make the call, and give back what it returns."""
-    function, arguments = pickle.loads(parcel)
+def run_pickled_call(pickled: bytes) -> Any:
+    """Make the call and return its result."""
+    function, arguments = pickle.loads(pickled)
     return function(*arguments)

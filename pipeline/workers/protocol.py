@@ -1,4 +1,4 @@
-"""What a run and its workers tell each other: blocks of images, how far they are, and what became of them."""
+"""Messages and interfaces between a run and its workers: blocks of images, their progress and their results."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Worker:
-    """One worker: its name, stable over restarts of its process, and what it computes on."""
+    """One worker: its name, which stays when its process is restarted, and its device."""
 
     name: str
     device: str = ""
-    host: str = ""
 
 
 @dataclass(frozen=True)
 class BlockProgress:
-    """A worker said how far it is with block ``number``."""
+    """A worker reported the status of block ``number``."""
 
     number: int
-    hand: str
-    news: BlockStatus
+    status: BlockStatus
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,12 @@ class BlockFinished:
     """Block ``number`` is done."""
 
     number: int
-    outcome: BlockResult
+    result: BlockResult
 
 
 @dataclass(frozen=True)
 class BlockRaised:
-    """Block ``number`` ended with an exception that no block may end with."""
+    """Block ``number`` ended with an exception that no block should raise: a bug."""
 
     number: int
     error: BaseException
@@ -47,50 +45,57 @@ class BlockRaised:
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """The worker of block ``number`` is gone, ``times`` workers one after another if a cluster tried again."""
+    """The worker of block ``number`` is gone.
+
+    ``deaths`` is above 1 if the cluster tried the block on several workers and all of them died.
+    """
 
     number: int
-    times: int
+    deaths: int
 
 
 Event = BlockProgress | BlockFinished | BlockRaised | WorkerDied
 
 
 class WorkerPool(Protocol):
-    """Workers, each of which does one block at a time.
+    """Workers, each of which does one block at a time."""
 
-    Attributes:
-        dashboard: where a browser shows what they do; None where nobody shows it, or not yet.
-    """
+    def start(self, required_paths: tuple[Path, ...]) -> None:
+        """Make the workers ready.
 
-    dashboard: str | None
-
-    def start(self, places: tuple[Path, ...]) -> None:
-        """Make the workers ready; HmsaError if one cannot reach ``places``, of which the first is the output."""
+        Raises:
+            HmsaError: a worker cannot reach one of ``required_paths``, of which the first is the output folder.
+        """
         ...
 
     def describe(self) -> list[str]:
-        """The workers there are or will be, a line each, for people."""
+        """One line for people per worker that is there or will be started."""
         ...
 
-    def hands(self) -> list[Worker]:
-        """The workers that live now."""
+    def workers(self) -> list[Worker]:
+        """List the workers that are alive now."""
         ...
 
-    def submit(self, number: int, block: Block, hand: Worker) -> None:
-        """Give a block to a worker that has none."""
-        ...
-
-    def wait(self, timeout: float, stop: Callable[[], bool], sink: Callable[[Event], None]) -> None:
-        """Give ``sink`` what happened since the last call, after at most about ``timeout`` seconds.
+    def submit(self, number: int, block: Block, worker: Worker) -> None:
+        """Give a block to an idle worker.
 
         Args:
-            timeout: in seconds; a crew that works in this process takes as long as a block does.
-            stop: says whether blocks that run in this process are to end early.
-            sink: called in this thread.
+            number: identifies the block in events.
+            block: the images to do.
+            worker: one of `workers`.
+        """
+        ...
+
+    def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
+        """Pass on what happened since the last call, after at most about ``timeout`` seconds.
+
+        Args:
+            timeout: in seconds; a pool that works in this process takes as long as its block does.
+            is_stopping: tells a block that runs in this process to end early.
+            on_event: called in this thread.
 
         Raises:
-            HmsaError: the crew is gone for good.
+            HmsaError: the workers are gone for good.
         """
         ...
 
@@ -99,34 +104,34 @@ class WorkerPool(Protocol):
         ...
 
     def kill(self, number: int) -> None:
-        """End the process that does block ``number``, which is then said to have died."""
+        """Kill the process that does block ``number``; a `WorkerDied` event follows."""
         ...
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Shut the workers down."""
         ...
 
 
 @dataclass
 class BlockResult:
-    """What became of a block's images; small, because it travels.
+    """Result of a block; small, because it travels between processes.
 
     Attributes:
         failed: path -> reason.
-        left: paths that were not looked at, because the worker was told to stop or could not go on.
-        fallbacks: path -> how an image was made that could not be made as planned.
+        left: paths that were not tried, because the worker was told to stop or could not continue.
+        fallbacks: path -> how an image was computed that could not be computed as planned.
         problem: why the whole job cannot be done here (its store is in use, its lock is lost); None if it can.
-        disk: why nothing more can be written; None if it can.
+        disk_problem: why nothing more can be written; None if it can.
         seconds: from the first image to the last.
-        times: where they went, by part, where that was looked at.
-        notes: lines for the user, which the run says once.
+        times: stage -> seconds spent in it, where they were measured.
+        notes: lines for the user; the run prints each once.
     """
 
     failed: dict[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
     fallbacks: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
-    disk: str | None = None
+    disk_problem: str | None = None
     seconds: float = 0.0
     times: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -134,47 +139,47 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class BlockStatus:
-    """How far a worker is with a block.
+    """Progress of a worker within a block.
 
     Attributes:
-        settled: images done, well or badly.
-        image: the one that has been in work for longest; None if none is.
-        age: for how long, in seconds.
+        finished: number of images done, with success or without.
+        image: path of the image that has been in work for longest; None if none is.
+        age: how long it has been in work, in seconds.
     """
 
-    settled: int
+    finished: int
     image: str | None = None
     age: float = 0.0
 
 
 class ProgressReporter:
-    """The worker's side of `News`: counts what is settled and knows since when each image is in work.
+    """Tracks a block in its worker: counts finished images and knows since when each image is in work.
 
     Args:
-        stop: says whether the run asked its workers to finish what is in flight.
-        settled: called, by the thread that settles it, after every image.
+        is_stopping: tells whether the run asked its workers to finish what is in flight.
+        on_image_done: called after every image, by the thread that finished it.
     """
 
-    def __init__(self, stop: Callable[[], bool], settled: Callable[[], None] = lambda: None) -> None:
-        self._stop, self._settled_one = stop, settled
-        self._settled = 0
+    def __init__(self, is_stopping: Callable[[], bool], on_image_done: Callable[[], None] = lambda: None) -> None:
+        self._is_stopping, self._on_image_done = is_stopping, on_image_done
+        self._finished = 0
         self._working: dict[tuple[int, str], float] = {}
         self._lock = threading.Lock()
 
     @property
-    def stopping(self) -> bool:
-        """Whether no further image is to be begun."""
-        return self._stop()
+    def is_stopping(self) -> bool:
+        """True if no further image should be started."""
+        return self._is_stopping()
 
-    def settle(self) -> None:
-        """One image more is done, well or badly."""
+    def image_done(self) -> None:
+        """Count one more image as finished, with success or without."""
         with self._lock:
-            self._settled += 1
-        self._settled_one()
+            self._finished += 1
+        self._on_image_done()
 
     @contextlib.contextmanager
-    def at_work(self, image: str) -> Iterator[None]:
-        """While the block runs, this thread works on ``image``: reads it, computes it, or writes it."""
+    def working_on(self, image: str) -> Iterator[None]:
+        """Mark ``image`` as in work by this thread (read, computed or written) inside the ``with`` block."""
         key = threading.get_ident(), image
         with self._lock:
             self._working[key] = time.monotonic()
@@ -184,17 +189,17 @@ class ProgressReporter:
             with self._lock:
                 self._working.pop(key, None)
 
-    def news(self) -> BlockStatus:
-        """How far the block is now."""
+    def status(self) -> BlockStatus:
+        """Return the block's progress now."""
         with self._lock:
             if not self._working:
-                return BlockStatus(self._settled)
+                return BlockStatus(self._finished)
             (_, image), since = min(self._working.items(), key=lambda item: item[1])
-            return BlockStatus(self._settled, image, time.monotonic() - since)
+            return BlockStatus(self._finished, image, time.monotonic() - since)
 
 
 class Block(Protocol):
-    """Some images of one job, small enough to be sent to a worker and to be done again after its death."""
+    """Some images of one job: small enough to be sent to a worker, and to be repeated if the worker dies."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -202,5 +207,5 @@ class Block(Protocol):
         ...
 
     def run(self, report: ProgressReporter) -> BlockResult:
-        """Do all of them that are not complete yet."""
+        """Do all images that are not complete yet."""
         ...

@@ -1,12 +1,12 @@
-"""Hands blocks of images to workers, and sees to it that every image is done or listed, whatever happens to them.
+"""Gives blocks of images to workers and makes sure that every image is done or listed as failed.
 
-What runs where, and when a worker is lost, is Dask's business (see `schedule`); here is decided which block
-goes next, how large it is, and what becomes of images whose worker died or hangs:
+The worker pool starts the workers and notices when one is lost; the scheduler decides which block goes next, how
+large it is, and what to do with the images of a worker that died or hangs:
 
-* a worker keeps its model as long as images of it are left, then takes over from the largest rest;
-* the images that a worker had in flight when it died are done again one by one, so that the one that kills
-  workers is found, and only that one is given up, after its fourth worker;
-* a worker that is in work on one image for too long is killed, and that image is listed.
+* a worker keeps its network as long as images of it are left, then takes over from the job with the most left;
+* the images that a worker had in flight when it died are retried one by one, so that the image that kills workers is
+  found, and only that image is given up, after its fourth worker;
+* a worker that has worked on one image for too long is killed, and that image is listed as failed.
 """
 
 from __future__ import annotations
@@ -27,355 +27,377 @@ from .protocol import BlockFinished, BlockProgress, BlockRaised, BlockStatus, Ev
 
 BLOCK_SECONDS = 120.0
 FIRST_IMAGES = 8
-MOST_IMAGES = 512
-RESCHEDULED = 3
+MAX_IMAGES = 512
+MAX_RETRIES = 3
 IN_FLIGHT = 32
-"""At most so many images of a block are begun and not complete (see `dump`): the suspects when a worker dies."""
+"""Upper bound of a block's images that are begun and not complete: the suspects when a worker dies."""
 SILENCE_SECONDS = 300.0
 
 
 @dataclass
 class _JobState:
-    work: Job
-    tally: JobSummary = field(default_factory=JobSummary)
-    opened: float | None = None
-    ended: bool = False
-    items: deque[JobImage] = field(default_factory=deque)
-    singles: deque[JobImage] = field(default_factory=deque)
+    """A job, its images that no worker has, and its history.
+
+    Attributes:
+        images: the images to do in blocks.
+        retry_alone: images that were in flight when a worker died.
+        deaths: path -> number of workers that died on it.
+        died_on: path -> name of the last worker that died on it.
+        losses_in_a_row: images given up since the last one that was done.
+        running_blocks: number of blocks at work.
+        had_blocks: a worker got a block, and may have left partial files.
+    """
+
+    job: Job
+    summary: JobSummary = field(default_factory=JobSummary)
+    opened_at: float | None = None
+    is_closed: bool = False
+    images: deque[JobImage] = field(default_factory=deque)
+    retry_alone: deque[JobImage] = field(default_factory=deque)
     deaths: dict[str, int] = field(default_factory=dict)
     died_on: dict[str, str] = field(default_factory=dict)
-    given_up: int = 0
-    running: int = 0
-    was_given: bool = False
+    losses_in_a_row: int = 0
+    running_blocks: int = 0
+    had_blocks: bool = False
 
     @property
-    def left(self) -> int:
-        return sum(item.pixels for item in (*self.items, *self.singles))
+    def pixels_left(self) -> int:
+        return sum(image.pixels for image in (*self.images, *self.retry_alone))
 
     @property
     def has_more(self) -> bool:
-        return self.opened is None or bool(self.items or self.singles)
+        return self.opened_at is None or bool(self.images or self.retry_alone)
+
+    def drop_images(self) -> None:
+        self.images.clear()
+        self.retry_alone.clear()
 
     def give_up(self, problem: str) -> None:
-        self.tally.problem = self.tally.problem or problem
-        self.items.clear()
-        self.singles.clear()
+        self.summary.problem = self.summary.problem or problem
+        self.drop_images()
 
 
 @dataclass
 class _Assignment:
-    job: _JobState
-    items: list[JobImage]
-    hand: Worker
-    news: BlockStatus = field(default_factory=lambda: BlockStatus(0))
-    heard: float = field(default_factory=time.monotonic)
-    culprit: str | None = None
-    killed: bool = False
+    """A block that a worker has."""
+
+    state: _JobState
+    images: list[JobImage]
+    worker: Worker
+    status: BlockStatus = field(default_factory=lambda: BlockStatus(0))
+    heard_at: float = field(default_factory=time.monotonic)
+    hung_image: str | None = None
+    is_killed: bool = False
 
 
 def run_jobs(
-    works: Sequence[Job],
-    crew: WorkerPool,
+    jobs: Sequence[Job],
+    pool: WorkerPool,
     progress: Progress,
-    ended: Callable[[int, JobSummary], None],
+    on_job_end: Callable[[int, JobSummary], None],
     *,
-    places: tuple[Path, ...],
-    patience: float,
+    required_paths: tuple[Path, ...],
+    image_timeout: float,
 ) -> bool:
-    """Do all works with the crew, which is started when the first image is to be done.
+    """Run all jobs with the workers, which are started when the first image is to be done.
 
     Args:
-        works: in the order in which they are begun.
-        crew: who does them.
-        progress: shows how far each worker is.
-        ended: called with a work's position and what became of it, as soon as it ends.
-        places: folders and files that every worker must reach.
-        patience: seconds after which an image that is still in work is given up.
+        jobs: in the order in which they are begun.
+        pool: the workers.
+        progress: shows the progress of each worker.
+        on_job_end: called with a job's position and its counts, as soon as it ends.
+        required_paths: folders and files that every worker must reach, the output folder first.
+        image_timeout: seconds after which an image that is still in work is given up.
 
     Returns:
         whether the run was told to stop (by Ctrl-C or SIGTERM) before everything was done.
 
     Raises:
-        DiskError: nothing more can be written; what is complete is kept.
-        HmsaError: the crew is gone for good.
-        KeyboardInterrupt: told to stop a second time, and at once.
+        DiskError: nothing more can be written; complete images are kept.
+        HmsaError: the workers are gone for good.
+        KeyboardInterrupt: told to stop a second time: at once.
     """
-    with StopSignal() as stopping:
-        foreman = _Scheduler(works, crew, progress, ended, places, patience, stopping)
+    with StopSignal() as stop_signal:
+        scheduler = _Scheduler(jobs, pool, progress, on_job_end, required_paths, image_timeout, stop_signal)
         try:
-            foreman.run()
+            scheduler.run()
         finally:
-            foreman.close()
-    if foreman.disk:
-        raise DiskError(foreman.disk)
-    return foreman.interrupted
+            scheduler.close()
+    if scheduler.disk_problem:
+        raise DiskError(scheduler.disk_problem)
+    return scheduler.interrupted
 
 
 class _Scheduler:
     def __init__(
         self,
-        works: Sequence[Job],
-        crew: WorkerPool,
+        jobs: Sequence[Job],
+        pool: WorkerPool,
         progress: Progress,
-        ended: Callable[[int, JobSummary], None],
-        places: tuple[Path, ...],
-        patience: float,
-        stopping: StopSignal,
+        on_job_end: Callable[[int, JobSummary], None],
+        required_paths: tuple[Path, ...],
+        image_timeout: float,
+        stop_signal: StopSignal,
     ) -> None:
-        self._jobs = [_JobState(work) for work in works]
-        self._crew, self._progress, self._ended = crew, progress, ended
-        self._said: set[str] = set()
-        self._places, self._patience, self._stopping = places, patience, stopping
-        self._tickets: dict[int, _Assignment] = {}
+        self._states = [_JobState(job) for job in jobs]
+        self._pool, self._progress, self._on_job_end = pool, progress, on_job_end
+        self._noted: set[str] = set()
+        self._required_paths, self._image_timeout, self._stop_signal = required_paths, image_timeout, stop_signal
+        self._assignments: dict[int, _Assignment] = {}
         self._numbers = itertools.count()
         self._loaded: dict[str, str] = {}
-        self._speed: dict[str, float] = {}
-        self._started = self._told = False
-        self.disk: str | None = None
+        self._pixels_per_second: dict[str, float] = {}
+        self._is_started = self._has_told_workers = False
+        self.disk_problem: str | None = None
         self.interrupted = False
 
     def run(self) -> None:
         while True:
-            if self._halting():
-                self._halt()
+            if self._is_stopping():
+                self._stop()
             else:
-                self._hand_out()
-            self._end_jobs()
-            if not self._tickets and (self._halting() or all(job.ended for job in self._jobs)):
+                self._assign_blocks()
+            self._close_jobs()
+            if not self._assignments and (self._is_stopping() or all(state.is_closed for state in self._states)):
                 break
-            self._crew.wait(1.0, self._halting, self._hear)
-            self._look_for_hangs()
-        self.interrupted = self._stopping.requested and (
-            any(job.tally.interrupted for job in self._jobs) or not all(job.ended for job in self._jobs)
+            self._pool.wait(1.0, self._is_stopping, self._handle_event)
+            self._kill_hung_workers()
+        self.interrupted = self._stop_signal.requested and (
+            any(state.summary.interrupted for state in self._states)
+            or not all(state.is_closed for state in self._states)
         )
 
     def close(self) -> None:
-        """Give back every lock, also after an exception."""
-        for job in self._jobs:
-            if job.opened is not None and not job.ended:
-                job.work.close()
+        """Release every lock, also after an exception."""
+        for state in self._states:
+            if state.opened_at is not None and not state.is_closed:
+                state.job.close()
 
-    def _halting(self) -> bool:
-        return self._stopping.requested or self.disk is not None
+    def _is_stopping(self) -> bool:
+        return self._stop_signal.requested or self.disk_problem is not None
 
-    def _halt(self) -> None:
-        for job in self._jobs:
-            if job.opened is not None and job.has_more:
-                job.tally.interrupted = True
-                job.items.clear()
-                job.singles.clear()
-        if not self._told:
-            self._told = True
-            if self._stopping.requested:
+    def _stop(self) -> None:
+        for state in self._states:
+            if state.opened_at is not None and state.has_more:
+                state.summary.interrupted = True
+                state.drop_images()
+        if not self._has_told_workers:
+            self._has_told_workers = True
+            if self._stop_signal.requested:
                 self._progress.note("interrupted: the images in flight are being finished")
-            if self._tickets:
-                self._crew.stop()
+            if self._assignments:
+                self._pool.stop()
 
-    def _end_jobs(self) -> None:
-        for position, job in enumerate(self._jobs):
-            if job.opened is None or job.ended or job.running or job.has_more:
+    def _close_jobs(self) -> None:
+        for position, state in enumerate(self._states):
+            if state.opened_at is None or state.is_closed or state.running_blocks or state.has_more:
                 continue
-            job.ended = True
-            job.tally.seconds = time.monotonic() - job.opened
-            if job.was_given:
-                with contextlib.suppress(OSError):  # whoever opens it next tries again
-                    job.work.sweep()
-            job.work.close()
-            self._ended(position, job.tally)
+            state.is_closed = True
+            state.summary.seconds = time.monotonic() - state.opened_at
+            if state.had_blocks:
+                with contextlib.suppress(OSError):  # the next run tries again
+                    state.job.sweep()
+            state.job.close()
+            self._on_job_end(position, state.summary)
 
-    def _hand_out(self) -> None:
-        if not self._started:
-            # Before anybody is started: what is complete, or in use elsewhere, needs no worker.
+    def _assign_blocks(self) -> None:
+        if not self._is_started:
+            # Before workers are started: what is complete, or in use elsewhere, needs none.
             self._open_until_there_is_work()
-            if self._halting() or not any(job.opened is not None and job.has_more for job in self._jobs):
+            if self._is_stopping() or not any(s.opened_at is not None and s.has_more for s in self._states):
                 return
-            self._crew.start(self._places)
-            self._started = True
-        busy = {ticket.hand.name for ticket in self._tickets.values()}
-        hands = self._crew.hands()
-        for hand in hands:
-            if hand.name in busy:
+            self._pool.start(self._required_paths)
+            self._is_started = True
+        busy = {assignment.worker.name for assignment in self._assignments.values()}
+        workers = self._pool.workers()
+        for worker in workers:
+            if worker.name in busy:
                 continue
-            while not self._halting() and (job := self._choose(hand)) is not None:
-                if job.opened is None:
-                    self._open(job)
-                if items := self._take(job, hand, len(hands)):
-                    self._submit(job, items, hand)
+            while not self._is_stopping() and (state := self._choose_job(worker)) is not None:
+                if state.opened_at is None:
+                    self._open(state)
+                if images := self._take_images(state, worker, len(workers)):
+                    self._submit(state, images, worker)
                     break
-                if job.has_more:  # what is left killed this very worker's process, and others are there
+                if state.has_more:  # what is left killed this very worker's process, and others are there
                     break
 
     def _open_until_there_is_work(self) -> None:
-        for job in self._jobs:
-            if self._halting():
+        for state in self._states:
+            if self._is_stopping():
                 return
-            if job.opened is None:
-                self._open(job)
-            if job.items:
+            if state.opened_at is None:
+                self._open(state)
+            if state.images:
                 return
 
-    def _open(self, job: _JobState) -> None:
-        job.opened = time.monotonic()
+    def _open(self, state: _JobState) -> None:
+        state.opened_at = time.monotonic()
         try:
-            job.items.extend(job.work.open())
+            state.images.extend(state.job.open())
         except DiskError as error:
-            self.disk = str(error)
-            job.ended = True  # and nothing is recorded of it, which would need the disk too
-            job.work.close()
+            self.disk_problem = str(error)
+            state.is_closed = True  # and not recorded, which would need the disk, too
+            state.job.close()
         except StoreError as error:
-            job.give_up(str(error))
+            state.give_up(str(error))
 
-    def _choose(self, hand: Worker) -> _JobState | None:
-        open_jobs = [job for job in self._jobs if not job.ended and job.has_more]
-        loaded = self._loaded.get(hand.name)
-        if same := [job for job in open_jobs if job.work.key == loaded]:
+    def _choose_job(self, worker: Worker) -> _JobState | None:
+        candidates = [state for state in self._states if not state.is_closed and state.has_more]
+        loaded = self._loaded.get(worker.name)
+        if same := [state for state in candidates if state.job.key == loaded]:
             return same[0]
-        served = [ticket.job.work.key for ticket in self._tickets.values()]
-        if new := [job for job in open_jobs if job.work.key not in served]:
+        served = [assignment.state.job.key for assignment in self._assignments.values()]
+        if new := [state for state in candidates if state.job.key not in served]:
             return new[0]
-        return max(open_jobs, key=lambda job: job.left / (1 + served.count(job.work.key)), default=None)
+        return max(candidates, key=lambda s: s.pixels_left / (1 + served.count(s.job.key)), default=None)
 
-    def _take(self, job: _JobState, hand: Worker, hands: int) -> list[JobImage]:
-        for item in job.singles:
-            if hands == 1 or job.died_on.get(item.path) != hand.name:
-                job.singles.remove(item)
-                return [item]
-        if not job.items:
+    def _take_images(self, state: _JobState, worker: Worker, workers: int) -> list[JobImage]:
+        for image in state.retry_alone:
+            if workers == 1 or state.died_on.get(image.path) != worker.name:
+                state.retry_alone.remove(image)
+                return [image]
+        if not state.images:
             return []
-        speed = self._speed.get(job.work.key)
+        speed = self._pixels_per_second.get(state.job.key)
         budget = BLOCK_SECONDS * speed if speed else None
         # Towards the end blocks become small, so that nobody waits long for the last one.
-        share = sum(item.pixels for item in job.items) / (2 * hands) if hands > 1 else None
-        taken, pixels = [job.items.popleft()], 0
-        while job.items and len(taken) < (MOST_IMAGES if budget else FIRST_IMAGES):
+        share = sum(image.pixels for image in state.images) / (2 * workers) if workers > 1 else None
+        taken, pixels = [state.images.popleft()], 0
+        while state.images and len(taken) < (MAX_IMAGES if budget else FIRST_IMAGES):
             pixels += taken[-1].pixels
-            ahead = pixels + job.items[0].pixels
-            if (budget and ahead > budget) or (share and ahead > share):
+            with_next = pixels + state.images[0].pixels
+            if (budget and with_next > budget) or (share and with_next > share):
                 break
-            taken.append(job.items.popleft())
+            taken.append(state.images.popleft())
         return taken
 
-    def _submit(self, job: _JobState, items: list[JobImage], hand: Worker) -> None:
+    def _submit(self, state: _JobState, images: list[JobImage], worker: Worker) -> None:
         number = next(self._numbers)
-        self._tickets[number] = _Assignment(job, items, hand)
-        job.running += 1
-        job.was_given = True
-        self._loaded[hand.name] = job.work.key
-        self._progress.job(job.work.name, len(items), hand.name)
-        self._crew.submit(number, job.work.block([item.path for item in items]), hand)
+        self._assignments[number] = _Assignment(state, images, worker)
+        state.running_blocks += 1
+        state.had_blocks = True
+        self._loaded[worker.name] = state.job.key
+        self._progress.job(state.job.name, len(images), worker.name)
+        self._pool.submit(number, state.job.block([image.path for image in images]), worker)
 
-    def _hear(self, event: Event) -> None:
-        ticket = self._tickets.get(event.number)
-        if ticket is None:  # of a block that was taken from its worker
+    def _handle_event(self, event: Event) -> None:
+        assignment = self._assignments.get(event.number)
+        if assignment is None:  # of a block that was taken from its worker
             return
         if isinstance(event, BlockProgress):
-            self._advance(ticket, event.news.settled)
-            ticket.news, ticket.heard = event.news, time.monotonic()
+            self._advance(assignment, event.status.finished)
+            assignment.status, assignment.heard_at = event.status, time.monotonic()
             return
-        del self._tickets[event.number]
-        ticket.job.running -= 1
+        del self._assignments[event.number]
+        assignment.state.running_blocks -= 1
         if isinstance(event, BlockFinished):
-            self._end_block(ticket, event)
+            self._after_block(assignment, event)
         elif isinstance(event, WorkerDied):
-            self._bury(ticket, event.times)
+            self._after_worker_death(assignment, event.deaths)
         elif isinstance(event, BlockRaised):
             raise event.error
 
-    def _advance(self, ticket: _Assignment, settled: int) -> None:
-        if settled > ticket.news.settled:
-            self._progress.advance(settled - ticket.news.settled, ticket.hand.name)
+    def _advance(self, assignment: _Assignment, finished: int) -> None:
+        if finished > assignment.status.finished:
+            self._progress.advance(finished - assignment.status.finished, assignment.worker.name)
 
-    def _end_block(self, ticket: _Assignment, event: BlockFinished) -> None:
-        outcome, job = event.outcome, ticket.job
-        tally = job.tally
-        left = set(outcome.left)
-        settled = [item for item in ticket.items if item.path not in left]
-        self._advance(ticket, len(settled))
-        tally.done += len(settled) - sum(item.path in outcome.failed for item in settled)
-        tally.failed |= outcome.failed
-        tally.fallbacks |= outcome.fallbacks
-        for line in outcome.notes:
-            if line not in self._said:
-                self._said.add(line)
+    def _after_block(self, assignment: _Assignment, event: BlockFinished) -> None:
+        result, state, worker = event.result, assignment.state, assignment.worker
+        summary = state.summary
+        left = set(result.left)
+        finished = [image for image in assignment.images if image.path not in left]
+        self._advance(assignment, len(finished))
+        summary.done += len(finished) - sum(image.path in result.failed for image in finished)
+        summary.failed |= result.failed
+        summary.fallbacks |= result.fallbacks
+        for line in result.notes:
+            if line not in self._noted:
+                self._noted.add(line)
                 self._progress.note(line)
-        tally.hands[ticket.hand.name] = tally.hands.get(ticket.hand.name, 0) + len(settled)
-        for part, seconds in outcome.times.items():
-            tally.times[part] = tally.times.get(part, 0.0) + seconds
-        if settled:
-            job.given_up = 0
-        if settled and outcome.seconds > 0:
-            self._speed[job.work.key] = sum(item.pixels for item in settled) / outcome.seconds
-        if outcome.disk:
-            self.disk = self.disk or outcome.disk
-        if outcome.problem:
-            job.give_up(outcome.problem)
+        summary.images_by_worker[worker.name] = summary.images_by_worker.get(worker.name, 0) + len(finished)
+        for stage, seconds in result.times.items():
+            summary.times[stage] = summary.times.get(stage, 0.0) + seconds
+        if finished:
+            state.losses_in_a_row = 0
+        if finished and result.seconds > 0:
+            self._pixels_per_second[state.job.key] = sum(image.pixels for image in finished) / result.seconds
+        if result.disk_problem:
+            self.disk_problem = self.disk_problem or result.disk_problem
+        if result.problem:
+            state.give_up(result.problem)
         elif left:
-            self._give_back(job, [item for item in ticket.items if item.path in left])
+            self._give_back(state, [image for image in assignment.images if image.path in left])
 
-    def _give_back(self, job: _JobState, items: list[JobImage]) -> None:
-        if self._halting():
-            job.tally.interrupted = True
-        elif not job.tally.problem:
-            job.items.extendleft(reversed(items))
+    def _give_back(self, state: _JobState, images: list[JobImage]) -> None:
+        if self._is_stopping():
+            state.summary.interrupted = True
+        elif not state.summary.problem:
+            state.images.extendleft(reversed(images))
 
-    def _bury(self, ticket: _Assignment, times: int) -> None:
-        """What a dead worker left: complete images count, suspects are done one by one, the rest goes back."""
-        job = ticket.job
-        self._loaded.pop(ticket.hand.name, None)
-        missing = set(job.work.incomplete(item.path for item in ticket.items if item.path not in job.tally.failed))
-        rest = [item for item in ticket.items if item.path in missing and item.path != ticket.culprit]
-        done = sum(item.path not in missing for item in ticket.items)
-        self._advance(ticket, done)
-        job.tally.done += done
+    def _after_worker_death(self, assignment: _Assignment, deaths: int) -> None:
+        """Sort the dead worker's images: complete ones count, suspects are retried alone, the rest is given back."""
+        state, images, hung = assignment.state, assignment.images, assignment.hung_image
+        self._loaded.pop(assignment.worker.name, None)
+        missing = set(state.job.incomplete(i.path for i in images if i.path not in state.summary.failed))
+        rest = [image for image in images if image.path in missing and image.path != hung]
+        done = sum(image.path not in missing for image in images)
+        self._advance(assignment, done)
+        state.summary.done += done
         if done:
-            job.given_up = 0
-        if ticket.culprit in missing:
-            self._list(
-                job,
-                str(ticket.culprit),
-                f"was still in work after {self._patience:g} s, its worker was stopped; if it is only slow, raise "
-                "--image-timeout",
+            state.losses_in_a_row = 0
+        if hung in missing:
+            self._list_failure(
+                state,
+                str(hung),
+                f"was still in work after {self._image_timeout:g} s, its worker was stopped; if it is only slow, "
+                "raise --image-timeout",
             )
-        elif len(rest) == 1 and len(ticket.items) == 1:
-            self._died_alone(job, rest[0], ticket.hand, times)
+        elif len(rest) == 1 and len(images) == 1:
+            self._died_alone(state, rest[0], assignment.worker, deaths)
             return
-        suspects = [] if ticket.culprit else rest[:IN_FLIGHT]
-        if self._halting() or job.tally.problem:
-            job.tally.interrupted |= bool(rest)
+        suspects = [] if hung else rest[:IN_FLIGHT]
+        if self._is_stopping() or state.summary.problem:
+            state.summary.interrupted |= bool(rest)
             return
-        for item in suspects:
-            job.deaths[item.path] = job.deaths.get(item.path, 0) + times
-            job.died_on[item.path] = ticket.hand.name
-        job.singles.extend(suspects)
-        job.items.extendleft(reversed(rest[len(suspects) :]))
+        for image in suspects:
+            state.deaths[image.path] = state.deaths.get(image.path, 0) + deaths
+            state.died_on[image.path] = assignment.worker.name
+        state.retry_alone.extend(suspects)
+        state.images.extendleft(reversed(rest[len(suspects) :]))
 
-    def _died_alone(self, job: _JobState, item: JobImage, hand: Worker, times: int) -> None:
-        deaths = job.deaths[item.path] = job.deaths.get(item.path, 0) + times
-        job.died_on[item.path] = hand.name
-        if deaths <= RESCHEDULED:
-            if self._halting():
-                job.tally.interrupted = True
+    def _died_alone(self, state: _JobState, image: JobImage, worker: Worker, deaths: int) -> None:
+        """Count a death on the only image of a block; retry it, or give it up after too many."""
+        total = state.deaths[image.path] = state.deaths.get(image.path, 0) + deaths
+        state.died_on[image.path] = worker.name
+        if total <= MAX_RETRIES:
+            if self._is_stopping():
+                state.summary.interrupted = True
             else:
-                job.singles.appendleft(item)
+                state.retry_alone.appendleft(image)
             return
-        self._list(job, item.path, f"{deaths} workers died while it was made; is there enough memory for it?")
-        job.given_up += 1
-        if job.given_up >= RESCHEDULED and (job.items or job.singles):
-            job.give_up(f"{job.work.name}: workers die whatever image they work on; look for a lack of memory there")
+        self._list_failure(
+            state, image.path, f"{total} workers died while it was made; is there enough memory for it?"
+        )
+        state.losses_in_a_row += 1
+        if state.losses_in_a_row >= MAX_RETRIES and (state.images or state.retry_alone):
+            state.give_up(
+                f"{state.job.name}: workers die whatever image they work on; look for a lack of memory there"
+            )
 
-    def _list(self, job: _JobState, path: str, reason: str) -> None:
-        job.tally.failed[path] = reason
+    def _list_failure(self, state: _JobState, path: str, reason: str) -> None:
+        state.summary.failed[path] = reason
         self._progress.advance()
 
-    def _look_for_hangs(self) -> None:
+    def _kill_hung_workers(self) -> None:
         now = time.monotonic()
-        for number, ticket in list(self._tickets.items()):
-            silent = now - ticket.heard
-            if ticket.killed:
+        for number, assignment in list(self._assignments.items()):
+            silence = now - assignment.heard_at
+            if assignment.is_killed:
                 continue
-            if ticket.news.image is not None and ticket.news.age + silent > self._patience:
-                ticket.culprit = ticket.news.image
-            elif silent <= max(SILENCE_SECONDS, self._patience):
+            if assignment.status.image is not None and assignment.status.age + silence > self._image_timeout:
+                assignment.hung_image = assignment.status.image
+            elif silence <= max(SILENCE_SECONDS, self._image_timeout):
                 continue
-            ticket.killed = True
-            self._crew.kill(number)
+            assignment.is_killed = True
+            self._pool.kill(number)

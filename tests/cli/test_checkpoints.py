@@ -141,9 +141,7 @@ def test_a_normalisation_is_folded_before_a_weight_is_called_too_large(
     empty: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the network computes: what a norm makes small may be large in the file, and the other way round."""
-    monkeypatch.setattr(
-        "hmsa_pipeline.pipeline.inference.dump_plan.resolve_precision", lambda wanted, _: (wanted, None)
-    )
+    monkeypatch.setattr("hmsa_pipeline.pipeline.inference.dump.resolve_precision", lambda wanted, _: (wanted, None))
 
     def change(weight: float, gain: float) -> Any:
         def changed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.pipeline.fusion import ensemble_block
+from hmsa_pipeline.pipeline.fusion import member_stores
 from hmsa_pipeline.pipeline.fusion.fuse import CONFIDENCES, LABELS, fuse, quantise
 from PIL import Image
 
@@ -75,7 +75,7 @@ def test_predictions_are_the_fused_logits_in_the_photographs_tree_and_sizes(fini
 def test_blocks_that_fit_into_a_cache_change_no_bit(
     full: Bench, pixels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble_block, "_CACHED_PIXELS", pixels)
+    monkeypatch.setattr(member_stores, "CACHED_PIXELS", pixels)
     assert full.run("ensemble", "--overwrite").code == 0
     check(full)
 

@@ -223,16 +223,16 @@ def test_ctrl_c_while_workers_start_leaves_no_traceback_of_theirs(bench: Bench) 
 INTERRUPTED_ITSELF = """
 import itertools, os, signal, sys
 from hmsa_pipeline import cli
-from hmsa_pipeline.pipeline.fusion import ensemble_block
+from hmsa_pipeline.pipeline.fusion import member_stores
 
-fuse, calls = ensemble_block.fuse, itertools.count(1)
+fuse, calls = member_stores.fuse, itertools.count(1)
 
 def fuse_and_signal(*arguments, **options):
     if next(calls) == 5:
         os.kill(os.getpid(), signal.SIGTERM)
     return fuse(*arguments, **options)
 
-ensemble_block.fuse = fuse_and_signal
+member_stores.fuse = fuse_and_signal
 cli.main()
 """
 
@@ -283,7 +283,7 @@ def test_what_the_network_has_done_before_an_interruption_is_kept(
 
 
 def test_an_interruption_before_the_work_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupt_at(monkeypatch, "pipeline.member_check.sha256", 2)
+    interrupt_at(monkeypatch, "pipeline.inference.member_check.sha256", 2)
     assert changed(bench.root, lambda: bench.run("dump")) == set()
     assert not bench.output.exists()
 
@@ -326,7 +326,7 @@ def test_a_prediction_that_lacked_a_member_never_passes_for_one_of_all(
         shard.write_bytes(content)
         os.utime(shard, ns=(0, 0))
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.fusion.ensemble_block.fuse", 1)
+        interrupt_at(patch, "pipeline.fusion.member_stores.fuse", 1)
         assert dumped.run("ensemble").code == 130
     assert dumped.run("ensemble").code == 0
     assert files(dumped.predictions) == files(reference.predictions)

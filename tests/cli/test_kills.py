@@ -82,7 +82,7 @@ def test_nannies_killed_at_any_moment_cost_nothing(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MB, of which a run may use what `network_block.RESERVE_BYTES` leaves."""
+    """A disk of 24 MB, of which a run may use what `store_writes.RESERVE_BYTES` leaves."""
     folder = tmp_path / "small"
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True)

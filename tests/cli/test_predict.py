@@ -30,10 +30,10 @@ GARDEN = ("--datasets", "garden")
 def in_turns() -> Iterator[None]:
     """No two networks fit onto the device together."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict_block, "_free_memory", lambda _: 0)
-        patch.setattr(predict_block._LoadedNetworks, "key", None)
+        patch.setattr(predict_block, "free_gpu_memory", lambda _: 0)
+        patch.setattr(predict_block.LoadedNetworks, "key", None)
         yield
-        patch.setattr(predict_block._LoadedNetworks, "networks", None)
+        patch.setattr(predict_block.LoadedNetworks, "networks", None)
 
 
 @pytest.fixture(params=["together", "in turns"])
@@ -390,7 +390,7 @@ def test_an_image_too_large_for_the_memory_is_listed(empty: Bench, monkeypatch: 
 def test_images_made_in_parts_are_listed_by_member(
     empty: Bench, finished: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Predictor._whole
+    whole = Predictor.compute
 
     def short(self: Predictor, image: Tensor, gather: torch.device | None) -> Tensor:
         assert self._member is not None
@@ -398,7 +398,7 @@ def test_images_made_in_parts_are_listed_by_member(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, image, gather)
 
-    monkeypatch.setattr(Predictor, "_whole", short)
+    monkeypatch.setattr(Predictor, "compute", short)
     result = empty.run("predict", *GARDEN)
     assert "2 images did not fit into the device's memory at once" in result.err
     assert set(record(empty)["garden"]["fallbacks"].values()) == {"bee scale by scale"}

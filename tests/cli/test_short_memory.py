@@ -14,14 +14,14 @@ from .bench import Bench, files
 
 def short(patch: pytest.MonkeyPatch, largest: int) -> None:
     """No image fits at once, and none of more pixels in any way."""
-    whole = Predictor._whole
+    whole = Predictor.compute
 
     def try_it(self: Predictor, image: Tensor, gather: torch.device | None) -> Tensor:
         if gather is None or image.shape[1] * image.shape[2] > largest:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, image, gather)
 
-    patch.setattr(Predictor, "_whole", try_it)
+    patch.setattr(Predictor, "compute", try_it)
 
 
 def listed(bench: Bench) -> dict[str, str]:

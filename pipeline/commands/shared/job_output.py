@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
     from ...inference.dump import DumpPlan
     from ...inference.predict import PredictPlan
-    from ...inference.predict_job import PredictResult
-    from ...inference.store_job import DumpResult
+    from ...inference.store_job import InferenceResult
 
 
 def print_notes(notes: Sequence[str]) -> None:
@@ -34,16 +33,11 @@ def print_plan(say: Output, plan: DumpPlan | PredictPlan, workers: Sequence[str]
     say.figures(plan.as_json())
 
 
-def print_job(say: Output, name: str, result: DumpResult | PredictResult) -> None:
-    """Print what became of one job, when it ends.
-
-    Args:
-        say: where it goes.
-        name: of the job.
-        result: of the job.
-    """
+def print_job(say: Output, result: InferenceResult) -> None:
+    """Print the result of one job when it ends."""
     from ...inference.predictor import IN_TILES, SCALE_BY_SCALE, WITHOUT_COMPILE
 
+    name = result.name
     print_failed(name, result.failed)
     if result.problem:
         print_error(f"failed: {name}: {result.problem}")
@@ -65,7 +59,7 @@ def print_job(say: Output, name: str, result: DumpResult | PredictResult) -> Non
 
 def conclude_jobs(
     say: Output,
-    results: Sequence[DumpResult] | Sequence[PredictResult],
+    results: Sequence[InferenceResult],
     todo: int,
     *,
     nothing: str,

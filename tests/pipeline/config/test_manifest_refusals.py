@@ -17,7 +17,7 @@ from hmsa_pipeline.pipeline.config.manifest import (
     Member,
     StoreSettings,
 )
-from hmsa_pipeline.pipeline.config.yaml_document import MOST_BYTES, PROBLEMS_SHOWN
+from hmsa_pipeline.pipeline.config.yaml_document import MAX_BYTES, PROBLEMS_SHOWN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -381,7 +381,7 @@ FILES = {
         "m.yaml:2: not valid YAML: while parsing a flow mapping",
     ),
     "latin-1": (GOOD.replace("here", "h\xe9re").encode("latin-1"), "m.yaml:14: is not UTF-8 (byte 0xe9)"),
-    "large": (b"#" * (MOST_BYTES + 1), "m.yaml: is larger than 1 MiB"),
+    "large": (b"#" * (MAX_BYTES + 1), "m.yaml: is larger than 1 MiB"),
     "deep": (b"a: " + b"[" * 3000, "m.yaml: nested too deeply"),
     "itself": (b"a: &a [*a]", "m.yaml: nested too deeply, or a value that contains itself"),
     "bomb": (

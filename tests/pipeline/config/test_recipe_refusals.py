@@ -122,7 +122,7 @@ def test_an_unknown_dataset_is_refused_with_the_known(name: str, hint: str) -> N
 )
 def test_a_size_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ManifestError, match=r"--crop-size .*: write HEIGHTxWIDTH, such as 1052x1914") as caught:
-        parse_size(text)
+        parse_size(text, "--crop-size", "1052x1914")
     assert str(caught.value).isprintable()
 
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from hmsa_pipeline.datasets.dataset_specs import NAMES, dataset_spec
 from hmsa_pipeline.models.checkpoint import expected_shapes
-from hmsa_pipeline.pipeline.config.load_recipe import load_recipe, recipe_of, shipped_recipes
+from hmsa_pipeline.pipeline.config.load_manifest import shipped_manifests
+from hmsa_pipeline.pipeline.config.load_recipe import load_recipe, recipe_of
 from hmsa_pipeline.pipeline.config.recipe import RECIPES
 
 WEIGHTS = "${HMSA_ASSETS}/seg_weights"
@@ -90,7 +91,7 @@ def leaves(tree: dict[str, Any], above: str = "") -> list[str]:
 
 
 def test_every_dataset_has_one_and_the_demo_too() -> None:
-    assert shipped_recipes() == sorted([*NAMES, "demo"])
+    assert shipped_manifests(RECIPES) == sorted([*NAMES, "demo"])
     assert set(PUBLISHED) == set(NAMES)
 
 

@@ -234,7 +234,7 @@ def test_weights_that_move_take_the_graphs_with_them(members: list[Member], reco
         one.load(members[1])
         expected, _ = made(members[1])(IMAGE)
     else:
-        one.put(torch.device("cpu"))
+        one.move_to(torch.device("cpu"))
         expected, _ = made(members[0])(IMAGE)
     replayed = len(recorder.replayed)
     assert torch.equal(one(IMAGE)[0], expected)
@@ -264,14 +264,14 @@ def test_graphs_make_room_for_an_image_that_does_not_fit(
     expected, _ = made(members[0])(large)
     other(IMAGE)
     other(IMAGE)
-    predict = Predictor._predict
+    predict = Predictor.predict_scales
 
     def full_of_graphs(self: Predictor, pixels: Tensor, gather: torch.device | None) -> Tensor:
         if any(forward._graphs for forward in GraphForward._alive) and pixels.shape[-1] == 128:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return predict(self, pixels, gather)
 
-    monkeypatch.setattr(predictor.Predictor, "_predict", full_of_graphs)
+    monkeypatch.setattr(predictor.Predictor, "predict_scales", full_of_graphs)
     logits, how = one(large)
     assert how is None
     assert torch.equal(logits, expected)
@@ -294,7 +294,7 @@ def test_what_fits_in_no_way_at_once_is_made_in_parts(
 def _with_little_memory(
     monkeypatch: pytest.MonkeyPatch, one: Predictor, tile: Tile | None
 ) -> tuple[Tensor, str | None]:
-    predict = Predictor._predict
+    predict = Predictor.predict_scales
 
     def little(self: Predictor, pixels: Tensor, gather: torch.device | None) -> Tensor:
         if gather is None or (tile and pixels.shape[-1] > tile.size[1]):
@@ -302,7 +302,7 @@ def _with_little_memory(
         return predict(self, pixels, gather)
 
     with monkeypatch.context() as patch:
-        patch.setattr(predictor.Predictor, "_predict", little)
+        patch.setattr(predictor.Predictor, "predict_scales", little)
         return one(IMAGE)
 
 

@@ -54,9 +54,9 @@ def test_one_that_is_larger_than_the_budget_passes_alone() -> None:
 def test_times_add_up_by_part() -> None:
     times = StageTimes()
     for _ in range(3):
-        with times.of("read"):
+        with times.measure("read"):
             time.sleep(0.01)
-    with pytest.raises(RuntimeError), times.of("write"):
+    with pytest.raises(RuntimeError), times.measure("write"):
         raise RuntimeError
     assert times.seconds["read"] >= 0.03
     assert times.seconds["forward"] == 0.0
@@ -78,32 +78,32 @@ def test_a_setting_is_what_the_manifest_says() -> None:
     inference = InferenceOptions(scales=(1.0, 2.0), flip=True, tile=Tile(size=(64, 96), overlap=16))
     setting = InferenceSettings.of(inference, torch.device("cpu"), "bf16", 3)
     assert setting == InferenceSettings("cpu", "bf16", (1.0, 2.0), True, inference.tile, 3)
-    assert setting.hands == 2
+    assert setting.io_threads == 2
 
 
-@pytest.mark.parametrize(("cores", "hands"), [(1, 2), (6, 3), (16, 8), (96, 8)])
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (6, 3), (16, 8), (96, 8)])
 def test_beside_a_gpu_half_of_the_cores_decode_and_half_write(
-    cores: int, hands: int, monkeypatch: pytest.MonkeyPatch
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    assert InferenceSettings("cuda:1", "fp16", (1.0,), False).hands == hands
+    assert InferenceSettings("cuda:1", "fp16", (1.0,), False).io_threads == threads
 
 
 def test_on_a_cpu_there_is_nothing_to_bring() -> None:
     result = torch.randn(3, 4)
-    assert HostCopy(torch.device("cpu")).send(result)() is result
+    assert HostCopy(torch.device("cpu")).start(result)() is result
 
 
 @pytest.mark.gpu
 def test_results_come_from_a_gpu_as_they_were_computed() -> None:
     device = torch.device("cuda")
-    courier, fetches = HostCopy(device), []
+    host_copy, fetches = HostCopy(device), []
     with torch.inference_mode():
         for number in range(20):
             result = torch.full((19, 512, 512), float(number), device=device, dtype=torch.float16)
             for _ in range(20):  # what is still being computed when it is sent
                 result = result * 1.0
-            fetches.append(courier.send(result))
+            fetches.append(host_copy.start(result))
             del result
     for number, fetch in enumerate(fetches):
         assert (fetch() == number).all()

@@ -38,7 +38,7 @@ def made(member: Member, tile: Tile | None = None, flip: bool = True) -> Predict
 
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, at_once: int, gathered: int) -> list[tuple[int, int, bool]]:
     """Images of more pixels than these do not fit; what was tried is listed."""
-    whole, tried = Predictor._whole, []
+    whole, tried = Predictor.compute, []
 
     def try_it(self: Predictor, image: Tensor, gather: torch.device | None) -> Tensor:
         height, width = image.shape[1:]
@@ -47,7 +47,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, at_once: int, gathered: int
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, image, gather)
 
-    monkeypatch.setattr(module.Predictor, "_whole", try_it)
+    monkeypatch.setattr(module.Predictor, "compute", try_it)
     return tried
 
 
@@ -102,7 +102,7 @@ def test_a_tile_as_large_as_the_image_is_the_image(member: Member, monkeypatch: 
     expected, _ = made(member)(IMAGE)
     predictor = made(member)
     assert torch.allclose(
-        predictor._in_tiles(IMAGE, Tile(size=(200, 200))).half().float(), expected.float(), atol=2e-3
+        predictor.compute_in_tiles(IMAGE, Tile(size=(200, 200))).half().float(), expected.float(), atol=2e-3
     )
 
 
@@ -164,7 +164,7 @@ def test_a_trunk_that_takes_few_pixels_gets_tiles(member: Member, flip: bool) ->
 
 def test_rounding_may_run_out_of_memory_too(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = made(member)(IMAGE)
-    whole = Predictor._whole
+    whole = Predictor.compute
 
     class NoRoom:
         def to(self, dtype: torch.dtype) -> Tensor:
@@ -173,14 +173,14 @@ def test_rounding_may_run_out_of_memory_too(member: Member, monkeypatch: pytest.
     def at_once_too_large(self: Predictor, image: Tensor, gather: torch.device | None) -> Tensor | NoRoom:
         return NoRoom() if gather is None else whole(self, image, gather)
 
-    monkeypatch.setattr(Predictor, "_whole", at_once_too_large)
+    monkeypatch.setattr(Predictor, "compute", at_once_too_large)
     logits, how = made(member)(IMAGE)
     assert how == SCALE_BY_SCALE
     assert torch.equal(logits, expected)
 
 
 def test_what_failed_is_let_go_before_the_next_try(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, kept, alive = Predictor._whole, [], []
+    whole, kept, alive = Predictor.compute, [], []
 
     def fails_with_a_tensor(self: Predictor, image: Tensor, gather: torch.device | None) -> Tensor:
         if gather is not None:
@@ -190,7 +190,7 @@ def test_what_failed_is_let_go_before_the_next_try(member: Member, monkeypatch: 
         kept.append(weakref.ref(large))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Predictor, "_whole", fails_with_a_tensor)
+    monkeypatch.setattr(Predictor, "compute", fails_with_a_tensor)
     assert made(member)(IMAGE)[1] == SCALE_BY_SCALE
     assert alive == [False]
 
@@ -224,8 +224,8 @@ def test_tiles_that_agree_give_what_they_agree_on(
     tile = Tile(size=(tall, wide), overlap=overlap)
     predictor = Predictor(torch.device("cpu"), "fp32", (1.0,), False, tile)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Predictor, "_whole", lambda self, part, gather: torch.full((19, *part.shape[1:]), value))
-        logits = predictor._in_tiles(torch.zeros(3, height, width, dtype=torch.uint8), tile)
+        patch.setattr(Predictor, "compute", lambda self, part, gather: torch.full((19, *part.shape[1:]), value))
+        logits = predictor.compute_in_tiles(torch.zeros(3, height, width, dtype=torch.uint8), tile)
     torch.testing.assert_close(logits, torch.full((19, height, width), value), rtol=1e-5, atol=0)
 
 

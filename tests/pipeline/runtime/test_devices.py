@@ -117,14 +117,14 @@ def test_an_image_that_does_not_fit_is_made_in_parts_and_the_next_one_at_once(
         assert room < whole
         torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
     else:
-        predict = Predictor._predict
+        predict = Predictor.predict_scales
 
         def little(self: Predictor, pixels: Tensor, gather: torch.device | None) -> Tensor:
             if pixels.shape[-1] > 160:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return predict(self, pixels, gather)
 
-        monkeypatch.setattr(Predictor, "_predict", little)
+        monkeypatch.setattr(Predictor, "predict_scales", little)
     try:
         logits, how = one(large)
     finally:
@@ -171,13 +171,13 @@ def test_graphs_give_the_same_bits_while_other_threads_pin_memory(
 
 
 def test_results_travel_beside_what_is_computed_next(device: str) -> None:
-    courier, fetches = HostCopy(torch.device(device)), []
+    host_copy, fetches = HostCopy(torch.device(device)), []
     with torch.inference_mode():
         for number in range(20):
             result = torch.full((19, 64, 64), float(number), device=device, dtype=torch.float16)
             for _ in range(20):
                 result = result * 1.0
-            fetches.append(courier.send(result))
+            fetches.append(host_copy.start(result))
     for number, fetch in enumerate(fetches):
         here = fetch()
         assert here.device.type == "cpu"
@@ -221,15 +221,15 @@ def test_members_resident_and_in_turns_predict_the_same(
             one.tree["inference"]["cuda_graphs"] = graphs
             one.save()
             with monkeypatch.context() as patch:
-                patch.setattr(predict_block._LoadedNetworks, "key", None)
+                patch.setattr(predict_block.LoadedNetworks, "key", None)
                 if way == "in turns":
-                    patch.setattr(predict_block, "_free_memory", lambda _: 0)
+                    patch.setattr(predict_block, "free_gpu_memory", lambda _: 0)
                 result = one.run("predict", "--device", device)
                 assert result.code == 0, result
                 assert "cannot be used" not in result.err
-                assert predict_block._LoadedNetworks.networks is not None
-                assert predict_block._LoadedNetworks.networks.together == (way == "together")
-                patch.setattr(predict_block._LoadedNetworks, "networks", None)
+                assert predict_block.LoadedNetworks.networks is not None
+                assert predict_block.LoadedNetworks.networks.are_together == (way == "together")
+                patch.setattr(predict_block.LoadedNetworks, "networks", None)
             pictures = {name: data for name, data in files(one.predictions).items() if name.endswith(".png")}
             assert len(pictures) == 10
             ways[f"{way} {graphs}"] = pictures

@@ -1,4 +1,4 @@
-"""What a worker must be before it gets work."""
+"""Checks of a worker before it gets blocks."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ GOOD: dict[str, Any] = {
     "missing": [],
     "sees": True,
 }
-PLACES = (Path("/out"), Path("/photos"))
+REQUIRED = (Path("/out"), Path("/photos"))
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", None])
 def test_a_worker_that_fits_has_no_problem(device: str | None) -> None:
-    assert worker_problem(GOOD | {"device": device or "cpu"}, PLACES, device) is None
+    assert worker_problem(GOOD | {"device": device or "cpu"}, REQUIRED, device) is None
 
 
 def test_a_gpu_may_work_where_all_work_on_the_cpu() -> None:
-    assert worker_problem(GOOD | {"device": "cuda"}, PLACES, "cpu") is None
+    assert worker_problem(GOOD | {"device": "cuda"}, REQUIRED, "cpu") is None
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_a_gpu_may_work_where_all_work_on_the_cpu() -> None:
 )
 def test_what_does_not_fit_is_said(wrong: dict[str, Any], said: str) -> None:
     found = GOOD | {"device": "cuda"} | wrong
-    assert re.match(rf"worker ant on hill: {said}", worker_problem(found, PLACES, "cuda") or "")
+    assert re.match(rf"worker ant on hill: {said}", worker_problem(found, REQUIRED, "cuda") or "")

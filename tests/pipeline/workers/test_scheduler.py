@@ -69,72 +69,70 @@ class Pack:
         raise NotImplementedError
 
 
-class Crew:
+class ScriptedPool:
     """Workers by name; an image's fate is in its name: ``kill``, ``hang``, ``fail``, ``full`` or none."""
 
-    dashboard = None
-
-    def __init__(self, hands: int, seed: int = 0, deaths: float = 0.0) -> None:
+    def __init__(self, workers: int, seed: int = 0, deaths: float = 0.0) -> None:
         self._draw, self._deaths = random.Random(seed), deaths
-        self._hands = [Worker(f"w{n}") for n in range(hands)]
+        self._workers = [Worker(f"w{n}") for n in range(workers)]
         self._given: dict[int, tuple[Pack, Worker]] = {}
         self._hanging: set[int] = set()
         self._killed: list[int] = []
         self.started = self.stopped = 0
         self.blocks: list[tuple[str, str, int]] = []
 
-    def start(self, places: tuple[Path, ...]) -> None:
+    def start(self, required_paths: tuple[Path, ...]) -> None:
         self.started += 1
 
     def describe(self) -> list[str]:
         return []
 
-    def hands(self) -> list[Worker]:
-        return self._hands
+    def workers(self) -> list[Worker]:
+        return self._workers
 
-    def submit(self, number: int, block: Pack, hand: Worker) -> None:  # type: ignore[override]
+    def submit(self, number: int, block: Pack, worker: Worker) -> None:  # type: ignore[override]
         assert block.shelf.held
-        assert hand not in [other for _, other in self._given.values()]
-        self._given[number] = block, hand
-        self.blocks.append((hand.name, block.shelf.key, len(block.paths)))
+        assert worker not in [other for _, other in self._given.values()]
+        self._given[number] = block, worker
+        self.blocks.append((worker.name, block.shelf.key, len(block.paths)))
 
-    def wait(self, timeout: float, stop: Callable[[], bool], sink: Callable[[Event], None]) -> None:
+    def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
         while self._killed:
             number = self._killed.pop()
             del self._given[number]
-            sink(WorkerDied(number, 1))
+            on_event(WorkerDied(number, 1))
         ready = [number for number in self._given if number not in self._hanging]
         if not ready:
             return
         number = self._draw.choice(ready)
-        pack, hand = self._given[number]
-        outcome = BlockResult(seconds=1.0)
+        pack, _ = self._given[number]
+        result = BlockResult(seconds=1.0)
         for position, path in enumerate(pack.paths):
             if path in pack.shelf.done:
                 continue
             if "hang" in path:
-                sink(BlockProgress(number, hand.name, BlockStatus(position, path, 1e6)))
+                on_event(BlockProgress(number, BlockStatus(position, path, 1e6)))
                 self._hanging.add(number)
                 return
             if "kill" in path or self._draw.random() < self._deaths:
                 del self._given[number]
-                sink(WorkerDied(number, 1))
+                on_event(WorkerDied(number, 1))
                 return
             if "full" in path:
-                outcome.disk = "the disk is full"
-                outcome.left = pack.paths[position:]
+                result.disk_problem = "the disk is full"
+                result.left = pack.paths[position:]
                 break
             if "bug" in path:
                 del self._given[number]
-                sink(BlockRaised(number, RuntimeError("a bug")))
+                on_event(BlockRaised(number, RuntimeError("a bug")))
                 return
             if "fail" in path:
-                outcome.failed[path] = "no picture"
+                result.failed[path] = "no picture"
             else:
                 pack.shelf.done.append(path)
-            sink(BlockProgress(number, hand.name, BlockStatus(position + 1)))
+            on_event(BlockProgress(number, BlockStatus(position + 1)))
         del self._given[number]
-        sink(BlockFinished(number, outcome))
+        on_event(BlockFinished(number, result))
 
     def stop(self) -> None:
         self.stopped += 1
@@ -144,20 +142,20 @@ class Crew:
         self._killed.append(number)
 
     def close(self) -> None:
-        raise AssertionError("who began the crew closes it")
+        raise AssertionError("the caller closes the pool")
 
 
-def run(shelves: Sequence[Shelf], crew: Crew) -> dict[str, JobSummary]:
-    tallies: dict[str, JobSummary] = {}
+def run(shelves: Sequence[Shelf], pool: ScriptedPool) -> dict[str, JobSummary]:
+    summaries: dict[str, JobSummary] = {}
 
-    def ended(position: int, tally: JobSummary) -> None:
-        assert shelves[position].name not in tallies
-        tallies[shelves[position].name] = tally
+    def ended(position: int, summary: JobSummary) -> None:
+        assert shelves[position].name not in summaries
+        summaries[shelves[position].name] = summary
 
     with Progress(0) as progress:
-        run_jobs(shelves, crew, progress, ended, places=(), patience=60.0)  # type: ignore[arg-type]
+        run_jobs(shelves, pool, progress, ended, required_paths=(), image_timeout=60.0)  # type: ignore[arg-type]
     assert not any(shelf.held for shelf in shelves)
-    return tallies
+    return summaries
 
 
 FATES = st.sampled_from(["", "", "", "", "fail"])
@@ -171,76 +169,76 @@ FATES = st.sampled_from(["", "", "", "", "fail"])
     st.sampled_from([None, "kill", "hang"]),
 )
 def test_every_image_is_done_once_or_listed(
-    fates: list[list[str]], hands: int, seed: int, culprit: str | None
+    fates: list[list[str]], workers: int, seed: int, bad_image: str | None
 ) -> None:
     shelves = [
         Shelf(f"s{i}", [f"{n}{fate}" for n, fate in enumerate(row)], f"net{i % 2}") for i, row in enumerate(fates)
     ]
-    if culprit:
-        shelves[0].images.insert(len(shelves[0].images) // 2, culprit)
-    tallies = run(shelves, Crew(hands, seed))
+    if bad_image:
+        shelves[0].images.insert(len(shelves[0].images) // 2, bad_image)
+    summaries = run(shelves, ScriptedPool(workers, seed))
     for shelf in shelves:
-        tally = tallies[shelf.name]
+        summary = summaries[shelf.name]
         bad = {path for path in shelf.images if path.strip("0123456789")}
         assert sorted(shelf.done) == sorted(set(shelf.images) - bad)
-        assert set(tally.failed) == bad
-        assert tally.done == len(shelf.done)
-        assert (tally.problem, tally.interrupted) == (None, False)
+        assert set(summary.failed) == bad
+        assert summary.done == len(shelf.done)
+        assert (summary.problem, summary.interrupted) == (None, False)
 
 
 def test_an_image_that_kills_is_given_four_workers_and_no_innocent_is_listed() -> None:
     shelf = Shelf("s", [f"{n}" for n in range(60)] + ["kill"] + [f"{n}" for n in range(60, 200)])
-    crew = Crew(2)
-    tally = run([shelf], crew)["s"]
-    assert set(tally.failed) == {"kill"}
-    assert "4 workers died" in tally.failed["kill"]
+    pool = ScriptedPool(2)
+    summary = run([shelf], pool)["s"]
+    assert set(summary.failed) == {"kill"}
+    assert "4 workers died" in summary.failed["kill"]
     assert len(shelf.done) == 200
-    assert sum(size == 1 for _, _, size in crew.blocks) <= IN_FLIGHT + 10
+    assert sum(size == 1 for _, _, size in pool.blocks) <= IN_FLIGHT + 10
 
 
 def test_workers_that_always_die_end_the_job_and_not_the_run() -> None:
     shelves = [Shelf("s", [f"kill{n}" for n in range(100)]), Shelf("t", ["a", "b"], "other")]
-    crew = Crew(1)
-    tallies = run(shelves, crew)
-    assert "workers die whatever image they work on" in str(tallies["s"].problem)
-    assert len(tallies["s"].failed) == 3
-    assert tallies["t"].done == 2
-    assert len(crew.blocks) < 20
+    pool = ScriptedPool(1)
+    summaries = run(shelves, pool)
+    assert "workers die whatever image they work on" in str(summaries["s"].problem)
+    assert len(summaries["s"].failed) == 3
+    assert summaries["t"].done == 2
+    assert len(pool.blocks) < 20
 
 
 def test_a_worker_keeps_what_it_has_loaded() -> None:
     shelves = [Shelf(f"{model}/{data}", [f"{n}" for n in range(200)], model) for model in "abc" for data in "xy"]
-    crew = Crew(3)
-    tallies = run(shelves, crew)
-    assert all(tally.done == 200 for tally in tallies.values())
+    pool = ScriptedPool(3)
+    summaries = run(shelves, pool)
+    assert all(summary.done == 200 for summary in summaries.values())
     for name in ("w0", "w1", "w2"):
-        keys = [key for hand, key, _ in crew.blocks if hand == name]
+        keys = [key for worker, key, _ in pool.blocks if worker == name]
         changes = sum(a != b for a, b in itertools.pairwise(keys))
         assert changes <= 6, keys  # to its own model, and to what is left at the end
 
 
 def test_idle_workers_take_what_is_left() -> None:
-    crew = Crew(4)
-    run([Shelf("s", [f"{n}" for n in range(100)])], crew)
-    assert {hand for hand, _, _ in crew.blocks} == {"w0", "w1", "w2", "w3"}
+    pool = ScriptedPool(4)
+    run([Shelf("s", [f"{n}" for n in range(100)])], pool)
+    assert {worker for worker, _, _ in pool.blocks} == {"w0", "w1", "w2", "w3"}
 
 
 def test_work_that_is_refused_is_reported_and_the_rest_is_done() -> None:
     shelves = [Shelf("s", ["a"], refusal=StoreError("in use")), Shelf("t", ["a"])]
-    tallies = run(shelves, Crew(1))
-    assert (tallies["s"].problem, tallies["t"].done) == ("in use", 1)
+    summaries = run(shelves, ScriptedPool(1))
+    assert (summaries["s"].problem, summaries["t"].done) == ("in use", 1)
 
 
 def test_nothing_to_do_starts_nobody() -> None:
-    crew = Crew(1)
-    assert run([Shelf("s", [])], crew)["s"].done == 0
-    assert crew.started == 0
+    pool = ScriptedPool(1)
+    assert run([Shelf("s", [])], pool)["s"].done == 0
+    assert pool.started == 0
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_is_done() -> None:
     shelves = [Shelf("s", ["a", "b", "full", "c"]), Shelf("t", ["a"], "other")]
     with pytest.raises(DiskError, match="the disk is full"):
-        run(shelves, Crew(1))
+        run(shelves, ScriptedPool(1))
     assert shelves[0].done == ["a", "b"]
     assert shelves[1].done == []
     assert not shelves[0].held
@@ -249,7 +247,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_done() -> None:
 def test_a_bug_is_raised_and_locks_are_given_back() -> None:
     shelf = Shelf("s", ["a", "bug"])
     with pytest.raises(RuntimeError, match="a bug"):
-        run([shelf], Crew(1))
+        run([shelf], ScriptedPool(1))
     assert not shelf.held
 
 
@@ -257,15 +255,15 @@ def test_a_bug_is_raised_and_locks_are_given_back() -> None:
 @given(st.integers(0, 10**6))
 def test_workers_that_die_now_and_then_cost_no_image(seed: int) -> None:
     shelf = Shelf("s", [f"{n}" for n in range(150)])
-    tally = run([shelf], Crew(3, seed, deaths=0.02))["s"]
-    assert len(shelf.done) + len(tally.failed) == 150
-    assert tally.done == len(shelf.done)
+    summary = run([shelf], ScriptedPool(3, seed, deaths=0.02))["s"]
+    assert len(shelf.done) + len(summary.failed) == 150
+    assert summary.done == len(shelf.done)
     assert len(shelf.done) == len(set(shelf.done))
 
 
 def test_what_dead_writers_left_is_removed_once_nobody_writes_any_more_and_only_where_somebody_wrote() -> None:
     written, done_before = Shelf("s", ["a", "kill", "b"]), Shelf("t", [])
-    run([written, done_before], Crew(2))
+    run([written, done_before], ScriptedPool(2))
     assert (written.swept, done_before.swept) == (1, 0)
 
 
@@ -274,5 +272,5 @@ def test_what_cannot_be_removed_does_not_fail_the_run() -> None:
         def sweep(self) -> None:
             raise PermissionError
 
-    tally = run([Stuck("s", ["a", "b"])], Crew(1))["s"]
-    assert (tally.done, tally.problem) == (2, None)
+    summary = run([Stuck("s", ["a", "b"])], ScriptedPool(1))["s"]
+    assert (summary.done, summary.problem) == (2, None)
