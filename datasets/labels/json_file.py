@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...errors import DatasetError
+from ...errors import DatasetError, cannot_read, reason
 
 
 def read_json(path: Path) -> Any:
@@ -14,6 +14,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DatasetError(cannot_read(path, error)) from error
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: is no JSON ({' '.join(str(error).split())}); unpack it again") from error
+        raise DatasetError(f"{path}: is no JSON ({reason(error)}); unpack it again") from error

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DatasetError
+from ...errors import DatasetError, cannot_read
 from ..decode.arrays import decode_colours
 from .json_file import read_json
 
@@ -59,7 +59,7 @@ def _version(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DatasetError(cannot_read(path, error)) from error
     return status.st_mtime_ns, status.st_size
 
 

@@ -14,7 +14,7 @@ from ...datasets.layout.folder_layout import output_stem
 from ...errors import ManifestError, StoreError, disk_error
 from ..config.manifest import FusionFunctions, Manifest, Member
 from ..storage.filesystem import is_remote
-from ..storage.output_folder import PREDICTIONS, store_path
+from ..storage.output_folder import predictions_path, store_path
 from ..storage.run_record import failures, gone
 from ..storage.writer_lock import require_free, writer_lock
 from ..store.image_table import ImageEntry
@@ -142,7 +142,7 @@ def _plan_dataset(
             "or pass --allow-missing"
         )
 
-    folder = manifest.output / PREDICTIONS / dataset
+    folder = predictions_path(manifest.output, dataset)
     require_free(folder)
     before = {} if overwrite else read_record(folder)
     record = make_record(manifest.ensemble, [(m, store.identity if store else None) for m, store in members], before)

@@ -26,7 +26,7 @@ from ..storage.filesystem import (
     write_bytes,
     write_json,
 )
-from ..storage.output_folder import PHOTOGRAPHS
+from ..storage.output_folder import image_sizes_path
 from ..storage.writer_lock import writer_lock
 from .ensemble_record import RECORD, describe_changes, read_record, same_work
 from .prediction_files import CONFIDENCE, LABEL, prediction_names
@@ -78,15 +78,11 @@ def note_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
     before = _read_sizes(folder)
     now = {**before, **sizes}
     if now != before:
-        write_json(_sizes_file(folder), now)
-
-
-def _sizes_file(folder: Path) -> Path:
-    return folder.parent.parent / PHOTOGRAPHS / f"{folder.name}.json"
+        write_json(image_sizes_path(folder), now)
 
 
 def _read_sizes(folder: Path) -> dict[str, int]:
-    path = _sizes_file(folder)
+    path = image_sizes_path(folder)
     try:
         value = json.loads(read_bytes(path))
         if not isinstance(value, dict) or not all(isinstance(size, int) for size in value.values()):
@@ -159,7 +155,7 @@ def remove_predictions(folder: Path) -> None:
     try:
         with writer_lock(folder):
             remove(folder / RECORD)
-            remove(_sizes_file(folder))
+            remove(image_sizes_path(folder))
             _sweep(folder, lambda name: name.endswith((LABEL, CONFIDENCE)))
     except OSError as error:
         raise disk_error(folder, error) from error

@@ -19,7 +19,7 @@ from ..fusion.ensemble_record import make_record, read_record
 from ..fusion.prediction_files import prediction_names
 from ..fusion.prediction_folder import existing_predictions, remove_predictions, require_same_work, require_unchanged
 from ..runtime.device import resolve_device, resolve_precision, resolve_speed
-from ..storage.output_folder import PREDICTIONS, store_path
+from ..storage.output_folder import predictions_path, store_path
 from ..storage.writer_lock import require_free
 from ..store.identity import Identity
 from ..store.image_table import ImageEntry
@@ -131,7 +131,7 @@ def _plan_dataset(
     overwrite: bool,
 ) -> DatasetPlan:
     dataset, photos = looked.dataset.name, looked.photographs
-    folder = manifest.output / PREDICTIONS / dataset
+    folder = predictions_path(manifest.output, dataset)
     require_free(folder)
     before = {} if overwrite else read_record(folder)
     record = make_record(manifest.ensemble, [(m, i) for m, i in members if m.weight], before)

@@ -6,14 +6,7 @@ from pathlib import Path
 
 from .filesystem import is_remote
 
-LOGITS = "logits"
-"""Folder of all stores."""
-PREDICTIONS = "predictions"
-"""Folder of all predictions."""
-PHOTOGRAPHS = "photographs"
-"""Folder of the notes on how large the images were that predictions were made of."""
-DAMAGED = "damaged"
-"""Folder of shards that ``verify --repair`` moved away."""
+_LOGITS, _PREDICTIONS, _PHOTOGRAPHS, _DAMAGED = "logits", "predictions", "photographs", "damaged"
 
 
 def store_path(output: Path, dataset: str, model: str) -> Path:
@@ -24,12 +17,17 @@ def store_path(output: Path, dataset: str, model: str) -> Path:
         dataset: name of the dataset.
         model: name of the model.
     """
-    return output / LOGITS / dataset / f"{model}.zarr"
+    return output / _LOGITS / dataset / f"{model}.zarr"
+
+
+def all_predictions_path(output: Path) -> Path:
+    """Return the folder that holds the predictions of all datasets."""
+    return output / _PREDICTIONS
 
 
 def predictions_path(output: Path, dataset: str) -> Path:
     """Return the folder of a dataset's predictions."""
-    return output / PREDICTIONS / dataset
+    return output / _PREDICTIONS / dataset
 
 
 def damaged_path(output: Path, dataset: str, model: str) -> Path:
@@ -40,12 +38,16 @@ def damaged_path(output: Path, dataset: str, model: str) -> Path:
         dataset: name of the dataset.
         model: name of the model.
     """
-    return output / DAMAGED / dataset / model
+    return output / _DAMAGED / dataset / model
 
 
 def image_sizes_path(predictions: Path) -> Path:
-    """Return the file that notes the image sizes of the predictions in the folder ``predictions``."""
-    return predictions.parent.parent / PHOTOGRAPHS / f"{predictions.name}.json"
+    """Return the file with the sizes in bytes of the image files that a dataset's predictions were made of.
+
+    Args:
+        predictions: the folder of the dataset's predictions.
+    """
+    return predictions.parent.parent / _PHOTOGRAPHS / f"{predictions.name}.json"
 
 
 def own_folders(output: Path) -> list[Path]:
@@ -54,4 +56,4 @@ def own_folders(output: Path) -> list[Path]:
     ``output`` itself is not among them, since a user may keep images there. None of an output in an object store:
     datasets lie on disks.
     """
-    return [] if is_remote(output) else [output / name for name in (LOGITS, PREDICTIONS, DAMAGED)]
+    return [] if is_remote(output) else [output / name for name in (_LOGITS, _PREDICTIONS, _DAMAGED)]

@@ -125,7 +125,7 @@ def no_answer(name: str, error: object, worker: dict[str, Any], where: str) -> s
         worker: what Dask's scheduler knows about it.
         where: completes "install it ...", such as "where it runs".
     """
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = reason(error)
     if worker.get("memory_limit") and not isinstance(error, ImportError):
         return (
             f"worker {name}: ended before it could answer ({said}); it has a memory limit of "
