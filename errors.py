@@ -63,7 +63,7 @@ def disk_error(path: Path, error: OSError) -> DiskError:
     )
 
 
-def reason(error: BaseException) -> str:
+def reason(error: object) -> str:
     """Say why something failed, in one line: the system's words for an OSError, else the error's own text."""
     said = error.strerror if isinstance(error, OSError) else None
     return said or " ".join(str(error).split()) or type(error).__name__

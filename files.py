@@ -16,23 +16,23 @@ from typing import Any
 
 PARTIAL = ".partial"
 
-# What disks answer that know no such call: Lustre without -o flock, NFS without a lock daemon, CIFS, some FUSE disks.
-_NOT_KNOWN = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
+# Errors of disks without such a call: Lustre without -o flock, NFS without a lock daemon, CIFS, some FUSE disks.
+_UNSUPPORTED = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
 
 _told: set[str] = set()
 _tell: Callable[[str], None] | None = None
 
 
 def tell_limits(tell: Callable[[str], None]) -> None:
-    """From now on call ``tell`` with a line, once for each thing that a disk cannot do and that is left out."""
+    """Call ``tell`` with a line, once for each operation that a disk does not support and that is left out."""
     global _tell
     _tell = tell
     _told.clear()
 
 
 def _lacks(what: str, path: Path, error: OSError, consequence: str) -> None:
-    """Tell that the disk of ``path`` cannot do ``what``; OSError if it failed for another reason."""
-    if error.errno not in _NOT_KNOWN:
+    """Tell that the disk of ``path`` does not support ``what``; raise the error if it has another cause."""
+    if error.errno not in _UNSUPPORTED:
         raise error
     if what not in _told and _tell is not None:
         _told.add(what)
@@ -46,11 +46,11 @@ def is_partial(name: str) -> bool:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an exception.
+    """Give a temporary path beside ``path``, which replaces ``path`` when the block ends without an exception.
 
-    The content is flushed to the disk before the rename, the rename before the return, so that a
-    machine that loses power leaves the old file or the whole new one. After an exception the
-    temporary file is gone and ``path`` is as it was. The parent folder is made where it is missing.
+    The content is flushed to the disk before the rename, and the rename before the return, so that after a power cut
+    there is either the old file or the complete new one. After an exception the temporary file is removed and
+    ``path`` is unchanged. The parent folder is made where it is missing.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -70,10 +70,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def guarded(path: Path) -> Iterator[None]:
-    """One thread of one process at a time: for a file beside ``path`` that is read, changed and put back.
+    """Let one thread of one process at a time into the block: for a file that is read, changed and written.
 
-    The kernel frees the guard of a process that dies. The file ``path`` is the guard's own, and gone
-    afterwards. Where the disk knows no such guards, everybody passes, and that is said once.
+    ``path`` is a file of the lock's own, which is removed afterwards. The kernel frees the lock of a process that
+    dies. On a disk without file locks every caller passes, and that is reported once (`tell_limits`).
 
     Raises:
         OSError: the folder cannot be written.
@@ -82,7 +82,7 @@ def guarded(path: Path) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _wait_for(handle, path)
-            # Whoever had it before may have removed the file that was waited for.
+            # The previous holder may have removed the file while this one waited for it.
             if _is_file(path, handle):
                 break
         except OSError:
@@ -127,13 +127,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def move(path: Path, target: Path) -> None:
-    """Give a file another place, also on another disk, and never leave half of it there.
+    """Move a file, also to another disk, without ever leaving a part of it there.
 
     The folder of ``target`` is made where it is missing. On another disk the file is copied under a temporary name,
     flushed, renamed, and only then removed from its old place.
 
     Raises:
-        OSError: the target's folder cannot be written, or the old one.
+        OSError: the target's folder or the old one cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -147,12 +147,13 @@ def move(path: Path, target: Path) -> None:
 
 
 def write_bytes(path: Path, *pieces: bytes | bytearray | memoryview) -> None:
-    """Write pieces, one behind the other, atomically (see `atomic_path`)."""
+    """Write a file from pieces, one after another, atomically (see `atomic_path`)."""
     with atomic_path(path) as temporary:
-        _fill(temporary, pieces)
+        fill(temporary, pieces)
 
 
-def _fill(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+def fill(path: Path, pieces: Iterable[bytes | bytearray | memoryview]) -> None:
+    """Write pieces, one after another, to a file that nobody reads yet."""
     with path.open("wb") as file:
         file.writelines(pieces)
 
@@ -163,7 +164,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def as_json(value: Any) -> str:
-    """``value`` as our files hold it: indented JSON, no NaN, one newline at the end."""
+    """Write ``value`` as indented JSON without NaN, with one newline at the end."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -173,6 +174,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content, read in blocks."""
+    """Compute the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

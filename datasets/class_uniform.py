@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DatasetError, disk_error
+from ..errors import DatasetError, cannot_read, disk_error
 from ..files import write_bytes
 from .decode.image_header import read_size
 from .layout.folder_layout import located
@@ -245,7 +245,7 @@ def _bytes(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DatasetError(cannot_read(path, error)) from error
 
 
 def _load(path: Path, num_images: int, num_classes: int) -> NDArray[np.int32] | None:

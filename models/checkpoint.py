@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, reason
 from ..files import write_bytes
 from .checkpoint_layouts import COUNTER, Weights, find_weights
 from .pickled_weights import is_zip, read_pickled
@@ -162,7 +162,7 @@ def _demand_file(path: Path) -> None:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path}: cannot be read: {reason(error)}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ from .hrnet import join, join_rows, resize
 # Pixels whose features are held in float32 at once while regions are gathered: 512 MiB at 512 channels.
 _GATHER_PIXELS = 2**18
 _AUXILIARY_CHANNELS = 192
+DROPOUT = 0.05
+"""Share of output channels dropped in training, unless a recipe says otherwise."""
 # Pixels that are looked at together where no pixel, or only its neighbours, matter to another.
 _ROWS_PIXELS = 2**15
 
@@ -43,20 +45,12 @@ class OCRHead(nn.Module):
         num_classes: classes, and so regions.
         mid_channels: channels of pixel and region features.
         key_channels: channels in which pixels and regions are compared.
-        dropout: share of output channels dropped in training.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        mid_channels: int = 512,
-        key_channels: int = 256,
-        dropout: float = 0.05,
-    ):
+    def __init__(self, in_channels: int, num_classes: int, mid_channels: int = 512, key_channels: int = 256):
         super().__init__()
         self.conv3x3_ocr = nn.Sequential(nn.Conv2d(in_channels, mid_channels, 3, padding=1), _bn_relu(mid_channels))
-        self.ocr_distri_head = ObjectContext(mid_channels, key_channels, dropout)
+        self.ocr_distri_head = ObjectContext(mid_channels, key_channels)
         self.cls_head = nn.Conv2d(mid_channels, num_classes, 1)
         self.aux_head = nn.Sequential(
             nn.Conv2d(in_channels, in_channels, 1),
@@ -150,11 +144,11 @@ class ObjectContext(nn.Module):
     In inference they take the pixels' place in memory.
     """
 
-    def __init__(self, channels: int, key_channels: int, dropout: float):
+    def __init__(self, channels: int, key_channels: int):
         super().__init__()
         self.object_context_block = ObjectAttention(channels, key_channels)
         self.conv_bn_dropout = nn.Sequential(
-            nn.Conv2d(2 * channels, channels, 1, bias=False), _bn_relu(channels), nn.Dropout2d(dropout)
+            nn.Conv2d(2 * channels, channels, 1, bias=False), _bn_relu(channels), nn.Dropout2d(DROPOUT)
         )
 
     def forward(self, pixels: Tensor, regions: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ import yaml
 from .. import __version__
 from ..datasets.dataset_specs import NAMES, dataset_spec
 from ..datasets.synthetic.write_bravo import write_bravo
-from ..errors import ManifestError, StoreError
+from ..errors import ManifestError, StoreError, reason
 from ..files import write_json, write_text
 from .config.load_manifest import SHIPPED
 from .submission.bravo_archives import SPLITS, write_samples
@@ -189,7 +189,7 @@ def run_demo(folder: Path, seed: int, *, quick: bool = False) -> int:
             write_text(plan.recipe(name), _recipe(plan, name))
         write_text(plan.manifest, text)
     except OSError as error:
-        raise StoreError(f"{plan.folder}: cannot be written ({error.strerror}); choose another --output") from error
+        raise StoreError(f"{plan.folder}: cannot be written ({reason(error)}); choose another --output") from error
     finished = _FinishedSteps(plan.folder / "steps.json")
     code = _run_step(finished, plan.draw()) or _train_members(finished, plan)
     for step in plan.after_training() if not code else ():

@@ -1,4 +1,4 @@
-"""Figures, sizes and counts as people read them."""
+"""Numbers as people read them: sizes, shares, counts and scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def as_size(count: float) -> str:
-    """Bytes for people, such as ``1.54 GB``."""
+    """Format a number of bytes, such as ``1.54 GB``."""
     for unit in ("B", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -17,7 +17,7 @@ def as_size(count: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share with three digits, such as ``33.5 %`` and ``0.00211 %``; a dash for nothing."""
+    """Format a share with three digits, such as ``33.5 %`` and ``0.00211 %``; a dash for 0."""
     if share <= 0:
         return "-"
     if share < 1e-7:
@@ -26,19 +26,19 @@ def percent(share: float) -> str:
 
 
 def plural(number: int, what: str) -> str:
-    """``1 image``, ``2 images``."""
+    """Format a count, such as ``1 image`` and ``2 images``."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def figure(value: float | None) -> str:
-    """A figure or a number of things for people; a dash where it is not defined."""
+    """Format a score with four decimals, or a count; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return "-"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def without_nan(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures with None for NaN, as JSON can hold them."""
+    """Replace NaN by None, also in lists, so that JSON can hold the figures."""
 
     def one(value: Any) -> Any:
         if isinstance(value, list):

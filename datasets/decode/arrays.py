@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...errors import DatasetError
+from ...errors import DatasetError, cannot_read, reason
 from .exif import turned
 from .image_header import BadImage, Header, read_header
 from .png_integrity import whole_png
@@ -115,7 +115,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DatasetError(cannot_read(path, error)) from error
     except BadImage as error:
         raise DatasetError(f"{path}: {error}") from error
 
@@ -164,5 +164,4 @@ def _opened(content: bytes | bytearray, kind: str) -> Iterator[Image.Image]:
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and more for what is damaged
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadImage(f"cannot be decoded ({reason}); the file is damaged") from error
+        raise BadImage(f"cannot be decoded ({reason(error)}); the file is damaged") from error

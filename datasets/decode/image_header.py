@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ...errors import DatasetError
+from ...errors import DatasetError, cannot_read
 from .exif import EXIF_MARK, MOST_EXIF, read_orientation, swaps_sides
 
 MAX_PIXELS = 2**28 // 3
@@ -65,7 +65,7 @@ def header_of(path: Path, late_exif: bool = False) -> Header:
         with path.open("rb") as file:
             return read_header(file, late_exif)
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DatasetError(cannot_read(path, error)) from error
     except BadImage as error:
         raise DatasetError(f"{path}: {error}") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ...errors import DatasetError
+from ...errors import DatasetError, cannot_read
 from ..dataset_specs import SEE, DatasetSpec, MaskRule
 
 
@@ -42,7 +42,7 @@ def encoding_of(root: Path, facts: DatasetSpec, rule: MaskRule, folder: str) -> 
         content = json.loads(path.read_bytes())
         names = [str(label["name"]) for label in content["labels"]]
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DatasetError(cannot_read(path, error)) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DatasetError(f"{path}: is no list of labels ({reason}); unpack it again") from error

@@ -6,15 +6,15 @@ Kirillov et al., CVPR 2019 (arXiv 1801.00868); the format is described at https:
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import DatasetError
+from ...errors import DatasetError, cannot_read
 from ..decode.arrays import decode_colours
+from .json_file import read_json
 
 NO_SEGMENT = 0
 """The category of pixels whose colour is no segment of the picture."""
@@ -59,19 +59,14 @@ def _version(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DatasetError(cannot_read(path, error)) from error
     return status.st_mtime_ns, status.st_size
 
 
 @functools.lru_cache(maxsize=2)
 def _parsed(path: Path, version: tuple[int, int]) -> dict[str, _Segments]:
     """Name of each mask -> ids of its segments, ascending, and their categories."""
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: is no JSON ({' '.join(str(error).split())}); unpack it again") from error
+    content = read_json(path)
     try:
         return {picture["file_name"]: _segments(picture["segments_info"]) for picture in content["annotations"]}
     except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -6,12 +6,10 @@ three points are none; where a name is unknown and ends in "group", the name bef
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from ...errors import DatasetError, disk_error, nearest
 from ...files import atomic_path
 from ..decode.image_header import MAX_PIXELS
 from ..parallel import map_files
+from .json_file import read_json
 
 BACKGROUND = "unlabeled"
 """The name of what no polygon covers."""
@@ -47,7 +46,7 @@ def draw(path: Path, ids: Mapping[str, int]) -> NDArray[np.uint8]:
     Raises:
         DatasetError: the file cannot be read, is none of these, or holds a name that is not in ``ids``.
     """
-    content = _read(path)
+    content = read_json(path)
     try:
         height, width = int(content["imgHeight"]), int(content["imgWidth"])
         objects = [item for item in content["objects"] if not item.get("deleted") and len(item["polygon"]) >= 3]
@@ -128,16 +127,6 @@ def _text(made_of: bytes) -> PngInfo:
     info = PngInfo()
     info.add(b"tEXt", made_of)
     return info
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: is no JSON ({' '.join(str(error).split())}); unpack it again") from error
-    return content
 
 
 def _id(path: Path, label: object, ids: Mapping[str, int]) -> int:

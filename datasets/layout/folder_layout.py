@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ...errors import DatasetError, first_few
+from ...errors import DatasetError, cannot_read, first_few
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Suffixes of image files, in capitals or not."""
@@ -196,7 +196,7 @@ def walk(
                 f"{error.filename}: is a link to a file that is not there; fix or remove it"
             ) from error
         except OSError as error:
-            raise DatasetError(f"{error.filename or real}: cannot be read ({error.strerror})") from error
+            raise DatasetError(cannot_read(error.filename or real, error)) from error
 
 
 def names_in(folder: Path) -> frozenset[str]:
@@ -207,7 +207,7 @@ def names_in(folder: Path) -> frozenset[str]:
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
     except OSError as error:
-        raise DatasetError(f"{folder}: cannot be read ({error.strerror or error})") from error
+        raise DatasetError(cannot_read(folder, error)) from error
 
 
 def _is_within(path: str, folder: str) -> bool:

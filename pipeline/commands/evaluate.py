@@ -191,7 +191,7 @@ def _evaluate_bravo(
 ) -> None:
     from ..fusion.member_stores import scored_combinations, voting_members
     from ..scoring.evaluate_bravo import score_members, score_predictions, score_submission
-    from ..storage.output_folder import PREDICTIONS
+    from ..storage.output_folder import all_predictions_path
 
     if given.submission is not None:
         _print_bravo(say, score_submission(ground_truth, samples, given.submission))
@@ -199,7 +199,7 @@ def _evaluate_bravo(
         _print_bravo(say, score_predictions(ground_truth, samples, given.predictions))
     else:
         read = manifest()
-        folder = given.predictions or read.output / PREDICTIONS
+        folder = given.predictions or all_predictions_path(read.output)
         if given.members:
             subjects = scored_combinations(
                 voting_members(read), per_model=given.per_model, leave_one_out=given.leave_one_out

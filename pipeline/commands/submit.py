@@ -139,7 +139,7 @@ def submit(
 
 
 def _submit_bravo(manifest: Callable[..., Manifest], say: Output, given: _Options) -> None:
-    from ..storage.output_folder import PREDICTIONS
+    from ..storage.output_folder import all_predictions_path
     from ..submission.submit_bravo import check_bravo, submit_bravo
 
     if given.check is not None:
@@ -153,7 +153,7 @@ def _submit_bravo(manifest: Callable[..., Manifest], say: Output, given: _Option
         say.line(f"{looked.images} images are sound, {len(looked.wrong)} wrong, {len(missing)} missing{held}")
         end_command(len(looked.wrong) + len(missing))
     elif given.samples is not None and given.output is not None:
-        folder = given.predictions or manifest().output / PREDICTIONS
+        folder = given.predictions or all_predictions_path(manifest().output)
         result = submit_bravo(folder, given.samples, given.output)
         _print_written(say, "submission", given.output, result)
 

@@ -21,7 +21,7 @@ from ...datasets.layout.find_images import part_of, split_folders
 from ...datasets.layout.folder_layout import located, output_stem, parts_beside, walk
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, find_pairs, list_pairs, mask_places, panoptic_json
 from ...datasets.parallel import map_files
-from ...errors import DatasetError, ManifestError, StoreError, disk_error
+from ...errors import DatasetError, ManifestError, StoreError, disk_error, reason
 from ...files import write_json
 from ..pictures.sheet import dataset_sheet
 from ..runtime.progress import Progress
@@ -318,4 +318,4 @@ def _require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from error
+        raise StoreError(f"{folder}: cannot be written ({reason(error)}); choose another --output") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...datasets.dataset_specs import EVALUATED, NAMES
-from ...errors import DatasetError, ManifestError, StoreError
+from ...errors import DatasetError, ManifestError, StoreError, reason
 from .guide import _CROP, _LONG_EDGE, known_sources
 
 DRAWN = Path("drawn")
@@ -80,7 +80,7 @@ def draw_datasets(
             raise ManifestError(f"{facts.name}: {error}") from error
         except OSError as error:
             raise StoreError(
-                f"{folder / facts.folder}: cannot be written ({error.strerror or error}); choose another --output"
+                f"{folder / facts.folder}: cannot be written ({reason(error)}); choose another --output"
             ) from error
         yield DrawnDataset(facts.name, written, _training(facts.name, folder, size))
 

@@ -5,8 +5,7 @@ What was fused, and how, stands in ``ensemble.json`` beside the predictions of a
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 from ...datasets.layout.folder_layout import output_stem
 from ...errors import ManifestError, StoreError, disk_error
 from ..config.manifest import FusionFunctions, Manifest, Member
-from ..storage.filesystem import is_remote, remove_partials
-from ..storage.output_folder import PREDICTIONS, store_path
+from ..storage.filesystem import is_remote
+from ..storage.output_folder import predictions_path, store_path
 from ..storage.run_record import failures, gone
 from ..storage.writer_lock import require_free, writer_lock
 from ..store.image_table import ImageEntry
@@ -27,11 +26,11 @@ from .ensemble_block import EnsembleBlock, FusionTask
 from .ensemble_record import make_record, read_record
 from .prediction_files import prediction_names
 from .prediction_folder import (
+    PredictionJob,
     begin_predictions,
     existing_predictions,
     remove_predictions,
     require_same_work,
-    without_prediction,
 )
 
 
@@ -143,7 +142,7 @@ def _plan_dataset(
             "or pass --allow-missing"
         )
 
-    folder = manifest.output / PREDICTIONS / dataset
+    folder = predictions_path(manifest.output, dataset)
     require_free(folder)
     before = {} if overwrite else read_record(folder)
     record = make_record(manifest.ensemble, [(m, store.identity if store else None) for m, store in members], before)
@@ -249,7 +248,7 @@ def run_ensemble(
     )
 
 
-class EnsembleJob:
+class EnsembleJob(PredictionJob):
     """The scheduler's job of fusing one dataset.
 
     Args:
@@ -258,20 +257,17 @@ class EnsembleJob:
     """
 
     def __init__(self, plan: EnsemblePlan, functions: FusionFunctions) -> None:
+        super().__init__(plan.dataset, plan.folder, key=plan.dataset)
         self._plan, self._functions = plan, functions
-        self._held = contextlib.ExitStack()
         self._tasks = {task.entry.path: task for task in plan.tasks}
         self._is_opened = False
 
-    @property
-    def name(self) -> str:
-        return self._plan.dataset
-
-    @property
-    def key(self) -> str:
-        return self._plan.dataset
-
     def open(self) -> list[JobImage]:
+        """Lock the folder, begin the predictions, and return the images that are not fused.
+
+        Raises:
+            StoreError: the folder is in use, or another run began other predictions there.
+        """
         plan = self._plan
         self._is_opened = True
         try:
@@ -279,21 +275,12 @@ class EnsembleJob:
             begin_predictions(plan.folder, plan.record, plan.partial, self._tasks)
         except OSError as error:
             raise disk_error(plan.folder, error) from error
-        return [JobImage(t.entry.path, max(1, (t.entry.height or 0) * (t.entry.width or 0))) for t in plan.tasks]
+        return [JobImage(task.entry.path, max(1, task.entry.pixels)) for task in plan.tasks]
 
     def block(self, paths: Sequence[str]) -> EnsembleBlock:
         members = tuple((member, store.path if store else None) for member, store in self._plan.members)
         tasks = tuple(self._tasks[path] for path in paths)
         return EnsembleBlock(self._plan.folder, members, self._functions, tasks, self._token)
-
-    def incomplete(self, paths: Iterable[str]) -> list[str]:
-        return without_prediction(self._plan.folder, paths)
-
-    def sweep(self) -> None:
-        remove_partials(self._plan.folder)
-
-    def close(self) -> None:
-        self._held.close()
 
     def result(self, summary: JobSummary) -> EnsembleResult:
         """Make the dataset's result.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...errors import ManifestError
 from ..config.manifest import FusionFunctions, Manifest, Member
@@ -94,6 +95,26 @@ def scored_combinations(
     return found
 
 
+def fuse_members(logits: Iterable[Tensor], members: Sequence[Member], functions: FusionFunctions) -> Fused:
+    """Fuse logits with the members' weights and temperatures.
+
+    Args:
+        logits: of each member, (C, ...); may be lazy.
+        members: the members.
+        functions: functions of the label and of the confidence.
+
+    Returns:
+        see `fuse`.
+    """
+    return fuse(
+        logits,
+        [member.weight for member in members],
+        [member.temperature for member in members],
+        label=functions.label,
+        confidence=functions.confidence,
+    )
+
+
 def fused_strips(
     members: Sequence[Member],
     stores: Sequence[LogitStore],
@@ -124,18 +145,14 @@ def fused_strips(
     step = max(1, CACHED_PIXELS // rooms[0].shape[2])
     for start, stop in stores[0].strips(indices[0]):
 
-        def read(store: LogitStore, index: int, room: np.ndarray, a: int = start, b: int = stop) -> torch.Tensor:
+        def read(store: LogitStore, index: int, room: np.ndarray, a: int = start, b: int = stop) -> Tensor:
             return torch.from_numpy(store.read(index, a, b, room))
 
         strips = list(read_all(read, stores, indices, rooms))
         for y in range(0, stop - start, step):
             fused = {
-                name: fuse(
-                    [strips[i][:, y : y + step] for i in numbers],
-                    [members[i].weight for i in numbers],
-                    [members[i].temperature for i in numbers],
-                    label=functions.label,
-                    confidence=functions.confidence,
+                name: fuse_members(
+                    [strips[i][:, y : y + step] for i in numbers], [members[i] for i in numbers], functions
                 )
                 for name, numbers in combinations.items()
             }

@@ -10,7 +10,7 @@ import numpy as np
 from ...datasets.decode.arrays import decode_grey, decode_rgb
 from ...datasets.layout.folder_layout import output_stem
 from ...datasets.taxonomy import CLASS_NAMES
-from ...errors import DatasetError, StoreError, first_few
+from ...errors import DatasetError, StoreError, cannot_read, first_few
 from ..storage.filesystem import listing, read_bytes
 
 LABEL, CONFIDENCE = "_pred.png", "_conf.png"
@@ -40,7 +40,7 @@ def require_predictions(folder: Path, names: Sequence[str], called: str, fix: st
     try:
         there = {found.name for found in listing(folder)}
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
+        raise StoreError(cannot_read(folder, error)) from error
     if missing := [name for name in names if name not in there]:
         raise StoreError(f"{folder}: lacks {len(missing)} of {called} ({first_few(missing, 2)}); {fix}")
 
@@ -137,5 +137,5 @@ def _decoded(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such prediction; make it with 'hmsa-pipeline ensemble'") from None
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise DatasetError(cannot_read(path, error)) from error
     return decode_grey(content, path)

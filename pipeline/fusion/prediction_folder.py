@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import zlib
@@ -13,10 +14,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...errors import StoreError, disk_error
+from ...errors import StoreError, cannot_read, disk_error
 from ...files import is_partial
-from ..storage.filesystem import listing, read_bytes, remove, remove_all, size, write_bytes, write_json
-from ..storage.output_folder import PHOTOGRAPHS
+from ..storage.filesystem import (
+    listing,
+    read_bytes,
+    remove,
+    remove_all,
+    remove_partials,
+    size,
+    write_bytes,
+    write_json,
+)
+from ..storage.output_folder import image_sizes_path
 from ..storage.writer_lock import writer_lock
 from .ensemble_record import RECORD, describe_changes, read_record, same_work
 from .prediction_files import CONFIDENCE, LABEL, prediction_names
@@ -44,7 +54,7 @@ def existing_predictions(folder: Path) -> dict[str, int]:
     try:
         return {found.name: found.modified for found in listing(folder) if found.name.endswith(".png")}
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be read ({error.strerror or error})") from error
+        raise StoreError(cannot_read(folder, error)) from error
 
 
 def require_unchanged(folder: Path, sizes: Mapping[str, int]) -> None:
@@ -68,15 +78,11 @@ def note_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
     before = _read_sizes(folder)
     now = {**before, **sizes}
     if now != before:
-        write_json(_sizes_file(folder), now)
-
-
-def _sizes_file(folder: Path) -> Path:
-    return folder.parent.parent / PHOTOGRAPHS / f"{folder.name}.json"
+        write_json(image_sizes_path(folder), now)
 
 
 def _read_sizes(folder: Path) -> dict[str, int]:
-    path = _sizes_file(folder)
+    path = image_sizes_path(folder)
     try:
         value = json.loads(read_bytes(path))
         if not isinstance(value, dict) or not all(isinstance(size, int) for size in value.values()):
@@ -149,7 +155,7 @@ def remove_predictions(folder: Path) -> None:
     try:
         with writer_lock(folder):
             remove(folder / RECORD)
-            remove(_sizes_file(folder))
+            remove(image_sizes_path(folder))
             _sweep(folder, lambda name: name.endswith((LABEL, CONFIDENCE)))
     except OSError as error:
         raise disk_error(folder, error) from error
@@ -157,3 +163,29 @@ def remove_predictions(folder: Path) -> None:
 
 def _sweep(folder: Path, unwanted: Callable[[str], bool]) -> None:
     remove_all(folder, [found.name for found in listing(folder) if unwanted(found.name)])
+
+
+class PredictionJob:
+    """Base of the jobs that fill a dataset's folder of predictions.
+
+    Args:
+        dataset: name of the dataset, and of the job.
+        folder: folder of the predictions.
+        key: see `Job.key`.
+    """
+
+    def __init__(self, dataset: str, folder: Path, key: str) -> None:
+        self.name, self.key, self._folder = dataset, key, folder
+        self._held = contextlib.ExitStack()
+
+    def incomplete(self, paths: Iterable[str]) -> list[str]:
+        """Return the images whose prediction is missing."""
+        return without_prediction(self._folder, paths)
+
+    def sweep(self) -> None:
+        """Remove files that dead writers left."""
+        remove_partials(self._folder)
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._held.close()

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..runtime.device import is_out_of_memory, reason
+from ..runtime.device import first_line, is_out_of_memory
 
 Work = Callable[[Tensor], Tensor]
 Capture = Callable[[Work, Tensor], Work]
@@ -94,7 +94,7 @@ class GraphForward:
                     f"cuda_graphs: no memory for a graph of {size[-2]}x{size[-1]}; such images run without one"
                 )
             else:
-                self._give_up(f"{type(error).__name__}: {reason(error)}")
+                self._give_up(f"{type(error).__name__}: {first_line(error)}")
             return None
         if not same:
             self._give_up("a replay gave other logits than the pass that was captured")

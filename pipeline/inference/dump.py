@@ -23,6 +23,7 @@ from .inputs import remarks, survey
 from .predictor import InferenceSettings
 from .store_job import (
     DumpResult,
+    InferencePlan,
     StoreJob,
     StorePlan,
     complete_in,
@@ -36,27 +37,12 @@ from .store_job import (
 _COMPRESSED = 1.5  # times smaller than raw, see docs/decisions.md
 
 
-@dataclass(frozen=True)
-class DumpPlan:
-    """The stores to fill, checked and ready to run.
+@dataclass(frozen=True, kw_only=True)
+class DumpPlan(InferencePlan):
+    """The stores to fill, in the order in which they are begun, and the number of complete images in each."""
 
-    Attributes:
-        manifest: the manifest that was planned.
-        jobs: the stores, in the order in which they are begun.
-        complete: number of complete images in each.
-        device: the device as the workers see it.
-        precision: fp16, bf16 or fp32, as it is really used.
-        notes: lines for the user.
-        overwrite: existing stores are removed before the first job runs.
-    """
-
-    manifest: Manifest
     jobs: tuple[StorePlan, ...]
     complete: tuple[int, ...]
-    device: torch.device
-    precision: str
-    notes: tuple[str, ...]
-    overwrite: bool = False
 
     @property
     def todo(self) -> int:
@@ -228,4 +214,12 @@ def plan_dump(
     for job in jobs:
         require_free(job.store)
     complete = tuple(0 if overwrite else len(complete_in(job)) for job in jobs)
-    return DumpPlan(manifest, jobs, complete, target, precision, tuple(notes), overwrite)
+    return DumpPlan(
+        manifest=manifest,
+        jobs=jobs,
+        complete=complete,
+        device=target,
+        precision=precision,
+        notes=tuple(notes),
+        overwrite=overwrite,
+    )

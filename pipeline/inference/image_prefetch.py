@@ -47,7 +47,7 @@ def prefetch_images(
     with ThreadPoolExecutor(threads, "read") as readers:
         try:
             for entry in entries:
-                size = 3 * (entry.height or 0) * (entry.width or 0)
+                size = 3 * entry.pixels
                 while waiting and (held + size > READ_BYTES or len(waiting) >= MAX_AHEAD):
                     first, first_size, future = waiting.popleft()
                     yield first, future.result()

@@ -13,7 +13,7 @@ import numpy as np
 from ... import __version__
 from ...datasets.layout.folder_layout import output_stem
 from ...datasets.taxonomy import CLASS_NAMES
-from ...errors import ManifestError, StoreError, disk_error
+from ...errors import ManifestError, StoreError, disk_error, reason
 from ..config.manifest import Manifest
 from ..runtime.progress import Progress
 from ..storage.output_folder import store_path
@@ -192,7 +192,7 @@ def _read(
     except KeyError as error:
         raise StoreError(f"{path}: has no array '{KEY}'") from error
     except Exception as error:  # numpy, zipfile and zlib each raise their own errors for a damaged file
-        raise StoreError(f"{path}: is no readable .npz file ({' '.join(str(error).split())})") from error
+        raise StoreError(f"{path}: is no readable .npz file ({reason(error)})") from error
     if logits.dtype != np.float16:
         raise StoreError(f"{path}: holds {logits.dtype}; float16 is needed")
     if size[0] is None:

@@ -13,7 +13,7 @@ from typing import Any
 from ...datasets.decode.image_header import header_of
 from ...datasets.layout.find_images import survey_images
 from ...datasets.layout.folder_layout import PlacedImage, located, parts_beside
-from ...errors import DatasetError, HmsaError, StoreError, first_few
+from ...errors import DatasetError, HmsaError, StoreError, cannot_read, first_few
 from ...models.precision import check_range
 from ..config.manifest import DatasetEntry, Manifest, Member
 from ..runtime.device import AUTOCAST, resolve_device, resolve_precision
@@ -100,7 +100,7 @@ def _checkpoint_status(member: Member, precision: str) -> InputStatus:
             checkpoint_digest(member)
             notes.append("its sha256 is that of the manifest")
     except (HmsaError, OSError) as error:
-        problem = f"{error.filename}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+        problem = cannot_read(error.filename, error) if isinstance(error, OSError) else str(error)
         return InputStatus("model", member.name, "", problem, is_missing=False)
     if used != precision:
         try:

@@ -19,7 +19,7 @@ from ..fusion.ensemble_record import make_record, read_record
 from ..fusion.prediction_files import prediction_names
 from ..fusion.prediction_folder import existing_predictions, remove_predictions, require_same_work, require_unchanged
 from ..runtime.device import resolve_device, resolve_precision, resolve_speed
-from ..storage.output_folder import PREDICTIONS, store_path
+from ..storage.output_folder import predictions_path, store_path
 from ..storage.writer_lock import require_free
 from ..store.identity import Identity
 from ..store.image_table import ImageEntry
@@ -28,28 +28,22 @@ from ..workers.recorded_jobs import run_recorded_jobs
 from .inputs import Survey, remarks, survey
 from .predict_job import DatasetPlan, PredictJob, PredictResult
 from .predictor import InferenceSettings
-from .store_job import StorePlan, complete_in, identities_of, identity_for_dataset, require_writable, set_aside
+from .store_job import (
+    InferencePlan,
+    StorePlan,
+    complete_in,
+    identities_of,
+    identity_for_dataset,
+    require_writable,
+    set_aside,
+)
 
 
-@dataclass(frozen=True)
-class PredictPlan:
-    """The datasets to predict, checked and ready to run.
+@dataclass(frozen=True, kw_only=True)
+class PredictPlan(InferencePlan):
+    """The datasets to predict, in the order in which they are begun."""
 
-    Attributes:
-        manifest: the manifest that was planned.
-        datasets: in the order in which they are begun.
-        device: the device as the workers see it.
-        precision: fp16, bf16 or fp32, as it is really used.
-        notes: lines for the user.
-        overwrite: existing predictions and kept stores are removed first.
-    """
-
-    manifest: Manifest
     datasets: tuple[DatasetPlan, ...]
-    device: torch.device
-    precision: str
-    notes: tuple[str, ...]
-    overwrite: bool = False
 
     @property
     def todo(self) -> int:
@@ -122,7 +116,9 @@ def plan_predict(
         for looked, root in zip(surveys, roots, strict=True)
     )
     said = (*([note] if note else ()), *notes, *said, *remarks(surveys))
-    return PredictPlan(manifest, datasets, target, precision, said, overwrite)
+    return PredictPlan(
+        manifest=manifest, datasets=datasets, device=target, precision=precision, notes=said, overwrite=overwrite
+    )
 
 
 def _plan_dataset(
@@ -135,7 +131,7 @@ def _plan_dataset(
     overwrite: bool,
 ) -> DatasetPlan:
     dataset, photos = looked.dataset.name, looked.photographs
-    folder = manifest.output / PREDICTIONS / dataset
+    folder = predictions_path(manifest.output, dataset)
     require_free(folder)
     before = {} if overwrite else read_record(folder)
     record = make_record(manifest.ensemble, [(m, i) for m, i in members if m.weight], before)
@@ -160,7 +156,17 @@ def _plan_dataset(
             seen[photo.path] = photo.bytes
         skipped += is_there and all(photo.path in complete for complete in stored)
     require_unchanged(folder, seen)
-    return DatasetPlan(dataset, root, folder, tuple(members), stores, record, partial, tuple(wanted), skipped)
+    return DatasetPlan(
+        dataset=dataset,
+        root=root,
+        folder=folder,
+        members=tuple(members),
+        stores=stores,
+        record=record,
+        partial=partial,
+        wanted=tuple(wanted),
+        skipped=skipped,
+    )
 
 
 def run_predict(

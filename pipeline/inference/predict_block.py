@@ -17,7 +17,8 @@ from torch import Tensor
 from ...datasets.taxonomy import NUM_CLASSES
 from ...errors import StoreError
 from ..config.manifest import FusionFunctions, Member
-from ..fusion.fuse import Fused, fuse, quantise
+from ..fusion.fuse import Fused, quantise
+from ..fusion.member_stores import fuse_members
 from ..fusion.prediction_folder import without_prediction, write_prediction
 from ..store.image_table import ImageEntry
 from ..store.shard_writer import ShardWriter
@@ -171,8 +172,8 @@ class PredictBlock(ImageBlock):
     def load(self) -> int:
         if _load_networks(self.settings, self.members).are_together:
             return 1
-        sizes = [2 * NUM_CLASSES * (entry.height or 0) * (entry.width or 0) for entry in self.entries]
-        return max(1, min(TURN_IMAGES, _TURN_BYTES // max(1, len(self.members) * max(sizes))))
+        largest = 2 * NUM_CLASSES * max(entry.pixels for entry in self.entries)
+        return max(1, min(TURN_IMAGES, _TURN_BYTES // max(1, len(self.members) * largest)))
 
     def take_notes(self) -> list[str]:
         return LoadedNetworks.networks.take_notes() if LoadedNetworks.networks is not None else []
@@ -260,14 +261,7 @@ class PredictBlock(ImageBlock):
 
     @torch.inference_mode()
     def _fuse(self, logits: Iterator[Tensor]) -> Fused:
-        members = [one.member for one in self._voting]
-        return fuse(
-            logits,
-            [member.weight for member in members],
-            [member.temperature for member in members],
-            label=self.functions.label,
-            confidence=self.functions.confidence,
-        )
+        return fuse_members(logits, [one.member for one in self._voting], self.functions)
 
     def _computed(
         self,
@@ -277,11 +271,12 @@ class PredictBlock(ImageBlock):
         fallbacks: Mapping[str, str],
         host_copy: HostCopy,
     ) -> ComputedImage:
-        pixels = (entry.height or 0) * (entry.width or 0)
         fetches = None if fused is None else (host_copy.start(fused.label), host_copy.start(fused.confidence))
         fallback = "; ".join(f"{name} {way}" for name, way in fallbacks.items()) or None
         return ComputedImage(
-            pixels * (2 * NUM_CLASSES * len(kept) + 5), partial(self._write, entry.path, fetches, kept), fallback
+            entry.pixels * (2 * NUM_CLASSES * len(kept) + 5),
+            partial(self._write, entry.path, fetches, kept),
+            fallback,
         )
 
     def _write(

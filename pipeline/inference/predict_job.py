@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 from ...errors import disk_error
 from ..config.manifest import FusionFunctions, Member
 from ..fusion.ensemble_record import read_record
-from ..fusion.prediction_folder import begin_predictions, note_sizes, without_prediction
-from ..storage.filesystem import remove_partials
+from ..fusion.prediction_folder import PredictionJob, begin_predictions, note_sizes
 from ..storage.writer_lock import writer_lock
 from ..store.identity import Identity
 from ..store.image_table import ImageEntry
@@ -22,7 +20,7 @@ from .predictor import InferenceSettings
 from .store_job import InferenceResult, StoreJob, StorePlan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetPlan:
     """The work on one dataset.
 
@@ -63,7 +61,7 @@ class PredictResult(InferenceResult):
         return {"dataset": self.dataset, **super().as_json()}
 
 
-class PredictJob:
+class PredictJob(PredictionJob):
     """The scheduler's job of predicting one dataset, with the stores of the members whose logits are kept.
 
     Args:
@@ -73,19 +71,11 @@ class PredictJob:
     """
 
     def __init__(self, plan: DatasetPlan, functions: FusionFunctions, settings: InferenceSettings) -> None:
+        super().__init__(plan.dataset, plan.folder, key="all models")
         self._plan, self._functions, self._settings = plan, functions, settings
         self._stores = {store.member.name: StoreJob(store, settings) for store in plan.stores}
-        self._held = contextlib.ExitStack()
         self._entries = {entry.path: entry for entry in plan.wanted}
         self._skipped = 0
-
-    @property
-    def name(self) -> str:
-        return self._plan.dataset
-
-    @property
-    def key(self) -> str:
-        return "all models"
 
     def open(self) -> list[JobImage]:
         """Lock the folder and the kept stores, and return the images that are not complete.
@@ -107,8 +97,7 @@ class PredictJob:
             raise disk_error(plan.folder, error) from error
         todo = self.incomplete(self._entries)
         self._skipped = len(self._entries) - len(todo)
-        pixels = {path: (entry.height or 0) * (entry.width or 0) for path, entry in self._entries.items()}
-        return [JobImage(path, max(1, pixels[path])) for path in todo]
+        return [JobImage(path, max(1, self._entries[path].pixels)) for path in todo]
 
     def block(self, paths: Sequence[str]) -> PredictBlock:
         plan = self._plan
@@ -119,7 +108,14 @@ class PredictJob:
         entries = tuple(self._entries[path] for path in paths)
         exif = any(identity.exif for _, identity in plan.members)
         return PredictBlock(
-            plan.folder, self._token, plan.root, members, self._functions, entries, self._settings, exif
+            folder=plan.folder,
+            token=self._token,
+            root=plan.root,
+            members=members,
+            functions=self._functions,
+            entries=entries,
+            settings=self._settings,
+            exif=exif,
         )
 
     def _logits_target(self, name: str, paths: Sequence[str]) -> LogitsTarget | None:
@@ -130,18 +126,15 @@ class PredictJob:
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
         paths = list(paths)
-        missing = set(without_prediction(self._plan.folder, paths))
+        missing = set(super().incomplete(paths))
         for store in self._stores.values():
             missing |= set(store.incomplete(paths))
         return [path for path in paths if path in missing]
 
     def sweep(self) -> None:
-        remove_partials(self._plan.folder)
+        super().sweep()
         for store in self._stores.values():
             store.sweep()
-
-    def close(self) -> None:
-        self._held.close()
 
     def result(self, summary: JobSummary) -> PredictResult:
         """Make the dataset's result."""

@@ -16,7 +16,7 @@ from ...models.precision import demand_range
 from ...models.prepare_inference import compile_regions, prepare_for_inference, without_compile
 from ...models.registry import build_any
 from ..config.manifest import InferenceOptions, Member, Tile
-from ..runtime.device import AUTOCAST, is_out_of_memory, reason, resolve_speed
+from ..runtime.device import AUTOCAST, first_line, is_out_of_memory, resolve_speed
 from .cuda_graphs import GraphForward, release_graphs
 
 SCALE_BY_SCALE = "scale by scale"
@@ -260,8 +260,8 @@ class Predictor:
         self._compiled = False
         self._forget_graphs()
         self._note(
-            f"compile: failed ({type(error).__name__}: {reason(error)}); images are made without it, run.json lists "
-            "them"
+            f"compile: failed ({type(error).__name__}: {first_line(error)}); images are made without it, run.json "
+            "lists them"
         )
 
     def compute_in_tiles(self, image: Tensor, tile: Tile) -> Tensor:

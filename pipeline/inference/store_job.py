@@ -14,7 +14,7 @@ import torch
 from ... import __version__
 from ...datasets.decode.tensors import MEAN, STD
 from ...datasets.taxonomy import CLASS_NAMES
-from ...errors import StoreError, disk_error
+from ...errors import StoreError, disk_error, reason
 from ...files import PARTIAL
 from ..config.manifest import DatasetEntry, Manifest, Member
 from ..storage.filesystem import make_folder, remove, remove_partials, write_bytes
@@ -65,6 +65,25 @@ def raw_bytes(plan: StorePlan) -> int:
     """Return the size in bytes of all wanted logits, uncompressed."""
     classes = len(plan.identity.classes)
     return sum(2 * classes * photo.size[0] * photo.size[1] for photo in plan.wanted if photo.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferencePlan:
+    """Base of the plans that run networks.
+
+    Attributes:
+        manifest: the manifest that was planned.
+        device: the device as the workers see it.
+        precision: fp16, bf16 or fp32, as it is really used.
+        notes: lines for the user.
+        overwrite: existing results are removed first.
+    """
+
+    manifest: Manifest
+    device: torch.device
+    precision: str
+    notes: tuple[str, ...]
+    overwrite: bool
 
 
 @dataclass(kw_only=True)
@@ -120,7 +139,7 @@ def require_writable(output: Path) -> None:
             remove(probe)
     except OSError as error:
         raise StoreError(
-            f"{output}: cannot be written ({error.strerror or error}); choose another --output, or free it"
+            f"{output}: cannot be written ({reason(error)}); choose another --output, or free it"
         ) from error
 
 
@@ -139,6 +158,9 @@ class StoreJob:
     Args:
         plan: the store.
         settings: settings of the network.
+
+    Attributes:
+        gone: images that the opened store lists and the dataset no longer holds.
     """
 
     def __init__(self, plan: StorePlan, settings: InferenceSettings) -> None:
@@ -147,20 +169,8 @@ class StoreJob:
         self._held = contextlib.ExitStack()
         self._todo: list[str] = []
         self._skipped: set[str] = set()
-        self._gone: frozenset[str] = frozenset()
-
-    @property
-    def name(self) -> str:
-        return self._plan.name
-
-    @property
-    def key(self) -> str:
-        return self._plan.member.name
-
-    @property
-    def gone(self) -> frozenset[str]:
-        """Images that the opened store lists and the dataset no longer holds."""
-        return self._gone
+        self.name, self.key = plan.name, plan.member.name
+        self.gone: frozenset[str] = frozenset()
 
     def open(self) -> list[JobImage]:
         """Lock the store, bring its table up to date, and return the images that are not complete.
@@ -178,24 +188,24 @@ class StoreJob:
         except OSError as error:
             raise disk_error(plan.store, error) from error
         self._store, self._writer = store, store.writer()
-        self._gone = frozenset(store.index.keys() - {photo.path for photo in plan.photographs})
+        self.gone = frozenset(store.index.keys() - {photo.path for photo in plan.photographs})
         wanted = [store.index[photo.path] for photo in plan.wanted]
         self._skipped = {store.images[i].path for i in wanted if complete[i]}
         todo = [store.images[i] for i in wanted if not complete[i]]
         self._todo = [entry.path for entry in todo]
-        return [JobImage(entry.path, max(1, (entry.height or 0) * (entry.width or 0))) for entry in todo]
+        return [JobImage(entry.path, max(1, entry.pixels)) for entry in todo]
 
     def block(self, paths: Sequence[str]) -> DumpBlock:
         assert self._store is not None
         return DumpBlock(
-            self._plan.member,
-            self._plan.identity.sha256,
-            self._plan.root,
-            self._writer,
-            self._token,
-            tuple(self._store.images[self._store.index[path]] for path in paths),
-            self._settings,
-            self._plan.identity.exif,
+            member=self._plan.member,
+            digest=self._plan.identity.sha256,
+            root=self._plan.root,
+            writer=self._writer,
+            token=self._token,
+            entries=tuple(self._store.images[self._store.index[path]] for path in paths),
+            settings=self._settings,
+            exif=self._plan.identity.exif,
         )
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
@@ -217,9 +227,9 @@ class StoreJob:
             dataset=self._plan.dataset,
             images=len(self._plan.wanted),
             skipped=len(self._skipped),
-            gone=self._gone,
+            gone=self.gone,
             present={photo.path for photo in self._plan.photographs},
-            looked_at=self._skipped | (set(self._todo) - left) | self._gone | summary.failed.keys(),
+            looked_at=self._skipped | (set(self._todo) - left) | self.gone | summary.failed.keys(),
             settings=self._settings,
             **vars(summary),
         )

@@ -1,4 +1,4 @@
-"""Pictures of a dataset: how much there is of each class, and a sheet of images under their labels."""
+"""Sheets of pictures: images of a dataset under their labels, and one image as members see it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from ...datasets.decode.arrays import decode_rgb
 from ...datasets.labels.label_reader import LabelReader
 from ...datasets.layout.folder_layout import located
 from ...datasets.layout.image_mask_pairs import ImageMaskPair
-from ...datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES, PALETTE
+from ...datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
 from ...files import atomic_path
+from .colours import blend_over, class_colours
 
 _OPACITY = 0.5
 _STRIPE = 8  # pixels from one stripe to the next where nothing is labelled
@@ -100,13 +101,11 @@ def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.u
     Returns:
         (H, W, 3) uint8.
     """
-    colours = np.zeros((256, 3), np.float32)
-    colours[:NUM_CLASSES] = PALETTE
-    tinted = (1 - _OPACITY) * image + _OPACITY * colours[labels]
+    tinted = blend_over(image, class_colours(labels), _OPACITY)
     ignored = labels == IGNORE
     tinted[ignored] = image[ignored]
     tinted[ignored & _stripes(*labels.shape)] = 255
-    return np.rint(tinted).astype(np.uint8)
+    return tinted
 
 
 def _stripes(height: int, width: int) -> NDArray[np.bool_]:
@@ -139,7 +138,7 @@ def _legend(width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, name
         x, y = place // rows * (width // columns), place % rows * line
         grey = np.full((_SWATCH, _SWATCH, 3), 150, np.uint8)
         label = np.full((_SWATCH, _SWATCH), place if place < NUM_CLASSES else IGNORE, np.uint8)
-        fill = np.full_like(grey, PALETTE[place]) if place < NUM_CLASSES else overlay(grey, label)
+        fill = class_colours(label) if place < NUM_CLASSES else overlay(grey, label)
         picture.paste(Image.fromarray(fill), (x, y))
         pen.rectangle((x, y, x + _SWATCH - 1, y + _SWATCH - 1), outline=_FAINT)
         pen.text((x + _SWATCH + 8, y + _SWATCH / 2), name, fill=_INK, font=font, anchor="lm")

@@ -26,7 +26,7 @@ from ..fusion.prediction_files import prediction_names, require_predictions
 from ..runtime.progress import Progress, say
 from ..scoring.averages import DATASET, PLAIN
 from ..scoring.ground_truth import BRAVO, LABELLED, GroundTruth, load_bravo_ground_truth, load_ground_truth
-from ..storage.output_folder import PREDICTIONS, own_folders
+from ..storage.output_folder import own_folders, predictions_path
 from .image_summary import load_cached, summarise_image
 from .page import FIGURES, write_page
 from .records import PICTURES, DatasetPage, DatasetSetup, DatasetSummary
@@ -68,7 +68,7 @@ def plan_report(
         root = entry.root_path()
         files = find_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
         images = [file.path for file in files]
-        predictions = manifest.output / PREDICTIONS / entry.name
+        predictions = predictions_path(manifest.output, entry.name)
         names = [name for image in images for name in prediction_names(image)]
         fix = "make them with 'hmsa-pipeline ensemble', or take --limit"
         require_predictions(predictions, names, f"{len(names)} predictions", fix)

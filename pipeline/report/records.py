@@ -62,7 +62,8 @@ class DatasetSummary:
         self.gallery[image] = found.entry
         self.histogram += found.histogram
         for name, counted in found.counts.items():
-            self.counts.setdefault(name, PixelCounts(counted.ood)).__iadd__(counted)
+            total = self.counts.setdefault(name, PixelCounts(counted.ood))
+            total += counted
         if found.entry.disagreement is not None:
             self._disputed = found.disputes if self._disputed is None else self._disputed + found.disputes
 

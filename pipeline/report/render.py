@@ -25,7 +25,7 @@ from ..fusion.prediction_files import prediction_names, read_photograph, read_pr
 from ..pictures.colours import blend_over, class_colours, confidence_as_float, heat_map
 from ..pictures.sheet import member_sheet
 from ..runtime.ordered_threads import usable
-from ..storage.output_folder import PREDICTIONS, own_folders
+from ..storage.output_folder import own_folders, predictions_path
 
 KINDS = ("colour", "overlay", "confidence", "sheet")
 _TILE = 480  # width of a picture on a sheet, at most
@@ -96,7 +96,7 @@ def plan_render(
     for entry in manifest.datasets:
         root = entry.root_path()
         files = list_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
-        folder = manifest.output / PREDICTIONS / entry.name
+        folder = predictions_path(manifest.output, entry.name)
         names = [name for file in files for name in prediction_names(file.path)]
         fix = "make them with 'hmsa-pipeline ensemble', or take --limit"
         require_predictions(folder, names, f"{len(names)} predictions", fix)

@@ -1,4 +1,4 @@
-"""Devices and what they can compute."""
+"""Devices, the precisions they can compute in, and torch's errors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` as a device that is there.
-
-    Raises:
-        ManifestError: no such device.
-    """
+    """Find the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names; `ManifestError` if there is none."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not (found := re.fullmatch(r"(cpu)|cuda(?::(\d{1,3}))?", name)):
@@ -32,10 +28,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_devices(name: str) -> list[torch.device]:
-    """``auto``, ``cpu``, ``cuda`` (all there are), ``cuda:N`` or ``cuda:N,M`` as devices that are there.
+    """Find the devices that ``auto``, ``cpu``, ``cuda`` (all GPUs), ``cuda:N`` or ``cuda:N,M`` names.
 
     Raises:
-        ManifestError: no such device.
+        ManifestError: there is no such device, or one is named twice.
     """
     if found := re.fullmatch(r"cuda:(\d{1,3}(?:,\d{1,3})+)", name):
         numbers = [int(number) for number in found[1].split(",")]
@@ -49,14 +45,18 @@ def resolve_devices(name: str) -> list[torch.device]:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is, for people: the GPU's model, or how many threads the CPU computes with."""
+    """Describe a device for people: the GPU's model, or the number of threads that the CPU computes with."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
 
 
 def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:
-    """The precision that is really used, and a line for the user where it is not the one wanted."""
+    """Return the precision that is really used, and a note for the user if it is not the one wanted.
+
+    Raises:
+        ManifestError: the GPU cannot compute in bf16.
+    """
     if wanted == "fp16" and device.type == "cpu":
         return "fp32", "precision: a CPU computes no fp16, fp32 is used (and written down as such)"
     if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
@@ -65,7 +65,13 @@ def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | Non
 
 
 def resolve_speed(cuda_graphs: bool, compile: str, device: torch.device) -> tuple[bool, str, list[str]]:
-    """The manifest's ``cuda_graphs`` and ``compile`` as they are really used, and a line for each that is not."""
+    """Return ``cuda_graphs`` and ``compile`` as they are really used, and a note for each that is not used.
+
+    Args:
+        cuda_graphs: the manifest's setting.
+        compile: the manifest's setting, a mode of torch.compile or ``off``.
+        device: that computes; a CPU uses neither.
+    """
     if device.type == "cuda":
         return cuda_graphs, compile, []
     notes = ["cuda_graphs: only GPUs have them, so it is left out"] if cuda_graphs else []
@@ -75,14 +81,14 @@ def resolve_speed(cuda_graphs: bool, compile: str, device: torch.device) -> tupl
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch had no memory for what it was to do; only on CUDA does it say so by the error's type."""
+    """Say whether torch ran out of memory, which only on CUDA the error's type tells."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         phrase in str(error) for phrase in ("can't allocate memory", "CUDNN_STATUS_ALLOC_FAILED")
     )
 
 
-def reason(error: Exception) -> str:
-    """What an error of torch's says in its first line, or in the next one if that one only announces it."""
+def first_line(error: Exception) -> str:
+    """Return the first line of an error of torch, with the next one if the first ends with a colon."""
     said = ""
     for line in filter(None, map(str.strip, str(error).splitlines())):
         said = f"{said} {line}".strip()

@@ -1,4 +1,4 @@
-"""Work in threads whose results are wanted in order."""
+"""Work in threads, with results in the order of the items."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def map_in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-    """Each item with what ``work`` made of it, in order; only a few items are taken ahead of who asks for them."""
+    """Yield each item with the result of ``work``, in order; at most 8 items are worked on ahead of the consumer."""
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
         try:

@@ -11,15 +11,15 @@ from typing import Any, TextIO
 
 
 class _Descriptor(io.FileIO):
-    """Writes to a file descriptor until that fails; from then on what is written is dropped.
+    """Writes to a file descriptor until that fails, and drops everything afterwards.
 
-    A reader that has left (``| head``) is no error. Any other failure, such as a full disk, is raised once: Python
-    would try the same bytes again when it exits, fail again and replace the exit code by 120. Of standard error
-    none is raised, since there is no place left to say it.
+    A reader that has closed the pipe (``| head``) is no error. Any other failure, such as a full disk, is raised
+    once: otherwise Python tries the same bytes again at exit, fails again and replaces the exit code by 120. Failures
+    of standard error are not raised, since there is no place left to report them.
 
     Args:
         number: the descriptor; it stays open.
-        label: names it in errors; None to raise none.
+        label: name of the stream in errors; None to raise none.
     """
 
     def __init__(self, number: int, label: str | None) -> None:
@@ -40,10 +40,10 @@ class _Descriptor(io.FileIO):
 def prepare() -> None:
     """Make standard output and standard error ready for a command.
 
-    Both hand over each line when it is printed, also to a pipe or a file: a log can be followed, lines of this
-    process and of those that it starts stay in order, and a process that is killed has said all that it knew. What
-    the locale cannot encode is escaped. One that was closed before the start (``>&-``) swallows what it is given.
-    Streams that somebody else has put in their place are left alone.
+    Both write each line when it is printed, also to a pipe or a file: a log can be followed, lines of this process
+    and of those that it starts stay in order, and no line is lost when the process is killed. Characters that the
+    locale cannot encode are escaped. A stream that was closed before the start (``>&-``) drops what is written.
+    Streams that other code has replaced are left alone.
     """
     for name, label in (("stdout", "standard output"), ("stderr", None)):
         stream, first = getattr(sys, name), getattr(sys, f"__{name}__")
@@ -63,7 +63,7 @@ def _prepared(stream: TextIO, label: str | None) -> TextIO:
 
 
 def flush() -> None:
-    """Write what both still hold, for those who end the process by `os._exit`."""
+    """Flush both streams, before a call of `os._exit`, which does not."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -21,7 +21,7 @@ def say(line: str) -> None:
 
 @dataclass
 class _Part:
-    """What one worker is at."""
+    """The job that one worker is doing, and how far it is."""
 
     name: str
     total: int
@@ -30,11 +30,11 @@ class _Part:
 
 
 class Progress:
-    """Counts images of jobs, which one worker does one after another, or several side by side.
+    """Shows how many images of all jobs are done; one worker or several do the jobs.
 
     Args:
-        total: images of all jobs together, without those that were complete before.
-        unit: what is counted.
+        total: number of images of all jobs together, without those that were complete before.
+        unit: name of what is counted.
     """
 
     def __init__(self, total: int, unit: str = "image") -> None:
@@ -59,7 +59,13 @@ class Progress:
             self._bar.close()
 
     def job(self, name: str, total: int, worker: str = "") -> None:
-        """The worker begins with ``total`` images of the job ``name``."""
+        """Begin a job.
+
+        Args:
+            name: of the job.
+            total: number of its images.
+            worker: name of the worker that does it.
+        """
         before = self._parts.get(worker)
         bar = before.bar if before else None
         if self._bar is not None:
@@ -70,7 +76,7 @@ class Progress:
         self._parts[worker] = _Part(name, total, bar=bar)
 
     def advance(self, count: int = 1, worker: str = "") -> None:
-        """One image, or ``count`` of them, is done, well or badly."""
+        """Count images as done, whether they failed or not."""
         self._done += count
         part = self._parts.get(worker)
         if part is not None:
@@ -88,7 +94,7 @@ class Progress:
         say(line)
 
     def aside(self) -> AbstractContextManager[None]:
-        """While the block prints, the bars step aside."""
+        """Hide the bars while the block prints."""
         return tqdm.external_write_mode(file=sys.stdout)
 
     def _line(self) -> str:

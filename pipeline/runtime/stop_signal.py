@@ -1,4 +1,4 @@
-"""Being told to stop, by Ctrl-C or by a cluster that takes its machine back, without stopping at once."""
+"""A request to stop, by Ctrl-C or by a cluster that takes its machine back, that lets work in progress finish."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignal:
-    """While the block runs, the first signal is only noted; the second Ctrl-C stops at once.
+    """While the block runs, the first signal is only recorded; the second Ctrl-C stops at once.
 
     Attributes:
-        requested: whether somebody asked to stop.
+        requested: True once a signal asked to stop.
     """
 
     def __init__(self) -> None:

@@ -29,7 +29,7 @@ from ..fusion.member_stores import (
 )
 from ..fusion.prediction_files import prediction_names, read_prediction, require_classes, require_predictions
 from ..runtime.progress import Progress
-from ..storage.output_folder import PREDICTIONS
+from ..storage.output_folder import predictions_path
 from ..text import figure, without_nan
 from .averages import DATASET, PLAIN, Average
 from .ground_truth import LABELLED, GroundTruth, load_ground_truth
@@ -151,7 +151,7 @@ def _plan_dataset(
     predictions: Path | None,
     subjects: Mapping[str, tuple[int, ...]],
 ) -> EvaluationPlan:
-    folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
+    folder = predictions_path(manifest.output, entry.name) if predictions is None else predictions
     names = [name for pair in truth.pairs for name in prediction_names(pair.image)]
     called = f"the {len(names)} predictions that the labels call for"
     fix = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...datasets.taxonomy import CLASS_NAMES, IGNORE
+from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError, ManifestError, StoreError, first_few
 from ..config.manifest import Manifest
 from ..fusion.member_stores import ENSEMBLE, MemberStore, open_store, predict_from_stores, stores_of
@@ -38,9 +38,9 @@ from ..submission.bravo_archives import (
 )
 from ..text import figure
 from .averages import PLAIN
-from .metrics import confusion, detection_figures, harmonic_mean, level_counts, semantic_figures
+from .metrics import confusion, harmonic_mean, level_counts
+from .pixel_counts import CLASSES, PixelCounts
 
-CLASSES = len(CLASS_NAMES)
 SUBSETS: tuple[str, ...] = (
     "ACDCfog",
     "ACDCrain",
@@ -76,17 +76,8 @@ class _Image:
     """Name of the file of invalid pixels."""
 
 
-@dataclass
-class _Counts:
-    matrix: np.ndarray = field(default_factory=lambda: np.zeros((CLASSES, CLASSES), np.int64))
-    valid: np.ndarray = field(default_factory=lambda: np.zeros((2, CONFIDENCE_LEVELS), np.int64))
-    invalid: np.ndarray = field(default_factory=lambda: np.zeros((2, CONFIDENCE_LEVELS), np.int64))
-
-    def __iadd__(self, other: _Counts) -> _Counts:
-        self.matrix += other.matrix
-        self.valid += other.valid
-        self.invalid += other.invalid
-        return self
+_Counts = tuple[PixelCounts, PixelCounts]
+"""Counts of valid pixels by class, and of all sampled pixels with the invalid ones as out of distribution."""
 
 
 @dataclass
@@ -253,31 +244,32 @@ def _from_submission(archive: TarArchive, sampling: TarArchive) -> Read:
 def _score(
     images: list[_Image], truth: TarArchive, sampling: TarArchive, subjects: Sequence[str], read: Read
 ) -> dict[str, BravoScores]:
-    counts = {name: {subset: _Counts() for subset in SUBSETS} for name in subjects}
-    number = dict.fromkeys(SUBSETS, 0)
+    counts: dict[str, dict[str, _Counts]] = {
+        name: {subset: (PixelCounts(), PixelCounts(ood=True)) for subset in SUBSETS} for name in subjects
+    }
 
     def score(image: _Image) -> dict[str, _Counts]:
         indices = read_samples(sampling, image.base)
-        return {name: _counted(truth, image, *answer, indices) for name, answer in read(image.base).items()}
+        return {name: _count(truth, image, *answer, indices) for name, answer in read(image.base).items()}
 
     def add(image: _Image, found: dict[str, _Counts]) -> None:
         for name, counted in found.items():
-            counts[name][image.subset] += counted
-        number[image.subset] += 1
+            for total, more in zip(counts[name][image.subset], counted, strict=True):
+                total += more
 
     failed = {image.base: reason for image, reason in usable("BRAVO", images, score, add).items()}
     return {
         name: BravoScores(
-            summary({subset: figures_of(subset, of[subset]) for subset in SUBSETS}),
-            number,
-            {subset: int(PLAIN.counted(torch.from_numpy(of[subset].matrix)).sum()) for subset in SUBSETS},
+            summary({subset: figures_of(subset, *of[subset]) for subset in SUBSETS}),
+            {subset: of[subset][0].images for subset in SUBSETS},
+            {subset: int(PLAIN.counted(torch.from_numpy(of[subset][0].confusion)).sum()) for subset in SUBSETS},
             failed,
         )
         for name, of in counts.items()
     }
 
 
-def _counted(
+def _count(
     truth: TarArchive, image: _Image, label: np.ndarray, confidences: np.ndarray, indices: np.ndarray
 ) -> _Counts:
     base, ids, mask = image.base, read_mask(truth, image.ids), read_mask(truth, image.mask)
@@ -301,23 +293,27 @@ def _counted(
         )
     matrix = confusion(torch.from_numpy(label[kept]), torch.from_numpy(ids[kept]), CLASSES).numpy()
     right, valid = (ids == label)[indices], valid[indices]
-    return _Counts(
-        matrix,
-        level_counts(right[valid], confidences[valid]),
-        level_counts(~valid, CONFIDENCE_LEVELS - 1 - confidences),
+    return (
+        PixelCounts(False, matrix, level_counts(right[valid], confidences[valid]), images=1),
+        PixelCounts(True, levels=level_counts(~valid, CONFIDENCE_LEVELS - 1 - confidences), images=1),
     )
 
 
-def figures_of(subset: str, counts: _Counts) -> dict[str, Any]:
-    """The figures of one subset; NaN where one is not defined."""
+def figures_of(subset: str, valid: PixelCounts, invalid: PixelCounts) -> dict[str, Any]:
+    """Figures of one subset by the toolkit's names; NaN where one is not defined.
+
+    Args:
+        subset: one of `SUBSETS`.
+        valid: counts of its valid pixels.
+        invalid: counts of its pixels with the invalid ones as out of distribution.
+    """
     found: dict[str, Any] = {}
+    # The toolkit has none of them, and all scalars enter the means.
+    others = ("images", "pixels", "accuracy", "miou_classes")
     if subset not in WITHOUT_CLASSES:
-        figures = semantic_figures(torch.from_numpy(counts.matrix), counts.valid)
-        # The toolkit has neither, and all scalars enter the means.
-        others = ("accuracy", "miou_classes")
-        found |= {f"{name}_valid": value for name, value in figures.items() if name not in others}
+        found |= {f"{name}_valid": value for name, value in valid.figures().items() if name not in others}
     if subset in WITH_INVALID:
-        found |= {f"{name}_ood": value for name, value in detection_figures(counts.invalid).items()}
+        found |= {f"{name}_ood": value for name, value in invalid.figures().items() if name not in others}
     return found
 
 

@@ -14,6 +14,9 @@ from ...datasets.taxonomy import IGNORE
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from .averages import PLAIN, Average
 
+BINS = 15
+"""Bins of confidence in `reliability` and `ece`."""
+
 
 def confusion(predicted: Tensor, labels: Tensor, num_classes: int = 19) -> Tensor:
     """How many pixels of each class were taken for which.
@@ -114,12 +117,15 @@ def auroc(counts: np.ndarray) -> float:
     return float(np.trapezoid(true, false))
 
 
-def fpr_at_tpr(counts: np.ndarray, rate: float = 0.95) -> float:
-    """False positive rate at the highest threshold that finds ``rate`` of the positives; NaN as for `auroc`."""
+def fpr95(counts: np.ndarray) -> float:
+    """False positive rate, for counts (2, L), at the highest threshold that finds 95 % of the positives.
+
+    NaN as for `auroc`.
+    """
     false, true = roc(counts)
     if np.isnan(true[-1]):
         return math.nan
-    return float(false[int(np.searchsorted(true, rate))])
+    return float(false[int(np.searchsorted(true, 0.95))])
 
 
 def precision_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,17 +147,17 @@ def errors_first(counts: np.ndarray) -> np.ndarray:
     return counts[::-1, ::-1]
 
 
-def reliability(counts: np.ndarray, bins: int = 15) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reliability(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """How sure the pixels of each confidence are, and how often they are right.
 
     Args:
         counts: (2, 65536) int64 of `level_counts`.
-        bins: B, cut at ``round(linspace(0, 65536, B + 1))``.
 
     Returns:
-        pixels (int64), mean confidence and accuracy (float64, NaN in an empty bin) of each bin, (B,) each.
+        pixels (int64), mean confidence and accuracy (float64, NaN in an empty bin) of each bin, (15,) each; bins are
+        cut at ``round(linspace(0, 65536, 16))``.
     """
-    starts = np.round(np.linspace(0, CONFIDENCE_LEVELS, bins + 1)).astype(np.int64)[:-1]
+    starts = np.round(np.linspace(0, CONFIDENCE_LEVELS, BINS + 1)).astype(np.int64)[:-1]
     every = counts.sum(0)
     sure = every * ((np.arange(CONFIDENCE_LEVELS) + 0.5) / CONFIDENCE_LEVELS)
     pixels, right, total = (np.add.reduceat(what, starts) for what in (every, counts[1], sure))
@@ -159,14 +165,14 @@ def reliability(counts: np.ndarray, bins: int = 15) -> tuple[np.ndarray, np.ndar
         return pixels, total / pixels, right / pixels
 
 
-def ece(counts: np.ndarray, bins: int = 15) -> float:
+def ece(counts: np.ndarray) -> float:
     """Expected calibration error of counts (2, 65536): the mean over pixels of |confidence - accuracy| of their bins.
 
     NaN without pixels.
 
     Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
     """
-    pixels, confidence, accuracy = reliability(counts, bins)
+    pixels, confidence, accuracy = reliability(counts)
     if not pixels.any():
         return math.nan
     return float(np.nansum(pixels * np.abs(confidence - accuracy)) / pixels.sum())
@@ -198,11 +204,11 @@ def semantic_figures(matrix: Tensor, counts: np.ndarray, average: Average | None
         "auroc": auroc(counts),
         "auprc_success": aupr(counts),
         "auprc_error": aupr(errors_first(counts)),
-        "fpr95": fpr_at_tpr(counts),
+        "fpr95": fpr95(counts),
         "iou": class_iou(matrix).tolist(),
     }
 
 
 def detection_figures(counts: np.ndarray) -> dict[str, float]:
     """Figures of how well a score finds the positives of counts (2, L), by name; NaN where one is not defined."""
-    return {"auroc": auroc(counts), "auprc": aupr(counts), "fpr95": fpr_at_tpr(counts)}
+    return {"auroc": auroc(counts), "auprc": aupr(counts), "fpr95": fpr95(counts)}

@@ -1,4 +1,4 @@
-"""Where every output lies below the output folder."""
+"""Where every output lies below the output folder: one function per path."""
 
 from __future__ import annotations
 
@@ -6,22 +6,54 @@ from pathlib import Path
 
 from .filesystem import is_remote
 
-PHOTOGRAPHS = "photographs"
-"""The folder beside that of all predictions in which it is noted how large the photographs were."""
-
-LOGITS = "logits"
-PREDICTIONS = "predictions"
-DAMAGED = "damaged"
+_LOGITS, _PREDICTIONS, _PHOTOGRAPHS, _DAMAGED = "logits", "predictions", "photographs", "damaged"
 
 
 def store_path(output: Path, dataset: str, model: str) -> Path:
-    """Where the logits of ``model`` over ``dataset`` lie."""
-    return output / LOGITS / dataset / f"{model}.zarr"
+    """Return the folder of a store.
+
+    Args:
+        output: the folder of all results.
+        dataset: name of the dataset.
+        model: name of the model.
+    """
+    return output / _LOGITS / dataset / f"{model}.zarr"
+
+
+def all_predictions_path(output: Path) -> Path:
+    """Return the folder that holds the predictions of all datasets."""
+    return output / _PREDICTIONS
+
+
+def predictions_path(output: Path, dataset: str) -> Path:
+    """Return the folder of a dataset's predictions."""
+    return output / _PREDICTIONS / dataset
+
+
+def damaged_path(output: Path, dataset: str, model: str) -> Path:
+    """Return the folder for damaged shards of a store.
+
+    Args:
+        output: the folder of all results.
+        dataset: name of the dataset.
+        model: name of the model.
+    """
+    return output / _DAMAGED / dataset / model
+
+
+def image_sizes_path(predictions: Path) -> Path:
+    """Return the file with the sizes in bytes of the image files that a dataset's predictions were made of.
+
+    Args:
+        predictions: the folder of the dataset's predictions.
+    """
+    return predictions.parent.parent / _PHOTOGRAPHS / f"{predictions.name}.json"
 
 
 def own_folders(output: Path) -> list[Path]:
-    """The folders that hold our own outputs and no photographs, wherever a dataset's root lies.
+    """List the folders that hold outputs and never a dataset's images, wherever the dataset's root lies.
 
-    Not ``output`` itself: somebody may keep photographs there. None of a remote output: photographs lie on disks.
+    ``output`` itself is not among them, since a user may keep images there. None of an output in an object store:
+    datasets lie on disks.
     """
-    return [] if is_remote(output) else [output / name for name in (LOGITS, PREDICTIONS, DAMAGED)]
+    return [] if is_remote(output) else [output / name for name in (_LOGITS, _PREDICTIONS, _DAMAGED)]

@@ -1,4 +1,4 @@
-"""``run.json`` beside the output: what was run, when, how fast, and what failed and why.
+"""``run.json`` in the output folder: what was run, when, how fast, and which images failed and why.
 
 Times and failures stand here and not in the stores, so that equal work gives equal stores.
 """
@@ -19,12 +19,12 @@ RUN_FILE = "run.json"
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, in ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_runs(output: Path) -> dict[str, dict[str, Any]]:
-    """The record: command -> what it worked on -> its last run; empty where there is none yet."""
+    """Read the record: command -> subject -> its last run. Empty if there is no record yet."""
     try:
         value = json.loads(read_bytes(output / RUN_FILE))
     except (FileNotFoundError, ValueError):
@@ -43,20 +43,19 @@ def record_run(
     idle: bool = False,
     **facts: Any,
 ) -> None:
-    """Replace the entry of ``command`` on ``subject`` (such as ``bravo_ACDC/cityscapes``).
+    """Replace the entry of ``command`` on ``subject``.
+
+    Several machines may work on one output at once: the file is read, changed and written under a short lock.
 
     Args:
-        output: the folder of the file.
-        command: what ran.
-        subject: what it worked on.
-        manifest: resolved.
-        failed: images that failed -> reasons.
-        looked_at: images that the run was about; what was known of others' failures stays. None for all.
-        idle: whether there was nothing to do: then the entry stays that of the run that did it.
-        facts: whatever else is to be kept.
-
-    Several machines may work on one output at once: the file is read, changed and put back under a
-    guard of its own.
+        output: the output folder.
+        command: the command that ran.
+        subject: what it worked on, such as ``bravo_ACDC/cityscapes``.
+        manifest: the resolved manifest.
+        failed: path of each image that failed -> reason.
+        looked_at: paths of the images that the run was about, None for all; failures of other images stay.
+        idle: True if there was nothing to do: then the entry stays that of the run that did the work.
+        facts: further values to keep in the entry.
 
     Raises:
         StoreError: the output cannot be written.
@@ -79,7 +78,7 @@ def record_run(
 
 
 def failures(output: Path, dataset: str) -> dict[str, str]:
-    """Image path -> reason, for the images of ``dataset`` that a filled store could not take."""
+    """Return path -> reason for the images of ``dataset`` that failed when a store was filled."""
     found: dict[str, str] = {}
     for command in ("dump", "import-logits"):
         for subject, run in read_runs(output).get(command, {}).items():
@@ -98,13 +97,13 @@ def _failed(run: Any) -> list[dict[str, str]]:
 
 
 def record_gone(output: Path, dataset: str, listed: Set[str], present: Set[str]) -> None:
-    """Keep which images the stores of ``dataset`` list although its folder no longer holds them.
+    """Record which images the stores of ``dataset`` list although the dataset's folder no longer holds them.
 
     Args:
-        output: the folder of the file.
-        dataset: its name.
-        listed: images that a store lists and the folder does not hold.
-        present: images that the folder holds now.
+        output: the output folder.
+        dataset: name of the dataset.
+        listed: paths of images that a store lists and the dataset's folder does not hold.
+        present: paths of the images that the dataset's folder holds now.
 
     Raises:
         StoreError: the output cannot be written.
@@ -122,6 +121,6 @@ def record_gone(output: Path, dataset: str, listed: Set[str], present: Set[str])
 
 
 def gone(output: Path, dataset: str) -> set[str]:
-    """Images that stores of ``dataset`` list and its folder did not hold when it was last looked at."""
+    """Return the images that stores of ``dataset`` list and its folder did not hold when it was last listed."""
     found = read_runs(output).get("gone", {}).get(dataset)
     return {path for path in found if isinstance(path, str)} if isinstance(found, list) else set()

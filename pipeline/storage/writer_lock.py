@@ -1,4 +1,4 @@
-"""One writer per store or prediction folder: a lock file that names its holder and outlives no dead one."""
+"""One writer per store or prediction folder: a lock file that names its holder and is free once that is dead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...errors import DiskError, StoreError
+from ...errors import DiskError, StoreError, reason
 from .filesystem import create_exclusive, make_folder, modified, read_bytes, refresh, remove, short_lock
 
 HEARTBEAT_SECONDS = 30.0
@@ -26,16 +26,15 @@ _HIDDEN = "hidden"
 def writer_lock(target: Path) -> Iterator[str]:
     """Hold the lock of the folder ``target`` while the block runs.
 
-    The lock is the file ``<target>.lock`` beside it, so that the folder may be removed and holds
-    nothing but results. The lock of a process of this host that is gone is free at once; that of another
-    host, or from before a restart, after five minutes without heartbeat (its file's modification time,
-    renewed every 30 s).
+    The lock is the file ``<target>.lock`` beside the folder, so that the folder may be removed and holds nothing but
+    results. The lock of a dead process of this host is free at once. That of another host, or from before a restart,
+    is free after five minutes without heartbeat (the file's modification time, renewed every 30 s).
 
     Yields:
-        a token, by which others may ask whether the lock is still this holder's (`require_held`).
+        A token with which others check that this holder still has the lock (`require_held`).
 
     Raises:
-        StoreError: somebody else holds it, or the folder cannot be written.
+        StoreError: another process holds the lock, or the folder cannot be written.
     """
     path = _lock_file(target)
     token = uuid.uuid4().hex
@@ -44,7 +43,7 @@ def writer_lock(target: Path) -> Iterator[str]:
         _acquire(path, token)
     except OSError as error:
         raise DiskError(
-            f"{path.parent}: cannot be written ({error.strerror or error}); free it or choose another --output"
+            f"{path.parent}: cannot be written ({reason(error)}); free it or choose another --output"
         ) from error
     stop = threading.Event()
     beat = threading.Thread(target=_heartbeat, args=(path, token, stop), name="lock-heartbeat", daemon=True)
@@ -54,20 +53,20 @@ def writer_lock(target: Path) -> Iterator[str]:
     finally:
         stop.set()
         beat.join()
-        # A lock that cannot be removed is free all the same once its process is gone.
+        # A lock that cannot be removed is free once this process has ended.
         with contextlib.suppress(OSError):
             _release(path, token)
 
 
 def require_free(target: Path) -> None:
-    """Raise StoreError if somebody holds the lock of ``target`` now; nothing is written."""
+    """Raise StoreError if a process holds the lock of ``target`` now; nothing is written."""
     _require_dead(_lock_file(target))
 
 
 def require_held(target: Path, token: str) -> None:
-    """Raise StoreError unless the lock of ``target`` is still held by who got ``token``, and beats.
+    """Raise StoreError unless the holder with ``token`` still has the lock of ``target`` and renews it.
 
-    A worker on another machine asks before it writes: the run that sent it may be dead, and replaced.
+    A worker on another machine calls this before it writes: the run that started it may be dead and replaced.
     """
     path = _lock_file(target)
     try:
@@ -85,14 +84,14 @@ def _lock_file(target: Path) -> Path:
 
 
 def _guard(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Without it, of two that find a dead lock, one could remove what the other has just made its own."""
+    """Lock the lock file itself: of two processes that find a dead lock, one could remove the other's new one."""
     return short_lock(path.with_name(f".{path.name}.guard"))
 
 
 def _acquire(path: Path, token: str) -> None:
     holder = {
         "host": socket.gethostname(),
-        "machine": _machine(),
+        "machine": machine_id(),
         "pid": os.getpid(),
         "started": _process_start(os.getpid()),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -113,13 +112,13 @@ def _release(path: Path, token: str) -> None:
 
 
 def _clear_dead(path: Path) -> None:
-    """Remove a dead holder's lock; StoreError if its holder lives."""
+    """Remove a dead holder's lock; StoreError if the holder is alive."""
     if _require_dead(path):
         remove(path)
 
 
 def _require_dead(path: Path) -> bool:
-    """Whether there is the lock of a dead holder; StoreError if its holder lives."""
+    """Say whether there is the lock of a dead holder; StoreError if the holder is alive."""
     holder = _holder(path)
     if holder is None:
         return False
@@ -131,14 +130,14 @@ def _require_dead(path: Path) -> bool:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """The holder that the lock names; an empty one if the file does not name one."""
+    """Read the holder from the lock file; empty if the file names none, None if there is no file."""
     try:
-        return _named(read_bytes(path))
+        return _parsed(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _named(content: bytes) -> dict[str, Any]:
+def _parsed(content: bytes) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except ValueError:
@@ -152,8 +151,8 @@ def _token(path: Path) -> str | None:
 
 
 def _is_here(holder: dict[str, Any]) -> bool:
-    """Whether its process numbers are ours: this machine, since its last start."""
-    return bool(holder) and (holder["host"], holder["machine"]) == (socket.gethostname(), _machine())
+    """Say whether the holder runs on this machine since its last start, so that its process number can be checked."""
+    return bool(holder) and (holder["host"], holder["machine"]) == (socket.gethostname(), machine_id())
 
 
 def _alive(holder: dict[str, Any], path: Path) -> bool:
@@ -166,8 +165,8 @@ def _alive(holder: dict[str, Any], path: Path) -> bool:
         return False
 
 
-def _machine() -> str:
-    """Where process numbers mean the same: the boot and the container. Many hosts share one name."""
+def machine_id() -> str:
+    """Name the boot and the container, within which process numbers are unique; host names may not be."""
     parts = []
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -177,17 +176,17 @@ def _machine() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process of this machine started (a number given anew is another process); None if it is gone."""
+    """Return when a process of this machine started, since process numbers are used again; None if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return _signalled(pid)
+        return _process_by_signal(pid)
     state, *rest = stat.rpartition(")")[2].split()
     return None if state in "ZX" else rest[18]
 
 
-def _signalled(pid: int) -> str | None:
-    """The same where there is no /proc, or where it does not show other users' processes."""
+def _process_by_signal(pid: int) -> str | None:
+    """Replace `_process_start` where /proc is missing or hides processes: signal 0 shows that one exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -199,8 +198,8 @@ def _signalled(pid: int) -> str | None:
 
 def _heartbeat(path: Path, token: str, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
-        # A missed beat only brings the lock nearer to being stale; the next one mends it.
+        # One missed heartbeat does no harm: the next one renews the lock.
         with contextlib.suppress(OSError):
             content = read_bytes(path)
-            if _named(content).get("token") == token:
+            if _parsed(content).get("token") == token:
                 refresh(path, content)

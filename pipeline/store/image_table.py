@@ -28,6 +28,11 @@ class ImageEntry:
     array: str | None
     row: int | None
 
+    @property
+    def pixels(self) -> int:
+        """Number of pixels; 0 for a file whose header cannot be read."""
+        return (self.height or 0) * (self.width or 0)
+
 
 @dataclass(frozen=True)
 class Photograph:

@@ -25,7 +25,6 @@ from zarr.codecs import Crc32cCodec
 from ...errors import StoreError, cannot_read, first_few, reason
 from ...files import PARTIAL
 from ..storage.filesystem import (
-    FileInfo,
     is_remote,
     listing,
     remove,
@@ -34,6 +33,7 @@ from ..storage.filesystem import (
     size,
     write_bytes,
 )
+from ..storage.interface import FileInfo
 from .identity import Identity
 from .image_table import ImageEntry, Photograph, check_images, rows_per_array, update_table
 from .shard_file import shard_path

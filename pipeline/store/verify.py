@@ -14,7 +14,7 @@ from typing import Any
 from ...errors import HmsaError, StoreError, cannot_read, reason
 from ..runtime.progress import Progress
 from ..storage.filesystem import move, size
-from ..storage.output_folder import DAMAGED
+from ..storage.output_folder import damaged_path
 from ..storage.writer_lock import writer_lock
 from .logit_store import LogitStore
 from .zarr_backend import DamagedShardError
@@ -177,7 +177,7 @@ def _move(output: Path, result: VerifyResult, store: LogitStore, index: int) -> 
     shard = store.shard_path(index)
     if shard is None:
         return False
-    folder = output / DAMAGED / result.dataset / result.model / shard.parent.name
+    folder = damaged_path(output, result.dataset, result.model) / shard.parent.name
     try:
         target, number = folder / shard.name, 1
         while size(target) is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import threading
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -20,7 +19,8 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import FsspecStore, LocalStore
 
 from ...errors import StoreError, cannot_read, reason
-from ..storage.filesystem import address, as_oserror, is_remote, read_bytes, version_tag, write_bytes
+from ..storage.filesystem import is_remote, read_bytes, version_tag, write_bytes
+from ..storage.object_store import address, as_oserror, shared_library
 from .fixed_point import FixedPoint
 from .identity import Identity
 from .image_table import ImageEntry, images_from_json
@@ -100,20 +100,16 @@ class _RemoteStore(FsspecStore):
             return await super().exists(key)
 
 
-# Of a process one for each kind: fsspec would make one, with connections of its own, for every thread.
-_systems: dict[str, Any] = {}
-_systems_lock = threading.Lock()
-
-
 def zarr_store(path: Path, *, read_only: bool = False) -> Store:
     """Make the storage object through which Zarr reads and writes the store at ``path``."""
     if not is_remote(path):
         return DurableStore(path, read_only=read_only)
-    kind = urlsplit(str(path)).scheme
-    with _systems_lock:
-        if kind not in _systems:
-            _systems[kind] = FsspecStore.from_url(str(path), {"use_listings_cache": False}).fs
-    return _RemoteStore(_systems[kind], path, read_only=read_only)
+    # Zarr needs the asynchronous kind of fsspec's file systems, which is another object than the storage package's.
+    fs = shared_library(
+        ("zarr", urlsplit(str(path)).scheme),
+        lambda: FsspecStore.from_url(str(path), {"use_listings_cache": False}).fs,
+    )
+    return _RemoteStore(fs, path, read_only=read_only)
 
 
 def open_group(path: Path, *, writable: bool = False) -> zarr.Group:

@@ -18,7 +18,7 @@ import zlib
 import numpy as np
 import zstandard
 
-from ...errors import DatasetError
+from ...errors import DatasetError, reason
 
 MAGIC, VERSION = b"BV23", 2
 HEADER = struct.Struct("<4sIIIIII")
@@ -123,4 +123,4 @@ def _unpacked(frame: bytes) -> bytes:
     try:
         return zstandard.ZstdDecompressor().decompress(frame, max_output_size=_MOST_BYTES)
     except zstandard.ZstdError as error:
-        raise DatasetError(f"cannot be unpacked ({' '.join(str(error).split())})") from error
+        raise DatasetError(f"cannot be unpacked ({reason(error)})") from error

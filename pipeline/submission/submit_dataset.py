@@ -21,12 +21,12 @@ from typing import Protocol
 from ...datasets.decode.image_header import read_size
 from ...datasets.layout.find_images import list_images
 from ...datasets.layout.folder_layout import located
-from ...errors import DatasetError, HmsaError, ManifestError, first_few
+from ...errors import DatasetError, HmsaError, ManifestError, cannot_read, first_few, reason
 from ...files import PARTIAL, atomic_path, guarded
 from ..config.manifest import Manifest
 from ..fusion.prediction_files import require_predictions
 from ..runtime.ordered_threads import usable
-from ..storage.output_folder import PREDICTIONS, own_folders
+from ..storage.output_folder import own_folders, predictions_path
 from .benchmark_formats import UploadFormat
 from .packing import Packed, pack
 
@@ -91,7 +91,7 @@ def plan_upload(manifest: Manifest, form: UploadFormat, predictions: Path | None
             f"{root}: {len(strange)} of {len(images)} photographs are not called as {form.name} calls its own "
             f"({form.photographs}): {first_few(strange, 2)}; choose another --datasets, split or --format"
         )
-    folder = manifest.output / PREDICTIONS / entry.name if predictions is None else predictions
+    folder = predictions_path(manifest.output, entry.name) if predictions is None else predictions
     return UploadPlan(form, entry.name, root, folder, dict(sorted(files.items())))
 
 
@@ -296,11 +296,11 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DatasetError(cannot_read(path, error)) from error
 
 
 def _member(file: zipfile.ZipFile, path: Path, name: str) -> bytes:
     try:
         return file.read(name)
     except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
-        raise DatasetError(f"{path}: {name} cannot be read ({' '.join(str(error).split())})") from error
+        raise DatasetError(f"{path}: {name} cannot be read ({reason(error)})") from error

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...datasets.taxonomy import CLASS_NAMES, PALETTE
+from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import ManifestError
 from ...files import atomic_path, write_json
+from ..pictures.colours import class_colours
 
 EXTRA = "training needs the extra 'train'; pip install 'hmsa-pipeline[train]'"
 HISTORY = "history.json"
@@ -81,10 +82,8 @@ def side_by_side(image: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
     Returns:
         (3, h, w) uint8, at most 1440 pixels wide.
     """
-    colours = torch.zeros(256, 3, dtype=torch.uint8)
-    colours[: len(PALETTE)] = torch.tensor(PALETTE, dtype=torch.uint8)
     step = max(1, math.ceil(image.shape[-1] / _PICTURE_WIDTH))
-    maps = [colours[ids.cpu().long()].permute(2, 0, 1) for ids in (labels, predicted)]
+    maps = [torch.from_numpy(class_colours(ids.cpu().numpy())).permute(2, 0, 1) for ids in (labels, predicted)]
     return torch.cat([picture[:, ::step, ::step].cpu() for picture in (image, *maps)], dim=2)
 
 

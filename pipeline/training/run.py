@@ -8,7 +8,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ...errors import TrainingError
+from ...errors import TrainingError, reason
 from ..runtime.device import is_out_of_memory
 from ..storage.writer_lock import writer_lock
 from .plan import CHECKPOINTS, TrainingPlan
@@ -39,7 +39,7 @@ def run_training(
                 return trainer.run()
         except OSError as error:
             raise TrainingError(
-                f"{output}: cannot be written ({error.strerror or error}); free some space or fix that, and go on "
+                f"{output}: cannot be written ({reason(error)}); free some space or fix that, and go on "
                 "with --resume from what was saved before"
             ) from error
         except (RuntimeError, MemoryError) as error:

@@ -24,7 +24,7 @@ from distributed import Client, Future, get_worker
 from distributed.scheduler import KilledWorker
 
 from ... import __version__
-from ...errors import StoreError, first_few
+from ...errors import StoreError, first_few, reason
 from ..runtime.device import device_name
 from ..runtime.progress import say
 from ..storage.filesystem import parse_location, remove, size, write_bytes
@@ -109,24 +109,24 @@ def _sees_marker(marker: str | None) -> bool | str:
     try:
         return size(parse_location(marker)) is not None
     except (OSError, ValueError) as error:
-        return " ".join(str(getattr(error, "strerror", None) or error).split())
+        return reason(error)
 
 
 def _memory_limit(worker: dict[str, Any]) -> str:
     return f"{worker['memory_limit'] / 2**20:.0f} MiB"
 
 
-def no_answer(name: str, reason: object, worker: dict[str, Any], where: str) -> str:
+def no_answer(name: str, error: object, worker: dict[str, Any], where: str) -> str:
     """Say why a worker could not describe itself.
 
     Args:
         name: of the worker.
-        reason: the error that came back.
+        error: came back instead of a description.
         worker: what Dask's scheduler knows about it.
         where: completes "install it ...", such as "where it runs".
     """
-    said = " ".join(str(reason).split()) or type(reason).__name__
-    if worker.get("memory_limit") and not isinstance(reason, ImportError):
+    said = reason(error)
+    if worker.get("memory_limit") and not isinstance(error, ImportError):
         return (
             f"worker {name}: ended before it could answer ({said}); it has a memory limit of "
             f"{_memory_limit(worker)}, at which Dask ends a worker; {_MEMORY_ADVICE}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from distributed import Client, Future
 
-from ...errors import ManifestError, StoreError, first_few
+from ...errors import ManifestError, StoreError, first_few, reason
 from ..runtime.progress import say
 from .dask_pool import (
     GONE_SECONDS,
@@ -134,8 +134,7 @@ class ExternalCluster(DaskWorkerPool):
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise StoreError(
-                f"--scheduler {self._address}: nobody answers there ({' '.join(str(error).split())}); start it with "
-                "'dask scheduler'"
+                f"--scheduler {self._address}: nobody answers there ({reason(error)}); start it with 'dask scheduler'"
             ) from error
         self.dashboard = client.dashboard_link
         return client

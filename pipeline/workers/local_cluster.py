@@ -17,7 +17,7 @@ from dask import config as dask_config
 from distributed import Client, Nanny, Scheduler, SpecCluster, Status
 from distributed.utils import LoopRunner
 
-from ...errors import HmsaError
+from ...errors import HmsaError, reason
 from ..runtime.device import device_name
 from .dask_pool import QUIET, RESOURCE, START_SECONDS, DaskWorkerPool, silence_dask
 
@@ -36,8 +36,9 @@ def _start_cluster(scheduler: dict[str, Any], workers: dict[str, Any], runner: L
             return SpecCluster(scheduler=scheduler, workers=workers, loop=runner.loop)
         except (RuntimeError, OSError, TimeoutError) as error:
             if last:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise HmsaError(f"worker processes cannot be started ({reason}); --workers 0 needs none") from error
+                raise HmsaError(
+                    f"worker processes cannot be started ({reason(error)}); --workers 0 needs none"
+                ) from error
     raise AssertionError
 
 

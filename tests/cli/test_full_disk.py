@@ -23,7 +23,7 @@ class Disk:
 
     def __init__(self, room: int, at: str) -> None:
         self.room, self.at = room, at
-        self._write, self._flush = files._fill, os.fsync
+        self._write, self._flush = files.fill, os.fsync
 
     def _full(self) -> OSError | None:
         self.room -= 1
@@ -44,7 +44,7 @@ class Disk:
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Disk]:
         if self.at == "write":
-            patch = mock.patch.object(files, "_fill", self._fill)
+            patch = mock.patch.object(files, "fill", self._fill)
         else:
             patch = mock.patch.object(os, "fsync", self._fsync)
         with patch:

@@ -272,7 +272,7 @@ def test_a_full_disk_stops_the_run_and_says_how_to_go_on(
 
     words = options(worlds, tmp_path / "other", "--epochs", "2", "--cache", str(output / "cache"))
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_fill", full)
+        patch.setattr(files, "fill", full)
         result = run(*words)
     (line,) = (line for line in result.err.splitlines() if line.startswith("error: "))
     assert result.code == 2

@@ -404,7 +404,7 @@ def test_failed_saving_keeps_the_old_file(tmp_path: Path, state: State, monkeypa
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files, "_fill", full)
+    monkeypatch.setattr(files, "fill", full)
     with pytest.raises(OSError, match="No space"):
         save_checkpoint(path, state, arch=ARCH, epoch=1)
     assert path.read_bytes() == before

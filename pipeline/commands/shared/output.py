@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from ....errors import HmsaError, one_line
+from ....errors import HmsaError, one_line, reason
 from ....files import as_json, write_text
 
 INTERRUPTED = 130
@@ -60,8 +60,8 @@ def print_error(text: str) -> None:
 
 def print_failed(name: str, failed: Mapping[str, str]) -> None:
     """Print the images of a job that failed, each with the reason, on standard error."""
-    for image, reason in failed.items():
-        print_error(f"failed: {name}: {image}: {reason}")
+    for image, why in failed.items():
+        print_error(f"failed: {name}: {image}: {why}")
 
 
 def print_note(line: str) -> None:
@@ -120,9 +120,7 @@ def require_folder(folder: Path, flag: str) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise HmsaError(
-            f"{flag} {folder}: cannot be written ({error.strerror or error}); name another folder"
-        ) from error
+        raise HmsaError(f"{flag} {folder}: cannot be written ({reason(error)}); name another folder") from error
 
 
 def write_figures(target: str, figures: Any, flag: str = "--json") -> None:
@@ -169,4 +167,4 @@ def _is_special(path: Path) -> bool:
 
 
 def _unwritable(flag: str, target: str, error: OSError) -> HmsaError:
-    return HmsaError(f"{flag} {target}: cannot be written ({error.strerror}); name another file")
+    return HmsaError(f"{flag} {target}: cannot be written ({reason(error)}); name another file")

@@ -17,7 +17,7 @@ from hmsa_pipeline.pipeline.scoring.metrics import (
     confusion,
     ece,
     errors_first,
-    fpr_at_tpr,
+    fpr95,
     harmonic_mean,
     level_counts,
     mean_iou,
@@ -175,7 +175,7 @@ def test_areas_agree_with_scikit_learn(pixels: tuple[np.ndarray, np.ndarray]) ->
     counts = level_counts(right, confidence)
     if right.all() or not right.any():
         assert math.isnan(auroc(counts))
-        assert math.isnan(fpr_at_tpr(counts))
+        assert math.isnan(fpr95(counts))
         assert math.isnan(aupr(counts)) != right.any()
         assert math.isnan(aupr(errors_first(counts))) == right.all()
         return
@@ -186,7 +186,7 @@ def test_areas_agree_with_scikit_learn(pixels: tuple[np.ndarray, np.ndarray]) ->
     assert aupr(errors_first(counts)) == pytest.approx(errors, abs=1e-12)
     assert auroc(errors_first(counts)) == pytest.approx(auroc(counts), abs=1e-12)
     false, true, _ = sklearn.metrics.roc_curve(right, confidence, drop_intermediate=False)
-    assert fpr_at_tpr(counts) == pytest.approx(false[np.flatnonzero(true >= 0.95)[0]], abs=1e-12)
+    assert fpr95(counts) == pytest.approx(false[np.flatnonzero(true >= 0.95)[0]], abs=1e-12)
 
 
 def slow_ece(right: np.ndarray, confidence: np.ndarray) -> float:
@@ -232,7 +232,7 @@ def test_the_cuts_of_the_bins_are_the_challenges() -> None:
 
 def test_nothing_counted_gives_no_figure() -> None:
     nothing = level_counts(np.zeros(0, np.bool_), np.zeros(0, np.uint16))
-    for figure in (auroc, aupr, fpr_at_tpr, ece):
+    for figure in (auroc, aupr, fpr95, ece):
         assert math.isnan(figure(nothing)), figure
 
 
@@ -257,6 +257,6 @@ def test_the_false_positive_rate_is_that_of_the_threshold_that_just_reaches_the_
     counts = np.zeros((2, 6), np.int64)
     counts[1, 5], counts[0, 5] = 19, 1  # 19 of 20 positives are 0.95, exactly
     counts[1, 0], counts[0, 1] = 1, 3
-    assert fpr_at_tpr(counts) == 0.25
+    assert fpr95(counts) == 0.25
     counts[1, 5], counts[1, 0] = 18, 2
-    assert fpr_at_tpr(counts) == 1.0
+    assert fpr95(counts) == 1.0

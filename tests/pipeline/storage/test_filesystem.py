@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.storage import filesystem as places
+from hmsa_pipeline.pipeline.storage import object_store
 from hmsa_pipeline.pipeline.storage import writer_lock as lock
 from hmsa_pipeline.pipeline.storage.filesystem import (
     create_exclusive,
@@ -142,7 +143,7 @@ def test_a_file_is_created_once(folder: Path) -> None:
 
 def test_a_lost_answer_is_no_other_holder(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library asks again, and is told that what it has itself just made is there."""
-    system = places._system(remote)
+    system = object_store.library(remote)
     whole = type(system).pipe_file
 
     def twice(self: Any, *arguments: Any, **options: Any) -> None:
@@ -160,7 +161,7 @@ def test_a_lost_answer_is_no_other_holder(remote: Path, monkeypatch: pytest.Monk
 def test_who_is_refused_for_another_that_is_refused_too_asks_again(
     remote: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    system = places._system(remote)
+    system = object_store.library(remote)
     whole, asked = system.pipe_file, []
 
     def conflict(*arguments: Any, **options: Any) -> None:
@@ -191,7 +192,7 @@ def test_what_the_library_raises_is_an_oserror(remote: Path, monkeypatch: pytest
         raise EndpointError("Could not connect\nto the endpoint")
 
     for name in ("info", "pipe_file", "cat_file", "find", "ukey", "copy", "rm", "rm_file"):
-        monkeypatch.setattr(places._system(remote), name, unreachable)
+        monkeypatch.setattr(object_store.library(remote), name, unreachable)
     for ask in (
         lambda: size(remote),
         lambda: version_tag(remote),
@@ -237,7 +238,7 @@ def test_a_guard_lets_one_in(folder: Path) -> None:
 
 
 def test_the_guard_of_the_dead_is_taken_over(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "_GUARD_SECONDS", 0.5)
+    monkeypatch.setattr(object_store, "TAKEOVER_SECONDS", 0.5)
     write_bytes(remote / ".x.lock", b"somebody who died")
     begun = time.monotonic()
     with short_lock(remote / ".x.lock"):

@@ -19,7 +19,7 @@ from hmsa_pipeline.pipeline.storage.run_record import failures, gone, now, read_
 WRITE = """
 import sys
 from pathlib import Path
-from hmsa_pipeline.pipeline.record import record_run
+from hmsa_pipeline.pipeline.storage.run_record import record_run
 
 for number in range(20):
     record_run(Path(sys.argv[1]), "dump", f"street/{sys.argv[2]}-{number}", {}, failed={}, done=number)
@@ -102,7 +102,7 @@ def test_a_record_that_cannot_be_written_is_one_line_and_leaves_the_old_one(
     def full(_path: Path, _pieces: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "_fill", full)
+    monkeypatch.setattr(files, "fill", full)
     with pytest.raises(StoreError, match=r"run\.json: cannot be written \(No space left on device\)"):
         record_run(tmp_path, "dump", "street/bee", {}, failed={}, done=1)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"run.json": before}

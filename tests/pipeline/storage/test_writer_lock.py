@@ -26,7 +26,7 @@ from ..stores import edit_json
 HOLD = """
 import sys, time
 from pathlib import Path
-from hmsa_pipeline.pipeline.lock import writer_lock
+from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 
 with writer_lock(Path(sys.argv[1])):
     print("held", flush=True)
@@ -176,7 +176,7 @@ def test_the_lock_of_another_host_lives_as_long_as_its_heartbeat(target: Path, p
     assert path.read_bytes() == before
     grow_old(path, STALE_SECONDS + 1)
     with writer_lock(target):
-        assert json.loads(path.read_text())["machine"] == lock_module._machine()
+        assert json.loads(path.read_text())["machine"] == lock_module.machine_id()
     assert not path.exists()
 
 
@@ -276,7 +276,7 @@ RACE = """
 import os, random, sys, time
 from pathlib import Path
 from hmsa_pipeline.errors import StoreError
-from hmsa_pipeline.pipeline.lock import writer_lock
+from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 
 def slow(step):
     def late(*args, **kwargs):

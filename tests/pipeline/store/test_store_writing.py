@@ -34,7 +34,7 @@ def test_a_write_that_fails_half_way_leaves_nothing_behind_and_says_why(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_fill", half)
+        patch.setattr(files, "fill", half)
         with pytest.raises(OSError) as caught:
             store.write(0, logits(0, *SIZE))
     assert caught.value.errno == code
@@ -53,7 +53,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(where: Path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_fill", full)
+        patch.setattr(files, "fill", full)
         with pytest.raises(OSError, match="No space"):
             begun(where, [*PHOTOS, photo("c.png")])
     assert tree(where) == before

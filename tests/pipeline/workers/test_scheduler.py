@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 
 @dataclass
-class Shelf:
+class MemoryJob:
     """A store in memory."""
 
     name: str
@@ -46,8 +46,8 @@ class Shelf:
         self.held = True
         return [JobImage(path, 100) for path in self.images]
 
-    def block(self, paths: Sequence[str]) -> Pack:
-        return Pack(self, tuple(paths))
+    def block(self, paths: Sequence[str]) -> MemoryBlock:
+        return MemoryBlock(self, tuple(paths))
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
         return [path for path in paths if path not in self.done]
@@ -61,8 +61,8 @@ class Shelf:
 
 
 @dataclass(frozen=True)
-class Pack:
-    shelf: Shelf
+class MemoryBlock:
+    job: MemoryJob
     paths: tuple[str, ...]
 
     def run(self, report: ProgressReporter) -> BlockResult:
@@ -75,7 +75,7 @@ class ScriptedPool:
     def __init__(self, workers: int, seed: int = 0, deaths: float = 0.0) -> None:
         self._draw, self._deaths = random.Random(seed), deaths
         self._workers = [Worker(f"w{n}") for n in range(workers)]
-        self._given: dict[int, tuple[Pack, Worker]] = {}
+        self._given: dict[int, tuple[MemoryBlock, Worker]] = {}
         self._hanging: set[int] = set()
         self._killed: list[int] = []
         self.started = self.stopped = 0
@@ -90,11 +90,11 @@ class ScriptedPool:
     def workers(self) -> list[Worker]:
         return self._workers
 
-    def submit(self, number: int, block: Pack, worker: Worker) -> None:  # type: ignore[override]
-        assert block.shelf.held
+    def submit(self, number: int, block: MemoryBlock, worker: Worker) -> None:  # type: ignore[override]
+        assert block.job.held
         assert worker not in [other for _, other in self._given.values()]
         self._given[number] = block, worker
-        self.blocks.append((worker.name, block.shelf.key, len(block.paths)))
+        self.blocks.append((worker.name, block.job.key, len(block.paths)))
 
     def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
         while self._killed:
@@ -105,10 +105,10 @@ class ScriptedPool:
         if not ready:
             return
         number = self._draw.choice(ready)
-        pack, _ = self._given[number]
+        block, _ = self._given[number]
         result = BlockResult(seconds=1.0)
-        for position, path in enumerate(pack.paths):
-            if path in pack.shelf.done:
+        for position, path in enumerate(block.paths):
+            if path in block.job.done:
                 continue
             if "hang" in path:
                 on_event(BlockProgress(number, BlockStatus(position, path, 1e6)))
@@ -120,7 +120,7 @@ class ScriptedPool:
                 return
             if "full" in path:
                 result.disk_problem = "the disk is full"
-                result.left = pack.paths[position:]
+                result.left = block.paths[position:]
                 break
             if "bug" in path:
                 del self._given[number]
@@ -129,7 +129,7 @@ class ScriptedPool:
             if "fail" in path:
                 result.failed[path] = "no picture"
             else:
-                pack.shelf.done.append(path)
+                block.job.done.append(path)
             on_event(BlockProgress(number, BlockStatus(position + 1)))
         del self._given[number]
         on_event(BlockFinished(number, result))
@@ -145,16 +145,16 @@ class ScriptedPool:
         raise AssertionError("the caller closes the pool")
 
 
-def run(shelves: Sequence[Shelf], pool: ScriptedPool) -> dict[str, JobSummary]:
+def run(jobs: Sequence[MemoryJob], pool: ScriptedPool) -> dict[str, JobSummary]:
     summaries: dict[str, JobSummary] = {}
 
     def ended(position: int, summary: JobSummary) -> None:
-        assert shelves[position].name not in summaries
-        summaries[shelves[position].name] = summary
+        assert jobs[position].name not in summaries
+        summaries[jobs[position].name] = summary
 
     with Progress(0) as progress:
-        run_jobs(shelves, pool, progress, ended, required_paths=(), image_timeout=60.0)  # type: ignore[arg-type]
-    assert not any(shelf.held for shelf in shelves)
+        run_jobs(jobs, pool, progress, ended, required_paths=(), image_timeout=60.0)  # type: ignore[arg-type]
+    assert not any(job.held for job in jobs)
     return summaries
 
 
@@ -171,35 +171,35 @@ FATES = st.sampled_from(["", "", "", "", "fail"])
 def test_every_image_is_done_once_or_listed(
     fates: list[list[str]], workers: int, seed: int, bad_image: str | None
 ) -> None:
-    shelves = [
-        Shelf(f"s{i}", [f"{n}{fate}" for n, fate in enumerate(row)], f"net{i % 2}") for i, row in enumerate(fates)
+    jobs = [
+        MemoryJob(f"s{i}", [f"{n}{fate}" for n, fate in enumerate(row)], f"net{i % 2}") for i, row in enumerate(fates)
     ]
     if bad_image:
-        shelves[0].images.insert(len(shelves[0].images) // 2, bad_image)
-    summaries = run(shelves, ScriptedPool(workers, seed))
-    for shelf in shelves:
-        summary = summaries[shelf.name]
-        bad = {path for path in shelf.images if path.strip("0123456789")}
-        assert sorted(shelf.done) == sorted(set(shelf.images) - bad)
+        jobs[0].images.insert(len(jobs[0].images) // 2, bad_image)
+    summaries = run(jobs, ScriptedPool(workers, seed))
+    for job in jobs:
+        summary = summaries[job.name]
+        bad = {path for path in job.images if path.strip("0123456789")}
+        assert sorted(job.done) == sorted(set(job.images) - bad)
         assert set(summary.failed) == bad
-        assert summary.done == len(shelf.done)
+        assert summary.done == len(job.done)
         assert (summary.problem, summary.interrupted) == (None, False)
 
 
 def test_an_image_that_kills_is_given_four_workers_and_no_innocent_is_listed() -> None:
-    shelf = Shelf("s", [f"{n}" for n in range(60)] + ["kill"] + [f"{n}" for n in range(60, 200)])
+    job = MemoryJob("s", [f"{n}" for n in range(60)] + ["kill"] + [f"{n}" for n in range(60, 200)])
     pool = ScriptedPool(2)
-    summary = run([shelf], pool)["s"]
+    summary = run([job], pool)["s"]
     assert set(summary.failed) == {"kill"}
     assert "4 workers died" in summary.failed["kill"]
-    assert len(shelf.done) == 200
+    assert len(job.done) == 200
     assert sum(size == 1 for _, _, size in pool.blocks) <= IN_FLIGHT + 10
 
 
 def test_workers_that_always_die_end_the_job_and_not_the_run() -> None:
-    shelves = [Shelf("s", [f"kill{n}" for n in range(100)]), Shelf("t", ["a", "b"], "other")]
+    jobs = [MemoryJob("s", [f"kill{n}" for n in range(100)]), MemoryJob("t", ["a", "b"], "other")]
     pool = ScriptedPool(1)
-    summaries = run(shelves, pool)
+    summaries = run(jobs, pool)
     assert "workers die whatever image they work on" in str(summaries["s"].problem)
     assert len(summaries["s"].failed) == 3
     assert summaries["t"].done == 2
@@ -207,9 +207,9 @@ def test_workers_that_always_die_end_the_job_and_not_the_run() -> None:
 
 
 def test_a_worker_keeps_what_it_has_loaded() -> None:
-    shelves = [Shelf(f"{model}/{data}", [f"{n}" for n in range(200)], model) for model in "abc" for data in "xy"]
+    jobs = [MemoryJob(f"{model}/{data}", [f"{n}" for n in range(200)], model) for model in "abc" for data in "xy"]
     pool = ScriptedPool(3)
-    summaries = run(shelves, pool)
+    summaries = run(jobs, pool)
     assert all(summary.done == 200 for summary in summaries.values())
     for name in ("w0", "w1", "w2"):
         keys = [key for worker, key, _ in pool.blocks if worker == name]
@@ -219,56 +219,56 @@ def test_a_worker_keeps_what_it_has_loaded() -> None:
 
 def test_idle_workers_take_what_is_left() -> None:
     pool = ScriptedPool(4)
-    run([Shelf("s", [f"{n}" for n in range(100)])], pool)
+    run([MemoryJob("s", [f"{n}" for n in range(100)])], pool)
     assert {worker for worker, _, _ in pool.blocks} == {"w0", "w1", "w2", "w3"}
 
 
 def test_work_that_is_refused_is_reported_and_the_rest_is_done() -> None:
-    shelves = [Shelf("s", ["a"], refusal=StoreError("in use")), Shelf("t", ["a"])]
-    summaries = run(shelves, ScriptedPool(1))
+    jobs = [MemoryJob("s", ["a"], refusal=StoreError("in use")), MemoryJob("t", ["a"])]
+    summaries = run(jobs, ScriptedPool(1))
     assert (summaries["s"].problem, summaries["t"].done) == ("in use", 1)
 
 
 def test_nothing_to_do_starts_nobody() -> None:
     pool = ScriptedPool(1)
-    assert run([Shelf("s", [])], pool)["s"].done == 0
+    assert run([MemoryJob("s", [])], pool)["s"].done == 0
     assert pool.started == 0
 
 
 def test_a_full_disk_ends_the_run_and_keeps_what_is_done() -> None:
-    shelves = [Shelf("s", ["a", "b", "full", "c"]), Shelf("t", ["a"], "other")]
+    jobs = [MemoryJob("s", ["a", "b", "full", "c"]), MemoryJob("t", ["a"], "other")]
     with pytest.raises(DiskError, match="the disk is full"):
-        run(shelves, ScriptedPool(1))
-    assert shelves[0].done == ["a", "b"]
-    assert shelves[1].done == []
-    assert not shelves[0].held
+        run(jobs, ScriptedPool(1))
+    assert jobs[0].done == ["a", "b"]
+    assert jobs[1].done == []
+    assert not jobs[0].held
 
 
 def test_a_bug_is_raised_and_locks_are_given_back() -> None:
-    shelf = Shelf("s", ["a", "bug"])
+    job = MemoryJob("s", ["a", "bug"])
     with pytest.raises(RuntimeError, match="a bug"):
-        run([shelf], ScriptedPool(1))
-    assert not shelf.held
+        run([job], ScriptedPool(1))
+    assert not job.held
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10**6))
 def test_workers_that_die_now_and_then_cost_no_image(seed: int) -> None:
-    shelf = Shelf("s", [f"{n}" for n in range(150)])
-    summary = run([shelf], ScriptedPool(3, seed, deaths=0.02))["s"]
-    assert len(shelf.done) + len(summary.failed) == 150
-    assert summary.done == len(shelf.done)
-    assert len(shelf.done) == len(set(shelf.done))
+    job = MemoryJob("s", [f"{n}" for n in range(150)])
+    summary = run([job], ScriptedPool(3, seed, deaths=0.02))["s"]
+    assert len(job.done) + len(summary.failed) == 150
+    assert summary.done == len(job.done)
+    assert len(job.done) == len(set(job.done))
 
 
 def test_what_dead_writers_left_is_removed_once_nobody_writes_any_more_and_only_where_somebody_wrote() -> None:
-    written, done_before = Shelf("s", ["a", "kill", "b"]), Shelf("t", [])
+    written, done_before = MemoryJob("s", ["a", "kill", "b"]), MemoryJob("t", [])
     run([written, done_before], ScriptedPool(2))
     assert (written.swept, done_before.swept) == (1, 0)
 
 
 def test_what_cannot_be_removed_does_not_fail_the_run() -> None:
-    class Stuck(Shelf):
+    class Stuck(MemoryJob):
         def sweep(self) -> None:
             raise PermissionError
 
