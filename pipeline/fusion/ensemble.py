@@ -13,7 +13,7 @@ from typing import Any
 from ...datasets.layout.folder_layout import output_stem
 from ...errors import ManifestError, StoreError, disk_error
 from ..config.manifest import FusionFunctions, Manifest, Member
-from ..storage.filesystem import is_remote
+from ..storage.filesystem import file_system
 from ..storage.output_folder import predictions_path, store_path
 from ..storage.run_record import failures, gone
 from ..storage.writer_lock import require_free, writer_lock
@@ -152,7 +152,7 @@ def _plan_dataset(
     reasons = failures(manifest.output, dataset)
     existing = existing_predictions(folder) if before else {}
     # Object stores give times in whole seconds, where an equal time may be later.
-    grain = 0 if is_remote(folder) else 1
+    grain = 1 if file_system(folder).has_exact_times else 0
     for path, who in has.items():
         if not who:
             plan.absent[path] = reasons.get(path, "is in no member's store yet; run 'hmsa-pipeline dump'")

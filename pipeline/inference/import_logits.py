@@ -21,7 +21,7 @@ from ..storage.run_record import record_gone, record_run
 from ..storage.writer_lock import writer_lock
 from ..store.identity import Identity
 from ..store.logit_store import LogitStore
-from .inputs import list_photographs
+from .inputs import survey
 
 SUFFIX = "_logits.npz"
 KEY = "logits"
@@ -95,7 +95,7 @@ def import_logits(
         raise ManifestError(f"model '{model}': is dumped from a checkpoint; only 'arch: external' is imported")
     if not folder.is_dir():
         raise StoreError(f"{folder}: there is no such folder of logits; check the path")
-    photos = list_photographs(manifest, entry, afresh=overwrite)
+    photos = survey(manifest, entry, afresh=overwrite).photographs
     present = {photo.path for photo in photos}
     files = {photo.path: folder / f"{output_stem(photo.path)}{SUFFIX}" for photo in photos}
     expected = set(files.values())

@@ -184,11 +184,6 @@ def remarks(surveys: Iterable[Survey]) -> list[str]:
     return [f"{one.dataset.name}: {remark}" for one in surveys for remark in one.remarks]
 
 
-def list_photographs(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -> list[Photograph]:
-    """Return the photographs of a dataset; see `survey`."""
-    return list(survey(manifest, dataset, afresh=afresh).photographs)
-
-
 def _known_sizes(manifest: Manifest, dataset: DatasetEntry) -> Mapping[tuple[str, int], tuple[int, int]]:
     for member in manifest.models:
         path = store_path(manifest.output, dataset.name, member.name)

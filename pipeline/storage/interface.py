@@ -25,7 +25,13 @@ class FileInfo:
 
 
 class FileSystem(Protocol):
-    """One kind of location: `LocalDisk` or `ObjectStore`. Each method does what its namesake in `filesystem` says."""
+    """One kind of location: `LocalDisk` or `ObjectStore`. Each method does what its namesake in `filesystem` says.
+
+    Attributes:
+        has_exact_times: two files written one after the other have different times.
+    """
+
+    has_exact_times: bool
 
     def size(self, path: Path) -> int | None: ...
     def version_tag(self, path: Path) -> str | None: ...

@@ -17,6 +17,8 @@ from .interface import FileInfo
 class LocalDisk:
     """The `FileSystem` of paths on a disk."""
 
+    has_exact_times = True
+
     def size(self, path: Path) -> int | None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             status = path.stat()

@@ -86,6 +86,8 @@ def as_oserror(path: Path) -> Iterator[None]:
 class ObjectStore:
     """The `FileSystem` of locations in an object store. It has no folders, and no partially written files."""
 
+    has_exact_times = False
+
     def size(self, path: Path) -> int | None:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             with as_oserror(path):

@@ -26,7 +26,8 @@ from .identity import Identity
 from .image_table import ImageEntry, images_from_json
 
 FORMAT_VERSION = 1
-_STRIP_BYTES = 5 * 2**20  # of a chunk; part of the format, as the version is
+STRIP_BYTES = 5 * 2**20
+"""Largest size of a chunk of more than 8 rows, before compression; part of the format, as the version is."""
 
 
 class Encoding(NamedTuple):
@@ -77,26 +78,23 @@ class DurableStore(LocalStore):
 class _RemoteStore(FsspecStore):
     """A store in an object store, where an object appears whole; errors of its library become OSError."""
 
-    def __init__(self, fs: Any, place: Path, *, read_only: bool = False) -> None:
-        super().__init__(fs, read_only=read_only, path=address(place).rstrip("/"))
-        self._root = place
-
-    def _place(self, key: str) -> Path:
-        return self._root / key
+    def __init__(self, fs: Any, root: Path, *, read_only: bool = False) -> None:
+        super().__init__(fs, read_only=read_only, path=address(root).rstrip("/"))
+        self._root = root
 
     def with_read_only(self, read_only: bool = False) -> _RemoteStore:
         return _RemoteStore(self.fs, self._root, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
-        with as_oserror(self._place(key)):
+        with as_oserror(self._root / key):
             return await super().get(key, prototype, byte_range)
 
     async def set(self, key: str, value: Buffer, byte_range: Any = None) -> None:
-        with as_oserror(self._place(key)):
+        with as_oserror(self._root / key):
             await super().set(key, value, byte_range)
 
     async def exists(self, key: str) -> bool:
-        with as_oserror(self._place(key)):
+        with as_oserror(self._root / key):
             return await super().exists(key)
 
 
@@ -179,7 +177,7 @@ def strip_rows(classes: int, height: int, width: int) -> int:
         classes: C, the number of classes.
         height, width: of the image, in pixels.
     """
-    rows = 2 ** max(3, int(math.log2(max(1, _STRIP_BYTES // (classes * width * 2)))))
+    rows = 2 ** max(3, int(math.log2(max(1, STRIP_BYTES // (classes * width * 2)))))
     return min(rows, height)
 
 

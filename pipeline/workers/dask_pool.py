@@ -255,7 +255,13 @@ class DaskWorkerPool(ABC):
         return self._workers
 
     def submit(self, number: int, block: Block, worker: Worker) -> None:
-        """Give the block to a worker, or to another one if it dies first."""
+        """Give a block to a worker, or to another one if it dies first.
+
+        Args:
+            number: identifies the block in events.
+            block: the images to do.
+            worker: one of `workers`.
+        """
         future = self._open().submit(
             run_pickled_call,
             pickle_call(_run_block, block, self._run, number),
@@ -290,7 +296,16 @@ class DaskWorkerPool(ABC):
         self._events.put(BlockProgress(number, BlockStatus(finished, image, age)))
 
     def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
-        """See `WorkerPool.wait`."""
+        """Pass on what happened since the last call.
+
+        Args:
+            timeout: for the first event, in seconds.
+            is_stopping: not used: no block runs in this process.
+            on_event: gets the events, in this thread.
+
+        Raises:
+            HmsaError: the workers are gone for good.
+        """
         self._check_workers()
         try:
             event = self._events.get(timeout=timeout)

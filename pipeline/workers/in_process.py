@@ -31,11 +31,23 @@ class InProcessPool:
         return [self._worker]
 
     def submit(self, number: int, block: Block, worker: Worker) -> None:
-        """Keep the block for `wait`."""
+        """Keep the block for `wait`.
+
+        Args:
+            number: identifies the block in events.
+            block: the images to do.
+            worker: not used: there is only one.
+        """
         self._submitted = number, block
 
     def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
-        """Run the block that was submitted, if there is one."""
+        """Run the block that was submitted, if there is one.
+
+        Args:
+            timeout: not used: a block takes as long as it takes.
+            is_stopping: tells the block to end early.
+            on_event: gets the block's progress and its end.
+        """
         if self._submitted is None:
             return
         (number, block), self._submitted = self._submitted, None

@@ -84,7 +84,7 @@ def tree(root: Path) -> dict[str, bytes]:
 def strips_of_eight() -> Iterator[None]:
     """Strips as low as they get, so that small images have several; for use inside hypothesis' tests too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zarr_backend, "_STRIP_BYTES", 0)
+        patch.setattr(zarr_backend, "STRIP_BYTES", 0)
         yield
 
 

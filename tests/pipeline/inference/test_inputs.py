@@ -9,8 +9,7 @@ from hmsa_pipeline.datasets.decode.image_header import Header
 from hmsa_pipeline.datasets.decode.tensors import decode_image
 from hmsa_pipeline.errors import DatasetError
 from hmsa_pipeline.pipeline.config.manifest import Manifest
-from hmsa_pipeline.pipeline.inference import inputs as survey_module
-from hmsa_pipeline.pipeline.inference.inputs import list_photographs
+from hmsa_pipeline.pipeline.inference import inputs
 from hmsa_pipeline.pipeline.storage.output_folder import store_path
 from hmsa_pipeline.pipeline.store.image_table import Photograph
 from PIL import Image
@@ -19,7 +18,7 @@ from ..stores import SIZE, begun, draw_photo, manifest_of, store_at
 
 
 def survey(manifest: Manifest, dataset: str = "street") -> list[Photograph]:
-    return list_photographs(manifest, manifest.dataset(dataset))
+    return list(inputs.survey(manifest, manifest.dataset(dataset)).photographs)
 
 
 def paths(manifest: Manifest) -> list[str]:
@@ -30,13 +29,13 @@ def paths(manifest: Manifest) -> list[str]:
 def headers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose headers were read."""
     read: list[str] = []
-    real = survey_module.header_of
+    real = inputs.header_of
 
     def spy(path: Path, late_exif: bool = False) -> Header:
         read.append(path.name)
         return real(path, late_exif)
 
-    monkeypatch.setattr(survey_module, "header_of", spy)
+    monkeypatch.setattr(inputs, "header_of", spy)
     return read
 
 
@@ -176,6 +175,6 @@ def test_turned_photographs_have_the_size_that_they_are_decoded_to(tmp_path: Pat
     manifest = manifest_of(tmp_path, ["ant"], {"street": path.parent})
     stored = manifest.dataset("street")
     turned = stored.model_copy(update={"orientation": "exif"})
-    assert [photo.size for photo in list_photographs(manifest, stored)] == [(4, 8)]
-    assert [(photo.size, photo.turned) for photo in list_photographs(manifest, turned)] == [((8, 4), True)]
+    assert [photo.size for photo in inputs.survey(manifest, stored).photographs] == [(4, 8)]
+    assert [(photo.size, photo.turned) for photo in inputs.survey(manifest, turned).photographs] == [((8, 4), True)]
     assert decode_image(path, exif=True).shape == (3, 8, 4)

@@ -22,7 +22,7 @@ from hmsa_pipeline.pipeline.inference import predict_block
 from hmsa_pipeline.pipeline.inference.cuda_graphs import release_graphs
 from hmsa_pipeline.pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, Predictor
 from hmsa_pipeline.pipeline.inference.transfer import HostCopy
-from hmsa_pipeline.pipeline.training import trainer as train
+from hmsa_pipeline.pipeline.training import trainer
 from PIL import Image
 from torch import Tensor, nn
 
@@ -294,7 +294,7 @@ def test_a_run_that_was_stopped_is_resumed(device: str, tmp_path: Path, monkeypa
 
     assert trained(tmp_path / "plain") == 0
 
-    class StopsSoon(train.Stopping):
+    class StopsSoon(trainer.StopSignal):
         asked = 0
 
         @property
@@ -307,7 +307,7 @@ def test_a_run_that_was_stopped_is_resumed(device: str, tmp_path: Path, monkeypa
             pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "Stopping", StopsSoon)
+        patch.setattr(trainer, "StopSignal", StopsSoon)
         assert trained(tmp_path / "other") == 130
     assert trained(tmp_path / "other", "--resume") == 0
     assert [row["epoch"] for row in history(tmp_path / "other")] == [1, 2]

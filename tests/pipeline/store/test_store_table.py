@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zarr
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hypothesis import given, settings
@@ -136,11 +137,12 @@ def test_a_header_mended_without_a_change_of_the_files_size_gets_its_place(where
 def test_a_death_between_table_and_arrays_is_made_good_by_the_next_writer(
     where: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(_store: LogitStore) -> None:
+    def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(LogitStore, "_make_arrays", die)
+        patch.setattr(zarr.Group, "create_array", die)
+        patch.setattr(zarr.Array, "resize", die)
         with pytest.raises(KeyboardInterrupt):
             begun(where, SOME[:1])
     # Readers come by before the next writer does.
@@ -151,7 +153,8 @@ def test_a_death_between_table_and_arrays_is_made_good_by_the_next_writer(
     store = begun(where, SOME[:1])
     store.write(0, logits(0, *SIZE))
     with monkeypatch.context() as patch:
-        patch.setattr(LogitStore, "_make_arrays", die)
+        patch.setattr(zarr.Group, "create_array", die)
+        patch.setattr(zarr.Array, "resize", die)
         with pytest.raises(KeyboardInterrupt):
             store.register(SOME)
     assert LogitStore.open(where).complete() == [True, False, False]
