@@ -21,7 +21,7 @@ class ImageMaskPair:
     image: str
     mask: str
     encoding: str
-    """How the mask says what a pixel shows: one of `sources.ENCODINGS`."""
+    """How the mask says what a pixel shows: one of `dataset_specs.ENCODINGS`."""
 
 
 def panoptic_json(mask: str) -> str:
@@ -34,7 +34,7 @@ def find_pairs(root: Path, name: str, split: str | None = None) -> tuple[list[Im
 
     Args:
         root: the dataset's folder.
-        name: which dataset, of `sources.NAMES`.
+        name: which dataset, of `dataset_specs.NAMES`.
         split: which of its splits; None for its default.
 
     Returns:
@@ -42,7 +42,7 @@ def find_pairs(root: Path, name: str, split: str | None = None) -> tuple[list[Im
 
     Raises:
         DatasetError: unknown name or split; the folders of images are missing or empty, and whatever else
-            `layouts.list_images` refuses.
+            `find_images.list_images` refuses.
     """
     facts = dataset_spec(name)
     pairs, alone = _matched(root, facts, find_images(root, name, split))

@@ -57,7 +57,7 @@ class OutlierSet:
         title: its own name.
         layout: where its images lie; its splits, or what it holds under None, are scored one by one.
         masks: split -> where the mask of an image may lie, and its encoding, in the order of preference; under None
-            for all splits that are not named. Fields are those of `sources.MaskRule`, ``{folder}`` (the folders above
+            for all splits that are not named. Fields are those of `MaskRule`, ``{folder}`` (the folders above
             the one that holds the images, with a slash) and ``{frame}`` (the stem without LostAndFound's ending);
             a star stands for a number.
         hint: what an error says where no image has a mask.

@@ -1,6 +1,6 @@
 """Street scenes drawn by rule, with their masks: for those who have no photographs at hand, and for tests."""
 
-from .dataset_frames import LOOKS, SPLITS, Frame, Looks, draw_frame
+from .dataset_frames import LOOKS, SPLITS, DatasetLook, Frame, draw_frame
 from .scene import Scene, draw_scene
 from .style import STYLES, Style
 from .write_bravo import write_bravo
@@ -10,8 +10,8 @@ __all__ = [
     "LOOKS",
     "SPLITS",
     "STYLES",
+    "DatasetLook",
     "Frame",
-    "Looks",
     "Scene",
     "Style",
     "draw_frame",

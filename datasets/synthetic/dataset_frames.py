@@ -39,7 +39,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
+class DatasetLook:
     """Look of the photographs of one dataset, and its names of the things on them."""
 
     sizes: tuple[tuple[int, int], ...]
@@ -73,7 +73,7 @@ _DUST = replace(STYLES["overcast"], haze=(214, 204, 184), light=(0.98, 0.92, 0.8
 _PLAIN = {
     field.name: getattr(STYLES["overcast"], field.name)
     for field in fields(Style)
-    if field.name not in {"stranger", "unmet", "crowd"}
+    if field.name not in {"unknown_object", "unseen_kind", "crowd"}
 }
 
 _CITYSCAPES_VOID = {"bonnet": ("ego vehicle",), "animal": ("dynamic",), "obstacle": ("static",)}
@@ -82,15 +82,15 @@ _CITYSCAPES_VOID = {"bonnet": ("ego vehicle",), "animal": ("dynamic",), "obstacl
 # 2017) everything by day and night, BDD100K (arXiv 1805.04687) the same but for fog, of which it has next to none,
 # GTA5 (arXiv 1608.02192) day, night and rain, SHIFT (arXiv 2206.08367) everything, WildDash 2 (Zendel et al., CVPR
 # 2022) whatever is a hazard, IDD (arXiv 1811.10200) dust and dusk, Cityscapes (arXiv 1604.01685) good weather by day.
-LOOKS: Mapping[str, Looks] = {
-    "cityscapes": Looks(
+LOOKS: Mapping[str, DatasetLook] = {
+    "cityscapes": DatasetLook(
         sizes=((128, 256),),
         styles=_styles("overcast", "clear", "obstacle", "overcast", "clear"),
         bonnet=(38, 40, 44),
         framed=True,
         names={**_CITYSCAPES_VOID, "border": ("rectification border",), "rim": ("out of roi",)},
     ),
-    "bdd100k": Looks(
+    "bdd100k": DatasetLook(
         sizes=((144, 256),),
         styles=(
             *_styles("clear", "night", "rain", "flare"),
@@ -99,14 +99,14 @@ LOOKS: Mapping[str, Looks] = {
         ),
         bonnet=(58, 56, 54),
     ),
-    "idd": Looks(
+    "idd": DatasetLook(
         sizes=((144, 256),),
         styles=(
             _DUST,
-            replace(_DUST, stranger="animal"),
+            replace(_DUST, unknown_object="animal"),
             replace(STYLES["clear"], crowd=2.0, dirt=0.4),
             replace(STYLES["overcast"], crowd=1.5),
-            replace(_DUST, stranger="obstacle"),
+            replace(_DUST, unknown_object="obstacle"),
             replace(_DUSK, crowd=2.0, dirt=0.4),
         ),
         names={
@@ -114,7 +114,7 @@ LOOKS: Mapping[str, Looks] = {
             "obstacle": ("obs-str-bar-fallback",),
         },
     ),
-    "mapillary": Looks(
+    "mapillary": DatasetLook(
         sizes=((144, 192), (120, 240)),
         styles=(*_styles("clear", "rain", "obstacle", "night", "fog", "overcast", "snow", "animal"), _DUSK),
         names={
@@ -143,7 +143,7 @@ LOOKS: Mapping[str, Looks] = {
             "obstacle": ("void--unlabeled",),
         },
     ),
-    "wilddash": Looks(
+    "wilddash": DatasetLook(
         sizes=((144, 256),),
         styles=_styles("fog", "rain", "snow", "flare", "animal", "night", "raindrops", "obstacle"),
         bonnet=(96, 24, 26),
@@ -163,7 +163,7 @@ LOOKS: Mapping[str, Looks] = {
             "obstacle": ("unlabeled",),
         },
     ),
-    "gta5": Looks(
+    "gta5": DatasetLook(
         sizes=((132, 240),),
         styles=(
             _NOON,
@@ -171,12 +171,12 @@ LOOKS: Mapping[str, Looks] = {
             replace(_DUSK, shadow=2.5),
             STYLES["rain"],
             replace(_NOON, clouds=0.6),
-            replace(_NOON, stranger="obstacle"),
+            replace(_NOON, unknown_object="obstacle"),
         ),
         bonnet=(112, 108, 52),
         names=_CITYSCAPES_VOID,
     ),
-    "shift": Looks(
+    "shift": DatasetLook(
         sizes=((128, 205),),
         styles=(*_styles("clear", "rain", "night", "fog", "overcast", "obstacle"), replace(_DUSK, clouds=0.9)),
         names={
@@ -237,8 +237,8 @@ def draw_frame(
     street = np.random.SeedSequence((seed, NAMES.index(name), place, number)).generate_state(1, np.uint64)
     scene = draw_scene(int(street[0]), height, width, look)
     image, parts = scene.image.copy(), scene.mask.copy()
-    if look.stranger != "none":
-        parts[scene.mask == IGNORE] = _PART[look.stranger]
+    if look.unknown_object != "none":
+        parts[scene.mask == IGNORE] = _PART[look.unknown_object]
     if "marking" in looks.names:
         # Where paint lies is plain to see under a grey sky; what shines at night or in the rain may be anything.
         plain = draw_scene(int(street[0]), height, width, replace(look, **_PLAIN))
@@ -259,7 +259,7 @@ def _names(table: DatasetSpec) -> dict[str, int]:
     return {called: raw for raw, (_, called) in (table.labels or {}).items()}
 
 
-def _train_ids(parts: NDArray[np.uint8], looks: Looks) -> NDArray[np.uint8]:
+def _train_ids(parts: NDArray[np.uint8], looks: DatasetLook) -> NDArray[np.uint8]:
     lookup = np.full(256, IGNORE, dtype=np.uint8)
     for part, number in _PART.items():
         if part not in _VOID:
@@ -268,7 +268,7 @@ def _train_ids(parts: NDArray[np.uint8], looks: Looks) -> NDArray[np.uint8]:
     return lookup[parts]
 
 
-def _raw_ids(parts: NDArray[np.uint8], looks: Looks, table: DatasetSpec) -> NDArray[np.uint8]:
+def _raw_ids(parts: NDArray[np.uint8], looks: DatasetLook, table: DatasetSpec) -> NDArray[np.uint8]:
     if table.labels is None:
         return _train_ids(parts, looks)
     names, regions = _names(table), number_regions(parts)

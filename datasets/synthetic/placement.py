@@ -229,10 +229,10 @@ def people_it(stage: Stage) -> None:
 
 def set_in_the_way(stage: Stage) -> None:
     """Something on the road that no class has a name for, if the style asks for it."""
-    animal = stage.style.stranger == "animal"
-    if stage.style.stranger != "none":
+    animal = stage.style.unknown_object == "animal"
+    if stage.style.unknown_object != "none":
         z = stage.rng.uniform(6.5, 10) if animal else stage.rng.uniform(6, 9)
         x = stage.street.at(stage.rng.uniform(-1.6, 1.4), z)
         kind = strangers.animal if animal else strangers.obstacle
-        stage.put(z, lambda own: kind(stage.canvas, own, x, z, unmet=stage.style.unmet))
+        stage.put(z, lambda own: kind(stage.canvas, own, x, z, unseen_kind=stage.style.unseen_kind))
         stage.darken(x, z, 1.1 if animal else 0.4, -0.3, 0.3, 0.8)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..taxonomy import IGNORE, PALETTE
-from . import placement as placing
+from . import placement
 from .canvas import Canvas
 from .ground import Ground, paint_sky
 from .objects import houses
@@ -51,14 +51,14 @@ def draw_scene(seed: int, height: int, width: int, style: Style = STYLES["clear"
     content, texture = (np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(2))
     street = plan_street(content)
     canvas = Canvas(height, width, 2 if height * width <= _SMOOTHED else 1, street.camera)
-    stage = placing.Stage(canvas, Ground(canvas, street), street, style, content)
-    placing.line_the_street(stage)
-    placing.furnish(stage)
-    placing.fill_the_road(stage)
-    placing.people_it(stage)
+    stage = placement.Stage(canvas, Ground(canvas, street), street, style, content)
+    placement.line_the_street(stage)
+    placement.furnish(stage)
+    placement.fill_the_road(stage)
+    placement.people_it(stage)
     paint_sky(canvas, texture, style)
     houses.backdrop(canvas, content)
-    placing.set_in_the_way(stage)  # last of all that is drawn by lot, so that the rest stays the same without it
+    placement.set_in_the_way(stage)  # last of all that is drawn by lot, so that the rest stays the same without it
     stage.ground.paint(texture, style)
     stage.paint()
     scale = canvas.scale

@@ -10,7 +10,7 @@ from .canvas import Colour
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """The looks of a scene; what stands where does not depend on them, but for ``stranger`` and ``crowd``."""
+    """The looks of a scene; what stands where does not depend on them, but for ``unknown_object`` and ``crowd``."""
 
     zenith: Colour = (108, 154, 208)
     """Colour of the sky far up."""
@@ -38,9 +38,9 @@ class Style:
     """How much falling snow is seen, 0 to 1."""
     lens: Literal["clean", "flare", "drops"] = "clean"
     """The sun that shines into the lens, or drops of water on it."""
-    stranger: Literal["none", "animal", "obstacle"] = "none"
+    unknown_object: Literal["none", "animal", "obstacle"] = "none"
     """Object of no class in the way (void in the mask)."""
-    unmet: bool = False
+    unseen_kind: bool = False
     """True if that is of a kind that none of the seven datasets is drawn with."""
     crowd: float = 1.0
     """How much more is on the road and the pavements than in a quiet town."""
@@ -58,7 +58,7 @@ _OBSTACLE = Style(
     clouds=0.8,
     sun=0.4,
     light=(0.92, 0.92, 0.92),
-    stranger="obstacle",
+    unknown_object="obstacle",
 )
 
 STYLES: dict[str, Style] = {
@@ -102,10 +102,10 @@ STYLES: dict[str, Style] = {
         rain=0.25,
         lens="drops",
     ),
-    "animal": Style(stranger="animal"),
+    "animal": Style(unknown_object="animal"),
     "obstacle": _OBSTACLE,
-    "unmet animal": Style(stranger="animal", unmet=True),
-    "unmet obstacle": replace(_OBSTACLE, unmet=True),
+    "unmet animal": Style(unknown_object="animal", unseen_kind=True),
+    "unmet obstacle": replace(_OBSTACLE, unseen_kind=True),
     "out of context": Style(odd_road=True),
     "tinted": Style(tint=0.7),
 }

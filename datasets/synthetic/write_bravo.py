@@ -127,8 +127,8 @@ def _picture(seed: int, size: tuple[int, int], which: tuple[int, int]) -> _Drawn
     style = STYLES[kind.style]
     scene = draw_scene(street, *sizes[kind.size], style)
     ids, foreign = scene.mask, np.zeros(scene.mask.shape, bool)
-    if style.stranger != "none":
-        ids = draw_scene(street, *sizes[kind.size], replace(style, stranger="none")).mask
+    if style.unknown_object != "none":
+        ids = draw_scene(street, *sizes[kind.size], replace(style, unknown_object="none")).mask
         foreign = (scene.mask == IGNORE) & (ids != IGNORE)
     return _Drawn(kind.name.format(kind.first + kind.step * round_), scene.image, ids, foreign)
 

@@ -21,7 +21,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, totals: BatchTotals | None = N
         A scalar, float32 (float64 for float64 scores); under autocast too.
 
     Raises:
-        ValueError: as `labels.labelled`.
+        ValueError: as `batch_labels.labelled`.
     """
     valid = labelled(logits, labels)
     pixels = valid.sum().clamp(min=1) if totals is None else max(1, totals.pixels)

@@ -30,7 +30,7 @@ from .class_chart import draw_class_chart
 from .findings import FIGURES, SLOTS, DatasetFindings, PairFindings, SplitFindings
 from .guide import known_source
 
-CLASSES, SHEET = "classes.png", "contact_sheet.png"
+CLASS_CHART, SHEET = "classes.png", "contact_sheet.png"
 OUTPUT = Path("runs") / "datasets"
 """Below the current folder; each dataset has a folder of its own in it."""
 
@@ -42,7 +42,7 @@ class CheckPlan:
     """A dataset that can be looked at, and what will be read of it.
 
     Attributes:
-        facts: which dataset it is.
+        spec: which dataset it is.
         root: its folder.
         output: where the figures and pictures go.
         splits: split -> its images with masks, and its images without.
@@ -50,7 +50,7 @@ class CheckPlan:
         workers: processes that read; one per core if None.
     """
 
-    facts: DatasetSpec
+    spec: DatasetSpec
     root: Path
     output: Path
     splits: Mapping[str, tuple[list[ImageMaskPair], list[str]]]
@@ -84,38 +84,40 @@ def plan_check(
         ManifestError: HMSA_DATA_ROOT is needed and not set.
         StoreError: the output cannot be written.
     """
-    facts = known_source(name)
-    folder = _root_of(facts, data_root, root)
-    wanted = [split] if split else _own(_all_labelled(facts), facts, folder)
-    splits = {each: _listed(folder, facts, each) for each in wanted}
+    spec = known_source(name)
+    folder = _root_of(spec, data_root, root)
+    wanted = [split] if split else _own(_all_labelled(spec), spec, folder)
+    splits = {each: _listed(folder, spec, each) for each in wanted}
     output = output or OUTPUT / name
     _require_writable(output)
-    return CheckPlan(facts, folder, output, splits, limit, workers)
+    return CheckPlan(spec, folder, output, splits, limit, workers)
 
 
 def run_check(plan: CheckPlan) -> DatasetFindings:
-    """Read everything, and write `FIGURES` and, where anything can be trained on, `CLASSES` and `SHEET`.
+    """Read everything, and write `FIGURES` and, where anything can be trained on, `CLASS_CHART` and `SHEET`.
 
     Raises:
         DatasetError: a folder cannot be read; a process that reads was ended from outside.
         DiskError: the output cannot be written.
     """
-    reader = LabelReader(plan.root, plan.facts)
+    reader = LabelReader(plan.root, plan.spec)
     wanted = {split: pairs[: plan.limit] for split, (pairs, _) in plan.splits.items()}
     splits: list[SplitFindings] = []
     with Progress(sum(map(len, wanted.values()))) as progress:
         for split, pairs in wanted.items():
             found, alone = plan.splits[split]
-            expected = expected_images(plan.root, plan.facts, split, len(found) + len(alone))
-            splits.append(SplitFindings(split, plan.facts, len(found), alone, expected))
-            progress.job(f"{plan.facts.name} {split}", len(pairs))
-            for pair, look in zip(pairs, map_files(partial(inspect_pair, reader), pairs, plan.workers), strict=True):
-                splits[-1].add(pair, look)
+            expected = expected_images(plan.root, plan.spec, split, len(found) + len(alone))
+            splits.append(SplitFindings(split, plan.spec, len(found), alone, expected))
+            progress.job(f"{plan.spec.name} {split}", len(pairs))
+            for pair, found_in_pair in zip(
+                pairs, map_files(partial(inspect_pair, reader), pairs, plan.workers), strict=True
+            ):
+                splits[-1].add(pair, found_in_pair)
                 progress.advance()
-    strays = find_strays(plan.root, plan.facts, [*wanted])
-    all_there = _all_images(plan.root, plan.facts)
-    beside = _beside(plan.root, plan.facts)
-    report = DatasetFindings(plan.facts, plan.root, plan.limit, tuple(splits), tuple(strays), all_there, beside)
+    strays = find_strays(plan.root, plan.spec, [*wanted])
+    all_there = _all_images(plan.root, plan.spec)
+    beside = _beside(plan.root, plan.spec)
+    report = DatasetFindings(plan.spec, plan.root, plan.limit, tuple(splits), tuple(strays), all_there, beside)
     try:
         write_json(plan.output / FIGURES, report.figures())
         _draw(plan.output, reader, report)
@@ -124,12 +126,12 @@ def run_check(plan: CheckPlan) -> DatasetFindings:
     return report
 
 
-def expected_images(root: Path, facts: DatasetSpec, split: str, found: int) -> int | None:
+def expected_images(root: Path, spec: DatasetSpec, split: str, found: int) -> int | None:
     """How many images of a split its authors distribute.
 
     Args:
         root: the dataset's folder.
-        facts: which dataset it is.
+        spec: which dataset it is.
         split: which split.
         found: how many are there; if it is one of the dataset's parts, that part is what is expected.
 
@@ -138,25 +140,25 @@ def expected_images(root: Path, facts: DatasetSpec, split: str, found: int) -> i
     """
     if (root / DRAWN_MARK).is_file():
         return None
-    parts = facts.layout.joined.get(split, (split,)) if "_cv" not in split else ()
-    known = [facts.counts[part] for part in parts if part in facts.counts]
+    parts = spec.layout.joined.get(split, (split,)) if "_cv" not in split else ()
+    known = [spec.counts[part] for part in parts if part in spec.counts]
     if not known or len(known) < len(parts):
         return None
-    alone = any(found == part.get(split) for part in facts.parts.values())
+    alone = any(found == part.get(split) for part in spec.parts.values())
     return found if alone else sum(known)
 
 
-def _all_images(root: Path, facts: DatasetSpec) -> int | None:
+def _all_images(root: Path, spec: DatasetSpec) -> int | None:
     """The images of all splits, where their number is known but not that of each split; else None."""
-    if TOTAL not in facts.counts or (root / DRAWN_MARK).is_file():
+    if TOTAL not in spec.counts or (root / DRAWN_MARK).is_file():
         return None
-    folders = {folder for split in facts.layout.splits for folder in split_folders(root, facts.layout, split)}
-    return sum(1 for folder in folders for _ in walk(root, folder, facts.layout, ()))
+    folders = {folder for split in spec.layout.splits for folder in split_folders(root, spec.layout, split)}
+    return sum(1 for folder in folders for _ in walk(root, folder, spec.layout, ()))
 
 
-def _beside(root: Path, facts: DatasetSpec) -> tuple[str, ...]:
+def _beside(root: Path, spec: DatasetSpec) -> tuple[str, ...]:
     """Further parts of the dataset that lie beside its folder, and are read from there."""
-    folders = {folder for more in facts.layout.more.values() for folder in more}
+    folders = {folder for more in spec.layout.more.values() for folder in more}
     return tuple(part for part in parts_beside(root) if any(folder.startswith(f"{part}/") for folder in folders))
 
 
@@ -187,7 +189,7 @@ def inspect_pair(reader: LabelReader, pair: ImageMaskPair) -> PairFindings:
     return PairFindings(size, mask_size, tuple(unreadable), unknown, pixels)
 
 
-def find_strays(root: Path, facts: DatasetSpec, splits: Sequence[str]) -> list[str]:
+def find_strays(root: Path, spec: DatasetSpec, splits: Sequence[str]) -> list[str]:
     """Masks that belong to no image, wherever masks of these splits may lie.
 
     Linked folders are not followed. Images count that lie in the folder of the split, whether they belong to
@@ -195,7 +197,7 @@ def find_strays(root: Path, facts: DatasetSpec, splits: Sequence[str]) -> list[s
 
     Args:
         root: the dataset's folder.
-        facts: its specification.
+        spec: its specification.
         splits: the splits whose masks are looked for.
 
     Returns:
@@ -206,12 +208,12 @@ def find_strays(root: Path, facts: DatasetSpec, splits: Sequence[str]) -> list[s
     """
     strays: set[str] = set()
     wanted: set[str] = set()
-    layout = facts.layout
+    layout = spec.layout
     for part in {part: None for split in splits for part in layout.joined.get(split, (split,))}:
         for folder in split_folders(root, layout, part):
             names = (output_stem(image.path)[len(folder) + 1 :] for image in walk(root, folder, layout, (), part))
             stems = {name.removesuffix(layout.ending(part)) for name in names}
-            for path, _ in mask_places(facts, part, part_of(layout, part, folder), "", "\0"):
+            for path, _ in mask_places(spec, part, part_of(layout, part, folder), "", "\0"):
                 base, _, ending = path.partition("\0")
                 strays |= {base + stem + ending for stem in _stems_below(located(root, base), ending)}
                 wanted |= {base + stem + ending for stem in stems}
@@ -249,11 +251,11 @@ def spread(counts: Sequence[int], total: int) -> list[list[int]]:
 def _draw(output: Path, reader: LabelReader, report: DatasetFindings) -> None:
     if not report.sound:
         # Pictures of an earlier check would be taken for those of this one.
-        for name in (CLASSES, SHEET):
+        for name in (CLASS_CHART, SHEET):
             (output / name).unlink(missing_ok=True)
         return
-    title = f"{report.facts.title}: {', '.join(split.name for split in report.splits)}"
-    draw_class_chart(output / CLASSES, title, report.pixels, report.images, report.sound)
+    title = f"{report.spec.title}: {', '.join(split.name for split in report.splits)}"
+    draw_class_chart(output / CLASS_CHART, title, report.pixels, report.images, report.sound)
     places = spread([len(split.sound) for split in report.splits], _PICTURES)
     shown = [
         (split.name, split.sound[place])
@@ -265,14 +267,14 @@ def _draw(output: Path, reader: LabelReader, report: DatasetFindings) -> None:
     )
 
 
-def _all_labelled(facts: DatasetSpec) -> list[str]:
+def _all_labelled(spec: DatasetSpec) -> list[str]:
     """The splits that together hold every image with a mask once."""
-    layout = facts.layout
+    layout = spec.layout
     # Joined splits hold the images of others once more, but where those may be missing they are looked at together.
-    return [split for split in facts.labelled if (split in layout.joined) == layout.any_part]
+    return [split for split in spec.labelled if (split in layout.joined) == layout.any_part]
 
 
-def _root_of(facts: DatasetSpec, data_root: Path | None, root: Path | None) -> Path:
+def _root_of(spec: DatasetSpec, data_root: Path | None, root: Path | None) -> Path:
     from ..config.path_variables import PathContext, expand, expand_home, resolved_path
 
     if root is not None:
@@ -281,33 +283,33 @@ def _root_of(facts: DatasetSpec, data_root: Path | None, root: Path | None) -> P
         return Path.cwd() / expand_home(str(root))
     variables = PathContext.of(Path.cwd(), data_root).variables
     try:
-        place = expand(f"${{HMSA_DATA_ROOT}}/{facts.folder}", Path.cwd(), variables)
+        place = expand(f"${{HMSA_DATA_ROOT}}/{spec.folder}", Path.cwd(), variables)
     except ValueError as error:
         raise ManifestError(f"--data-root: {error}") from error
-    return resolved_path(place, f"{facts.name}: ")
+    return resolved_path(place, f"{spec.name}: ")
 
 
-def _own(splits: Sequence[str], facts: DatasetSpec, root: Path) -> list[str]:
+def _own(splits: Sequence[str], spec: DatasetSpec, root: Path) -> list[str]:
     """Select the splits to look at: of variants, only those whose folders exist."""
-    layout = facts.layout
+    layout = spec.layout
     plain = [split for split in splits if split not in layout.variants]
     there = [split for split in splits if split in layout.variants and split_folders(root, layout, split)]
     none = there and not any(split_folders(root, layout, split) for split in plain)
     return there if none else [*plain, *there]
 
 
-def _listed(root: Path, facts: DatasetSpec, split: str) -> tuple[list[ImageMaskPair], list[str]]:
+def _listed(root: Path, spec: DatasetSpec, split: str) -> tuple[list[ImageMaskPair], list[str]]:
     """Images with and without masks; an error if it is no use to look at any of them."""
-    if split in facts.unlabelled:
-        return list_pairs(root, facts.name, split), []  # which says that they are not published
-    pairs, alone = find_pairs(root, facts.name, split)
+    if split in spec.unlabelled:
+        return list_pairs(root, spec.name, split), []  # which says that they are not published
+    pairs, alone = find_pairs(root, spec.name, split)
     if not pairs:
-        return list_pairs(root, facts.name, split), []  # which says where the masks would lie
+        return list_pairs(root, spec.name, split), []  # which says where the masks would lie
     for beside in sorted({panoptic_json(pair.mask) for pair in pairs if pair.encoding == "panoptic"}):
         if not (root / beside).is_file():
             raise DatasetError(
                 f"{root / beside}: there is no such file, which says what the colours of masks mean; "
-                f"unpack {facts.mask_archive}; {SEE}"
+                f"unpack {spec.mask_archive}; {SEE}"
             )
     return pairs, alone
 

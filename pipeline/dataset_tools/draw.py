@@ -71,18 +71,18 @@ def draw_datasets(
     from ...datasets.synthetic.write_datasets import write_source
 
     folder = folder or DRAWN
-    for facts in known_sources(names or NAMES):
-        if facts.name in EVALUATED:
-            raise DatasetError(f"{facts.name}: cannot be drawn; those that can: {', '.join(NAMES)}")
+    for spec in known_sources(names or NAMES):
+        if spec.name in EVALUATED:
+            raise DatasetError(f"{spec.name}: cannot be drawn; those that can: {', '.join(NAMES)}")
         try:
-            written = write_source(folder, facts.name, train=train, val=val, seed=seed, size=size, style=style)
+            written = write_source(folder, spec.name, train=train, val=val, seed=seed, size=size, style=style)
         except ValueError as error:
-            raise ManifestError(f"{facts.name}: {error}") from error
+            raise ManifestError(f"{spec.name}: {error}") from error
         except OSError as error:
             raise StoreError(
-                f"{folder / facts.folder}: cannot be written ({reason(error)}); choose another --output"
+                f"{folder / spec.folder}: cannot be written ({reason(error)}); choose another --output"
             ) from error
-        yield DrawnDataset(facts.name, written, _training(facts.name, folder, size))
+        yield DrawnDataset(spec.name, written, _training(spec.name, folder, size))
 
 
 def _training(name: str, folder: Path, size: tuple[int, int] | None) -> str:

@@ -50,7 +50,7 @@ class SplitFindings:
     """Findings of one split."""
 
     name: str
-    facts: DatasetSpec
+    spec: DatasetSpec
     """The dataset that the split belongs to."""
     pairs: int
     """Images that have a mask."""
@@ -86,26 +86,26 @@ class SplitFindings:
     @property
     def unsure(self) -> bool:
         """True if `expected` is a number that the authors do not state."""
-        return self.name in self.facts.unsure and self.expected == self.facts.counts.get(self.name)
+        return self.name in self.spec.unsure and self.expected == self.spec.counts.get(self.name)
 
-    def add(self, pair: ImageMaskPair, look: PairFindings) -> None:
+    def add(self, pair: ImageMaskPair, found: PairFindings) -> None:
         """Count one image."""
         self.looked_at += 1
-        self.unreadable += look.unreadable
-        for number in look.unknown:
+        self.unreadable += found.unreadable
+        for number in found.unknown:
             self.unknown.setdefault(number, []).append(pair.mask)
-        if look.size is not None:
-            self.sizes[look.size] += 1
-        if look.pixels is not None:
+        if found.size is not None:
+            self.sizes[found.size] += 1
+        if found.pixels is not None:
             self.sound.append(pair)
-            if not look.pixels[:NUM_CLASSES].any():
+            if not found.pixels[:NUM_CLASSES].any():
                 self.empty.append(pair.mask)
-            self.pixels += look.pixels
-            self.images += look.pixels > 0
-            self.resized += look.size != look.mask_size
-        elif look.size and look.mask_size and look.size != look.mask_size and not self.facts.resize_masks:
+            self.pixels += found.pixels
+            self.images += found.pixels > 0
+            self.resized += found.size != found.mask_size
+        elif found.size and found.mask_size and found.size != found.mask_size and not self.spec.resize_masks:
             self.other_size.append(
-                f"{pair.mask}: has {_by(look.mask_size)} pixels, but its image {pair.image} has {_by(look.size)}; "
+                f"{pair.mask}: has {_by(found.mask_size)} pixels, but its image {pair.image} has {_by(found.size)}; "
                 "they do not belong together, unpack both again"
             )
 
@@ -115,30 +115,30 @@ class SplitFindings:
             yield (
                 f"{self.name}: {plural(self.missing, 'image')} of the {self.expected} that are distributed"
                 f"{f' ({COUNTED})' if self.unsure else ''} {'are' if self.missing > 1 else 'is'} missing; "
-                f"unpack {self.facts.image_archive}; {SEE}"
+                f"unpack {self.spec.image_archive}; {SEE}"
             )
         if self.without_mask:
             total = self.pairs + len(self.without_mask)
             yield (
                 f"{self.name}: {len(self.without_mask)} of {total} images have no mask "
-                f"({first_few(self.without_mask, FEW)}); unpack {self.facts.mask_archive}; {SEE}"
+                f"({first_few(self.without_mask, FEW)}); unpack {self.spec.mask_archive}; {SEE}"
             )
         yield from self._some(self.other_size, "masks have another size than their images")
         for number in sorted(self.unknown)[:FEW]:
             files = self.unknown[number]
             yield (
-                f"{self.name}: id {number} is none of {self.facts.title}, but {plural(len(files), 'mask')} "
+                f"{self.name}: id {number} is none of {self.spec.title}, but {plural(len(files), 'mask')} "
                 f"{'hold' if len(files) > 1 else 'holds'} it, first {files[0]}; is that the right file?"
             )
         if len(self.unknown) > FEW:
             others = sorted(self.unknown)[FEW:]
-            yield f"{self.name}: {len(others)} more ids are none of {self.facts.title} ({first_few(others, FEW)})"
+            yield f"{self.name}: {len(others)} more ids are none of {self.spec.title} ({first_few(others, FEW)})"
         yield from self._some(self.unreadable, "files cannot be read")
         if self.empty and len(self.empty) == len(self.sound):
             masks = f"the {len(self.empty)} masks that were read" if len(self.empty) > 1 else "the mask that was read"
             yield (
                 f"{self.name}: none of {masks} labels anything ({first_few(self.empty, FEW)}); nothing can be learnt "
-                f"from that or scored on it, unpack {self.facts.mask_archive}; {SEE}"
+                f"from that or scored on it, unpack {self.spec.mask_archive}; {SEE}"
             )
 
     def _some(self, found: Sequence[str], what: str) -> Iterator[str]:
@@ -188,7 +188,7 @@ class DatasetFindings:
     """Findings of a dataset.
 
     Attributes:
-        facts: which one it is.
+        spec: which one it is.
         root: its folder.
         limit: how many images of each split were read; all if None.
         splits: what each split holds.
@@ -197,7 +197,7 @@ class DatasetFindings:
         beside: folders of further parts beside the root, which are read as if they lay in it.
     """
 
-    facts: DatasetSpec
+    spec: DatasetSpec
     root: Path
     limit: int | None
     splits: tuple[SplitFindings, ...]
@@ -224,22 +224,22 @@ class DatasetFindings:
     def problems(self) -> list[str]:
         """All problems, one line each."""
         found = [line for split in self.splits for line in split.problems()]
-        if self.all_images is not None and (missing := self.facts.counts[TOTAL] - self.all_images) > 0:
+        if self.all_images is not None and (missing := self.spec.counts[TOTAL] - self.all_images) > 0:
             found.append(
-                f"{plural(missing, 'image')} of the {self.facts.counts[TOTAL]} that are distributed "
-                f"{'are' if missing > 1 else 'is'} missing; unpack {self.facts.image_archive}; {SEE}"
+                f"{plural(missing, 'image')} of the {self.spec.counts[TOTAL]} that are distributed "
+                f"{'are' if missing > 1 else 'is'} missing; unpack {self.spec.image_archive}; {SEE}"
             )
         if self.without_image:
             found.append(
                 f"{plural(len(self.without_image), 'mask')} without an image "
-                f"({first_few(self.without_image, FEW)}); unpack {self.facts.image_archive}; {SEE}"
+                f"({first_few(self.without_image, FEW)}); unpack {self.spec.image_archive}; {SEE}"
             )
         return found
 
     def summary(self) -> list[str]:
         """Describe the findings for people, a line each."""
         wide = max(len(split.name) for split in self.splits)
-        lines = [f"{self.facts.title}: {self.root}", *(f"  with {self.root.parent / name}" for name in self.beside)]
+        lines = [f"{self.spec.title}: {self.root}", *(f"  with {self.root.parent / name}" for name in self.beside)]
         lines += [f"  {split.name:{wide}}  {split.summary()}" for split in self.splits]
         lines += [f"  {line}" for line in _table(self.pixels, self.images)]
         lines.append(plural(len(self.problems), "problem") if self.problems else "no problems")
@@ -249,12 +249,12 @@ class DatasetFindings:
         """All of it, for JSON."""
         return {
             "version": __version__,
-            "dataset": self.facts.name,
+            "dataset": self.spec.name,
             "root": str(self.root),
             "limit": self.limit,
             "splits": {split.name: split.figures() for split in self.splits},
             "masks_without_image": list(self.without_image),
-            "distributed": self.facts.counts.get(TOTAL),
+            "distributed": self.spec.counts.get(TOTAL),
             "parts_beside": list(self.beside),
             **_class_figures(self.pixels, self.images),
             "problems": self.problems,

@@ -34,73 +34,73 @@ def known_sources(names: Sequence[str]) -> list[DatasetSpec]:
     return [known_source(name) for name in dict.fromkeys(names or KNOWN_DATASETS)]
 
 
-def split_uses(facts: DatasetSpec) -> dict[str, str]:
+def split_uses(spec: DatasetSpec) -> dict[str, str]:
     """Each split that a recipe or a manifest can name -> what it is for, in a few words."""
     uses: dict[str, str] = {}
-    for split in facts.layout.split_names:
-        if split in facts.unlabelled:
+    for split in spec.layout.split_names:
+        if split in spec.unlabelled:
             uses[split] = "has no masks: for dump only"
-        elif split in facts.layout.joined:
-            parts = " and ".join(facts.layout.joined[split])
+        elif split in spec.layout.joined:
+            parts = " and ".join(spec.layout.joined[split])
             uses[split] = f"{parts}, with other cities for validation" if "_cv" in split else f"{parts} together"
-            if split == facts.layout.default:
+            if split == spec.layout.default:
                 uses[split] += "; what a manifest reads if it names no split"
         elif split == "train":
             uses[split] = "trained on"
-        elif split == facts.layout.default:
+        elif split == spec.layout.default:
             uses[split] = "scored; what a manifest reads if it names no split"
         else:
             uses[split] = "has masks too"
     return uses
 
 
-def dataset_guide(facts: DatasetSpec) -> list[str]:
+def dataset_guide(spec: DatasetSpec) -> list[str]:
     """Text of ``datasets list`` for one dataset: lines of at most `WIDTH` columns, but for long addresses."""
-    lines = [f"{facts.name}: {facts.title}"]
-    lines += _entry("homepage", [facts.homepage])
-    lines += _entry("paper", [facts.paper])
-    lines += _entry("get it", _wrapped(" ".join(facts.download.split())))
+    lines = [f"{spec.name}: {spec.title}"]
+    lines += _entry("homepage", [spec.homepage])
+    lines += _entry("paper", [spec.paper])
+    lines += _entry("get it", _wrapped(" ".join(spec.download.split())))
     lines += _entry("folder", ["below HMSA_DATA_ROOT, or what --data-root names:"])
-    lines += _entry("", [part for line in facts.tree.rstrip().splitlines() for part in _fitted(line)])
+    lines += _entry("", [part for line in spec.tree.rstrip().splitlines() for part in _fitted(line)])
     by_use: dict[str, list[str]] = {}
-    for split, use in split_uses(facts).items():
-        if split not in facts.layout.variants:
+    for split, use in split_uses(spec).items():
+        if split not in spec.layout.variants:
             by_use.setdefault(use, []).append(split)
     said = [_wrapped(f"{', '.join(splits)}: {use}") for use, splits in by_use.items()]
     lines += _entry("splits", [line for lines in said for line in lines])
-    if facts.counts:
-        counts = [f"{split} {number}{_unsure(facts, split)}" for split, number in facts.counts.items()]
-        for part, numbers in facts.parts.items():
+    if spec.counts:
+        counts = [f"{split} {number}{_unsure(spec, split)}" for split, number in spec.counts.items()]
+        for part, numbers in spec.parts.items():
             each = ", ".join(f"{split} {number}" for split, number in numbers.items())
-            counts.append(f"{part} alone: {each}{_unsure(facts, part)}")
+            counts.append(f"{part} alone: {each}{_unsure(spec, part)}")
         lines += _entry("images", _wrapped("; ".join(counts)))
-    for line in [*mapping_lines(facts), *facts.remarks]:
+    for line in [*mapping_lines(spec), *spec.remarks]:
         lines += _entry("note", _wrapped(line))
-    for kind, text in facts.sources.items():
+    for kind, text in spec.sources.items():
         lines += _entry("source", _wrapped(f"of {_KINDS.get(kind, kind)}: {text}"))
-    lines += _entry("check it", [f"hmsa-pipeline datasets check {facts.name} --data-root DIR"])
-    if facts.name in EVALUATED:
-        lines += _entry("score on", [f"a dataset of 'type: {facts.name}' in a manifest: hmsa-pipeline evaluate"])
+    lines += _entry("check it", [f"hmsa-pipeline datasets check {spec.name} --data-root DIR"])
+    if spec.name in EVALUATED:
+        lines += _entry("score on", [f"a dataset of 'type: {spec.name}' in a manifest: hmsa-pipeline evaluate"])
     else:
-        lines += _entry("train", [f"hmsa-pipeline train --dataset {facts.name} --data-root DIR --assets DIR"])
+        lines += _entry("train", [f"hmsa-pipeline train --dataset {spec.name} --data-root DIR --assets DIR"])
     return lines
 
 
-def _unsure(facts: DatasetSpec, name: str) -> str:
-    return f" ({COUNTED})" if name in facts.unsure else ""
+def _unsure(spec: DatasetSpec, name: str) -> str:
+    return f" ({COUNTED})" if name in spec.unsure else ""
 
 
-def mapping_lines(facts: DatasetSpec) -> list[str]:
+def mapping_lines(spec: DatasetSpec) -> list[str]:
     """A sentence for each mapping but the first: in which ids it differs."""
-    labels = facts.labels or {}
+    labels = spec.labels or {}
     return [
-        f"mapping: {name} differs from {facts.mapping} in {len(others)} ids: "
+        f"mapping: {name} differs from {spec.mapping} in {len(others)} ids: "
         + ", ".join(
             f"{raw} {labels[raw][1].rpartition('--')[2]} ({_train_name(labels[raw][0])} -> {_train_name(train)})"
             for raw, train in others.items()
         )
-        for name, others in facts.mappings.items()
-        if name != facts.mapping
+        for name, others in spec.mappings.items()
+        if name != spec.mapping
     ]
 
 
@@ -108,25 +108,25 @@ def _train_name(train: int) -> str:
     return "ignored" if train == IGNORE else CLASS_NAMES[train]
 
 
-def guide_figures(facts: DatasetSpec) -> dict[str, Any]:
+def guide_figures(spec: DatasetSpec) -> dict[str, Any]:
     """Describe a dataset for ``--json``."""
     return {
-        "name": facts.name,
-        "title": facts.title,
-        "homepage": facts.homepage,
-        "paper": facts.paper,
-        "download": " ".join(facts.download.split()),
-        "folder": facts.folder,
-        "tree": facts.tree,
-        "splits": split_uses(facts),
-        "labelled": list(facts.labelled),
-        "counts": dict(facts.counts),
-        "unsure": sorted(facts.unsure),
-        "sources": dict(facts.sources),
-        "parts": {part: dict(numbers) for part, numbers in facts.parts.items()},
-        "mappings": {name: dict(others) for name, others in facts.mappings.items()},
-        "remarks": list(facts.remarks),
-        "default": facts.layout.default,
+        "name": spec.name,
+        "title": spec.title,
+        "homepage": spec.homepage,
+        "paper": spec.paper,
+        "download": " ".join(spec.download.split()),
+        "folder": spec.folder,
+        "tree": spec.tree,
+        "splits": split_uses(spec),
+        "labelled": list(spec.labelled),
+        "counts": dict(spec.counts),
+        "unsure": sorted(spec.unsure),
+        "sources": dict(spec.sources),
+        "parts": {part: dict(numbers) for part, numbers in spec.parts.items()},
+        "mappings": {name: dict(others) for name, others in spec.mappings.items()},
+        "remarks": list(spec.remarks),
+        "default": spec.layout.default,
     }
 
 

@@ -97,7 +97,7 @@ Read = Callable[[str], Mapping[str, tuple[np.ndarray, np.ndarray]]]
 
 
 def score_submission(ground_truth: Path, samples: Path, submission: Path) -> BravoScores:
-    """Score a tar file as `submission.submit` writes it.
+    """Score a tar file as `submit_bravo` writes it.
 
     Args:
         ground_truth: the challenge's tar file of train ids and invalid masks.
@@ -146,7 +146,7 @@ def score_members(
         samples: its sampling file.
         folder: of all predictions.
         manifest: whose stores; its datasets have the names of the challenge's folders, such as ``bravo_ACDC``.
-        subjects: of `members.subjects_of`.
+        subjects: of `member_stores.scored_combinations`.
 
     Returns:
         By subject, the ensemble first.

@@ -174,7 +174,7 @@ class AnomalyScores(UploadFormat):
 
     def key(self, name: str) -> str | None:
         parts = name.split("/")
-        # Whoever looks into a submission need not know what its method is called.
+        # A check of a submission need not know what its method is called.
         return "/".join(parts[-2:]) if name.endswith(".hdf5") and len(parts) >= 2 else None
 
     def sources(self, image: str) -> list[str]:

@@ -22,7 +22,7 @@ def run_training(
     """Train until the last epoch, or until somebody asks to stop; then everything is saved.
 
     Args:
-        plan: see `train_plan.plan_training`.
+        plan: see `plan_training`.
         process: this process among those that train together.
         on_epoch: called with what is known of an epoch when it is over, in the first process.
 

@@ -9,7 +9,7 @@ import numpy as np
 from ..canvas import Canvas, Colour, Point, shade
 
 
-def animal(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unmet: bool) -> None:
+def animal(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unseen_kind: bool) -> None:
     """Paint an animal on four legs seen from its side: a cow or a horse.
 
     Args:
@@ -17,9 +17,9 @@ def animal(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unme
         rng: source of random numbers.
         x: metres to the right of the camera.
         z: metres ahead of the camera.
-        unmet: a zebra or a leopard in place of these.
+        unseen_kind: a zebra or a leopard in place of these.
     """
-    kind = int(rng.integers(2)) + 2 * unmet
+    kind = int(rng.integers(2)) + 2 * unseen_kind
     coat: Colour = ((150, 88, 54), (92, 62, 44), (226, 222, 214), (222, 172, 92))[kind]
     mark: Colour = ((236, 230, 220), (56, 38, 30), (34, 32, 34), (64, 44, 30))[kind]
     size = (1.0, 1.15, 1.0, 0.72)[kind]
@@ -82,7 +82,7 @@ def animal(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unme
                 canvas.disc(spot(cx, cy), rng.uniform(0.03, 0.05) * size, mark)
 
 
-def obstacle(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unmet: bool) -> None:
+def obstacle(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, unseen_kind: bool) -> None:
     """Paint lost cargo: a box or a cone.
 
     Args:
@@ -90,9 +90,9 @@ def obstacle(canvas: Canvas, rng: np.random.Generator, x: float, z: float, *, un
         rng: source of random numbers.
         x: metres to the right of the camera.
         z: metres ahead of the camera.
-        unmet: a ball or a tyre in place of these.
+        unseen_kind: a ball or a tyre in place of these.
     """
-    kind = int(rng.integers(2)) + 2 * unmet
+    kind = int(rng.integers(2)) + 2 * unseen_kind
     if kind == 0:
         half, high = rng.uniform(0.25, 0.45), rng.uniform(0.35, 0.6)
         card: Colour = (176, 132, 84)

@@ -94,7 +94,7 @@ def test_edges_of_the_mask_are_edges_of_the_picture():
         assert step[border].mean() > 1.5 * step[np.roll(border, 4, axis=1)].mean()
 
 
-@pytest.mark.parametrize("style", [name for name, s in STYLES.items() if s.stranger == "none" and not s.snow])
+@pytest.mark.parametrize("style", [name for name, s in STYLES.items() if s.unknown_object == "none" and not s.snow])
 def test_weather_leaves_the_street_as_it_is(style):
     for seed in range(3):
         np.testing.assert_array_equal(scene(seed, style).mask, scene(seed).mask)
