@@ -34,7 +34,7 @@ def calibrate(
 ) -> None:
     """Fit a temperature to each member, from stored logits and labels.
 
-    Half of the labelled images are fitted to, the others say what it is worth. Writes the manifest again, with
+    Half of the labelled images are fitted to, the others show the gain. Writes the manifest again, with
     the numbers in it.
 
     Example: hmsa-pipeline calibrate --manifest cityscapes --write calibrated.yaml

@@ -45,7 +45,7 @@ class _Options:
 
     @property
     def members(self) -> bool:
-        """Whether stores of members are read."""
+        """Stores of members are read."""
         return self.per_model or self.leave_one_out
 
 

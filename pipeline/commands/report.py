@@ -38,7 +38,7 @@ def report(
     ] = None,
     average: options.Average = "dataset",
 ) -> None:
-    """Make a folder of pages that shows what the ensemble is worth; open its index.html.
+    """Make a folder of pages that shows how good the ensemble is; open its index.html.
 
     Figures of the ensemble and of every member, plots, how much members contradict one another, and a gallery: worst
     images first, with labels where there are some. Run it again and only what changed is made again.

@@ -170,5 +170,5 @@ def train(
 
 
 def _be_quiet() -> None:
-    """Of several processes that do the same, one speaks; what goes wrong in the others is still heard."""
+    """Silence a process that does the same as another one; what goes wrong in it is still heard."""
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  until the process ends

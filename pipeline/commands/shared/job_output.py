@@ -1,4 +1,4 @@
-"""What dump and predict print: notes, the plan, each job when it ends, and all of them together."""
+"""Prints what dump and predict say: notes, the plan, each job when it ends, and all of them together."""
 
 from __future__ import annotations
 

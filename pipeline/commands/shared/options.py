@@ -40,7 +40,13 @@ def _location_reader(flag: str) -> Callable[[str | Path], str]:
 
 
 def path_option(*flags: str, metavar: str, help: str) -> Any:
-    """Declare an option that names a folder or a file; an empty name is an error that names the first flag."""
+    """Declare an option that names a folder or a file; an empty name is an error that names the first flag.
+
+    Args:
+        flags: names of the option.
+        metavar: its value in the help.
+        help: what it is for.
+    """
     return typer.Option(*flags, metavar=metavar, parser=path_reader(flags[0]), help=help)
 
 

@@ -1,4 +1,4 @@
-"""What commands print and write: lines for people, figures as JSON or CSV, failures, exit codes."""
+"""Prints and writes for commands: lines for people, figures as JSON or CSV, failures, exit codes."""
 
 from __future__ import annotations
 
@@ -126,6 +126,11 @@ def require_folder(folder: Path, flag: str) -> None:
 def write_figures(target: str, figures: Any, flag: str = "--json") -> None:
     """Write ``figures`` as JSON.
 
+    Args:
+        target: a file, or ``-`` for standard output.
+        figures: what JSON can hold.
+        flag: the option that named the target, for messages.
+
     Raises:
         HmsaError: ``target`` cannot be written.
     """
@@ -134,6 +139,11 @@ def write_figures(target: str, figures: Any, flag: str = "--json") -> None:
 
 def write_rows(target: str, rows: Sequence[Mapping[str, Any]], flag: str) -> None:
     """Write ``rows`` as CSV, under all their names; a row is empty where it has none.
+
+    Args:
+        target: a file, or ``-`` for standard output.
+        rows: name -> value.
+        flag: the option that named the target, for messages.
 
     Raises:
         HmsaError: ``target`` cannot be written.
@@ -162,7 +172,7 @@ def _write(target: str, text: str, flag: str) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether it is a pipe, a device or a link to something, as /dev/stdout; renaming a file over it removes it."""
+    """Say if it is a pipe, a device or a link to something, as /dev/stdout; renaming a file over it removes it."""
     return path.exists() and not path.is_dir() and (path.is_symlink() or not path.is_file())
 
 
