@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hmsa_pipeline.errors import StoreError
-from hmsa_pipeline.pipeline.inference import dump
+from hmsa_pipeline.pipeline.inference import store_job
 from hmsa_pipeline.pipeline.inference.predictor import Predictor
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store.shard_writer import ShardWriter
@@ -39,7 +39,7 @@ def test_a_dump_afresh_that_was_cut_short_goes_on_without_overwrite(
     full.tree["inference"]["scales"] = [1.0]
     full.save()
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.predictor.normalise", 3)  # the first image of the second of three jobs
+        interrupt_at(patch, "pipeline.inference.predictor.normalise", 3)  # the first image of the second of three jobs
         assert full.run("dump", "--overwrite", *GARDEN).code == 130
     assert attributes(full.store("garden", "ant"))["scales"] == [1.0]
     assert not full.store("garden", "cat").exists()
@@ -61,7 +61,7 @@ def test_an_ensemble_afresh_that_was_cut_short_goes_on_without_overwrite(
     (other / "logits").symlink_to(full.logits)
     assert full.run("ensemble", *entropy, "--output", str(other)).code == 0
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.ensemble.fuse", 1)  # of the first dataset; none of the second is begun
+        interrupt_at(patch, "pipeline.fusion.member_stores.fuse", 1)  # of the first dataset; none of the second is begun
         assert full.run("ensemble", "--overwrite", *entropy).code == 130
     assert not list((full.predictions / "garden").rglob("*.png"))
 
@@ -261,9 +261,9 @@ def test_a_job_that_did_not_come_so_far_keeps_the_reasons_of_failures(
     empty.shard("garden", "ant", "deep/tree.JPG").unlink()
     with monkeypatch.context() as patch:
         if trouble == "locked":
-            patch.setattr(dump, "writer_lock", locked(empty.store("garden", "ant")))
+            patch.setattr(store_job, "writer_lock", locked(empty.store("garden", "ant")))
         else:
-            interrupt_at(patch, "pipeline.predictor.normalise", 1)
+            interrupt_at(patch, "pipeline.inference.predictor.normalise", 1)
         assert empty.run("dump", *chosen).code == {"locked": 1, "interrupted": 130}[trouble]
     assert record(empty)["garden/ant"]["failed"] == reasons
 
