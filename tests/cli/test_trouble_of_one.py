@@ -39,7 +39,8 @@ def test_a_dump_afresh_that_was_cut_short_goes_on_without_overwrite(
     full.tree["inference"]["scales"] = [1.0]
     full.save()
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.inference.predictor.normalise", 3)  # the first image of the second of three jobs
+        # The first image of the second of three jobs.
+        interrupt_at(patch, "pipeline.inference.predictor.normalise", 3)
         assert full.run("dump", "--overwrite", *GARDEN).code == 130
     assert attributes(full.store("garden", "ant"))["scales"] == [1.0]
     assert not full.store("garden", "cat").exists()
@@ -61,7 +62,8 @@ def test_an_ensemble_afresh_that_was_cut_short_goes_on_without_overwrite(
     (other / "logits").symlink_to(full.logits)
     assert full.run("ensemble", *entropy, "--output", str(other)).code == 0
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.fusion.member_stores.fuse", 1)  # of the first dataset; none of the second is begun
+        # Of the first dataset; none of the second is begun.
+        interrupt_at(patch, "pipeline.fusion.member_stores.fuse", 1)
         assert full.run("ensemble", "--overwrite", *entropy).code == 130
     assert not list((full.predictions / "garden").rglob("*.png"))
 
