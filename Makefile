@@ -23,7 +23,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
 # What depends on such settings: the commands as users run them, and what writes files, prints or starts processes.
 # Left out of the second and third pass are commands that take minutes, of which the first pass has all: the walk of the
 # demo and the documents, training, clusters, object stores, BRAVO's report, the full-size network, the browser.
-LONG = bravo cloud cluster demo kills report report_page train train_interruptions train_wrong_input w48 workers
+LONG = bravo cloud cluster demo every_option kills report report_page train train_interruptions train_wrong_input w48 workers
 COMMANDS = $(filter-out $(LONG:%=tests/cli/test_%.py),$(wildcard tests/cli/test_*.py))
 ON_SETTINGS = $(COMMANDS) tests/test_errors.py tests/test_files.py tests/pipeline/runtime tests/pipeline/storage \
   tests/pipeline/config/test_manifest_writing.py tests/pipeline/store/test_store.py \
