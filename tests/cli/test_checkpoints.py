@@ -125,8 +125,10 @@ def test_weights_beyond_the_precision_are_refused_before_anything_starts(
     assert said in row
     assert row.endswith(first)
 
-    for module in ("plan", "predict", "inspect"):
-        monkeypatch.setattr(f"hmsa_pipeline.pipeline.{module}.resolve_precision", lambda wanted, _: (wanted, None))
+    for module in ("dump", "predict", "inputs"):
+        monkeypatch.setattr(
+            f"hmsa_pipeline.pipeline.inference.{module}.resolve_precision", lambda wanted, _: (wanted, None)
+        )
     checked = run("manifest", "check", "--manifest", str(empty.manifest))
     assert checked.code == 2
     assert checked.out.splitlines()[1].startswith(f"WRONG   model    bee: {said}")

@@ -20,7 +20,7 @@ from hmsa_pipeline.errors import DatasetError
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = yaml.safe_load((ROOT / "tests/data/label_maps.yaml").read_text(encoding="utf-8"))
-FILES = ROOT / "datasets/sources"
+FILES = ROOT / "datasets/specs"
 
 
 def test_there_are_seven():
@@ -165,9 +165,11 @@ def test_facts_travel_to_other_processes():
 
 def test_nothing_is_read_or_waited_for_at_import():
     code = (
-        "import sys; from hmsa_pipeline.datasets import layouts, pairs, sources;"
-        "list(layouts.LAYOUTS), 'gta5' in layouts.LAYOUTS;"
-        "print(sources.source.cache_info().misses, *{'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules))"
+        "import sys; from hmsa_pipeline.datasets import dataset_specs;"
+        "from hmsa_pipeline.datasets.layout import find_images, image_mask_pairs;"
+        "list(find_images.LAYOUTS), 'gta5' in find_images.LAYOUTS;"
+        "read = dataset_specs.dataset_spec.cache_info().misses;"
+        "print(read, *{'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["0"]
