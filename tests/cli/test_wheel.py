@@ -140,11 +140,12 @@ def test_the_installed_command_works_without_the_repository(installed: Path, ful
 
     code, out = hmsa(installed, tmp_path, "datasets", "list")
     assert code == 0, out
-    known = {path.stem for path in (ROOT / "datasets" / "sources").glob("*.yaml")}
+    known = {path.stem for path in (ROOT / "datasets" / "specs").glob("*.yaml")}
+    assert known
     assert {line.split(":")[0] for line in out.splitlines() if not line.startswith(" ")} >= known
 
     page = tmp_path / "report"
     code, out = hmsa(installed, tmp_path, "report", "--manifest", full.manifest, "--write", page)
     assert code == 0, out
     for data in ("report.css", "report.js"):
-        assert (page / data).read_bytes() == (ROOT / "pipeline" / "page" / data).read_bytes()
+        assert (page / data).read_bytes() == (ROOT / "pipeline" / "report" / "template" / data).read_bytes()
