@@ -194,14 +194,22 @@ def require_sampled(folder: Path, bases: Iterable[str]) -> None:
     require_predictions(folder, names, called, "make them with 'hmsa-pipeline dump' and 'ensemble'")
 
 
-def sampled_prediction(folder: Path, base: str, samples: Archive) -> tuple[np.ndarray, np.ndarray]:
+def sampled_prediction(
+    folder: Path, base: str, samples: Archive, *, checked: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Class map (H, W) uint8 of an image, and its confidences (N,) uint16 at the sampled pixels.
+
+    Args:
+        folder: of the predictions.
+        base: which image.
+        samples: says which pixels are sampled.
+        checked: whether every pixel of the class map must be a train id.
 
     Raises:
         DatasetError: a file is missing, damaged or something else, or another picture's.
     """
     names = prediction_files(base)
-    label, confidence = read_prediction(folder, names)
+    label, confidence = read_prediction(folder, names, checked=checked)
     return label, at_samples(samples, base, label, confidence, folder / names[0])
 
 

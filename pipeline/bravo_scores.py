@@ -210,7 +210,7 @@ def _placed(manifest: Manifest, bases: Sequence[str]) -> dict[str, tuple[tuple[P
 
 
 def _from_predictions(folder: Path, sampling: Archive) -> Read:
-    return lambda base: {ENSEMBLE: sampled_prediction(folder, base, sampling)}
+    return lambda base: {ENSEMBLE: sampled_prediction(folder, base, sampling, checked=False)}
 
 
 def _labelled(truth: Archive, sampling: Archive) -> list[_Image]:
@@ -302,7 +302,8 @@ def _counted(
     # What a class map says where the truth is void or invalid counts nowhere, as in the toolkit: often 255.
     if (highest := int(label[kept].max(initial=0))) >= CLASSES:
         raise DatasetError(
-            f"{base}: the prediction holds class {highest} where the ground truth has a class; train ids end at 18"
+            f"{base}: the prediction holds class {highest} where the ground truth has a class; train ids end at 18, "
+            "and if these are label ids (road 7), turn them into train ids (road 0) first"
         )
     matrix = confusion(torch.from_numpy(label[kept]), torch.from_numpy(ids[kept]), CLASSES).numpy()
     right, valid = (ids == label)[indices], valid[indices]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.pairs import Pair, without_masks
-from ..datasets.taxonomy import CLASS_NAMES
+from ..datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..datasets.workers import map_files
 from ..errors import DatasetError, ManifestError, StoreError
 from .averages import DATASET, PLAIN, Average
@@ -23,7 +23,7 @@ from .manifest import DatasetEntry, Manifest
 from .manifest import Fusion as Functions
 from .members import ENSEMBLE, Placed, answers, placed, subjects_of, weighed
 from .metrics import defined, shown
-from .predictions import prediction_names, read_prediction, require_predictions
+from .predictions import prediction_names, read_prediction, require_classes, require_predictions
 from .progress import Progress
 from .survey import PREDICTIONS
 from .truth import LABELLED, Truth, truths_of
@@ -190,8 +190,12 @@ def _scored(plan: Evaluation, pair: Pair) -> dict[str, Counts] | str:
 
 
 def _counted(plan: Evaluation, pair: Pair) -> dict[str, Counts]:
-    label, confidence = read_prediction(plan.folder, prediction_names(pair.image))
+    # What a class map says where nothing is labelled counts nowhere, as with BRAVO: often 255.
+    names = prediction_names(pair.image)
+    label, confidence = read_prediction(plan.folder, names, checked=False)
     truth = plan.truth.read(pair, (label.shape[0], label.shape[1]))
+    if not plan.truth.ood:
+        require_classes(label[truth != IGNORE], str(plan.folder / names[0]), " on labelled pixels")
     found = {ENSEMBLE: plan.truth.count(label, confidence, truth)}
     return found | _from_stores(plan, pair, truth) if plan.subjects else found
 

@@ -42,26 +42,52 @@ def require_predictions(folder: Path, names: Sequence[str], called: str, mend: s
         raise StoreError(f"{folder}: lacks {len(missing)} of {called} ({first_few(missing, 2)}); {mend}")
 
 
-def read_prediction(folder: Path, names: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
+def read_prediction(folder: Path, names: tuple[str, str], *, checked: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Class map (H, W) uint8 and confidence (H, W) uint16; DatasetError as for `read_label`, or if sizes differ."""
-    label, confidence = read_label(folder / names[0]), read_confidence(folder / names[1])
+    label, confidence = read_label(folder / names[0], checked=checked), read_confidence(folder / names[1])
     if label.shape != confidence.shape:
         sizes = [f"{pixels.shape[0]}x{pixels.shape[1]}" for pixels in (confidence, label)]
         raise DatasetError(f"{folder / names[1]}: is {sizes[0]}, its class map {sizes[1]}; make both again")
     return label, confidence
 
 
-def read_label(path: Path) -> np.ndarray:
-    """A class map, (H, W) uint8 train ids; DatasetError if it is not there, damaged, or something else."""
+def read_label(path: Path, *, checked: bool = True) -> np.ndarray:
+    """A class map.
+
+    Args:
+        path: of the file.
+        checked: whether every pixel must be a train id; if not, `require_classes` is for those that are scored.
+
+    Returns:
+        (H, W) uint8.
+
+    Raises:
+        DatasetError: it is not there, damaged, or something else.
+    """
     label = _decoded(path)
     if label.dtype != np.uint8:
         raise DatasetError(f"{path}: holds 16 bits a pixel, but a class map takes 8; is it the confidence?")
+    if checked:
+        require_classes(label, str(path))
+    return label
+
+
+def require_classes(label: np.ndarray, source: str, where: str = "") -> None:
+    """Refuse ids that are no class.
+
+    Args:
+        label: any shape, uint8 train ids.
+        source: which class map they are of, for people.
+        where: which of its pixels they are, for people.
+
+    Raises:
+        DatasetError: there is one.
+    """
     if (highest := int(label.max(initial=0))) >= len(CLASS_NAMES):
         raise DatasetError(
-            f"{path}: holds class {highest}, but predictions are train ids, 0 to {len(CLASS_NAMES) - 1}; "
+            f"{source}: holds class {highest}{where}, but predictions are train ids, 0 to {len(CLASS_NAMES) - 1}; "
             "if these are label ids (road 7), turn them into train ids (road 0) first"
         )
-    return label
 
 
 def read_confidence(path: Path) -> np.ndarray:

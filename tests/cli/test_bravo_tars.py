@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,37 @@ def test_void_on_a_labelled_pixel_is_listed(tmp_path: Path) -> None:
     result = evaluated(*void_rows(tmp_path, 255, beyond=True))
     assert result.code == 1
     assert "the prediction holds class 255 where the ground truth has a class" in result.err
+
+
+def predictions_with(tmp_path: Path, fill: int | None, *, beyond: bool = False) -> Path:
+    """The golden predictions, which say ``fill`` in the rows that `void_rows` made void."""
+    folder = Path(shutil.copytree(Path(TRUTH).parent / "predictions", tmp_path / f"predictions-{fill}-{beyond}"))
+    for path in folder.rglob("*_pred.png"):
+        with Image.open(path) as file:
+            label = np.array(file)
+        if fill is not None:
+            label[-9 if beyond else -8 :] = fill
+        Image.fromarray(label).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("fill", [255, 200])
+def test_folders_of_predictions_follow_the_rule_of_submissions(tmp_path: Path, fill: int) -> None:
+    """A class map says what it likes where the truth is void, and nothing but classes where it is not."""
+    _, truth, samples = void_rows(tmp_path, 255)
+    words = ("evaluate", "--ground-truth", truth, "--samples", samples, "--json", "-")
+    plain = run(*words, "--predictions", str(predictions_with(tmp_path, None)))
+    void = run(*words, "--predictions", str(predictions_with(tmp_path, fill)))
+    assert (plain.code, void.code) == (0, 0), void
+    assert void.figures == plain.figures
+    assert void.figures["bravo_index"] is not None
+    beyond = run(*words, "--predictions", str(predictions_with(tmp_path, fill, beyond=True)))
+    assert beyond.code == 1
+    assert f"the prediction holds class {fill} where the ground truth has a class" in beyond.err
+    # No truth tells where a submission may say so.
+    refused = run("submit", "--predictions", str(tmp_path / f"predictions-{fill}-False"), "--samples", samples,
+                  "--output", str(tmp_path / "s.tar"))  # fmt: skip
+    assert refused.code != 0 and f"holds class {fill}, but predictions are train ids" in refused.out + refused.err
 
 
 def test_the_check_warns_of_void_and_still_lists_other_ids(tmp_path: Path) -> None:

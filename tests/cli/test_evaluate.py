@@ -184,6 +184,23 @@ def test_a_perfect_prediction(bench: Bench) -> None:
     assert " - " in bench.run("evaluate").out
 
 
+def test_a_class_map_may_say_anything_where_nothing_is_labelled(bench: Bench) -> None:
+    plain = bench.run("evaluate", "--json", "-")
+    for image, labels in truth(bench).items():
+        path = predicted(bench, image, "_pred.png")
+        with Image.open(path) as file:
+            label = np.array(file)
+        assert (labels == 255).any()
+        Image.fromarray(np.where(labels == 255, 255, label).astype(np.uint8)).save(path)
+    void = bench.run("evaluate", "--json", "-")
+    assert (void.code, void.out) == (0, plain.out)
+    label[labels != 255] = 255
+    Image.fromarray(label).save(path)
+    beyond = bench.run("evaluate")
+    assert beyond.code == 1
+    assert f"{path}: holds class 255 on labelled pixels, but predictions are train ids" in beyond.err
+
+
 @pytest.fixture
 def odd(fresh: Bench, tmp_path: Path) -> Bench:
     """A track of SMIYC of three images, two of them with a mask, and predictions of whatever."""
@@ -350,7 +367,7 @@ WRONG = {
     "label ids": (
         "_pred.png",
         np.full((64, 128), 26, np.uint8),
-        "holds class 26, but predictions are train ids, 0 to 18",
+        "holds class 26 on labelled pixels, but predictions are train ids, 0 to 18",
     ),
     "another size": ("_pred.png", np.zeros((32, 128), np.uint8), "is 64x128, its class map 32x128"),
     "colours": ("_pred.png", np.zeros((64, 128, 3), np.uint8), "8 or 16 bits of grey are expected"),
