@@ -154,7 +154,7 @@ AssetsOption = Annotated[
     typer.Option("--assets", metavar="DIR", parser=_folder("--assets"), help="Wins over the variable HMSA_ASSETS."),
 ]
 OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Start afresh: all results that lie there are removed first.")
+    bool, typer.Option("--overwrite", help="Start over: all results that lie there are removed first.")
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
 
@@ -488,7 +488,7 @@ def predict(
 ) -> None:
     """Predict class maps and confidences at once, without logits on the disk.
 
-    The result is that of dump and ensemble, and complete images are skipped likewise; but to fuse in another way, to
+    The result is that of dump and ensemble, and complete images are skipped too; but to fuse in another way, to
     calibrate or to score the members, the networks have to run again.
 
     Example: hmsa-pipeline predict --manifest bravo.yaml --keep cityscapes
@@ -791,7 +791,7 @@ def calibrate(
 ) -> None:
     """Fit a temperature to each member, from stored logits and labels.
 
-    Half of the labelled images are fitted to, the others say what it is worth. Writes the manifest once more, with
+    Half of the labelled images are fitted to, the others say what it is worth. Writes the manifest again, with
     the numbers in it.
 
     Example: hmsa-pipeline calibrate --manifest cityscapes --write calibrated.yaml
@@ -902,7 +902,7 @@ def report(
     """Make a folder of pages that shows what the ensemble is worth; open its index.html.
 
     Figures of the ensemble and of every member, plots, how much members contradict one another, and a gallery: worst
-    images first, with labels where there are some. Run it again and only what changed is made anew.
+    images first, with labels where there are some. Run it again and only what changed is made again.
 
     Example: hmsa-pipeline report --manifest cityscapes --write report
     """
@@ -997,7 +997,9 @@ def submit(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option("--method", metavar="NAME", help="For smiyc: the name of your method, else hmsa-pipeline."),
+        typer.Option(
+            "--method", metavar="NAME", help="For smiyc: the name of your method; hmsa-pipeline if not given."
+        ),
     ] = None,
     samples: SamplesOption = None,
     predictions: Annotated[
@@ -1294,7 +1296,7 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run that lies in the output, if there is one.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Remove the run that lies in the output, and start afresh.")
+        bool, typer.Option("--overwrite", help="Remove the run that lies in the output, and start over.")
     ] = False,
     init: Annotated[
         str | None,
@@ -1504,14 +1506,14 @@ def datasets_draw(
             "-o",
             metavar="DIR",
             parser=_folder("--output"),
-            help="The data root to draw into, else drawn.",
+            help="The data root to draw into; 'drawn' if not given.",
         ),
     ] = None,
     train: Annotated[int, typer.Option("--train", min=1, metavar="N", help="Frames to learn from, of each.")] = 8,
     val: Annotated[int, typer.Option("--val", min=1, metavar="N", help="Frames to score on, of each.")] = 4,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the streets.")] = 0,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="HxW", help="Of the frames, in pixels; else small ones.")
+        str | None, typer.Option("--size", metavar="HxW", help="Of the frames, in pixels; small ones if not given.")
     ] = None,
     style: Annotated[
         str | None, typer.Option("--style", metavar="NAME", help="One look for all, such as fog, night or tinted.")
@@ -1606,7 +1608,7 @@ def main() -> None:
         if debug:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {_one_line(place + (error.strerror or str(error)))}; mend that and run again", file=sys.stderr)
+        print(f"error: {_one_line(place + (error.strerror or str(error)))}; fix that and run again", file=sys.stderr)
         sys.exit(2)
     except typer.TyperException as error:
         message = " ".join(error.format_message().split())

@@ -1,4 +1,4 @@
-"""The error family: every message is one line that names the thing, the place and the mend."""
+"""The error family: every message is one line that names the thing, the place and the fix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class HmsaError(Exception):
-    """Something the user can mend; the command line prints it as ``error: <message>``."""
+    """Something the user can fix; the command line prints it as ``error: <message>``."""
 
 
 class ManifestError(HmsaError, ValueError):
@@ -54,7 +54,7 @@ def first_few(items: Iterable[object], limit: int = 5) -> str:
 
 def disk_error(path: Path, error: OSError) -> DiskError:
     """What to raise when ``path`` could not be written in the middle of long work."""
-    mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+    mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
     return DiskError(
         f"{path}: cannot be written ({error.strerror or error}); {mend} and run the same command again, "
         "what is complete is kept"

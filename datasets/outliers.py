@@ -137,7 +137,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
             ),
             "static": (("Static/labels/{below}{stem}.png", "outlier"),),
         },
-        "LostAndFound/labels/<name>.png beside LostAndFound/original/, Static/labels/ likewise, or "
+        "LostAndFound/labels/<name>.png beside LostAndFound/original/, the same for Static/, or "
         "fishyscapes_lostandfound/*_labels.png beside LostAndFound's leftImg8bit/",
         {"lostandfound": 100, "static": 30},
         f"{_TOOLKIT}, datasets/tracks_extra.py; https://arxiv.org/abs/1904.03215 (static)",

@@ -63,7 +63,7 @@ def draw(path: Path, ids: Mapping[str, int]) -> NDArray[np.uint8]:
     pen = ImageDraw.Draw(picture)
     for label, polygon in shapes:
         if not all(math.isfinite(n) and abs(n) <= _FARTHEST for point in polygon for n in point):
-            raise DatasetError(f"{path}: a polygon of '{label}' has a point far outside every picture; mend the file")
+            raise DatasetError(f"{path}: a polygon of '{label}' has a point far outside every picture; fix the file")
         pen.polygon(polygon, fill=_id(path, label, ids))
     return np.array(picture)
 

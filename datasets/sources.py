@@ -272,7 +272,7 @@ def source(name: str) -> Source:
     except Exception as error:  # of somebody else's code and file
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DatasetError(
-            f"{_origin(point)}: its description cannot be understood ({reason}); mend it there, or remove it"
+            f"{_origin(point)}: its description cannot be understood ({reason}); fix it there, or remove it"
         ) from error
 
 

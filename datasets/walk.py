@@ -194,7 +194,7 @@ def walk(
                         yield ImageFile(prefix + name, status.st_size)
         except FileNotFoundError as error:
             raise DatasetError(
-                f"{error.filename}: is a link to a file that is not there; mend or remove it"
+                f"{error.filename}: is a link to a file that is not there; fix or remove it"
             ) from error
         except OSError as error:
             raise DatasetError(f"{error.filename or real}: cannot be read ({error.strerror})") from error

@@ -75,7 +75,9 @@ def _fitting(
     try:
         demand_match(path, weights, wanted, arch)
     except CheckpointError as error:
-        raise CheckpointError(f"{error} If some layers are to start afresh, name them in init.fresh") from error
+        raise CheckpointError(
+            f"{error} If some layers are to start from random weights, name them in init.fresh"
+        ) from error
     demand_numbers(path, weights)
     return dataclasses.replace(found, tensors=weights)
 

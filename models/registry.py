@@ -119,7 +119,7 @@ def build_any(arch: str, num_classes: int = 19) -> OCRNet | PlainNetwork:
         network = point.load()(num_classes)
     except Exception as error:  # of somebody else's code
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ManifestError(f"{_origin(point)}: cannot be made ({reason}); mend it there, or remove it") from error
+        raise ManifestError(f"{_origin(point)}: cannot be made ({reason}); fix it there, or remove it") from error
     if not isinstance(network, PlainNetwork):
-        raise ManifestError(f"{_origin(point)}: makes no PlainNetwork, but {type(network).__name__}; mend it there")
+        raise ManifestError(f"{_origin(point)}: makes no PlainNetwork, but {type(network).__name__}; fix it there")
     return network.eval()

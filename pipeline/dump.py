@@ -303,7 +303,7 @@ def _record(plan: Plan, result: JobResult) -> None:
 
 
 def set_aside(store: Path) -> None:
-    """Put a store out of the way, to be started afresh; StoreError if somebody works there."""
+    """Put a store out of the way, to be started over; StoreError if somebody works there."""
     try:
         with writer_lock(store):
             LogitStore.set_aside(store)

@@ -203,7 +203,7 @@ def _common_table(dataset: str, stores: list[LogitStore], left_out: set[str]) ->
                 raise StoreError(
                     f"{dataset}: the members saw different photographs under one name (first: {entry.path}, "
                     f"{known.height}x{known.width} and {entry.height}x{entry.width}); "
-                    "start the older store afresh with 'hmsa-pipeline dump --overwrite'"
+                    "start the older store over with 'hmsa-pipeline dump --overwrite'"
                 )
     stems: dict[str, str] = {}
     for path in sorted(entries):
@@ -350,7 +350,7 @@ class FusionBlock:
         return tuple(task.entry.path for task in self.tasks)
 
     def run(self, report: Report) -> Outcome:
-        """Fuse the images, several at a time; one that fails is tried once more, then listed."""
+        """Fuse the images, several at a time; one that fails is tried again, then listed."""
         begun = time.monotonic()
         outcome = Outcome()
         done: set[str] = set()

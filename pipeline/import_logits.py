@@ -74,7 +74,7 @@ def import_logits(
         folder: the tree of files, each with float16 ``logits`` of shape (C, H, W).
         channels: which channels become the classes, in train-id order; all if None.
         limit: photographs of the dataset to take, from the first; None for all.
-        overwrite: whether a store that is there is started afresh.
+        overwrite: whether a store that is there is started over.
 
     Raises:
         ManifestError: the member is not external.
@@ -186,7 +186,7 @@ def _read(
     if logits.dtype != np.float16:
         raise StoreError(f"{path}: holds {logits.dtype}; float16 is needed")
     if size[0] is None:
-        raise StoreError(f"{path}: belongs to a photograph that cannot be read; mend the photograph")
+        raise StoreError(f"{path}: belongs to a photograph that cannot be read; fix the photograph")
     if logits.ndim != 3 or logits.shape[1:] != size:
         raise StoreError(f"{path}: holds logits of shape {logits.shape}; the photograph is {size[0]}x{size[1]}")
     if channels is not None:

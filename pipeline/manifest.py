@@ -121,7 +121,7 @@ class Inference(Settings):
     )
     compile: Compile = Field(
         default="off",
-        description="Mode of torch.compile on a GPU, for each image size anew, which takes minutes; needs a C++ "
+        description="Mode of torch.compile on a GPU, again for each image size, which takes minutes; needs a C++ "
         "compiler. The last digits of logits change, so stores tell it.",
     )
 

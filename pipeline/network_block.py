@@ -291,7 +291,7 @@ class NetworkBlock(ABC):
         """What the networks have to say to the user since the last time."""
 
     def run(self, report: Report) -> Outcome:
-        """Make every image complete that is not; one that fails is tried once more, then listed."""
+        """Make every image complete that is not; one that fails is tried again, then listed."""
         begun = time.monotonic()
         if self.setting.threads is not None:
             torch.set_num_threads(self.setting.threads)

@@ -30,7 +30,7 @@ def plan_dump(
         manifest: what is to be dumped.
         device: see `resolve_device`; or one that is known to be there, such as a worker's.
         limit: images per dataset, from the first; None for all.
-        overwrite: whether stores that are there are started afresh.
+        overwrite: whether stores that are there are started over.
 
     Raises:
         HmsaError: a device, checkpoint, dataset or store is not as it must be.

@@ -54,7 +54,7 @@ def require_unchanged(folder: Path, sizes: Mapping[str, int]) -> None:
     if changed:
         raise StoreError(
             f"{folder}: {len(changed)} photographs have another size in bytes than when they were "
-            f"predicted (first: {changed[0]}); put the old files back, or start afresh with --overwrite"
+            f"predicted (first: {changed[0]}); put the old files back, or start over with --overwrite"
         )
 
 

@@ -69,6 +69,6 @@ def _decode(root: Path, entry: ImageEntry, report: Report, pinned: bool, exif: b
     if tuple(image.shape[1:]) != (entry.height, entry.width):
         return DatasetError(
             f"{path}: is {image.shape[1]}x{image.shape[2]} and was {entry.height}x{entry.width} "
-            "when the store was begun; put the old file back, or start afresh with --overwrite"
+            "when the store was begun; put the old file back, or start over with --overwrite"
         )
     return image.pin_memory() if pinned else image

@@ -150,7 +150,7 @@ class Init(Settings):
 
 
 class RandAugment(Settings):
-    """Some of the photometric operations of RandAugment (arXiv 1909.13719), drawn anew for every image."""
+    """Some of the photometric operations of RandAugment (arXiv 1909.13719), drawn again for every image."""
 
     operations: Count = Field(default=2, description="How many, one after the other.")
     magnitude: Natural = Field(default=9, description="How strong, 0 to 30.")

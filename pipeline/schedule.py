@@ -403,7 +403,7 @@ def _problem(found: dict[str, Any], places: Sequence[Path], device: str | None =
     if found["missing"]:
         return f"{where}: does not see {first_few(found['missing'], 2)}; share it with all machines"
     if isinstance(found["sees"], str):
-        return f"{where}: cannot read {places[0]} ({found['sees']}); mend that there"
+        return f"{where}: cannot read {places[0]} ({found['sees']}); fix that there"
     if not found["sees"]:
         return f"{where}: its {places[0]} is another folder; share one with all machines"
     return None

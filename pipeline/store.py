@@ -196,7 +196,7 @@ class LogitStore:
             group = zarr.create_group(_zarr_store(path), zarr_format=3, attributes=attributes)
         except OSError as error:
             reason = error.strerror or error
-            raise StoreError(f"{path}: cannot be created ({reason}); mend that or choose another --output") from error
+            raise StoreError(f"{path}: cannot be created ({reason}); fix that or choose another --output") from error
         return cls(path, group, _version(path))
 
     @classmethod
@@ -213,7 +213,7 @@ class LogitStore:
         if overwrite or not cls.exists(path):
             if not overwrite and size(_aside(path)) is None and _holds_shards(path):
                 raise StoreError(
-                    f"{path}: holds logits but no zarr.json that says what they are; put it back, or start afresh "
+                    f"{path}: holds logits but no zarr.json that says what they are; put it back, or start over "
                     "with --overwrite"
                 )
             return cls.create(path, identity, versions)
@@ -228,7 +228,7 @@ class LogitStore:
         if differences:
             raise StoreError(
                 f"{self.path}: was made with other settings ({'; '.join(differences)}); "
-                "use those, another --output, or start it afresh with --overwrite"
+                "use those, another --output, or start it over with --overwrite"
             )
 
     @classmethod
@@ -292,7 +292,7 @@ class LogitStore:
         if version != FORMAT_VERSION:
             raise StoreError(
                 f"{self.path}: is of format version {version}, this hmsa-pipeline reads {FORMAT_VERSION}; "
-                "use the version that wrote it, or start it afresh with --overwrite"
+                "use the version that wrote it, or start it over with --overwrite"
             )
         self.index = {entry.path: i for i, entry in enumerate(self.images)}
 
@@ -303,7 +303,7 @@ class LogitStore:
             return
         now = LogitStore.open(self.path)
         if now.identity.differences(self.identity) or now.images[index : index + 1] != [self.images[index]]:
-            raise StoreError(f"{self.path}: was started afresh meanwhile; run the same command again")
+            raise StoreError(f"{self.path}: was started over meanwhile; run the same command again")
         self._seen = seen
 
     @property
@@ -348,7 +348,7 @@ class LogitStore:
         if changed:
             raise StoreError(
                 f"{self.path}: {len(changed)} photographs have another size in bytes than when their logits were "
-                f"stored (first: {changed[0]}); put the old files back, or start afresh with --overwrite"
+                f"stored (first: {changed[0]}); put the old files back, or start over with --overwrite"
             )
         return images
 
@@ -359,7 +359,7 @@ class LogitStore:
             if found and found.bytes and (entry.array, entry.row) not in taken:
                 raise StoreError(
                     f"{self.path}: row {entry.row} of {entry.array} holds logits that the table of images does not "
-                    "list, as if zarr.json were an older one; put the last one back, or start afresh with --overwrite"
+                    "list, as if zarr.json were an older one; put the last one back, or start over with --overwrite"
                 )
 
     def _make_arrays(self) -> None:
@@ -494,7 +494,7 @@ class LogitStore:
                 raise StoreError(f"{shard}: cannot be read ({reason})") from error
             raise DamagedShardError(
                 f"{shard}: the logits of {entry.path} are damaged ({_one_line(error)}); "
-                "mend with 'hmsa-pipeline verify --repair' and 'hmsa-pipeline dump'"
+                "repair it with 'hmsa-pipeline verify --repair' and 'hmsa-pipeline dump'"
             ) from error
         return block
 
@@ -629,7 +629,7 @@ class ShardWriter:
         now = LogitStore.open(self.path)
         index = now.index.get(entry.path, len(now.images))
         if now.identity.differences(self._identity) or now.images[index : index + 1] != [entry]:
-            raise StoreError(f"{self.path}: was started afresh meanwhile; run the same command again")
+            raise StoreError(f"{self.path}: was started over meanwhile; run the same command again")
         self._seen = seen
 
 
@@ -643,7 +643,7 @@ def _open_array(store: Any, path: Path, name: str, identity: Identity) -> zarr.A
     except (LookupError, TypeError, ValueError, AttributeError, NotImplementedError, FileNotFoundError) as error:
         raise StoreError(
             f"{path / name / 'zarr.json'}: cannot be understood ({_one_line(error)}); remove this one "
-            "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it anew"
+            "file, the next 'hmsa-pipeline dump' or 'import-logits' writes it again"
         ) from error
     # Zarr would else hold every strip against the fill value; the setting is not kept with the array.
     return node.with_config({"write_empty_chunks": True})
@@ -765,5 +765,5 @@ def _one_line(error: object) -> str:
 def _damaged_metadata(path: Path, error: object) -> str:
     return (
         f"{path}: its metadata cannot be understood ({_one_line(error)}); "
-        "put zarr.json back, or start it afresh with --overwrite"
+        "put zarr.json back, or start it over with --overwrite"
     )

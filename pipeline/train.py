@@ -83,7 +83,7 @@ def run_training(plan: TrainingPlan, ranks: Ranks, ended: Callable[[dict[str, An
                 return trainer.run()
         except OSError as error:
             raise TrainingError(
-                f"{output}: cannot be written ({error.strerror or error}); free some space or mend that, and go on "
+                f"{output}: cannot be written ({error.strerror or error}); free some space or fix that, and go on "
                 "with --resume from what was saved before"
             ) from error
         except (RuntimeError, MemoryError) as error:

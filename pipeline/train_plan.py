@@ -265,7 +265,7 @@ def _saved(recipe: Recipe, train: list[Pair], resume: bool, overwrite: bool) -> 
     except CheckpointError as error:
         others = sorted(p.name for p in path.parent.glob("*.pth") if p != path)
         mend = f"put a copy of {first_few(others)} in its place to go on from there, or " if others else ""
-        raise CheckpointError(f"{error}; {mend}begin anew by --overwrite or in another --output") from error
+        raise CheckpointError(f"{error}; {mend}start over with --overwrite or in another --output") from error
     demand_same(path, saved.recipe, recipe)
     if saved.images != fingerprint(train):
         raise ManifestError(

@@ -179,5 +179,5 @@ def _move(output: Path, result: Verified, store: LogitStore, index: int) -> bool
         move(shard, target)
     except OSError as error:
         reason = error.strerror or error
-        raise StoreError(f"{shard}: cannot be moved to {folder} ({reason}); mend that first") from error
+        raise StoreError(f"{shard}: cannot be moved to {folder} ({reason}); fix that first") from error
     return True

@@ -164,10 +164,10 @@ def dataset(name: str, value: str) -> EntryPoint:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("broken", r"cannot be made \(RuntimeError: no luck\); mend it there, or remove it"),
+        ("broken", r"cannot be made \(RuntimeError: no luck\); fix it there, or remove it"),
         ("Missing", r"cannot be made \(AttributeError: "),
         ("nn.Linear", r"cannot be made \(TypeError: "),
-        ("nn.ReLU", "makes no PlainNetwork, but ReLU; mend it there"),
+        ("nn.ReLU", "makes no PlainNetwork, but ReLU; fix it there"),
     ],
 )
 def test_an_architecture_that_does_not_come_up_says_whose_it_is(

@@ -129,7 +129,7 @@ def test_a_photograph_that_changed_is_refused(done: Bench) -> None:
     assert len(photo.read_bytes()) != len(old)
     assert done.run("predict").refusal() == (
         f"{done.predictions}/street: 1 photographs have another size in bytes than when they were predicted "
-        "(first: day/a.png); put the old files back, or start afresh with --overwrite"
+        "(first: day/a.png); put the old files back, or start over with --overwrite"
     )
     assert files(done.output) == before
     photo.write_bytes(old)

@@ -1,4 +1,4 @@
-"""Wrong manifests: each is refused in one line that names the file, the line, the field and the mend."""
+"""Wrong manifests: each is refused in one line that names the file, the line, the field and the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong recipes and settings: each is refused in one line that names the file, the line, the field and the mend."""
+"""Wrong recipes and settings: each is refused in one line that names the file, the line, the field and the fix."""
 
 from __future__ import annotations
 

@@ -55,6 +55,6 @@ def test_a_writer_stops_when_the_store_is_started_afresh(where: Path) -> None:
     store = begun(where, [photo("0.png", SIZE)])
     writer, entry = store.writer(), store.images[0]
     LogitStore.create(where, identity(scales=(1.0,)), {}).register([photo("0.png", SIZE)])
-    with pytest.raises(StoreError, match="was started afresh meanwhile"):
+    with pytest.raises(StoreError, match="was started over meanwhile"):
         writer.write(entry, logits(0, *SIZE))
     assert writer.incomplete([entry]) == [entry]

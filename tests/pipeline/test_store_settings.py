@@ -143,14 +143,14 @@ def test_a_store_that_was_started_afresh_is_not_read_by_the_old_table(where: Pat
         reader.read(0)
     filled(where, [photo("first.png"), *PHOTOS])
     # Row 0 is another photograph's by now.
-    with pytest.raises(StoreError, match="was started afresh meanwhile"):
+    with pytest.raises(StoreError, match="was started over meanwhile"):
         reader.read(0)
 
 
 def test_a_writer_whose_store_was_started_afresh_by_another_writes_nothing_into_it(where: Path) -> None:
     old = begun(where, PHOTOS)
     LogitStore.for_writing(where, identity(flip=True), VERSIONS, overwrite=True).register(PHOTOS)
-    with pytest.raises(StoreError, match="was started afresh meanwhile"):
+    with pytest.raises(StoreError, match="was started over meanwhile"):
         old.write(0, logits(0, *SIZE))
     assert LogitStore.open(where).complete() == [False, False]
 

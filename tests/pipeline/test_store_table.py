@@ -167,7 +167,7 @@ def test_an_array_that_lost_its_metadata_gets_them_again_and_keeps_its_logits(wh
     _, made = filled(where, SOME)
     before = tree(where)
     (where / "48x80" / "zarr.json").unlink()
-    with pytest.raises(StoreError, match=r"48x80/zarr.json.*'hmsa-pipeline dump'.*writes it anew"):
+    with pytest.raises(StoreError, match=r"48x80/zarr.json.*'hmsa-pipeline dump'.*writes it again"):
         LogitStore.open(where).read(0)
     store = begun(where, SOME)
     assert tree(where) == before
