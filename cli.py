@@ -1081,7 +1081,8 @@ def submit(
     if output is None or samples is None:
         raise HmsaError("--samples, --output: name the challenge's sampling file and the tar file to write")
     if ":/" in str(output):
-        raise HmsaError(f"--output: {output} is a URL; name a tar file on a disk, and upload that")
+        place = str(output).replace(":/", "://", 1)  # a path has no two slashes
+        raise HmsaError(f"--output: {place} is a URL; name a tar file on a disk, and upload that")
     folder = predictions or _predictions(_load(manifest, None, None, None, data_root, assets))
     result = write(folder, samples, output)
     _failed("submission", result.failed)

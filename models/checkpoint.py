@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..files import write_bytes
-from .layouts import Weights, find_weights
+from .layouts import COUNTER, Weights, find_weights
 from .pickled import is_zip, read_pickled
 from .registry import build_any
 
@@ -202,7 +202,23 @@ def demand_match(
 
 
 def demand_numbers(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError where a weight is NaN or infinite, or a variance negative; it names the first key."""
+    """Raise CheckpointError where a weight is no real number with decimals, NaN or infinite, or a variance negative.
+
+    It names the first key.
+    """
+    stored = [key for key, value in weights.items() if value.is_meta]
+    if stored:
+        raise CheckpointError(
+            f"{path}: {len(stored)} of {len(weights)} keys have no values, a shape alone (first: {stored[0]}); "
+            "save the weights from a network that is not on the device 'meta'"
+        )
+    odd = [key for key, value in weights.items() if not (value.is_floating_point() or key.endswith(COUNTER))]
+    if odd:
+        raise CheckpointError(
+            f"{path}: {len(odd)} of {len(weights)} keys are {str(weights[odd[0]].dtype).removeprefix('torch.')} "
+            f"where numbers with decimals are needed (first: {odd[0]}); quantized weights cannot be used, save the "
+            "float ones"
+        )
     broken = [(key, problem) for key, value in weights.items() if (problem := _broken(key, value))]
     if not broken:
         return
@@ -223,6 +239,7 @@ def _broken(key: str, value: Tensor) -> str | None:
     """What no network can use in a weight; None if all of it is sound."""
     if not value.numel() or not value.is_floating_point():
         return None
+    value = value.detach()  # a parameter would warn
     # Ten times as fast as asking each value, and NaN is the least and the greatest of all.
     low, high = (float(end) for end in torch.aminmax(value if value.element_size() > 1 else value.float()))
     if math.isnan(low):

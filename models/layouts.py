@@ -22,7 +22,7 @@ from torch import Tensor
 from ..errors import CheckpointError, first_few
 from .pickled import Array
 
-_COUNTER = "num_batches_tracked"
+COUNTER = "num_batches_tracked"
 """Of batches that a norm has seen; in evaluation nothing depends on it, and files of old or other tools lack it."""
 
 _USUAL = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params")
@@ -76,7 +76,7 @@ class Weights:
         if self.left_out:
             said.append(f"{len(self.left_out)} left out ({first_few(self.left_out)})")
         if self.counters:
-            said.append(f"{self.counters} {_COUNTER} are not there, set to 0")
+            said.append(f"{self.counters} {COUNTER} are not there, set to 0")
         return f"weights {'; '.join(said)}" if said else None
 
 
@@ -154,7 +154,7 @@ def _match(path: Path, entry: str, content: Mapping[str, Any], expected: Collect
         return found
     counts: Counter[str] = Counter()
     for name in names.values():
-        if not name.endswith(_COUNTER):
+        if not name.endswith(COUNTER):
             parts = name.split(".")
             counts.update(".".join((*parts[:n], "")) for n in range(len(parts)) if ".".join(parts[n:]) in wanted)
     if not counts:
@@ -219,7 +219,7 @@ def _weights(
             prefixes[key.removesuffix(short) if key.endswith(short) else "_orig_mod."] = None
     if not tensors:
         raise CheckpointError(f"{path}: holds no state dict; is it a checkpoint?")
-    counters = [key for key in expected or () if key.endswith(f".{_COUNTER}")]
+    counters = [key for key in expected or () if key.endswith(f".{COUNTER}")]
     absent = counters if not any(key in tensors for key in counters) else []
     tensors |= {key: torch.zeros((), dtype=torch.int64) for key in absent}
     return Weights(

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import queue
+import signal
 import socket
 import tempfile
 import threading
@@ -28,6 +29,7 @@ import torch
 from dask import config as dask_config
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, Status, get_worker
 from distributed.scheduler import KilledWorker
+from distributed.utils import LoopRunner
 
 from .. import __version__
 from ..errors import HmsaError, ManifestError, StoreError, first_few
@@ -51,6 +53,7 @@ THREADS_EACH = 4
 _QUIET = logging.CRITICAL + 1
 
 # Ctrl-C reaches all processes of a terminal, and a cluster's SIGTERM all of a job: the run tells its workers.
+_STOPS = {signal.SIGINT, signal.SIGTERM}
 _DEAF = "import signal\nfor s in (signal.SIGINT, signal.SIGTERM):\n    signal.signal(s, signal.SIG_IGN)\n"
 
 
@@ -427,16 +430,29 @@ def _marker(folder: Path | None) -> Iterator[str | None]:
         remove(path)
 
 
-def _begun(scheduler: dict[str, Any], workers: dict[str, Any]) -> SpecCluster:
+def _begun(scheduler: dict[str, Any], workers: dict[str, Any], runner: LoopRunner) -> SpecCluster:
     """The cluster with all its workers; one that was killed while it started is started again."""
     for last in (False, False, True):
         try:
-            return SpecCluster(scheduler=scheduler, workers=workers)
+            return SpecCluster(scheduler=scheduler, workers=workers, loop=runner.loop)
         except (RuntimeError, OSError, TimeoutError) as error:
             if last:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise HmsaError(f"worker processes cannot be started ({reason}); --workers 0 needs none") from error
     raise AssertionError
+
+
+@contextlib.contextmanager
+def _blocking_stops() -> Iterator[None]:
+    """Threads begun in here, and the processes that they begin, are not reached by Ctrl-C and SIGTERM.
+
+    A worker imports for seconds before `_DEAF` is run in it, and would end with a traceback of its own.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _silence() -> None:
@@ -522,7 +538,11 @@ class _Local(DaskCrew):
         # It looks when that happens, so the setting holds as long as the crew.
         self._settings.enter_context(dask_config.set({"distributed.deploy.lost-worker-timeout": "3650 days"}))
         with dask_config.set(quick), _without_warnings():
-            self._cluster = _begun({"cls": Scheduler, "options": options}, workers)
+            runner = LoopRunner()
+            with _blocking_stops():
+                runner.start()
+            self._settings.callback(runner.stop)
+            self._cluster = _begun({"cls": Scheduler, "options": options}, workers, runner)
             self.dashboard = self._cluster.dashboard_link if has_dashboard else None
             return Client(self._cluster, timeout=START_SECONDS, set_as_default=False)
 

@@ -173,7 +173,8 @@ def _other_size(plan: Upload, image: str, size: tuple[int, int]) -> str | None:
 def _require_free(plan: Upload, target: Path) -> None:
     """Raise HmsaError if what lies at ``target`` is not an earlier submission of the same files."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(target)):
-        raise HmsaError(f"--output: {target} is a URL; name a folder or a {ZIP} file on a disk, and upload that")
+        place = str(target).replace(":/", "://", 1)  # a path has no two slashes
+        raise HmsaError(f"--output: {place} is a URL; name a folder or a {ZIP} file on a disk, and upload that")
     if _is_zip(target):
         if target.is_dir():
             raise HmsaError(f"--output: {target} is a folder; name a file, or a folder without {ZIP}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -191,6 +192,29 @@ def test_a_dump_that_was_interrupted_says_how_to_go_on(bench: Bench, reference: 
 
     assert bench.run("dump").code == 0
     assert files(bench.logits) == files(reference.logits)
+
+
+def children(process: int) -> set[int]:
+    """Processes that any of its threads began."""
+    tasks = Path(f"/proc/{process}/task").iterdir()
+    return {int(child) for task in tasks for child in (task / "children").read_text().split()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found below /proc")
+def test_ctrl_c_while_workers_start_leaves_no_traceback_of_theirs(bench: Bench) -> None:
+    """A terminal sends it to all of them, and a worker imports for seconds before it can handle it."""
+    process = bench.start("dump", "--workers", "2")
+    send(process, signal.SIGCONT, lambda: len(children(process.pid)) >= 3)  # with Python's resource tracker
+    for _ in range(10):
+        for child in children(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGINT)
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    result = ended(process)
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == AGAIN
+    assert "Traceback" not in result.err
 
 
 # Fusing is quick: the process sends itself the signal, at the fifth image.

@@ -323,6 +323,32 @@ def test_unexpected_and_misshaped_keys_are_counted(
     )
 
 
+ODD: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "quantized": (lambda value: value.to(torch.int8), "are int8 where numbers with decimals are needed"),
+    "complex": (lambda value: value.to(torch.complex64), "are complex64 where numbers with decimals are needed"),
+    "shapes alone": (lambda value: value.to("meta"), "have no values, a shape alone"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_values_that_are_no_weights_are_refused(tmp_path: Path, state: State, kind: str) -> None:
+    change, problem = ODD[kind]
+    path = tmp_path / "w.pth"
+    first = next(iter(state))
+    torch.save({**state, first: change(state[first])}, path)
+    for read in (check, load):
+        text = message(path, read)
+        assert text.startswith(f"1 of {len(state)} keys {problem} (first: {first})")
+
+
+def test_parameters_load_without_a_warning(tmp_path: Path, tiny: HMSA, recwarn: pytest.WarningsRecorder) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({**tiny.state_dict(), **dict(tiny.named_parameters())}, path)
+    assert any(value.requires_grad for value in torch.load(path).values())
+    load(path)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_half_a_checkpoint_leaves_the_network_as_it_was(tmp_path: Path, state: State) -> None:
     path = tmp_path / "w.pth"
     torch.save(dict(list(state.items())[:-1]), path)
