@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -110,6 +112,41 @@ def test_one_step_that_hangs_or_fails_costs_only_itself(
     else:
         pytest.fail("the child of a killed step lives on")
     assert "FAILED: was killed at its limit of 4 s" in capsys.readouterr().out
+
+
+_COMMAND = """
+import sys
+sys.path.insert(0, {kit!r})
+import pathlib, types, steps
+sys.executable = {python!r}
+steps.command(types.SimpleNamespace(work=pathlib.Path({folder!r})), "dump")
+"""
+
+
+def test_what_a_command_says_is_kept_although_it_is_killed(tmp_path: Path) -> None:
+    """It has been passed on before the command ends, so that it stands in the step's log when both are killed."""
+    command = tmp_path / "python"
+    command.write_text(
+        f"#!{sys.executable}\nimport sys, time\nprint('0 of 32 images')\nprint('no memory', file=sys.stderr)\n"
+        "time.sleep(600)\n"
+    )
+    command.chmod(0o755)
+    program = _COMMAND.format(kit=str(KIT), python=str(command), folder=str(tmp_path))
+    log = tmp_path / "log"
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with log.open("wb") as output:
+        step = subprocess.Popen(
+            [sys.executable, "-u", "-c", program], stdout=output, stderr=output, env=bare, start_new_session=True
+        )
+    try:
+        end = time.monotonic() + 120
+        while step.poll() is None and time.monotonic() < end and len(log.read_text().splitlines()) < 2:
+            time.sleep(0.1)
+        assert step.poll() is None, log.read_text()
+    finally:
+        os.killpg(step.pid, signal.SIGKILL)
+        step.wait()
+    assert log.read_text().splitlines() == ["0 of 32 images", "no memory"]
 
 
 @pytest.mark.usefixtures("_steps_of_ours")

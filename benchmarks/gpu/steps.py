@@ -7,6 +7,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
 import re
 import shutil
@@ -115,6 +116,31 @@ class Kit:
         return model.eval().to(self.device)
 
 
+def heard(words: list[str], folder: Path) -> tuple[int, str]:
+    """Run a program and print each line as it comes: a step that is killed at its limit leaves what was said so far.
+
+    Returns:
+        the exit code, and standard output and standard error together.
+    """
+    said = ""
+    # Without the variable a program that writes into a pipe keeps its lines back, and they die with it.
+    unbuffered = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        words,
+        cwd=folder,
+        env=unbuffered,
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said += line
+    return process.returncode, said
+
+
 # ------------------------------------------------------------------ what is there
 
 
@@ -166,21 +192,13 @@ def tests(kit: Kit) -> None:
     report = kit.work / "junit.xml"
     words = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}"]
     words += ["--timeout=60", "--tb=short", *(["--collect-only"] if kit.rehearse else [])]
-    done = subprocess.Popen(
-        [*words, *map(str, marked)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert done.stdout is not None
-    said = ""
-    for heard in done.stdout:  # a step that is killed at its limit leaves what was said until then
-        print(heard, end="", flush=True)
-        said += heard
-    done.wait()
+    code, said = heard([*words, *map(str, marked)], ROOT)
     line = next((line for line in reversed(said.splitlines()) if re.search(r"\d+ (passed|failed|test)", line)), "")
     kit.fact(summary=line.strip("= "), files=len(marked))
     for found in re.findall(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$", said, re.MULTILINE):
         kit.row(found[0].rpartition("/")[2], error=found[1][:200])
-    if done.returncode:
-        raise SystemExit(f"pytest: exit {done.returncode}: {line or said.strip()[-200:]}")
+    if code:
+        raise SystemExit(f"pytest: exit {code}: {line or said.strip()[-200:]}")
 
 
 # ------------------------------------------------------------------ the forward pass
@@ -317,13 +335,11 @@ def manifest(kit: Kit, members: int, name: str, **inference: Any) -> Path:
 
 
 def command(kit: Kit, *words: str) -> str:
-    """Run ``hmsa-pipeline``; its standard output."""
-    line = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *words]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=kit.work)
-    print(done.stdout[-2000:], done.stderr[-2000:])
-    if done.returncode:
-        raise SystemExit(f"{words[0]}: exit {done.returncode}: {(done.stderr.strip().splitlines() or [''])[-1]}")
-    return done.stdout
+    """Run ``hmsa-pipeline``; what it said."""
+    code, said = heard([sys.executable, "-P", "-m", "hmsa_pipeline.cli", *words], kit.work)
+    if code:
+        raise SystemExit(f"{words[0]}: exit {code}: {(said.strip().splitlines() or [''])[-1]}")
+    return said
 
 
 def job_of(output: Path, stage: str) -> dict[str, Any]:
