@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .pipeline.dump import JobResult
     from .pipeline.ensemble import FusionResult
     from .pipeline.manifest import Manifest
+    from .pipeline.packing import Packed
     from .pipeline.predict import Predicted
 
 INTERRUPTED = 130
@@ -1041,7 +1042,6 @@ def submit(
     from dataclasses import asdict
 
     from .errors import nearest
-    from .pipeline.figures import as_size
     from .pipeline.submission import check_submission
     from .pipeline.submission import submit as write
     from .pipeline.upload_formats import BRAVO, FORMATS
@@ -1085,8 +1085,16 @@ def submit(
         raise HmsaError(f"--output: {place} is a URL; name a tar file on a disk, and upload that")
     folder = predictions or _predictions(_load(manifest, None, None, None, data_root, assets))
     result = write(folder, samples, output)
-    _failed("submission", result.failed)
-    _figures(json_file, {"images": result.images, "bytes": result.bytes, "failed": result.failed})
+    _say_packed("submission", result, output, json_file)
+
+
+def _say_packed(what: str, result: Packed, output: Path, json_file: str | None) -> None:
+    from dataclasses import asdict
+
+    from .pipeline.figures import as_size
+
+    _failed(what, result.failed)
+    _figures(json_file, asdict(result))
     if result.failed:
         _say(json_file, f"{len(result.failed)} images cannot be used, and nothing was written")
     else:
@@ -1106,7 +1114,6 @@ def _submit_to(
     """Write for a benchmark other than BRAVO, or check what was written for it."""
     from dataclasses import asdict
 
-    from .pipeline.figures import as_size
     from .pipeline.upload import check_upload, plan_upload, write_upload
     from .pipeline.upload_formats import upload_format
 
@@ -1126,13 +1133,7 @@ def _submit_to(
         _finish(False, len(looked.wrong) + len(looked.missing))
     elif output is not None:
         result = write_upload(plan, output)
-        _failed(plan.dataset, result.failed)
-        _figures(json_file, {"images": result.images, "bytes": result.bytes, "failed": result.failed})
-        if result.failed:
-            _say(json_file, f"{len(result.failed)} images cannot be used, and nothing was written")
-        else:
-            _say(json_file, f"{result.images} images, {as_size(result.bytes)}: {output}")
-        _finish(False, len(result.failed))
+        _say_packed(plan.dataset, result, output, json_file)
 
 
 @app.command()

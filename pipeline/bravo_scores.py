@@ -36,9 +36,8 @@ from .bravo_files import (
 from .manifest import Manifest
 from .members import ENSEMBLE, Placed, answers, opened, placed
 from .metrics import LEVELS, confusion, detection_figures, harmonic_mean, level_counts, semantic_figures, shown
+from .packing import usable
 from .predictions import prediction_names
-from .progress import Progress
-from .threads import in_order
 
 CLASSES = len(CLASS_NAMES)
 SUBSETS: tuple[str, ...] = (
@@ -253,25 +252,19 @@ def _from_submission(archive: Archive, sampling: Archive) -> Read:
 def _score(
     images: list[_Image], truth: Archive, sampling: Archive, subjects: Sequence[str], read: Read
 ) -> dict[str, BravoScores]:
-    def one(image: _Image) -> dict[str, _Counts] | str:
-        try:
-            indices = read_samples(sampling, image.base)
-            return {name: _counted(truth, image, *answer, indices) for name, answer in read(image.base).items()}
-        except (DatasetError, StoreError) as error:
-            return str(error)
-
     counts = {name: {subset: _Counts() for subset in SUBSETS} for name in subjects}
-    number, failed = dict.fromkeys(SUBSETS, 0), dict[str, str]()
-    with Progress(len(images)) as progress:
-        progress.job("BRAVO", len(images))
-        for image, found in in_order(one, images):
-            if isinstance(found, str):
-                failed[image.base] = found
-            else:
-                for name, counted in found.items():
-                    counts[name][image.subset] += counted
-                number[image.subset] += 1
-            progress.advance()
+    number = dict.fromkeys(SUBSETS, 0)
+
+    def score(image: _Image) -> dict[str, _Counts]:
+        indices = read_samples(sampling, image.base)
+        return {name: _counted(truth, image, *answer, indices) for name, answer in read(image.base).items()}
+
+    def add(image: _Image, found: dict[str, _Counts]) -> None:
+        for name, counted in found.items():
+            counts[name][image.subset] += counted
+        number[image.subset] += 1
+
+    failed = {image.base: reason for image, reason in usable("BRAVO", images, score, add).items()}
     return {
         name: BravoScores(
             summary({subset: figures_of(subset, of[subset]) for subset in SUBSETS}),

@@ -16,17 +16,16 @@ from PIL import Image
 
 from ..datasets.layouts import list_images
 from ..datasets.walk import located
-from ..errors import DatasetError, StoreError, disk_error
+from ..errors import disk_error
 from ..files import atomic_path
 from .colours import coloured, heated, laid_over, sureness
 from .contact_sheet import arrange
 from .manifest import Fusion as Functions
 from .manifest import Manifest
 from .members import ENSEMBLE, Placed, answers, placed
+from .packing import usable
 from .predictions import prediction_names, read_photograph, read_prediction, require_predictions
-from .progress import Progress
 from .survey import PREDICTIONS, own_folders
-from .threads import in_order
 
 KINDS = ("colour", "overlay", "confidence", "sheet")
 _TILE = 480  # width of a picture on a sheet, at most
@@ -121,23 +120,16 @@ def render(plan: Rendering) -> Rendered:
     """
     result = Rendered(plan.dataset)
 
-    def one(image: str) -> str | None:
+    def draw(image: str) -> None:
         try:
             _draw(plan, image)
-        except (DatasetError, StoreError) as error:
-            return str(error)
         except OSError as error:
             raise disk_error(plan.target, error) from error
-        return None
 
-    with Progress(len(plan.images)) as progress:
-        progress.job(plan.dataset, len(plan.images))
-        for image, reason in in_order(one, plan.images):
-            if reason is None:
-                result.pictures += len(plan.kinds)
-            else:
-                result.failed[image] = reason
-            progress.advance()
+    def count(image: str, _: None) -> None:
+        result.pictures += len(plan.kinds)
+
+    result.failed |= usable(plan.dataset, plan.images, draw, count)
     return result
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import tarfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..datasets.taxonomy import CLASS_NAMES, IGNORE
-from ..errors import DatasetError, disk_error, first_few
+from ..errors import DatasetError, first_few
 from ..files import atomic_path
 from .bravo_codec import encode
 from .bravo_files import (
@@ -24,20 +25,10 @@ from .bravo_files import (
     sampled_bases,
     sampled_prediction,
 )
-from .progress import Progress
-from .threads import in_order
+from .packing import Packed, pack, usable
 
 
-@dataclass
-class Submitted:
-    """What became of the images; ``failed`` maps bases to reasons, and without any the file was written."""
-
-    images: int = 0
-    bytes: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-
-
-def submit(folder: Path, samples: Path, target: Path) -> Submitted:
+def submit(folder: Path, samples: Path, target: Path) -> Packed:
     """Write the submission of the predictions below ``folder``; nothing if one of them cannot be used.
 
     Members are sorted and carry no times or owners: the same predictions give the same bytes.
@@ -55,37 +46,18 @@ def submit(folder: Path, samples: Path, target: Path) -> Submitted:
     with Archive(samples, "a sampling file") as archive:
         bases = sampled_bases(archive)
         require_sampled(folder, bases)
-        result = Submitted()
-
-        def one(base: str) -> bytes | str:
-            try:
-                return encode(*sampled_prediction(folder, base, archive))
-            except DatasetError as error:
-                return str(error)
-
-        try:
-            with atomic_path(target) as temporary, Progress(len(bases)) as progress:
-                progress.job("submission", len(bases))
-                with tarfile.open(temporary, "w") as tar:
-                    for base, content in in_order(one, bases):
-                        if isinstance(content, str):
-                            result.failed[base] = content
-                        else:
-                            tar.addfile(plain_file(f"{base}{ENCODED}", len(content)), io.BytesIO(content))
-                            result.images += 1
-                        progress.advance()
-                if result.failed:
-                    raise _UnfinishedError
-                result.bytes = temporary.stat().st_size
-        except _UnfinishedError:
-            pass
-        except OSError as error:
-            raise disk_error(target, error) from error
+        result = pack(
+            target, bases, lambda base: encode(*sampled_prediction(folder, base, archive)), _written(target)
+        )
+    if not result.failed:
+        result.bytes = target.stat().st_size
     return result
 
 
-class _UnfinishedError(Exception):
-    """Makes `atomic_path` leave the target as it was."""
+@contextlib.contextmanager
+def _written(target: Path) -> Iterator[Callable[[str, bytes], None]]:
+    with atomic_path(target) as temporary, tarfile.open(temporary, "w") as tar:
+        yield lambda base, content: tar.addfile(plain_file(f"{base}{ENCODED}", len(content)), io.BytesIO(content))
 
 
 @dataclass
@@ -132,27 +104,21 @@ def check_submission(path: Path, samples: Path | None) -> Checked:
         result.warnings += _packing(archive)
         void: list[str] = []
 
-        def one(base: str) -> str | None:
-            try:
-                if wanted is not None and base not in wanted:
-                    return "is not in the sampling file"
-                label, confidences = read_encoded(archive, base)
-                if (label == IGNORE).any():
-                    void.append(base)
-                return _unfit(label, confidences, read_samples(sampling, base) if sampling else None)
-            except DatasetError as error:
-                return str(error)
+        def look(base: str) -> None:
+            if wanted is not None and base not in wanted:
+                raise DatasetError("is not in the sampling file")
+            label, confidences = read_encoded(archive, base)
+            if (label == IGNORE).any():
+                void.append(base)
+            _require_fit(label, confidences, read_samples(sampling, base) if sampling else None)
 
-        with Progress(len(bases)) as progress:
-            progress.job(path.name, len(bases))
-            for base, reason in in_order(one, bases):
-                if reason is None:
-                    result.images += 1
-                    split = base.split("/")[0].removeprefix("bravo_")
-                    result.splits[split] = result.splits.get(split, 0) + 1
-                else:
-                    result.wrong[f"{base}{ENCODED}"] = reason
-                progress.advance()
+        def count(base: str, _: None) -> None:
+            result.images += 1
+            split = base.split("/")[0].removeprefix("bravo_")
+            result.splits[split] = result.splits.get(split, 0) + 1
+
+        reasons = usable(path.name, bases, look, count)
+        result.wrong |= {f"{base}{ENCODED}": reason for base, reason in reasons.items()}
         if void:
             result.warnings.append(
                 f"{len(void)} images hold {IGNORE} ({first_few(sorted(void), 1)}): the toolkit takes it where the "
@@ -179,11 +145,10 @@ def _packing(archive: Archive) -> list[str]:
     return found
 
 
-def _unfit(label: np.ndarray, confidences: np.ndarray, indices: np.ndarray | None) -> str | None:
+def _require_fit(label: np.ndarray, confidences: np.ndarray, indices: np.ndarray | None) -> None:
     if (highest := int(label[label != IGNORE].max(initial=0))) >= len(CLASS_NAMES):
-        return f"holds class {highest}, but predictions are train ids, 0 to {len(CLASS_NAMES) - 1}"
+        raise DatasetError(f"holds class {highest}, but predictions are train ids, 0 to {len(CLASS_NAMES) - 1}")
     if indices is not None and indices.size != confidences.size:
-        return f"holds {confidences.size} confidences, and {indices.size} pixels are sampled"
+        raise DatasetError(f"holds {confidences.size} confidences, and {indices.size} pixels are sampled")
     if indices is not None and indices[-1] >= label.size:
-        return f"is {label.shape[0]}x{label.shape[1]}, but pixel {indices[-1]} is sampled"
-    return None
+        raise DatasetError(f"is {label.shape[0]}x{label.shape[1]}, but pixel {indices[-1]} is sampled")

@@ -12,21 +12,21 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from ..datasets.headers import read_size
 from ..datasets.layouts import list_images
 from ..datasets.walk import located
-from ..errors import DatasetError, HmsaError, ManifestError, disk_error, first_few
+from ..errors import DatasetError, HmsaError, ManifestError, first_few
 from ..files import PARTIAL, atomic_path, guarded
 from .manifest import Manifest
+from .packing import Packed, pack, usable
 from .predictions import require_predictions
-from .progress import Progress
 from .survey import PREDICTIONS, own_folders
-from .threads import in_order
 from .upload_formats import UploadFormat
 
 ZIP = ".zip"
@@ -97,20 +97,7 @@ def plan_upload(manifest: Manifest, form: UploadFormat, predictions: Path | None
 # ------------------------------------------------------------------ writing
 
 
-@dataclass
-class Uploaded:
-    """What became of the images; ``failed`` maps photographs to reasons, and without any all was written."""
-
-    images: int = 0
-    bytes: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-
-
-class _Target(Protocol):
-    def add(self, name: str, content: bytes) -> None: ...
-
-
-def write_upload(plan: Upload, target: Path) -> Uploaded:
+def write_upload(plan: Upload, target: Path) -> Packed:
     """Write the files of all images; nothing if the prediction of one cannot be used.
 
     Args:
@@ -129,45 +116,24 @@ def write_upload(plan: Upload, target: Path) -> Uploaded:
         plan.folder, names, called, "make them with 'hmsa-pipeline dump' and 'ensemble', or 'predict'"
     )
     _require_free(plan, target)
-    result = Uploaded()
 
-    def one(name: str) -> bytes | str:
+    def encode(name: str) -> bytes:
         image = plan.files[name]
-        try:
-            content, size = plan.format.encode(plan.folder, image)
-            return _other_size(plan, image, size) or content
-        except DatasetError as error:
-            return str(error)
+        content, size = plan.format.encode(plan.folder, image)
+        _require_size(plan, image, size)
+        return content
 
-    try:
-        with _written(target) as written, Progress(len(plan.files)) as progress:
-            progress.job(target.name, len(plan.files))
-            for name, content in in_order(one, plan.files):
-                if isinstance(content, str):
-                    result.failed[plan.files[name]] = content
-                elif not result.failed:
-                    written.add(name, content)
-                    result.images += 1
-                    result.bytes += len(content)
-                progress.advance()
-            if result.failed:
-                raise _UnfinishedError
-    except _UnfinishedError:
-        result.images = result.bytes = 0
-    except OSError as error:
-        raise disk_error(target, error) from error
+    result = pack(target, [*plan.files], encode, _written(target))
+    result.failed = {plan.files[name]: reason for name, reason in result.failed.items()}
     return result
 
 
-class _UnfinishedError(Exception):
-    """Leaves the target as it was."""
-
-
-def _other_size(plan: Upload, image: str, size: tuple[int, int]) -> str | None:
+def _require_size(plan: Upload, image: str, size: tuple[int, int]) -> None:
     height, width = read_size(located(plan.root, image))
-    if size == (height, width):
-        return None
-    return f"is {size[0]}x{size[1]}, its photograph {height}x{width}; benchmarks take the photograph's own size"
+    if size != (height, width):
+        raise DatasetError(
+            f"is {size[0]}x{size[1]}, its photograph {height}x{width}; benchmarks take the photograph's own size"
+        )
 
 
 def _require_free(plan: Upload, target: Path) -> None:
@@ -208,32 +174,24 @@ def _below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
 
 
-class _Zip:
-    def __init__(self, file: zipfile.ZipFile) -> None:
-        self._file = file
-
-    def add(self, name: str, content: bytes) -> None:
-        member = zipfile.ZipInfo(name)  # of 1980, whenever it is made
-        member.create_system, member.external_attr = 3, 0o644 << 16
-        self._file.writestr(member, content)  # not compressed again
+def _add_to_zip(file: zipfile.ZipFile, name: str, content: bytes) -> None:
+    member = zipfile.ZipInfo(name)  # of 1980, whenever it is made
+    member.create_system, member.external_attr = 3, 0o644 << 16
+    file.writestr(member, content)  # not compressed again
 
 
-class _Folder:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def add(self, name: str, content: bytes) -> None:
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+def _add_to_folder(folder: Path, name: str, content: bytes) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
-def _written(target: Path) -> Iterator[_Target]:
-    """Where to put files; they take the target's place when the block ends without an exception."""
+def _written(target: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """What adds a file; all take the target's place when the block ends without an exception."""
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     # Named after the target, so that what a killed run has left is found and removed.
@@ -247,7 +205,7 @@ def _written(target: Path) -> Iterator[_Target]:
         if _is_zip(target):
             try:
                 with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
-                    yield _Zip(file)
+                    yield partial(_add_to_zip, file)
                 with atomic_path(target) as last:
                     temporary.rename(last)
             finally:
@@ -255,7 +213,7 @@ def _written(target: Path) -> Iterator[_Target]:
             return
         temporary.mkdir()
         try:
-            yield _Folder(temporary)
+            yield partial(_add_to_folder, temporary)
             if target.exists():
                 target.rename(old)
             temporary.rename(target)
@@ -309,21 +267,14 @@ def check_upload(plan: Upload, path: Path) -> Looked:
                 seen.add(wanted[key])
         result.missing = sorted(set(plan.files.values()) - seen)
 
-        def one(name: str) -> str | None:
-            try:
-                values = plan.format.decode(read(name), path / name)
-                return _other_size(plan, found[name], (values.shape[0], values.shape[1]))
-            except DatasetError as error:
-                return str(error)
+        def look(name: str) -> None:
+            values = plan.format.decode(read(name), path / name)
+            _require_size(plan, found[name], (values.shape[0], values.shape[1]))
 
-        with Progress(len(found)) as progress:
-            progress.job(path.name, len(found))
-            for name, reason in in_order(one, found):
-                if reason is None:
-                    result.images += 1
-                else:
-                    result.wrong[name] = reason
-                progress.advance()
+        def count(name: str, _: None) -> None:
+            result.images += 1
+
+        result.wrong |= usable(path.name, [*found], look, count)
     return result
 
 
