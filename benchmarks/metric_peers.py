@@ -1,7 +1,8 @@
 """Make the tables of docs/metrics.md: our metrics beside those of the packages that others use, on the same pictures.
 
     python -m venv peers && peers/bin/pip install torch scikit-learn -r benchmarks/peers/requirements.txt
-    python -m venv numpy1 && numpy1/bin/pip install -r benchmarks/peers/requirements-numpy1.txt
+    python -m venv numpy1 && numpy1/bin/pip install torch -r benchmarks/peers/requirements-numpy1.txt
+    numpy1/bin/pip install --no-deps vis4d==1.0.0 ml_collections==1.1.0 terminaltables termcolor
     git clone https://github.com/valeoai/bravo_challenge toolkit && git -C toolkit checkout d54005d
     python benchmarks/metric_peers.py --peers peers/bin/python --numpy1 numpy1/bin/python --toolkit toolkit
 
@@ -22,9 +23,17 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from hmsa_pipeline.datasets.sources import LABELLED, LABELLED_OR_PREDICTED
-from hmsa_pipeline.pipeline.averages import Average
-from hmsa_pipeline.pipeline.metrics import LEVELS, confusion, detection_figures, level_counts, semantic_figures
+from hmsa_pipeline.datasets.sources import LABELLED, LABELLED_OR_PREDICTED, source
+from hmsa_pipeline.pipeline.averages import DATASET, Average, average_of
+from hmsa_pipeline.pipeline.calibrate import fit_temperature
+from hmsa_pipeline.pipeline.metrics import (
+    LEVELS,
+    confusion,
+    detection_figures,
+    level_counts,
+    mean_iou,
+    semantic_figures,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = Path(__file__).with_name("peers")
@@ -32,9 +41,14 @@ KEPT = ROOT / "tests" / "data" / "metric_peers.json"
 PAGE = ROOT / "docs" / "metrics.md"
 CLOSE = 1e-6
 """Figures that differ by less are the same; some peers compute in float32."""
+CLOSE_FITS = 1e-4
+"""The same of what is fitted: each stops where its steps get small."""
 TITLES = {
+    "iou": "IoU of each class",
     "miou": f"mIoU, `{LABELLED_OR_PREDICTED}`",
     "miou labelled": f"mIoU, `{LABELLED}`",
+    "miou shift": "mIoU, `dataset`, SHIFT's 13 classes",
+    "miou shift stray": "mIoU, `dataset`, SHIFT, six cars taken for a rider, a truck ...",
     "accuracy": "accuracy",
     "ece": "ECE, 15 bins",
     "auroc": "AUROC",
@@ -44,19 +58,24 @@ TITLES = {
     "ood auroc": "out of distribution: AUROC",
     "ood auprc": "out of distribution: AUPRC",
     "ood fpr95": "out of distribution: FPR at 95 % TPR",
+    "nll": "NLL (`calibrate`), temperature 1",
+    "temperature": "temperature (`calibrate`)",
 }
+"""The rows of the first table: figure -> what it is called."""
 FUNCTIONS = {
     "cityscapesScripts": "`evalPixelLevelSemanticLabeling`",
     "bdd100k": "`bdd100k.eval.run -t sem_seg`",
     "torchmetrics": "`functional.classification`",
-    "torch-uncertainty": "`MeanIntersectionOverUnion`, `CalibrationError`, `FPR95`",
+    "torch-uncertainty": "`MeanIntersectionOverUnion`, `CalibrationError`, `FPR95`, `CategoricalNLL`, "
+    "`TemperatureScaler`",
     "pytorch-ood": "`AUROC`, `AUPR`, `FPRAtTPR`",
-    "netcal": "`ECE`",
-    "scikit-learn": "`roc_auc_score`, `average_precision_score`, `accuracy_score`",
+    "netcal": "`ECE`, `TemperatureScaling`",
+    "scikit-learn": "`roc_auc_score`, `average_precision_score`, `accuracy_score`, `jaccard_score`, `log_loss`",
     "BRAVO toolkit": "`fast_cm`, `per_class_iou`, `get_curve_metrics`",
+    "vis4d": "`SHIFTSegEvaluator`",
 }
 MEAN = "miou"
-_WITH_NUMPY_1 = ("bdd100k", "BRAVO toolkit")
+_WITH_NUMPY_1 = ("bdd100k", "BRAVO toolkit", "vis4d")
 
 
 def _data() -> ModuleType:
@@ -68,7 +87,7 @@ def _data() -> ModuleType:
     return module
 
 
-def ours() -> dict[str, float]:
+def ours() -> dict[str, Any]:
     """Our figures of the pictures, by the names of `TITLES`."""
     data = _data()
     p = data.pixels(data.pictures())
@@ -79,6 +98,13 @@ def ours() -> dict[str, float]:
     found["miou labelled"] = semantic_figures(matrix, counts, Average(LABELLED, LABELLED))[MEAN]
     odd = detection_figures(level_counts(p["odd"], (LEVELS - 1 - p["level"]).astype("uint16")))
     found |= {f"ood {name}": value for name, value in odd.items()}
+    rule = average_of(DATASET, [source("shift")])
+    for name, stray in (("miou shift", False), ("miou shift stray", True)):
+        truth, label = (torch.from_numpy(ids) for ids in data.shift_pictures(stray))
+        found[name] = mean_iou(confusion(label, truth), rule)
+    logits, labels = (torch.from_numpy(values) for values in data.scores())
+    found["nll"] = torch.nn.functional.cross_entropy(logits, labels).item()
+    found["temperature"] = fit_temperature(logits, labels)
     return {name: found[name] for name in TITLES}
 
 
@@ -93,19 +119,26 @@ def theirs(peers: str, numpy1: str, toolkit: str) -> dict[str, Any]:
     return found
 
 
-def _cell(value: float, peer: float | None) -> str:
+def same(name: str, value: Any, peer: Any) -> bool:
+    """Whether a peer's figure, or each of a list of them, is ours."""
+    close = CLOSE_FITS if name == "temperature" else CLOSE
+    pairs = zip(value, peer, strict=True) if isinstance(value, list) else [(value, peer)]
+    return all(abs(one - other) < close for one, other in pairs)
+
+
+def _cell(name: str, value: Any, peer: Any) -> str:
     if peer is None:
         return "-"
-    return "same" if abs(value - peer) < CLOSE else f"**{peer:.4f}**"
+    return "same" if same(name, value, peer) else f"**{_shown(peer)}**"
 
 
-def tables(own: dict[str, float], peers: dict[str, Any]) -> str:
+def tables(own: dict[str, Any], peers: dict[str, Any]) -> str:
     """Markdown: each figure beside the peers' and, below it, what a peer makes of input that its users have."""
     heads = [f"{name} {found['version']}" for name, found in peers.items()]
     lines = ["| figure | ours | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
     for name, title in TITLES.items():
-        cells = [_cell(own[name], found["figures"].get(_theirs(name))) for found in peers.values()]
-        lines.append(f"| {title} | {own[name]:.4f} | " + " | ".join(cells) + " |")
+        cells = [_cell(name, own[name], found["figures"].get(_theirs(name))) for found in peers.values()]
+        lines.append(f"| {title} | {_shown(own[name])} | " + " | ".join(cells) + " |")
     lines += ["", "| peer | of it |", "|---|---|"]
     lines += [f"| {name} {found['version']} | {FUNCTIONS[name]} |" for name, found in peers.items()]
     lines += ["", "| peer | input | one would expect | it gives |", "|---|---|---|---|"]
@@ -120,7 +153,9 @@ def _theirs(name: str) -> str:
     return MEAN if name == "miou labelled" else name
 
 
-def _shown(value: float | str) -> str:
+def _shown(value: float | str | list[float]) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} figures"
     return value if isinstance(value, str) else f"{value:.4f}"
 
 

@@ -41,3 +41,44 @@ def pixels(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     sure = (level + 0.5) / 65536
     return {"truth": truth, "label": label, "level": level, "sure": sure, "right": truth == label,
             "odd": data["odd"][known]}  # fmt: skip
+
+
+def scores() -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a network that is twice as sure as it may be: of 4,000 pixels, and what they are labelled.
+
+    Returns:
+        (P, 19) float64 and (P,) int64.
+    """
+    draw = np.random.default_rng(21)
+    right = draw.normal(0, 2, (4000, CLASSES))
+    chances = np.exp(right - right.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
+    truth = (chances.cumsum(1) < draw.random((4000, 1))).sum(1).clip(max=CLASSES - 1)
+    return 2 * right, truth
+
+
+SHIFT = {0: 7, 1: 8, 2: 1, 3: 11, 4: 2, 5: 5, 6: 18, 7: 12, 8: 9, 9: 22, 10: 13, 11: 4, 13: 10}
+"""Train id -> SHIFT's own id; the six other classes are labelled nowhere there."""
+SHIFT_ALIKE = {12: 4, 14: 10, 15: 10, 16: 10, 17: 10, 18: 10}
+"""A rider counts as SHIFT's pedestrian, other vehicles as its vehicle."""
+
+
+def shift_pictures(stray: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A picture of the 13 classes that SHIFT labels, 400 pixels of each, and predictions.
+
+    Args:
+        stray: whether all is predicted as it is labelled but for six cars, each of them taken for one of the six
+            classes that SHIFT does not label; else a fifth of the pixels is taken for another of the 13.
+
+    Returns:
+        truth and label (52, 100) int64 train ids.
+    """
+    truth = np.repeat([*SHIFT], 400).reshape(52, 100)
+    label = truth.copy()
+    if stray:
+        rows, columns = np.nonzero(truth == 13)
+        label[rows[:6], columns[:6]] = [*SHIFT_ALIKE]
+    else:
+        draw = np.random.default_rng(22)
+        label = np.where(draw.random(truth.shape) < 0.2, draw.choice([*SHIFT], truth.shape), truth)
+    return truth, label

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from data import CLASSES, IGNORE, pictures, pixels
+from data import CLASSES, IGNORE, SHIFT, SHIFT_ALIKE, pictures, pixels, scores, shift_pictures
 
 Found = dict[str, Any]
 
@@ -42,7 +42,18 @@ def cityscapesscripts() -> Found:
         }
         script.args.quiet, script.args.JSONOutput, script.args.evalInstLevelScore = True, False, False
         found = script.evaluateImgLists(names["label"], names["truth"], script.args)
-    return {"version": version("cityscapesScripts"), "figures": {"miou": float(found["averageScoreClasses"])}}
+        # Train ids, as most networks give them, where the script wants label ids: it says nothing.
+        wrong = [_save(Path(folder) / "train ids" / f"a_{i}_label.png", one) for i, one in enumerate(data["label"])]
+        mistaken = script.evaluateImgLists(wrong, names["truth"], script.args)
+    classes = [found["classScores"][labels.trainId2label[train].name] for train in range(CLASSES)]
+    figures = {"miou": float(found["averageScoreClasses"]), "iou": classes}
+    oddities = {
+        "evalPixelLevelSemanticLabeling of train ids instead of label ids, mIoU": (
+            "a refusal",
+            float(mistaken["averageScoreClasses"]),
+        )
+    }
+    return {"version": version("cityscapesScripts"), "figures": _plain(figures), "oddities": _pairs(oddities)}
 
 
 def bdd100k() -> Found:
@@ -60,7 +71,8 @@ def bdd100k() -> Found:
     average = next(row["AVERAGE"] for row in (iou if isinstance(iou, list) else [iou]) if "AVERAGE" in row)
     accuracy = found["pAcc"]
     accuracy = accuracy[-1]["AVERAGE"] if isinstance(accuracy, list) else accuracy
-    return {"version": version("bdd100k"), "figures": {"miou": average / 100, "accuracy": accuracy / 100}}
+    figures = {"miou": average / 100, "accuracy": accuracy / 100}
+    return {"version": version("bdd100k"), "figures": figures}
 
 
 def torchmetrics() -> Found:
@@ -73,6 +85,9 @@ def torchmetrics() -> Found:
     figures = {
         "miou": f.multiclass_jaccard_index(
             whole["label"], whole["truth"], num_classes=CLASSES, average="macro", ignore_index=IGNORE
+        ),
+        "iou": f.multiclass_jaccard_index(
+            whole["label"], whole["truth"], num_classes=CLASSES, average="none", ignore_index=IGNORE
         ),
         "accuracy": f.multiclass_accuracy(p["label"], p["truth"], num_classes=CLASSES, average="micro"),
         "ece": f.binary_calibration_error(p["sure"], right, n_bins=15),
@@ -112,7 +127,19 @@ def torch_uncertainty() -> Found:
         metric.update(*given)
         return metric.compute()
 
+    class Given(torch.nn.Module):
+        """A network whose input is its logits."""
+
+        def forward(self, logits: Any) -> Any:
+            return logits
+
+    logits, labels = (torch.from_numpy(value) for value in scores())
+    scaler = import_module("torch_uncertainty.post_processing").TemperatureScaler(Given())
+    data: Any = import_module("torch.utils.data")
+    scaler.fit(data.DataLoader(data.TensorDataset(logits.float(), labels), batch_size=1000), progress=False)
     figures = {
+        "temperature": scaler.temperature[0],
+        "nll": one(m.CategoricalNLL(), logits.softmax(1), labels),
         "miou": one(m.MeanIntersectionOverUnion(num_classes=CLASSES), p["label"], p["truth"]),
         "ece": one(m.CalibrationError(task="binary", num_bins=15), p["sure"], p["right"].long()),
         "fpr95": one(m.FPR95(pos_label=1), p["sure"], p["right"].long()),
@@ -162,7 +189,18 @@ def netcal() -> Found:
             m.ACE(bins=15).measure(p["sure"], right),
         )
     }
-    return {"version": version("netcal"), "figures": _plain({"ece": ece}), "oddities": _pairs(oddities)}
+    scaling: Any = import_module("netcal.scaling").TemperatureScaling
+    logits, labels = scores()
+    chances = np.exp(logits - logits.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
+    inverse, single = (
+        float(np.ravel(scaling().fit(given, labels).temperature)[0])
+        for given in (chances, chances.astype(np.float32))
+    )
+    oddities["TemperatureScaling.temperature, the inverse of what networks are divided by"] = (1 / inverse, inverse)
+    oddities["the same of float32 probabilities"] = (inverse, single)
+    figures = {"ece": ece, "temperature": 1 / inverse}
+    return {"version": version("netcal"), "figures": _plain(figures), "oddities": _pairs(oddities)}
 
 
 def scikit_learn() -> Found:
@@ -170,7 +208,12 @@ def scikit_learn() -> Found:
     m: Any = import_module("sklearn.metrics")
     p = pixels(pictures())
     doubt = 65535 - p["level"]
+    logits, labels = scores()
+    chances = np.exp(logits - logits.max(1, keepdims=True))
+    chances /= chances.sum(1, keepdims=True)
     figures = {
+        "iou": m.jaccard_score(p["truth"], p["label"], labels=range(CLASSES), average=None),
+        "nll": m.log_loss(labels, chances, labels=range(CLASSES)),
         "accuracy": m.accuracy_score(p["truth"], p["label"]),
         "auroc": m.roc_auc_score(p["right"], p["level"]),
         "auprc_success": m.average_precision_score(p["right"], p["level"]),
@@ -194,15 +237,39 @@ def bravo_toolkit() -> Found:
     figures |= dict(
         zip(("ood auroc", "ood fpr95", "ood auprc"), script.get_curve_metrics(odd, usual)[:3], strict=True)
     )
-    figures["miou"] = np.nanmean(m.per_class_iou(m.fast_cm(p["truth"], p["label"], CLASSES)))
+    figures["iou"] = m.per_class_iou(m.fast_cm(p["truth"], p["label"], CLASSES))
+    figures["miou"] = np.nanmean(figures["iou"])
     stray = m.fast_cm(np.array([0, 1]), np.array([CLASSES, 1]), CLASSES)
     cells = [tuple(cell) for cell in np.argwhere(stray).tolist() if cell != [1, 1]]
     oddities = {"fast_cm: a predicted 19 on class 0 counts at": ("a refusal, as of 20", str(cells))}
     return {"version": "d54005d", "figures": _plain(figures), "oddities": _pairs(oddities)}
 
 
-def _plain(figures: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in figures.items()}
+def vis4d() -> Found:
+    """SHIFT's authors' evaluator, on SHIFT's own ids."""
+    evaluator: Any = import_module("vis4d.eval.shift").SHIFTSegEvaluator
+
+    def miou(stray: bool, others: dict[int, int]) -> float:
+        truth, label = shift_pictures(stray)
+        ids = np.zeros(CLASSES, np.int64)
+        ids[[*SHIFT]], ids[[*others]] = [*SHIFT.values()], [*others.values()]
+        one = evaluator()
+        one.process_batch(ids[label][None], ids[truth][None])
+        return one.evaluate("mIoU")[0]["mIoU"] / 100
+
+    apart = dict.fromkeys(SHIFT_ALIKE, 20)  # its "dynamic", which is not evaluated
+    figures = {"miou shift": miou(False, {}), "miou shift stray": miou(True, SHIFT_ALIKE)}
+    oddities = {
+        "the six strays given as `dynamic`, which it does not evaluate": (
+            miou(True, SHIFT_ALIKE),
+            miou(True, apart),
+        )
+    }
+    return {"version": version("vis4d"), "figures": figures, "oddities": _pairs(oddities)}
+
+
+def _plain(figures: dict[str, Any]) -> dict[str, Any]:
+    return {name: [float(v) for v in value] if name == "iou" else float(value) for name, value in figures.items()}
 
 
 def _pairs(oddities: dict[str, tuple[Any, Any]]) -> dict[str, list[Any]]:
@@ -218,6 +285,7 @@ PEERS = {
     "netcal": netcal,
     "scikit-learn": scikit_learn,
     "BRAVO toolkit": bravo_toolkit,
+    "vis4d": vis4d,
 }
 
 if __name__ == "__main__":
