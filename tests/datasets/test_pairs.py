@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hmsa_pipeline.datasets.pairs import Pair, find_pairs, list_pairs, panoptic_json
+from hmsa_pipeline.datasets.pairs import Pair, find_pairs, labelled_pairs, list_pairs, panoptic_json
 from hmsa_pipeline.datasets.sources import NAMES, source
 from hmsa_pipeline.errors import DatasetError
 
@@ -113,6 +113,28 @@ def test_some_masks_are_found_and_the_others_counted(tmp_path):
     assert alone == [*images[:2], *images[3:8]]
     with pytest.raises(DatasetError, match=r"7 of the 9 images .*0\.jpg, .*1\.jpg, .*3\.jpg and 4 more"):
         list_pairs(tmp_path, "bdd100k", "val")
+
+
+def test_images_to_leave_out_are_left_out_with_their_masks_or_without(tmp_path):
+    images = [f"images/10k/val/{n}.jpg" for n in range(4)]
+    tree(tmp_path, *images, *(f"labels/sem_seg/masks/val/{n}.png" for n in (0, 1, 2)))
+    pairs, left_out = labelled_pairs(tmp_path, "bdd100k", "val", leave_out=[images[1], images[3]])
+    assert [pair.image for pair in pairs] == [images[0], images[2]]
+    assert left_out == [images[1], images[3]]
+    pairs, left_out = labelled_pairs(tmp_path, "bdd100k", "val", allow_unlabelled=True)
+    assert ([pair.image for pair in pairs], left_out) == (images[:3], images[3:])
+    away = [*images[3:], "images/10k/train/a.jpg"]
+    with pytest.raises(DatasetError, match=r"without_masks names 1 images .*train/a\.jpg"):
+        labelled_pairs(tmp_path, "bdd100k", "val", leave_out=away)
+    assert labelled_pairs(tmp_path, "bdd100k", "val", leave_out=away, all_there=False)[1] == images[3:]
+
+
+@pytest.mark.parametrize("how", [{"allow_unlabelled": True}, {"leave_out": ["images/10k/val/0.jpg"]}])
+def test_a_split_without_any_mask_is_refused_whatever_is_left_out(tmp_path, how):
+    tree(tmp_path, "images/10k/val/0.jpg")
+    with pytest.raises(DatasetError, match="1 of the 1 images of split 'val' have no mask") as caught:
+        labelled_pairs(tmp_path, "bdd100k", "val", **how)
+    assert "allow" not in str(caught.value)
 
 
 def test_names_with_braces_are_names(tmp_path):

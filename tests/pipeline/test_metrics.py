@@ -251,3 +251,12 @@ def test_the_harmonic_mean() -> None:
     assert harmonic_mean([0.5, 0.0]) == 0.0
     assert math.isnan(harmonic_mean([0.5, math.nan]))
     assert math.isnan(harmonic_mean([]))
+
+
+def test_the_false_positive_rate_is_that_of_the_threshold_that_just_reaches_the_rate() -> None:
+    counts = np.zeros((2, 6), np.int64)
+    counts[1, 5], counts[0, 5] = 19, 1  # 19 of 20 positives are 0.95, exactly
+    counts[1, 0], counts[0, 1] = 1, 3
+    assert fpr_at_tpr(counts) == 0.25
+    counts[1, 5], counts[1, 0] = 18, 2
+    assert fpr_at_tpr(counts) == 1.0
