@@ -194,8 +194,9 @@ def test_a_class_map_may_say_anything_where_nothing_is_labelled(bench: Bench) ->
         Image.fromarray(np.where(labels == 255, 255, label).astype(np.uint8)).save(path)
     void = bench.run("evaluate", "--json", "-")
     assert (void.code, void.out) == (0, plain.out)
-    label[labels != 255] = 255
-    Image.fromarray(label).save(path)
+    image, labels = next(iter(truth(bench).items()))
+    path = predicted(bench, image, "_pred.png")
+    Image.fromarray(np.full(labels.shape, 255, np.uint8)).save(path)
     beyond = bench.run("evaluate")
     assert beyond.code == 1
     assert f"{path}: holds class 255 on labelled pixels, but predictions are train ids" in beyond.err
