@@ -64,7 +64,7 @@ def test_a_store_of_part_one_grows_and_every_stage_reads_both(idd: Path, tmp_pat
     assert project.run("ensemble").code == 0
     (scored,) = project.run("evaluate", "--json", "-").figures
     assert scored["scores"]["ensemble"]["images"] == 4
-    assert project.run("render", "--write", "overlay").code == 0
+    assert project.run("render", "--write", str(project.root / "pictures")).code == 0
     assert len([*project.output.rglob("idd20kII/leftImg8bit/val/**/*_pred.png")]) == 2
 
     # Moved inside, it keeps its names, so that nothing is left to do.
