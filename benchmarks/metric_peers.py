@@ -48,7 +48,7 @@ TITLES = {
     "miou": f"mIoU, `{LABELLED_OR_PREDICTED}`",
     "miou labelled": f"mIoU, `{LABELLED}`",
     "miou shift": "mIoU, `dataset`, SHIFT's 13 classes",
-    "miou shift stray": "mIoU, `dataset`, SHIFT, six cars taken for a rider, a truck ...",
+    "miou shift stray": "mIoU, `dataset`, SHIFT, six cars predicted as rider, truck ...",
     "accuracy": "accuracy",
     "ece": "ECE, 15 bins",
     "auroc": "AUROC",
@@ -139,9 +139,9 @@ def tables(own: dict[str, Any], peers: dict[str, Any]) -> str:
     for name, title in TITLES.items():
         cells = [_cell(name, own[name], found["figures"].get(_theirs(name))) for found in peers.values()]
         lines.append(f"| {title} | {_shown(own[name])} | " + " | ".join(cells) + " |")
-    lines += ["", "| peer | of it |", "|---|---|"]
+    lines += ["", "| peer | functions compared |", "|---|---|"]
     lines += [f"| {name} {found['version']} | {FUNCTIONS[name]} |" for name, found in peers.items()]
-    lines += ["", "| peer | input | one would expect | it gives |", "|---|---|---|---|"]
+    lines += ["", "| peer | input | expected | result |", "|---|---|---|---|"]
     for name, found in peers.items():
         for what, (wanted, given) in found.get("oddities", {}).items():
             lines.append(f"| {name} {found['version']} | {what} | {_shown(wanted)} | {_shown(given)} |")

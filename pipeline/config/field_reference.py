@@ -32,7 +32,7 @@ def manifest_fields() -> str:
 
 def _part(heading: str, model: Mapping[str, Any], parts: Mapping[str, Any]) -> Iterator[str]:
     yield f"## {heading[0].upper()}{heading[1:]}\n\n{model['description']}\n"
-    yield "| field | is | if left out | |\n|---|---|---|---|"
+    yield "| field | value | default | meaning |\n|---|---|---|---|"
     below: list[tuple[str, Mapping[str, Any]]] = []
     for name, field in model["properties"].items():
         kind, of = _kind(field, parts)
@@ -40,7 +40,7 @@ def _part(heading: str, model: Mapping[str, Any], parts: Mapping[str, Any]) -> I
             below.append((f"`{name}`", of))
         if names := _NAMES.get((model["title"], name)):
             kind = _one_of(names)
-        default = "**must be there**" if name in model.get("required", ()) else _default(field)
+        default = "**required**" if name in model.get("required", ()) else _default(field)
         meaning = field.get("description") or (of or {}).get("description", "")
         yield f"| `{name}` | {kind} | {default} | {meaning} |"
     yield ""
@@ -79,4 +79,4 @@ def _one_of(names: Collection[object]) -> str:
 
 def _default(field: Mapping[str, Any]) -> str:
     value = field.get("default")
-    return "its defaults" if isinstance(value, dict) else f"`{json.dumps(value)}`"
+    return "see below" if isinstance(value, dict) else f"`{json.dumps(value)}`"

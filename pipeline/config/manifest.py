@@ -1,4 +1,4 @@
-"""The manifest: which models look at which images, how, and where the results go.
+"""The manifest: which models run on which images, how, and where the results go.
 
 A manifest is a YAML file (see ``manifests/bravo.yaml``). `load_manifest` reads it, checks it and resolves its paths;
 an error names everything that is wrong in one line, with the file, the line and the field.
@@ -72,11 +72,11 @@ Version = Annotated[Literal[1], BeforeValidator(_check_version)]
 
 
 class Tile(FrozenModel):
-    """Overlapping pieces of an image that does not fit into the device's memory as a whole."""
+    """Overlapping tiles of an image that does not fit into the device's memory as a whole."""
 
     size: tuple[Count, Count] = Field(description="Height and width of a tile in pixels.")
     overlap: Natural = Field(
-        default=128, description="Pixels that neighbours share, in which one fades into the other."
+        default=128, description="Overlap of neighbouring tiles in pixels; they are blended there."
     )
 
     @model_validator(mode="after")
@@ -88,32 +88,33 @@ class Tile(FrozenModel):
 
 
 class InferenceOptions(FrozenModel):
-    """How every model looks at an image."""
+    """How every model processes an image."""
 
     scales: Scales = Field(
         default=(0.5, 1.0, 2.0),
-        description="Sizes at which an image is seen, relative to its own; must contain 1.0.",
+        description="Scale factors at which an image is processed; must contain 1.0.",
     )
     flip: Annotated[bool, Strict()] = Field(
-        default=False, description="Average with the mirrored image; doubles the time."
+        default=False, description="Average with the mirrored image; takes twice the time."
     )
     precision: Precision = Field(
         default="fp16",
-        description="Arithmetic of the forward pass on a GPU; on a CPU fp16 means fp32.",
+        description="Precision of the forward pass on a GPU; on a CPU fp16 means fp32.",
     )
     tile: Tile | None = Field(
         default=None,
-        description="Tiles for images that fit into the GPU's memory in no other way; without, such an image fails.",
+        description="Tiles for images that do not fit into the GPU's memory in any other way; without tiles, such an "
+        "image fails.",
     )
     cuda_graphs: Annotated[bool, Strict()] = Field(
         default=False,
-        description="On a GPU, from the second image of a size on, launch all kernels at once. Same logits to the "
-        "bit; the memory of one forward pass stays taken.",
+        description="On a GPU, launch all kernels at once from the second image of a size on. Logits are the same to "
+        "the bit; the memory of one forward pass stays allocated.",
     )
     compile: Compile = Field(
         default="off",
-        description="Mode of torch.compile on a GPU, again for each image size, which takes minutes; needs a C++ "
-        "compiler. The last digits of logits change, so stores tell it.",
+        description="Mode of torch.compile on a GPU. Compiling takes minutes for each image size and needs a C++ "
+        "compiler. The last digits of logits change, so stores record the mode.",
     )
 
 
@@ -123,14 +124,14 @@ class StoreSettings(FrozenModel):
     encoding: Encoding = Field(
         default="lossless",
         description=(
-            "lossless: float16 as computed, readable by plain zarr-python. compact: multiples of 1/64, about a fifth "
-            "of the size; probabilities change by 0.004 at most, and readers need this package."
+            "lossless: float16 as computed; plain zarr-python can read it. compact: multiples of 1/64, about a fifth "
+            "of the raw size; probabilities change by at most 0.004, and readers need this package."
         ),
     )
 
 
 class FusionFunctions(FrozenModel):
-    """How the logits of several models become one class map and one confidence."""
+    """How the logits of all models become one class map and one confidence map."""
 
     label: Label = Field(
         default="mean-softmax",
@@ -139,9 +140,8 @@ class FusionFunctions(FrozenModel):
     confidence: Confidence = Field(
         default="mean-softmax",
         description=(
-            "The maximum over classes of the models' mean softmax, of the softmax of their mean logits, or "
-            "of their minimum softmax; 1 - normalised entropy of the mean softmax; energy or RbA of the "
-            "mean logits."
+            "Maximum over classes of the models' mean softmax, of the softmax of their mean logits, or of their "
+            "minimum softmax; 1 - normalised entropy of the mean softmax; energy or RbA of the mean logits."
         ),
     )
 
@@ -149,22 +149,21 @@ class FusionFunctions(FrozenModel):
 class Member(FrozenModel):
     """One model of the ensemble."""
 
-    name: Name = Field(description="Unique ignoring case; also the name of its logit store.")
-    source: Text | None = Field(default=None, description="The dataset it was trained on, for reports.")
+    name: Name = Field(description="Unique name, ignoring case; also the name of its logit store.")
+    source: Text | None = Field(default=None, description="The dataset it was trained on; shown in reports.")
     arch: Annotated[Text, one_of(NamesOf(KNOWN, (EXTERNAL,)))] = Field(
-        description="Architecture, ours or an installed package's; 'external' if its logits come from elsewhere by "
-        "import-logits."
+        description="Architecture from this or an installed package; 'external' if import-logits brings its logits."
     )
     checkpoint: InputPath | None = Field(
         default=None,
-        description="File of weights; needed unless external. ${NAME} is expanded, relative to the manifest.",
+        description="File of weights, relative to the manifest; required unless external. ${NAME} is expanded.",
     )
     sha256: Sha256 | None = Field(
-        default=None, description="SHA-256 that the checkpoint must have: 64 hexadecimal digits."
+        default=None, description="SHA-256 that the checkpoint must have, 64 hexadecimal digits."
     )
-    weight: NotNegative = Field(default=1.0, description="Its share in means; 0 leaves it out.")
+    weight: NotNegative = Field(default=1.0, description="Weight in means; 0 leaves the model out.")
     temperature: Positive = Field(
-        default=1.0, description="Its logits are divided by this before fusion; above 1 makes it less sure."
+        default=1.0, description="Logits are divided by this before fusion; above 1 lowers the confidence."
     )
 
     @model_validator(mode="after")
@@ -195,18 +194,18 @@ class Member(FrozenModel):
 class DatasetEntry(FrozenModel):
     """One dataset to run the models on."""
 
-    name: Name = Field(description="Unique ignoring case; also the folder of its stores and predictions.")
+    name: Name = Field(description="Unique name, ignoring case; also the folder of its stores and predictions.")
     type: Annotated[Text, one_of(LAYOUTS)] = Field(
-        description="How its images lie on disk: folder is any tree of images."
+        description="Layout of its files on disk; folder is any tree of images."
     )
     root: InputPath = Field(
-        description="Folder of its images. ${NAME} is expanded, relative to the manifest.",
+        description="Folder of its images, relative to the manifest. ${NAME} is expanded.",
     )
-    split: Text | None = Field(default=None, description="Part of it, where the type has splits.")
+    split: Text | None = Field(default=None, description="Name of a split, if the type has splits.")
     orientation: Orientation = Field(
         default="stored",
-        description="stored: pixels as the file holds them, which is what labels fit. exif, of type folder alone: "
-        "photographs are turned as EXIF says and viewers show them.",
+        description="stored: pixels as the file stores them, which match the labels. exif (type folder only): "
+        "photographs are rotated as their EXIF tag says, as viewers show them.",
     )
 
     @model_validator(mode="after")
@@ -222,13 +221,13 @@ class DatasetEntry(FrozenModel):
         return self.orientation == "exif"
 
     mapping: Text | None = Field(
-        default=None, description="Which mapping of its ids to the 19 classes, where 'datasets list' names several."
+        default=None, description="Mapping of its ids to the 19 classes, if 'datasets list' names several."
     )
     without_masks: tuple[Text, ...] = Field(
-        default=(), description="Images that have no mask and are left out of scores, by their paths below the root."
+        default=(), description="Images without a mask to leave out of scores, by their paths below the root."
     )
     allow_unlabelled: bool = Field(
-        default=False, description="Leave every image out of scores that has no mask; they are counted and named."
+        default=False, description="Leave all images without a mask out of scores; they are counted and named."
     )
 
     @model_validator(mode="after")
@@ -252,20 +251,18 @@ class DatasetEntry(FrozenModel):
 
 
 class Manifest(FrozenModel):
-    """Which models look at which images, how, and where the results go."""
+    """Which models run on which images, how, and where the results go."""
 
     version: Version = Field(description="Version of this format: 1.")
     output: OutputPath = Field(
-        description="Folder of all results, or a URL such as s3://bucket/run. ${NAME} is expanded; a folder is "
-        "relative to where the command runs."
+        description="Folder of all results, relative to where the command runs, or a URL such as s3://bucket/run. "
+        "${NAME} is expanded."
     )
-    inference: InferenceOptions = Field(default=InferenceOptions(), description="How every model looks at an image.")
+    inference: InferenceOptions = Field(default=InferenceOptions(), description="How every model processes an image.")
     store: StoreSettings = Field(default=StoreSettings(), description="How logits are written.")
-    ensemble: FusionFunctions = Field(
-        default=FusionFunctions(), description="How the models' logits become one answer."
-    )
+    ensemble: FusionFunctions = Field(default=FusionFunctions(), description="How the models' logits are fused.")
     models: Annotated[tuple[Member, ...], at_least_one] = Field(description="The members of the ensemble.")
-    datasets: Annotated[tuple[DatasetEntry, ...], at_least_one] = Field(description="What they are run on.")
+    datasets: Annotated[tuple[DatasetEntry, ...], at_least_one] = Field(description="The datasets to run on.")
 
     @model_validator(mode="after")
     def _agrees(self) -> Manifest:
