@@ -12,6 +12,7 @@ from ...errors import nearest
 from ..dataset_specs import NAMES, DatasetSpec, dataset_spec
 from ..taxonomy import CLASS_NAMES, IGNORE
 from .canvas import LABEL, Colour
+from .conditions import SHOWN
 from .regions import number_regions
 from .scene import draw_scene
 from .style import STYLES, Style
@@ -45,7 +46,7 @@ class DatasetLook:
     sizes: tuple[tuple[int, int], ...]
     """(height, width) of its frames, by turns; small, with the aspect of the real ones."""
     styles: tuple[Style, ...]
-    """Weather and light, by turns."""
+    """Weather and light, by turns: a clear one after every two of the conditions that the dataset shows."""
     bonnet: Colour | None = None
     """Colour of the car that the camera sits in, where it is seen at the foot of the picture."""
     bent: float = 0.0
@@ -59,10 +60,19 @@ class DatasetLook:
     """Class -> the class that the dataset counts it to."""
 
 
-def _styles(*names: str) -> tuple[Style, ...]:
-    return tuple(STYLES[name] for name in names)
+def _turns(name: str, clear: tuple[Style, Style, Style, Style], **traits: float) -> tuple[Style, ...]:
+    """Styles of a dataset by turns: each of its four conditions twice, at an odd and an even place, after clear ones.
+
+    Args:
+        name: of the dataset.
+        clear: its styles without any of the conditions.
+        traits: fields of `Style` that its conditions have, too.
+    """
+    one, two, three, four = (replace(STYLES[condition], **traits) for condition in SHOWN[name])
+    return (clear[0], one, two, clear[1], three, four, clear[2], two, one, clear[3], four, three)
 
 
+_CLEAR, _GREY, _ANIMAL, _OBSTACLE = (STYLES[name] for name in ("clear", "overcast", "animal", "obstacle"))
 _NOON = replace(
     STYLES["clear"], zenith=(74, 132, 206), haze=(214, 224, 230), clouds=0.2, light=(1.3, 1.26, 1.14), shadow=2.5
 )
@@ -85,29 +95,28 @@ _CITYSCAPES_VOID = {"bonnet": ("ego vehicle",), "animal": ("dynamic",), "obstacl
 LOOKS: Mapping[str, DatasetLook] = {
     "cityscapes": DatasetLook(
         sizes=((128, 256),),
-        styles=_styles("overcast", "clear", "obstacle", "overcast", "clear"),
+        styles=_turns("cityscapes", (_GREY, _CLEAR, _OBSTACLE, _CLEAR)),
         bonnet=(38, 40, 44),
         framed=True,
         names={**_CITYSCAPES_VOID, "border": ("rectification border",), "rim": ("out of roi",)},
     ),
     "bdd100k": DatasetLook(
         sizes=((144, 256),),
-        styles=(
-            *_styles("clear", "night", "rain", "flare"),
-            _DUSK,
-            *_styles("overcast", "night", "snow", "obstacle"),
-        ),
+        styles=_turns("bdd100k", (_CLEAR, _DUSK, _GREY, _OBSTACLE)),
         bonnet=(58, 56, 54),
     ),
     "idd": DatasetLook(
         sizes=((144, 256),),
-        styles=(
-            _DUST,
-            replace(_DUST, unknown_object="animal"),
-            replace(STYLES["clear"], crowd=2.0, dirt=0.4),
-            replace(STYLES["overcast"], crowd=1.5),
-            replace(_DUST, unknown_object="obstacle"),
-            replace(_DUSK, crowd=2.0, dirt=0.4),
+        styles=_turns(
+            "idd",
+            (
+                _DUST,
+                replace(_DUST, unknown_object="animal"),
+                replace(_CLEAR, crowd=2.0, dirt=0.4),
+                replace(_DUSK, crowd=2.0, dirt=0.4, unknown_object="obstacle"),
+            ),
+            crowd=2.0,
+            dirt=0.4,
         ),
         names={
             "terrain": ("non-drivable fallback",),
@@ -116,7 +125,7 @@ LOOKS: Mapping[str, DatasetLook] = {
     ),
     "mapillary": DatasetLook(
         sizes=((144, 192), (120, 240)),
-        styles=(*_styles("clear", "rain", "obstacle", "night", "fog", "overcast", "snow", "animal"), _DUSK),
+        styles=_turns("mapillary", (_CLEAR, _OBSTACLE, _DUSK, _ANIMAL)),
         names={
             "road": ("construction--flat--road",),
             "marking": ("marking--general",),
@@ -145,7 +154,7 @@ LOOKS: Mapping[str, DatasetLook] = {
     ),
     "wilddash": DatasetLook(
         sizes=((144, 256),),
-        styles=_styles("fog", "rain", "snow", "flare", "animal", "night", "raindrops", "obstacle"),
+        styles=_turns("wilddash", (_GREY, _ANIMAL, _CLEAR, _OBSTACLE)),
         bonnet=(96, 24, 26),
         bent=0.35,
         names={
@@ -165,20 +174,22 @@ LOOKS: Mapping[str, DatasetLook] = {
     ),
     "gta5": DatasetLook(
         sizes=((132, 240),),
-        styles=(
-            _NOON,
-            STYLES["night"],
-            replace(_DUSK, shadow=2.5),
-            STYLES["rain"],
-            replace(_NOON, clouds=0.6),
-            replace(_NOON, unknown_object="obstacle"),
+        styles=_turns(
+            "gta5",
+            (
+                _NOON,
+                replace(_DUSK, shadow=2.5),
+                replace(_NOON, clouds=0.6),
+                replace(_NOON, unknown_object="obstacle"),
+            ),
+            shadow=2.5,
         ),
         bonnet=(112, 108, 52),
         names=_CITYSCAPES_VOID,
     ),
     "shift": DatasetLook(
         sizes=((128, 205),),
-        styles=(*_styles("clear", "rain", "night", "fog", "overcast", "obstacle"), replace(_DUSK, clouds=0.9)),
+        styles=_turns("shift", (_CLEAR, _GREY, _OBSTACLE, replace(_DUSK, clouds=0.9))),
         names={
             "marking": ("road line",),
             "person": ("pedestrian",),

@@ -62,7 +62,8 @@ class Ground:
         ids = self._classes()
         colours = self._colours(rng, ids, style)
         if style.odd_road:
-            colours = np.where((ids == LABEL["road"])[..., None], self._odd_colours(rng), colours)
+            odd = self._unseen_colours(rng) if style.unseen_kind else self._odd_colours(rng)
+            colours = np.where((ids == LABEL["road"])[..., None], odd, colours)
         soft = self._shadow.filter(ImageFilter.GaussianBlur(0.8 * self._canvas.scale))
         shadow = np.asarray(soft, dtype=np.float32)[self.top :, :, None] / 255
         colours = colours * (1 - shadow * (0.35 + 0.25 * style.sun))
@@ -167,6 +168,26 @@ class Ground:
         return tile[ahead, across] * np.clip(1.4 - self.z / 60, 0.15, 1)
 
     def _odd_colours(self, rng: np.random.Generator) -> Floats:
+        """Two colours of any hue in one of five patterns: patches, stripes, dots, rings or bricks."""
+        x, z, kind = self.x, self.z, int(rng.integers(5))
+        waves, size = self._texture(rng, rng.uniform(0.8, 3.0)), rng.uniform(0.6, 2.2)
+        first, second = rng.uniform(20, 245, (2, 3))
+        if kind == 0:
+            share = np.clip(waves * rng.uniform(1, 8) + 0.5, 0, 1)
+        elif kind == 1:
+            slant = rng.uniform(-1, 1)
+            share = (x + slant * z + 0.5 * waves) % size < size * rng.uniform(0.25, 0.75)
+        elif kind == 2:
+            share = (x % size - size / 2) ** 2 + (z % size - size / 2) ** 2 < (0.33 * size) ** 2
+        elif kind == 3:
+            share = np.hypot(x - rng.uniform(-4, 4), z - rng.uniform(6, 20)) % size < size * 0.5
+        else:
+            row = np.floor(z / size)
+            share = ((z % size) < 0.16 * size) | (((x + 0.5 * size * (row % 2)) % size) < 0.12 * size)
+        colours = first + (second - first) * np.asarray(share, dtype=np.float32)[..., None]
+        return (colours * (1 + 0.12 * waves[..., None])).astype(np.float32)
+
+    def _unseen_colours(self, rng: np.random.Generator) -> Floats:
         """Water, lava, planks or a chequered floor in place of asphalt."""
         x, z, kind = self.x, self.z, int(rng.integers(4))
         waves = self._texture(rng, 1.6)

@@ -41,7 +41,7 @@ class Style:
     unknown_object: Literal["none", "animal", "obstacle"] = "none"
     """Object of no class in the way (void in the mask)."""
     unseen_kind: bool = False
-    """True if that is of a kind that none of the seven datasets is drawn with."""
+    """True if that, or an odd road, is of a kind that none of the seven datasets is drawn with."""
     crowd: float = 1.0
     """How much more is on the road and the pavements than in a quiet town."""
     dirt: float = 0.0
@@ -106,7 +106,8 @@ STYLES: dict[str, Style] = {
     "obstacle": _OBSTACLE,
     "unmet animal": Style(unknown_object="animal", unseen_kind=True),
     "unmet obstacle": replace(_OBSTACLE, unseen_kind=True),
-    "out of context": Style(odd_road=True),
+    "odd road": Style(odd_road=True),
+    "out of context": Style(odd_road=True, unseen_kind=True),
     "tinted": Style(tint=0.7),
 }
 """Looks by name; they follow the six subsets of the BRAVO challenge (Vu et al., 2024, arXiv 2409.15107)."""
