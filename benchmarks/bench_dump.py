@@ -32,7 +32,7 @@ from hmsa_pipeline.pipeline.config.manifest import Member
 from hmsa_pipeline.pipeline.inference.dump_block import DumpBlock
 from hmsa_pipeline.pipeline.inference.predictor import InferenceSettings
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
-from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hmsa_pipeline.pipeline.workers.protocol import ProgressReporter
@@ -43,7 +43,7 @@ Shape = tuple[int, int]
 
 def store_of(path: Path, photos: list[Path], shape: Shape, encoding: str) -> LogitStore:
     """A store with its table of images and no logits."""
-    identity = Identity("it", "external", None, None, None, None, None, CLASS_NAMES, None, encoding)
+    identity = StoreIdentity("it", "external", None, None, None, None, None, CLASS_NAMES, None, encoding)
     store = LogitStore.create(path, identity, {})
     store.register(Photograph(photo.name, photo.stat().st_size, shape) for photo in photos)
     return store

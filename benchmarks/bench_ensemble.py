@@ -30,7 +30,7 @@ import torch
 import yaml
 from harness import machine, size
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
@@ -55,7 +55,7 @@ def prepare(root: Path, images: int, different: int, shape: tuple[int, int], enc
     for name in names:
         Image.new("RGB", shape[::-1]).save(root / "photos" / name)
     for m, member in enumerate(MEMBERS):
-        identity = Identity(member, "external", None, None, None, None, None, CLASS_NAMES, None, encoding)
+        identity = StoreIdentity(member, "external", None, None, None, None, None, CLASS_NAMES, None, encoding)
         store = LogitStore.create(root / "run" / "logits" / "photos" / f"{member}.zarr", identity, {})
         photos = root / "photos"
         store.register(Photograph(name, (photos / name).stat().st_size, shape) for name in names)

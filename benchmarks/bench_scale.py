@@ -31,7 +31,7 @@ from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
 from hmsa_pipeline.pipeline.inference.dump import plan_dump
-from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
@@ -41,7 +41,7 @@ SIZE = (48, 80)
 TARGET_SECONDS = 2.0
 # ext4 takes 65,000 links to one file.
 LINKS = 50_000
-IDENTITY = Identity(
+IDENTITY = StoreIdentity(
     model="m0",
     architecture=TINY,
     checkpoint="w.pth",

@@ -13,7 +13,7 @@ import typer
 from hmsa_pipeline.cli import app
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.pipeline.config.field_reference import manifest_fields
-from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
@@ -107,7 +107,7 @@ def test_every_message_that_is_explained_is_one_that_is_said() -> None:
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
     """A folder with a store where the page says that one is."""
-    identity = Identity("cityscapes", "external", None, None, None, None, None, CLASS_NAMES, None)
+    identity = StoreIdentity("cityscapes", "external", None, None, None, None, None, CLASS_NAMES, None)
     store = LogitStore.create(tmp_path / "runs/bravo/logits/bravo_ACDC/cityscapes.zarr", identity, {})
     store.register(Photograph(f"{number}.png", 1, (70, 90)) for number in range(3))
     for number in range(2):

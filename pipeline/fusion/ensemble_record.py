@@ -15,14 +15,14 @@ from ... import __version__
 from ...errors import StoreError, first_few
 from ..config.manifest import FusionFunctions, Member
 from ..storage.filesystem import read_bytes
-from ..store.identity import Identity
+from ..store.identity import StoreIdentity
 
 RECORD = "ensemble.json"
 _MEMBER = {"name", "weight", "temperature", "store"}
 
 
 def make_record(
-    functions: FusionFunctions, members: Sequence[tuple[Member, Identity | None]], before: dict[str, Any]
+    functions: FusionFunctions, members: Sequence[tuple[Member, StoreIdentity | None]], before: dict[str, Any]
 ) -> dict[str, Any]:
     """Make the record of an ensemble, with its fingerprint.
 
@@ -67,7 +67,7 @@ def _stores(record: dict[str, Any]) -> dict[str, str]:
     return {m["name"]: m["store"] for m in record.get("members", []) if m["store"]}
 
 
-def _fingerprint(identity: Identity) -> str:
+def _fingerprint(identity: StoreIdentity) -> str:
     fields = identity.as_json()
     # A checkpoint of another name is the same if its sha256 is.
     fields.pop("checkpoint")

@@ -19,7 +19,7 @@ from ..runtime.progress import Progress
 from ..storage.output_folder import store_path
 from ..storage.run_record import record_gone, record_run
 from ..storage.writer_lock import writer_lock
-from ..store.identity import Identity
+from ..store.identity import StoreIdentity
 from ..store.logit_store import LogitStore
 from .inputs import survey
 
@@ -104,7 +104,7 @@ def import_logits(
             f"{folder}: holds none of the {len(expected)} files that the photographs of {dataset} call for "
             f"(first: {min(expected).relative_to(folder).as_posix()}); check the path"
         )
-    identity = Identity(
+    identity = StoreIdentity(
         model=member.name,
         architecture=member.arch,
         checkpoint=None,

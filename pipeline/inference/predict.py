@@ -21,7 +21,7 @@ from ..fusion.prediction_folder import existing_predictions, remove_predictions,
 from ..runtime.device import resolve_device, resolve_precision, resolve_speed
 from ..storage.output_folder import predictions_path, store_path
 from ..storage.writer_lock import require_free
-from ..store.identity import Identity
+from ..store.identity import StoreIdentity
 from ..store.image_table import ImageEntry
 from ..workers.protocol import WorkerPool
 from ..workers.recorded_jobs import run_recorded_jobs
@@ -125,7 +125,7 @@ def _plan_dataset(
     manifest: Manifest,
     looked: Survey,
     root: Path,
-    members: Sequence[tuple[Member, Identity]],
+    members: Sequence[tuple[Member, StoreIdentity]],
     kept: Sequence[str],
     limit: int | None,
     overwrite: bool,

@@ -12,7 +12,7 @@ from ..config.manifest import FusionFunctions, Member
 from ..fusion.ensemble_record import read_record
 from ..fusion.prediction_folder import PredictionJob, begin_predictions, note_sizes
 from ..storage.writer_lock import writer_lock
-from ..store.identity import Identity
+from ..store.identity import StoreIdentity
 from ..store.image_table import ImageEntry
 from ..workers.jobs import JobImage, JobSummary
 from .predict_block import BlockMember, LogitsTarget, PredictBlock
@@ -39,7 +39,7 @@ class DatasetPlan:
     dataset: str
     root: Path
     folder: Path
-    members: tuple[tuple[Member, Identity], ...]
+    members: tuple[tuple[Member, StoreIdentity], ...]
     stores: tuple[StorePlan, ...]
     record: dict[str, Any]
     partial: dict[str, list[str]]

@@ -19,7 +19,7 @@ from ...files import PARTIAL
 from ..config.manifest import DatasetEntry, Manifest, Member
 from ..storage.filesystem import make_folder, remove, remove_partials, write_bytes
 from ..storage.writer_lock import writer_lock
-from ..store.identity import Identity
+from ..store.identity import StoreIdentity
 from ..store.image_table import Photograph
 from ..store.logit_store import LogitStore
 from ..workers.jobs import JobImage, JobResult, JobSummary
@@ -46,7 +46,7 @@ class StorePlan:
     dataset: str
     root: Path
     store: Path
-    identity: Identity
+    identity: StoreIdentity
     photographs: tuple[Photograph, ...]
     limit: int | None = None
 
@@ -240,7 +240,7 @@ PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": li
 
 def identities_of(
     manifest: Manifest, members: Sequence[Member], precision: str, compile: str = "off"
-) -> tuple[list[Identity], list[str]]:
+) -> tuple[list[StoreIdentity], list[str]]:
     """Check each member's checkpoint and return its logits' identity.
 
     Args:
@@ -261,11 +261,11 @@ def identities_of(
     return identities, notes
 
 
-def _identity_of(manifest: Manifest, member: Member, precision: str, compile: str, notes: list[str]) -> Identity:
+def _identity_of(manifest: Manifest, member: Member, precision: str, compile: str, notes: list[str]) -> StoreIdentity:
     path = member.checkpoint_path()
     if note := check_member(member, precision):
         notes.append(f"model {member.name}: {path.name}: {note}")
-    return Identity(
+    return StoreIdentity(
         model=member.name,
         architecture=member.arch,
         checkpoint=path.name,
@@ -280,7 +280,7 @@ def _identity_of(manifest: Manifest, member: Member, precision: str, compile: st
     )
 
 
-def identity_for_dataset(identity: Identity, dataset: DatasetEntry) -> Identity:
+def identity_for_dataset(identity: StoreIdentity, dataset: DatasetEntry) -> StoreIdentity:
     """Return the identity of a member's logits over ``dataset``, which may turn photographs."""
     if not dataset.exif:
         return identity

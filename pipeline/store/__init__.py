@@ -1,10 +1,18 @@
 """The logit store, one Zarr v3 group per dataset and model; the only package that knows Zarr."""
 
-from .identity import Identity
+from .identity import StoreIdentity
 from .image_table import ImageEntry, Photograph
 from .logit_store import LogitStore
 from .shard_reader import ShardReader
 from .shard_writer import ShardWriter
 from .zarr_backend import DamagedShardError
 
-__all__ = ["DamagedShardError", "Identity", "ImageEntry", "LogitStore", "Photograph", "ShardReader", "ShardWriter"]
+__all__ = [
+    "DamagedShardError",
+    "ImageEntry",
+    "LogitStore",
+    "Photograph",
+    "ShardReader",
+    "ShardWriter",
+    "StoreIdentity",
+]

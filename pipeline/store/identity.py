@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Identity:
+class StoreIdentity:
     """The model and settings that a store's logits were made with. A store only ever holds logits of one identity.
 
     Attributes:
@@ -47,7 +47,7 @@ class Identity:
         """True if images were turned as their EXIF tag says."""
         return (self.preprocessing or {}).get("orientation") == "exif"
 
-    def differences(self, other: Identity) -> list[str]:
+    def differences(self, other: StoreIdentity) -> list[str]:
         """List the settings in which ``other`` differs, each as ``NAME VALUE there, OTHER'S now``.
 
         The checkpoint's file name does not count, since its content does.
@@ -65,7 +65,7 @@ class Identity:
         return found if self.compile != "off" else {name: found[name] for name in found if name != "compile"}
 
     @classmethod
-    def from_json(cls, attributes: Mapping[str, Any]) -> Identity:
+    def from_json(cls, attributes: Mapping[str, Any]) -> StoreIdentity:
         """Read the identity from a group's attributes; KeyError or ValueError if a field is missing or wrong."""
         known: dict[str, Any] = {"compile": "off"} | dict(attributes)
         known = {field.name: known[field.name] for field in fields(cls)}

@@ -34,7 +34,7 @@ from ..storage.filesystem import (
     write_bytes,
 )
 from ..storage.interface import FileInfo
-from .identity import Identity
+from .identity import StoreIdentity
 from .image_table import ImageEntry, Photograph, check_images, rows_per_array, update_table
 from .shard_file import shard_path
 from .shard_reader import ShardReader
@@ -71,7 +71,7 @@ class LogitStore:
         self.path = path
         self._group = group
         self._writer: ShardWriter | None = None
-        self.identity: Identity
+        self.identity: StoreIdentity
         self.images: list[ImageEntry]
         self._load(seen)
 
@@ -84,7 +84,7 @@ class LogitStore:
             raise StoreError(cannot_read(path, error)) from error
 
     @classmethod
-    def create(cls, path: Path, identity: Identity, versions: Mapping[str, str]) -> LogitStore:
+    def create(cls, path: Path, identity: StoreIdentity, versions: Mapping[str, str]) -> LogitStore:
         """Create an empty store; a store that lay at ``path`` before is removed first.
 
         Args:
@@ -112,7 +112,7 @@ class LogitStore:
 
     @classmethod
     def for_writing(
-        cls, path: Path, identity: Identity, versions: Mapping[str, str], *, overwrite: bool = False
+        cls, path: Path, identity: StoreIdentity, versions: Mapping[str, str], *, overwrite: bool = False
     ) -> LogitStore:
         """Open the store at ``path`` for writing, or create it; the caller holds its lock.
 
@@ -139,7 +139,7 @@ class LogitStore:
         remove_partials(path)
         return store
 
-    def require(self, identity: Identity) -> None:
+    def require(self, identity: StoreIdentity) -> None:
         """Raise StoreError if the store was made with other settings than ``identity``."""
         differences = self.identity.differences(identity)
         if differences:

@@ -11,7 +11,7 @@ import zarr
 from ...errors import StoreError, cannot_read, reason
 from ..storage.filesystem import is_remote
 from .fixed_point import decode
-from .identity import Identity
+from .identity import StoreIdentity
 from .image_table import ImageEntry
 from .shard_file import has_content, is_finite, read_chunk, shard_path
 from .zarr_backend import DamagedShardError, DurableStore, open_array, require_same_table, strip_rows
@@ -29,7 +29,7 @@ class ShardReader:
         store: Zarr's storage object, through which arrays are opened.
     """
 
-    def __init__(self, path: Path, identity: Identity, seen: str | None, store: Any) -> None:
+    def __init__(self, path: Path, identity: StoreIdentity, seen: str | None, store: Any) -> None:
         self.path, self.identity, self.seen = path, identity, seen
         self._store = store
         self._arrays: dict[str, zarr.Array] = {}

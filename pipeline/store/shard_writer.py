@@ -14,7 +14,7 @@ from numcodecs import Blosc
 from ...errors import StoreError
 from ..storage.filesystem import write_bytes
 from .fixed_point import LIMIT, encode
-from .identity import Identity
+from .identity import StoreIdentity
 from .image_table import ImageEntry
 from .shard_file import has_content, is_finite, pack_shard, shard_path
 from .zarr_backend import ENCODINGS, SHUFFLES, open_array, require_same_table, strip_rows, zarr_store
@@ -34,7 +34,7 @@ class ShardWriter:
         seen: `table_version` of the table from which the entries come.
     """
 
-    def __init__(self, path: Path, identity: Identity, seen: str | None) -> None:
+    def __init__(self, path: Path, identity: StoreIdentity, seen: str | None) -> None:
         self.path = path
         self._identity, self._seen = identity, seen
         self._arrays: dict[str, zarr.Array] = {}
@@ -87,7 +87,7 @@ class ShardWriter:
         write_bytes(self.path / entry.array / f"c.{entry.row}.0.0.0", *pack_logits(logits, self._identity))
 
 
-def pack_logits(logits: np.ndarray, identity: Identity) -> list[bytes]:
+def pack_logits(logits: np.ndarray, identity: StoreIdentity) -> list[bytes]:
     """Encode an image's logits (C, H, W) float16 as pieces of a shard file, byte for byte as Zarr writes it."""
     height, width = logits.shape[1:]
     encoding = ENCODINGS[identity.encoding]

@@ -22,7 +22,7 @@ from ...errors import StoreError, cannot_read, reason
 from ..storage.filesystem import is_remote, read_bytes, version_tag, write_bytes
 from ..storage.object_store import address, as_oserror, shared_library
 from .fixed_point import FixedPoint
-from .identity import Identity
+from .identity import StoreIdentity
 from .image_table import ImageEntry, images_from_json
 
 FORMAT_VERSION = 1
@@ -125,7 +125,7 @@ def open_group(path: Path, *, writable: bool = False) -> zarr.Group:
         raise StoreError(_damaged_metadata(path, error)) from error
 
 
-def read_table(path: Path, group: zarr.Group) -> tuple[Identity, list[ImageEntry]]:
+def read_table(path: Path, group: zarr.Group) -> tuple[StoreIdentity, list[ImageEntry]]:
     """Read a store's identity and table of images from the group's attributes.
 
     Raises:
@@ -135,7 +135,7 @@ def read_table(path: Path, group: zarr.Group) -> tuple[Identity, list[ImageEntry
         attributes: dict[str, Any] = dict(group.attrs)
         version = attributes["format_version"]
         if version == FORMAT_VERSION:
-            identity = Identity.from_json(attributes)
+            identity = StoreIdentity.from_json(attributes)
             if identity.encoding not in ENCODINGS:
                 raise ValueError(f"unknown encoding {identity.encoding!r}")
             return identity, images_from_json(attributes["images"])
@@ -147,7 +147,7 @@ def read_table(path: Path, group: zarr.Group) -> tuple[Identity, list[ImageEntry
     )
 
 
-def require_same_table(path: Path, seen: str | None, identity: Identity, entry: ImageEntry) -> str | None:
+def require_same_table(path: Path, seen: str | None, identity: StoreIdentity, entry: ImageEntry) -> str | None:
     """Check that a store has the same identity and row of an image as when it was opened.
 
     Args:
@@ -181,7 +181,7 @@ def strip_rows(classes: int, height: int, width: int) -> int:
     return min(rows, height)
 
 
-def open_array(store: Any, path: Path, name: str, identity: Identity) -> zarr.Array:
+def open_array(store: Any, path: Path, name: str, identity: StoreIdentity) -> zarr.Array:
     """Open the array of all images of one size.
 
     Args:
@@ -207,7 +207,7 @@ def open_array(store: Any, path: Path, name: str, identity: Identity) -> zarr.Ar
     return node.with_config({"write_empty_chunks": True})
 
 
-def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
+def _fits(array: zarr.Array, name: str, identity: StoreIdentity) -> bool:
     """Say whether shape, dtype and chunks of an array are those of the store; its metadata have no checksum."""
     height, width = array_size(name)
     classes = len(identity.classes)
@@ -222,13 +222,13 @@ def _fits(array: zarr.Array, name: str, identity: Identity) -> bool:
     )
 
 
-def compressor(identity: Identity) -> BloscCodec:
+def compressor(identity: StoreIdentity) -> BloscCodec:
     """Make the codec that compresses the store's chunks."""
     encoding = ENCODINGS[identity.encoding]
     return BloscCodec(typesize=2, cname=encoding.compressor, clevel=encoding.level, shuffle=encoding.shuffle)
 
 
-def _has_codecs(codecs: Any, array: zarr.Array, identity: Identity) -> bool:
+def _has_codecs(codecs: Any, array: zarr.Array, identity: StoreIdentity) -> bool:
     """Say whether the array's codecs are those that this version writes.
 
     Args:

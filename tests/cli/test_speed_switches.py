@@ -11,7 +11,7 @@ from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
 from hmsa_pipeline.pipeline.config.manifest import InferenceOptions
 from hmsa_pipeline.pipeline.inference.predictor import WITHOUT_COMPILE, InferenceSettings, Predictor
 from hmsa_pipeline.pipeline.inference.store_job import identities_of
-from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.workers.protocol import BlockResult
 from torch import Tensor
 
@@ -81,8 +81,8 @@ def test_what_was_compiled_is_another_work_and_what_was_not_looks_as_ever(finish
     assert compiled.differences(plain) == ["compile default there, off now"]
     assert compiled.differences(replace(compiled)) == []
     for one in (plain, compiled):
-        assert Identity.from_json(json.loads(json.dumps(one.as_json()))) == one
-    assert Identity.from_json(attributes(finished.store("street", "ant"))) == plain
+        assert StoreIdentity.from_json(json.loads(json.dumps(one.as_json()))) == one
+    assert StoreIdentity.from_json(attributes(finished.store("street", "ant"))) == plain
 
 
 def test_a_store_of_compiled_logits_is_not_gone_on_with(full: Bench) -> None:

@@ -17,7 +17,7 @@ from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
 from hmsa_pipeline.pipeline.config.manifest import Manifest
 from hmsa_pipeline.pipeline.storage.output_folder import store_path
 from hmsa_pipeline.pipeline.store import zarr_backend
-from hmsa_pipeline.pipeline.store.identity import Identity
+from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
@@ -40,8 +40,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def identity(**changes: Any) -> Identity:
-    return Identity(**SETTINGS | changes)
+def identity(**changes: Any) -> StoreIdentity:
+    return StoreIdentity(**SETTINGS | changes)
 
 
 def photo(path: str, size: tuple[int, int] | None = SIZE, length: int = 1000) -> Photograph:
