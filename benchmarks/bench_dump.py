@@ -28,9 +28,11 @@ from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.files import sha256
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.config.manifest import Member
-from hmsa_pipeline.pipeline.inference.dump_block import DumpBlock
-from hmsa_pipeline.pipeline.inference.predictor import InferenceSettings
+from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member
+from hmsa_pipeline.pipeline.inference.image_block import ImageBlock
+from hmsa_pipeline.pipeline.inference.networks import BlockMember
+from hmsa_pipeline.pipeline.inference.predictor import InferenceSettings, Predictor
+from hmsa_pipeline.pipeline.inference.store_writes import LogitsTarget
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.store.image_table import Photograph
@@ -49,19 +51,20 @@ def store_of(path: Path, photos: list[Path], shape: Shape, encoding: str) -> Log
     return store
 
 
-def block_of(root: Path, photos: list[Path], shape: Shape, setting: InferenceSettings, arch: str) -> DumpBlock:
+def block_of(root: Path, photos: list[Path], shape: Shape, setting: InferenceSettings, arch: str) -> ImageBlock:
     """A block of a dump that nobody has the lock of yet."""
     store = store_of(root / "ours.zarr", photos, shape, "lossless")
     checkpoint = root / "weights.pth"
     member = Member(name="it", arch=arch, checkpoint=str(checkpoint))
-    return DumpBlock(member, sha256(checkpoint), root, store.writer(), "", tuple(store.images), setting)
+    target = LogitsTarget(store.writer(), "", {entry.path: entry for entry in store.images})
+    return ImageBlock(root, tuple(store.images), (BlockMember(member, sha256(checkpoint), target),), setting)
 
 
 # ------------------------------------------------------------------ the cases, each in a process of its own
 
 
 def make_loop(root: Path, photos: list[Path], setting: InferenceSettings, arch: str) -> Callable[[], Any]:
-    predictor = setting.make_predictor()
+    predictor = Predictor(torch.device(setting.device), setting.options)
     predictor.load(Member(name="it", arch=arch, checkpoint=str(root / "weights.pth")))
 
     def work() -> None:
@@ -73,7 +76,7 @@ def make_loop(root: Path, photos: list[Path], setting: InferenceSettings, arch: 
 
 
 def make_forward(root: Path, photos: list[Path], setting: InferenceSettings, arch: str) -> Callable[[], Any]:
-    predictor = setting.make_predictor()
+    predictor = Predictor(torch.device(setting.device), setting.options)
     predictor.load(Member(name="it", arch=arch, checkpoint=str(root / "weights.pth")))
     images = [decode_image(photo) for photo in photos]
 
@@ -88,12 +91,14 @@ def make_dump(
     root: Path, photos: list[Path], shape: Shape, setting: InferenceSettings, arch: str
 ) -> Callable[[], Any]:
     block = block_of(root, photos, shape, setting, arch)
+    target = block.members[0].logits_target
+    assert target is not None
 
     def work() -> None:
-        for shard in block.writer.path.glob("*/c.*"):
+        for shard in target.writer.path.glob("*/c.*"):
             shard.unlink()
-        with writer_lock(block.writer.path) as token:
-            object.__setattr__(block, "token", token)
+        with writer_lock(target.writer.path) as token:
+            object.__setattr__(target, "token", token)
             outcome = block.run(ProgressReporter(lambda: False))
         assert not outcome.failed
         assert not outcome.left
@@ -143,7 +148,7 @@ def main() -> None:
         photos = [root / f"{number}.png" for number in range(options.images)]
         for number, photo in enumerate(photos):
             Image.fromarray(draw_scene(number, *options.size).image).save(photo)
-        setting = InferenceSettings(options.device, options.precision, (0.5, 1.0, 2.0), False)
+        setting = InferenceSettings(options.device, InferenceOptions(precision=options.precision))
         cases = {
             "decode, forward, savez": partial(make_loop, root, photos, setting, options.arch),
             "forward alone": partial(make_forward, root, photos, setting, options.arch),

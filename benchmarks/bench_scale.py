@@ -129,13 +129,13 @@ def plan(manifest: Path) -> dict[str, Any]:
     """`plan_dump`, with what it found to do."""
     found: dict[str, Any] = {}
     with measured(found):
-        found["todo"] = plan_dump(load_manifest(manifest), device="cpu").todo
+        found["todo"] = plan_dump(load_manifest(manifest), torch.device("cpu")).todo
     return found
 
 
 def register(manifest: Path, share: float) -> dict[str, Any]:
     """Every job's store made, as ``dump`` makes it; then shards are put into it, which is not measured."""
-    jobs = plan_dump(load_manifest(manifest), device="cpu").jobs
+    jobs = plan_dump(load_manifest(manifest), torch.device("cpu")).jobs
     found: dict[str, Any] = {}
     with measured(found):
         for job in jobs:
@@ -147,7 +147,7 @@ def register(manifest: Path, share: float) -> dict[str, Any]:
 
 def begin(manifest: Path) -> dict[str, Any]:
     """Every job's store taken up by a run that goes on, and kept in memory, as the run keeps it."""
-    jobs = plan_dump(load_manifest(manifest), device="cpu").jobs
+    jobs = plan_dump(load_manifest(manifest), torch.device("cpu")).jobs
     found: dict[str, Any] = {}
     with measured(found):
         stores = []

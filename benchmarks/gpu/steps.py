@@ -34,7 +34,7 @@ from hmsa_pipeline.models.checkpoint import load_weights, save_checkpoint  # noq
 from hmsa_pipeline.models.hmsa import HMSA  # noqa: E402
 from hmsa_pipeline.models.prepare_inference import compile_regions, prepare_for_inference  # noqa: E402
 from hmsa_pipeline.models.registry import build  # noqa: E402
-from hmsa_pipeline.pipeline.config.manifest import Member  # noqa: E402
+from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member  # noqa: E402
 from hmsa_pipeline.pipeline.inference.cuda_graphs import GraphForward, release_graphs  # noqa: E402
 from hmsa_pipeline.pipeline.inference.predictor import Predictor  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -369,7 +369,8 @@ def dump(kit: Kit) -> None:
         said = command(kit, "dump", "--manifest", str(path), "--device", kit.device, *in_one_process(kit))
         whole = time.monotonic() - begun
         job = job_of(path.with_suffix(""), "dump")
-        one = Predictor(torch.device(kit.device), "fp16" if kit.dtype else "fp32", SCALES, False, cuda_graphs=graphs)
+        options = InferenceOptions(precision="fp16" if kit.dtype else "fp32", scales=SCALES, cuda_graphs=graphs)
+        one = Predictor(torch.device(kit.device), options)
         one.load(Member(name="m0", arch=kit.arch, checkpoint=str(kit.weights)))
         images = [decode_image(photo) for photo in kit.pictures()]
         for image in images[:3]:
@@ -463,7 +464,8 @@ def precision(kit: Kit) -> None:
     """How far fp16 and bf16 are from fp32 over the photographs."""
     rows: dict[str, list[tuple[float, float, float]]] = {"fp16": [], "bf16": []}
     member = Member(name="it", arch=kit.arch, checkpoint=str(kit.weights))
-    ways = {name: Predictor(torch.device(kit.device), name, SCALES, False) for name in ("fp32", *rows)}
+    every = {name: InferenceOptions(precision=name, scales=SCALES) for name in ("fp32", *rows)}  # type: ignore[arg-type]
+    ways = {name: Predictor(torch.device(kit.device), options) for name, options in every.items()}
     for way in ways.values():
         way.load(member)
     for photo in kit.pictures():

@@ -39,20 +39,14 @@ def dump(
     from ..workers.choose import choose_workers
 
     refuse_timeout_without_workers(context, workers)
-    chosen = choose_workers(device, workers=workers, scheduler=scheduler)
+    chosen = choose_workers(device, workers=workers, scheduler=scheduler, image_timeout=image_timeout)
     try:
-        plan = plan_dump(manifest, device=chosen.device, limit=limit, overwrite=overwrite)
+        plan = plan_dump(manifest, chosen.device, limit=limit, overwrite=overwrite)
         print_notes(plan.notes)
         if dry_run:
             print_plan(say, plan, chosen.pool.describe())
             return
-        results = run_dump(
-            plan,
-            chosen.pool,
-            lambda result: print_job(say, result),
-            image_timeout=image_timeout,
-            threads=chosen.threads,
-        )
+        results = run_dump(plan, chosen, lambda result: print_job(say, result))
     finally:
         chosen.pool.close()
     if sum(bool(r.done or r.failed) for r in results) > 1:

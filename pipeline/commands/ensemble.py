@@ -62,11 +62,11 @@ def ensemble(
                 f"{len(result.failed)} failed, {result.seconds:.1f} s"
             )
 
-    pool = choose_workers("cpu", workers=workers, scheduler=scheduler, needs_gpu=False).pool
+    chosen = choose_workers("cpu", workers=workers, scheduler=scheduler, image_timeout=image_timeout, needs_gpu=False)
     try:
-        results = run_ensemble(manifest, plans, pool, ended, overwrite=overwrite, image_timeout=image_timeout)
+        results = run_ensemble(manifest, plans, chosen, ended, overwrite=overwrite)
     finally:
-        pool.close()
+        chosen.pool.close()
     done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
     skipped = sum(r.skipped for r in results)
     say.figures([result.as_json() for result in results])

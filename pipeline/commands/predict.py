@@ -45,21 +45,15 @@ def predict(
     from ..workers.choose import choose_workers
 
     refuse_timeout_without_workers(context, workers)
-    chosen = choose_workers(device, workers=workers, scheduler=scheduler)
+    chosen = choose_workers(device, workers=workers, scheduler=scheduler, image_timeout=image_timeout)
     try:
         kept = split_names("--keep", keep) or ()
-        plan = plan_predict(manifest, device=chosen.device, limit=limit, overwrite=overwrite, keep=kept)
+        plan = plan_predict(manifest, chosen.device, limit=limit, overwrite=overwrite, keep=kept)
         print_notes(plan.notes)
         if dry_run:
             print_plan(say, plan, chosen.pool.describe())
             return
-        results = run_predict(
-            plan,
-            chosen.pool,
-            lambda result: print_job(say, result),
-            image_timeout=image_timeout,
-            threads=chosen.threads,
-        )
+        results = run_predict(plan, chosen, lambda result: print_job(say, result))
     finally:
         chosen.pool.close()
     conclude_jobs(
@@ -70,5 +64,5 @@ def predict(
         done="predicted",
         before="done before",
         where=f"{manifest.output}/predictions",
-        jobs=f"{len(plan.datasets)} datasets",
+        jobs=f"{len(plan.jobs)} datasets",
     )

@@ -20,7 +20,7 @@ from ..storage.writer_lock import require_free, writer_lock
 from ..store.image_table import ImageEntry
 from ..store.logit_store import LogitStore
 from ..workers.jobs import JobImage, JobResult, JobSummary
-from ..workers.protocol import WorkerPool
+from ..workers.protocol import Workers
 from ..workers.recorded_jobs import run_recorded_jobs
 from .ensemble_block import EnsembleBlock, FusionTask
 from .ensemble_record import make_record, read_record
@@ -213,21 +213,19 @@ def _join_tables(dataset: str, stores: list[LogitStore], left_out: set[str]) -> 
 def run_ensemble(
     manifest: Manifest,
     plans: list[EnsemblePlan],
-    pool: WorkerPool,
+    workers: Workers,
     on_result: Callable[[EnsembleResult], None],
     *,
     overwrite: bool = False,
-    image_timeout: float = 1800.0,
 ) -> list[EnsembleResult]:
     """Fuse what the plans list; damaged images are reported, and the others are fused.
 
     Args:
         manifest: the manifest that was planned.
         plans: see `plan_ensemble`.
-        pool: the workers.
+        workers: who does it.
         on_result: called with each dataset's result when it ends.
         overwrite: remove existing predictions before the first image is fused.
-        image_timeout: seconds after which an image that is still in work is given up.
 
     Raises:
         StoreError: the output cannot be written, or another run works on the same predictions.
@@ -239,12 +237,11 @@ def run_ensemble(
     return run_recorded_jobs(
         "ensemble",
         [EnsembleJob(plan, manifest.ensemble) for plan in plans],
-        pool,
+        workers,
         on_result,
         todo=sum(len(plan.tasks) for plan in plans),
         output=manifest.output,
         manifest=manifest.resolved(),
-        image_timeout=image_timeout,
     )
 
 

@@ -4,56 +4,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
 from ...errors import ManifestError
 from ..config.manifest import Manifest
-from ..runtime.device import resolve_device, resolve_precision, resolve_speed
 from ..runtime.progress import say
 from ..storage.filesystem import free_bytes
-from ..storage.output_folder import store_path
-from ..storage.writer_lock import require_free
 from ..text import as_size
-from ..workers.protocol import WorkerPool
-from ..workers.recorded_jobs import run_recorded_jobs
-from .inputs import remarks, survey
-from .predictor import InferenceSettings
-from .store_job import (
-    DumpResult,
+from ..workers.protocol import Workers
+from .plan import (
     InferencePlan,
-    StoreJob,
+    InferenceResult,
     StorePlan,
-    complete_in,
-    identities_of,
-    identity_for_dataset,
-    raw_bytes,
     require_writable,
+    run_inference,
     set_aside,
 )
+from .store_job import StoreJob
 
 _COMPRESSED = 1.5  # times smaller than raw, see docs/decisions.md
 
 
 @dataclass(frozen=True, kw_only=True)
 class DumpPlan(InferencePlan):
-    """The stores to fill, in the order in which they are begun, and the number of complete images in each."""
+    """The stores to fill."""
 
-    jobs: tuple[StorePlan, ...]
-    complete: tuple[int, ...]
-
-    @property
-    def todo(self) -> int:
-        """Number of images of all stores that are not complete."""
-        return sum(len(job.wanted) for job in self.jobs) - sum(self.complete)
+    jobs: tuple[StorePlan, ...] = ()
 
     @property
     def bytes(self) -> int:
         """Size in bytes of the logits that are missing, uncompressed: an upper bound of what will be written."""
-        share = (1 - done / max(1, len(job.wanted)) for job, done in zip(self.jobs, self.complete, strict=True))
-        return int(sum(s * raw_bytes(job) for s, job in zip(share, self.jobs, strict=True)))
+        return int(sum(job.todo / max(1, len(job.wanted)) * _raw_bytes(job) for job in self.jobs))
 
     def lines(self, workers: Sequence[str]) -> list[str]:
         """Describe the plan for people; ``workers`` are described in a line each."""
@@ -61,22 +44,19 @@ class DumpPlan(InferencePlan):
         free = free_bytes(output)
         room = "" if free is None else f", {as_size(free)} free there"
         return [
-            *(
-                f"{job.name}: {len(job.wanted) - done} to do, {done} complete"
-                for job, done in zip(self.jobs, self.complete, strict=True)
-            ),
-            *(f"worker {worker}" for worker in workers),
-            f"{self.todo} images to do on {self.device} in {self.precision}, at most {as_size(self.bytes)} to write "
-            f"below {output}{room}",
+            *super().lines(workers),
+            f"{self.todo} images to do on {self.device} in {self.options.precision}, at most {as_size(self.bytes)} "
+            f"to write below {output}{room}",
         ]
 
-    def as_json(self) -> list[dict[str, Any]]:
-        """Return the plan for ``--json``, store by store."""
-        rows = zip(self.jobs, self.complete, strict=True)
-        return [{"job": job.name, "images": len(job.wanted), "complete": done} for job, done in rows]
+
+def _raw_bytes(plan: StorePlan) -> int:
+    """Return the size in bytes of all wanted logits, uncompressed."""
+    classes = len(plan.identity.classes)
+    return sum(2 * classes * photo.size[0] * photo.size[1] for photo in plan.wanted if photo.size)
 
 
-def dump_table(results: Sequence[DumpResult]) -> list[str]:
+def dump_table(results: Sequence[InferenceResult]) -> list[str]:
     """Return a table of the results for people, a line each."""
     wide = max(len(result.name) for result in results)
     lines = [f"{'job':{wide}}  {'done':>7} {'before':>7} {'failed':>7} {'seconds':>9} {'images/s':>9}"]
@@ -114,47 +94,21 @@ def limited_by(times: Iterable[Mapping[str, float]]) -> str | None:
     return f"limited by {_STAGES[most]} ({shares} of the workers' time)"
 
 
-def run_dump(
-    plan: DumpPlan,
-    pool: WorkerPool,
-    on_result: Callable[[DumpResult], None],
-    *,
-    image_timeout: float,
-    threads: int | None = None,
-) -> list[DumpResult]:
-    """Fill the plan's stores; a store that cannot be used has a ``problem``, and the others are filled.
+def run_dump(plan: DumpPlan, workers: Workers, on_result: Callable[[InferenceResult], None]) -> list[InferenceResult]:
+    """Fill the plan's stores.
 
     Args:
         plan: see `plan_dump`.
-        pool: the workers.
-        on_result: called with each store's result when it ends.
-        image_timeout: seconds after which an image that is still in work is given up.
-        threads: CPU threads of each worker; None to leave them as they are.
-
-    Raises:
-        DiskError: the disk cannot be written, or is nearly full; complete images are kept.
-        HmsaError: the workers are gone for good.
+        workers, on_result: see `run_inference`, which raises the same errors.
     """
-    manifest = plan.manifest
-    require_writable(manifest.output)
+    require_writable(plan.manifest.output)
     if plan.overwrite:
         # All of them now: otherwise the same command without the flag could not resume after an interruption.
         for job in plan.jobs:
             set_aside(job.store)
-    settings = InferenceSettings.of(manifest.inference, plan.device, plan.precision, threads)
     if plan.todo and (warning := _disk_warning(plan)):
         say(warning)
-    return run_recorded_jobs(
-        "dump",
-        [StoreJob(job, settings) for job in plan.jobs],
-        pool,
-        on_result,
-        todo=plan.todo,
-        output=manifest.output,
-        manifest=manifest.resolved(),
-        required_paths=[*(job.root for job in plan.jobs), *(job.member.checkpoint_path() for job in plan.jobs)],
-        image_timeout=image_timeout,
-    )
+    return run_inference("dump", plan, StoreJob, workers, on_result)
 
 
 def _disk_warning(plan: DumpPlan) -> str | None:
@@ -169,57 +123,24 @@ def _disk_warning(plan: DumpPlan) -> str | None:
 
 
 def plan_dump(
-    manifest: Manifest, *, device: str | torch.device = "auto", limit: int | None = None, overwrite: bool = False
+    manifest: Manifest, device: torch.device, *, limit: int | None = None, overwrite: bool = False
 ) -> DumpPlan:
     """Check everything that a dump needs, and list its stores, member by member.
 
     Args:
         manifest: its models and datasets.
-        device: see `resolve_device`; or a device that is known to be there, such as a worker's.
+        device: a device that is known to be there, such as a worker's.
         limit: images per dataset, from the first; None for all.
         overwrite: start existing stores over.
 
     Raises:
         HmsaError: a device, checkpoint, dataset or store cannot be used.
     """
-    target = resolve_device(device) if isinstance(device, str) else device
-    precision, note = resolve_precision(manifest.inference.precision, target)
-    _, compile, speed_notes = resolve_speed(manifest.inference.cuda_graphs, manifest.inference.compile, target)
-    notes = [*([note] if note else []), *speed_notes]
-    members = [m for m in manifest.models if not m.external]
-    notes += [
-        f"model {m.name}: is external, filled by 'hmsa-pipeline import-logits'" for m in manifest.models if m.external
-    ]
+    members = [member for member in manifest.models if not member.external]
+    external = [member.name for member in manifest.models if member.external]
     if not members:
         raise ManifestError("no model to dump: all are external; fill them with 'hmsa-pipeline import-logits'")
-    roots = [d.root_path() for d in manifest.datasets]
-    for member in members:
-        member.checkpoint_path()
-    surveys = [survey(manifest, dataset, afresh=overwrite) for dataset in manifest.datasets]
-    identities, said = identities_of(manifest, members, precision, compile)
-    notes += [*said, *remarks(surveys)]
-    jobs = tuple(
-        StorePlan(
-            member=member,
-            dataset=looked.dataset.name,
-            root=root,
-            store=store_path(manifest.output, looked.dataset.name, member.name),
-            identity=identity_for_dataset(identity, looked.dataset),
-            photographs=looked.photographs,
-            limit=limit,
-        )
-        for member, identity in zip(members, identities, strict=True)
-        for looked, root in zip(surveys, roots, strict=True)
-    )
-    for job in jobs:
-        require_free(job.store)
-    complete = tuple(0 if overwrite else len(complete_in(job)) for job in jobs)
-    return DumpPlan(
-        manifest=manifest,
-        jobs=jobs,
-        complete=complete,
-        device=target,
-        precision=precision,
-        notes=tuple(notes),
-        overwrite=overwrite,
-    )
+    plan = DumpPlan.check(manifest, members, device, limit=limit, overwrite=overwrite)
+    notes = [f"model {name}: is external, filled by 'hmsa-pipeline import-logits'" for name in external]
+    jobs = [plan.plan_store(*member, looked) for member in plan.members for looked in plan.surveys]
+    return replace(plan, jobs=tuple(jobs), notes=(*notes, *plan.notes))

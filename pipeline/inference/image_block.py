@@ -2,7 +2,7 @@
 
 A few decoded photographs wait for the networks and a few results wait for the disk, both bounded in bytes, because
 one 4000 x 6000 photograph has 0.9 GB of logits. A GPU computes the next image while the last one is copied from it;
-encoding and writing happen in threads. Subclasses say what is computed and written (`dump_block`, `predict_block`).
+encoding and writing happen in threads.
 """
 
 from __future__ import annotations
@@ -10,133 +10,109 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from ...datasets.taxonomy import NUM_CLASSES
 from ...errors import DatasetError, DiskError, StoreError, disk_error
+from ..config.manifest import FusionFunctions
+from ..fusion.fuse import quantise
+from ..fusion.prediction_folder import without_prediction, write_prediction
 from ..runtime.device import is_out_of_memory
 from ..store.image_table import ImageEntry
 from ..workers.protocol import BlockResult, ProgressReporter
 from .image_prefetch import prefetch_images
+from .networks import BlockMember, ComputedImage, Missing, Networks, load_networks
 from .predictor import InferenceSettings
-from .store_writes import LostLockError
+from .store_writes import LostLockError, require_place
 from .transfer import MAX_WAITING, ByteBudget, HostCopy, StageTimes
 
 WRITE_BYTES = 2**30
 
 
-@dataclass
-class ComputedImage:
-    """Result of the networks for one image.
+@dataclass(frozen=True)
+class PredictionTarget:
+    """The folder of a dataset's predictions, the token of the run's lock on it, and how they are fused."""
 
-    Attributes:
-        bytes: bytes that wait for the disk.
-        write: writes them, in a thread of its own.
-        fallback: how it was computed if the device's memory was too small at first.
-    """
-
-    bytes: int
-    write: Callable[[], None]
-    fallback: str | None = None
+    folder: Path
+    token: str
+    functions: FusionFunctions
 
 
-class ImageBlock(ABC):
-    """Some images of one job.
+@dataclass(frozen=True)
+class ImageBlock:
+    """Some images of one dataset, whose logits are stored, or which are predicted, or both.
 
     Attributes:
         root: folder that the photographs' paths are relative to.
         entries: the images.
+        members: the members; of those of weight 0 only the logits are kept.
         settings: settings of the networks.
         exif: turn photographs as their EXIF orientation says.
+        prediction_target: takes the predictions; None to keep logits only.
     """
 
     root: Path
     entries: tuple[ImageEntry, ...]
+    members: tuple[BlockMember, ...]
     settings: InferenceSettings
-    exif: bool
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The images, in the order in which they are done."""
-        return tuple(entry.path for entry in self.entries)
-
-    @property
-    @abstractmethod
-    def target(self) -> Path:
-        """Store or folder that is written to."""
-
-    @property
-    @abstractmethod
-    def model_names(self) -> str:
-        """Names of the networks that are loaded, for people."""
-
-    @abstractmethod
-    def incomplete(self, entries: Sequence[ImageEntry]) -> list[ImageEntry]:
-        """Return the images that are not complete."""
-
-    @abstractmethod
-    def load(self) -> int:
-        """Load the networks and return the number of images that are computed together."""
-
-    @abstractmethod
-    def compute(
-        self, images: Sequence[tuple[ImageEntry, Tensor]], host_copy: HostCopy
-    ) -> Iterator[tuple[str, ComputedImage | str]]:
-        """Run the networks.
-
-        Args:
-            images: photographs (3, H, W) uint8 with their entries.
-            host_copy: copies results to the CPU.
-
-        Yields:
-            each path with its result, or with the reason why it failed.
-        """
-
-    @abstractmethod
-    def take_notes(self) -> list[str]:
-        """Return the networks' new lines for the user."""
+    exif: bool = False
+    prediction_target: PredictionTarget | None = None
 
     def run(self, report: ProgressReporter) -> BlockResult:
         """Complete every image that is not complete; an image that fails is tried once more, then listed."""
         begun = time.monotonic()
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
-        todo = self.incomplete(self.entries)
+        result, times, networks = BlockResult(), StageTimes(), None
+        missing = self._missing(self.entries)
+        todo = [entry for entry in self.entries if missing[entry.path]]
         for _ in range(len(self.entries) - len(todo)):
             report.image_done()
-        result, times, has_work = BlockResult(), StageTimes(), bool(todo)
         try:
             if todo:
-                with report.working_on(self.model_names):
-                    together = self.load()
+                with report.working_on(", ".join(one.member.name for one in self.members)):
+                    networks = load_networks(self.settings, self.members)
                 for _ in ("first try", "second try"):
-                    failed = self._make(todo, together, report, result, times)
-                    todo = [entry for entry in todo if entry.path in failed]
-                    result.failed = failed
+                    result.failed = self._make(todo, missing, networks, report, result, times)
+                    todo = [entry for entry in todo if entry.path in result.failed]
                     if not todo or report.is_stopping:
                         break
+                    missing = self._missing(todo)
             for _ in result.failed:
                 report.image_done()
         except LostLockError as error:
             result.problem = str(error)
         except DiskError as error:
             result.disk_problem = str(error)
-        not_failed = [entry for entry in self.entries if entry.path not in result.failed]
-        result.left = tuple(entry.path for entry in self.incomplete(not_failed))
+        missing = self._missing([entry for entry in self.entries if entry.path not in result.failed])
+        result.left = tuple(path for path, what in missing.items() if what)
         result.seconds, result.times = time.monotonic() - begun, times.seconds
-        result.notes = tuple(self.take_notes()) if has_work else ()
+        result.notes = tuple(networks.take_notes()) if networks is not None else ()
         return result
+
+    def _missing(self, entries: Sequence[ImageEntry]) -> Missing:
+        """Look up what is missing of each image."""
+        paths = [entry.path for entry in entries]
+        missing: dict[str, set[str | None]] = {path: set() for path in paths}
+        if self.prediction_target is not None:
+            for path in without_prediction(self.prediction_target.folder, paths):
+                missing[path].add(None)
+        for one in self.members:
+            if one.logits_target is not None:
+                for path in one.logits_target.incomplete(paths):
+                    missing[path].add(one.member.name)
+        return missing
 
     def _make(
         self,
         todo: Sequence[ImageEntry],
-        together: int,
+        missing: Missing,
+        networks: Networks,
         report: ProgressReporter,
         result: BlockResult,
         times: StageTimes,
@@ -146,7 +122,8 @@ class ImageBlock(ABC):
         writes: dict[Future[None], str] = {}
         failed: dict[str, str] = {}
         device, threads = torch.device(self.settings.device), self.settings.io_threads
-        host_copy = HostCopy(device)
+        host_copy, at_once = HostCopy(device), networks.images_at_once(self.entries)
+        functions = None if self.prediction_target is None else self.prediction_target.functions
 
         def collect(finished: Iterable[Future[None]]) -> None:
             for future in finished:
@@ -162,16 +139,16 @@ class ImageBlock(ABC):
                         raise
                     failed[path] = "its logits do not fit into memory"
                 except OSError as error:
-                    raise disk_error(self.target, error) from error
+                    raise disk_error(self._target, error) from error
                 else:
                     report.image_done()
 
-        def write(path: str, computed: ComputedImage) -> None:
+        def write(path: str, computed: ComputedImage, size: int) -> None:
             try:
                 with report.working_on(path):
-                    computed.write()
+                    self._write(path, computed)
             finally:
-                budget.release(computed.bytes)
+                budget.release(size)
 
         photographs = prefetch_images(
             self.root, todo, report, threads=threads, pinned=device.type == "cuda", exif=self.exif
@@ -180,12 +157,12 @@ class ImageBlock(ABC):
             try:
                 while not report.is_stopping:
                     with times.measure("read"):
-                        taken = list(itertools.islice(photographs, together))
+                        taken = list(itertools.islice(photographs, at_once))
                     if not taken:
                         break
                     failed |= {entry.path: str(image) for entry, image in taken if isinstance(image, DatasetError)}
                     sound = [(entry, image) for entry, image in taken if not isinstance(image, DatasetError)]
-                    answers = self.compute(sound, host_copy)
+                    answers = networks.compute(sound, missing, functions, host_copy)
                     while True:
                         with times.measure("forward"), contextlib.ExitStack() as in_work:
                             for entry, _ in sound:
@@ -193,15 +170,19 @@ class ImageBlock(ABC):
                             answer = next(answers, None)
                         if answer is None:
                             break
-                        path, computed = answer
+                        entry, computed = answer
                         if isinstance(computed, str):
-                            failed[path] = computed
+                            failed[entry.path] = computed
                             continue
-                        if computed.fallback is not None:
-                            result.fallbacks[path] = computed.fallback
+                        if computed.fallbacks:
+                            ways = computed.fallbacks.items()
+                            result.fallbacks[entry.path] = "; ".join(
+                                f"{name} {way}" if self.prediction_target else way for name, way in ways
+                            )
+                        size = entry.pixels * (2 * NUM_CLASSES * len(computed.logits) + 5)
                         with times.measure("write"):
-                            budget.acquire(computed.bytes)
-                        writes[writers.submit(write, path, computed)] = path
+                            budget.acquire(size)
+                        writes[writers.submit(write, entry.path, computed, size)] = entry.path
                         collect([future for future in writes if future.done()])
             finally:
                 with times.measure("write"):
@@ -209,9 +190,26 @@ class ImageBlock(ABC):
                         collect(wait(writes, return_when=FIRST_COMPLETED).done)
         return failed
 
+    @property
+    def _target(self) -> Path:
+        """The folder of predictions, or the store, that is written to."""
+        if self.prediction_target is not None:
+            return self.prediction_target.folder
+        return next(one.logits_target.writer.path for one in self.members if one.logits_target is not None)
 
-def too_large(entry: ImageEntry, error: Exception) -> str:
-    """Say that an image does not fit into the device's memory, or raise ``error`` again if that is not its cause."""
-    if not is_out_of_memory(error):
-        raise error
-    return f"{entry.height}x{entry.width} does not fit into the device's memory"
+    def _write(self, path: str, computed: ComputedImage) -> None:
+        """Write kept logits, then the prediction: ``ensemble`` would repeat one that is older than its logits."""
+        for one in self.members:
+            if one.logits_target is not None and one.member.name in computed.logits:
+                logits = computed.logits[one.member.name]()
+                one.logits_target.write(path, logits, self.settings.io_threads)
+        if self.prediction_target is None or computed.prediction is None:
+            return
+        label, confidence = (fetch() for fetch in computed.prediction)
+        if not bool(confidence.isfinite().all()):
+            raise StoreError(
+                f"{path}: a member's logits are not finite in {self.settings.options.precision}; try --precision fp32"
+            )
+        folder = self.prediction_target.folder
+        require_place(folder, self.prediction_target.token)
+        write_prediction(folder, path, label.numpy(), quantise(confidence).numpy())

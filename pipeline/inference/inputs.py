@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -177,11 +177,6 @@ def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -
     firsts = Counter(image.path.partition("/")[0] for image in listing.images)
     beside = {located(root, part): firsts[part] for part in parts_beside(root) if firsts[part]}
     return Survey(dataset, photographs, listing.left_out, beside)
-
-
-def remarks(surveys: Iterable[Survey]) -> list[str]:
-    """Return the remarks on all datasets; each line names its dataset."""
-    return [f"{one.dataset.name}: {remark}" for one in surveys for remark in one.remarks]
 
 
 def _known_sizes(manifest: Manifest, dataset: DatasetEntry) -> Mapping[tuple[str, int], tuple[int, int]]:

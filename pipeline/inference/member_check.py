@@ -1,23 +1,27 @@
-"""Checks a member's checkpoint before anything starts."""
+"""Checks a member's checkpoint before anything starts, and says what identifies its logits."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 
+from ...datasets.decode.tensors import MEAN, STD
+from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import CheckpointError
 from ...files import sha256
 from ...models.checkpoint import check_weights
 from ...models.precision import check_range
-from ..config.manifest import Member
+from ..config.manifest import DatasetEntry, InferenceOptions, Member
 from ..runtime.device import AUTOCAST
+from ..store.identity import StoreIdentity
+
+PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": list(STD)}
 
 
 def check_member(member: Member, precision: str) -> str | None:
     """Check a member's checkpoint against its network and the precision.
-
-    Args:
-        member: a member with a checkpoint, not an external one.
-        precision: fp16, bf16 or fp32, as it is really used.
 
     Returns:
         a line for the user about how the weights were found in the file; None if there is nothing to say.
@@ -41,3 +45,49 @@ def checkpoint_digest(member: Member) -> str:
             f"'{member.name}'; fetch the file again, or correct the manifest"
         )
     return found
+
+
+def identities_of(
+    members: Sequence[Member], options: InferenceOptions, encoding: str
+) -> tuple[list[StoreIdentity], list[str]]:
+    """Check each member's checkpoint and return its logits' identity.
+
+    Args:
+        members: members with a checkpoint.
+        options: the manifest's options as they are really used.
+        encoding: of the logits.
+
+    Returns:
+        the identities, and lines for the user about how weights were found in their files.
+
+    Raises:
+        CheckpointError: a checkpoint does not fit the manifest.
+    """
+    identities, notes = [], []
+    for member in members:
+        path = member.checkpoint_path()
+        if note := check_member(member, options.precision):
+            notes.append(f"model {member.name}: {path.name}: {note}")
+        identities.append(
+            StoreIdentity(
+                model=member.name,
+                architecture=member.arch,
+                checkpoint=path.name,
+                sha256=checkpoint_digest(member),
+                scales=tuple(sorted(options.scales)),
+                flip=options.flip,
+                precision=options.precision,
+                classes=CLASS_NAMES,
+                preprocessing=PREPROCESSING,
+                encoding=encoding,
+                compile=options.compile,
+            )
+        )
+    return identities, notes
+
+
+def identity_for_dataset(identity: StoreIdentity, dataset: DatasetEntry) -> StoreIdentity:
+    """Return the identity of a member's logits over ``dataset``, which may turn photographs."""
+    if not dataset.exif:
+        return identity
+    return replace(identity, preprocessing={**(identity.preprocessing or {}), "orientation": dataset.orientation})

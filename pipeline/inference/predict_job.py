@@ -15,66 +15,45 @@ from ..storage.writer_lock import writer_lock
 from ..store.identity import StoreIdentity
 from ..store.image_table import ImageEntry
 from ..workers.jobs import JobImage, JobSummary
-from .predict_block import BlockMember, LogitsTarget, PredictBlock
+from .image_block import ImageBlock, PredictionTarget
+from .networks import BlockMember
+from .plan import InferenceResult, JobPlan, StorePlan
 from .predictor import InferenceSettings
-from .store_job import InferenceResult, StoreJob, StorePlan
+from .store_job import StoreJob
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetPlan:
+class DatasetPlan(JobPlan):
     """The work on one dataset.
 
     Attributes:
-        dataset: its name.
-        root: folder that the photographs' paths are relative to.
         folder: folder of the predictions.
+        functions: functions of the label and of the confidence.
         members: the members whose networks run, with the identities of their logits.
         stores: the stores of the members whose logits are kept.
         record: the content of ``ensemble.json``.
         partial: images that were fused from fewer than all members and are not made again now.
-        wanted: the images that should be complete afterwards.
-        skipped: how many of them are complete.
     """
 
-    dataset: str
-    root: Path
     folder: Path
+    functions: FusionFunctions
     members: tuple[tuple[Member, StoreIdentity], ...]
     stores: tuple[StorePlan, ...]
     record: dict[str, Any]
     partial: dict[str, list[str]]
-    wanted: tuple[ImageEntry, ...]
-    skipped: int
-
-    @property
-    def todo(self) -> int:
-        """Number of images that are not complete."""
-        return len(self.wanted) - self.skipped
-
-
-@dataclass(kw_only=True)
-class PredictResult(InferenceResult):
-    """Result of predicting one dataset."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the counts for ``--json``."""
-        return {"dataset": self.dataset, **super().as_json()}
 
 
 class PredictJob(PredictionJob):
-    """The scheduler's job of predicting one dataset, with the stores of the members whose logits are kept.
+    """The scheduler's job of predicting one dataset, with the stores of the members whose logits are kept."""
 
-    Args:
-        plan: the dataset.
-        functions: functions of the label and of the confidence.
-        settings: settings of the networks.
-    """
-
-    def __init__(self, plan: DatasetPlan, functions: FusionFunctions, settings: InferenceSettings) -> None:
+    def __init__(self, plan: DatasetPlan, settings: InferenceSettings) -> None:
         super().__init__(plan.dataset, plan.folder, key="all models")
-        self._plan, self._functions, self._settings = plan, functions, settings
+        self._plan, self._settings = plan, settings
         self._stores = {store.member.name: StoreJob(store, settings) for store in plan.stores}
-        self._entries = {entry.path: entry for entry in plan.wanted}
+        self._entries = {
+            photo.path: ImageEntry(photo.path, photo.bytes, *(photo.size or (None, None)), None, None)
+            for photo in plan.wanted
+        }
         self._skipped = 0
 
     def open(self) -> list[JobImage]:
@@ -84,7 +63,7 @@ class PredictJob(PredictionJob):
             StoreError: the folder or a store is in use, or holds other work.
         """
         plan = self._plan
-        self._skipped = plan.skipped
+        self._skipped = len(plan.complete)
         try:
             self._token = self._held.enter_context(writer_lock(plan.folder))
             for store in self._stores.values():
@@ -99,30 +78,17 @@ class PredictJob(PredictionJob):
         self._skipped = len(self._entries) - len(todo)
         return [JobImage(path, max(1, self._entries[path].pixels)) for path in todo]
 
-    def block(self, paths: Sequence[str]) -> PredictBlock:
+    def block(self, paths: Sequence[str]) -> ImageBlock:
         plan = self._plan
-        members = tuple(
-            BlockMember(member, identity.sha256, self._logits_target(member.name, paths))
-            for member, identity in plan.members
-        )
-        entries = tuple(self._entries[path] for path in paths)
-        exif = any(identity.exif for _, identity in plan.members)
-        return PredictBlock(
-            folder=plan.folder,
-            token=self._token,
+        targets = {name: store.target(paths) for name, store in self._stores.items()}
+        return ImageBlock(
             root=plan.root,
-            members=members,
-            functions=self._functions,
-            entries=entries,
+            entries=tuple(self._entries[path] for path in paths),
+            members=tuple(BlockMember(m, identity.sha256, targets.get(m.name)) for m, identity in plan.members),
             settings=self._settings,
-            exif=exif,
+            exif=any(identity.exif for _, identity in plan.members),
+            prediction_target=PredictionTarget(plan.folder, self._token, plan.functions),
         )
-
-    def _logits_target(self, name: str, paths: Sequence[str]) -> LogitsTarget | None:
-        if name not in self._stores:
-            return None
-        block = self._stores[name].block(paths)
-        return LogitsTarget(block.writer, block.token, {entry.path: entry for entry in block.entries})
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
         paths = list(paths)
@@ -136,10 +102,10 @@ class PredictJob(PredictionJob):
         for store in self._stores.values():
             store.sweep()
 
-    def result(self, summary: JobSummary) -> PredictResult:
+    def result(self, summary: JobSummary) -> InferenceResult:
         """Make the dataset's result."""
         plan = self._plan
-        return PredictResult(
+        return InferenceResult(
             name=plan.dataset,
             dataset=plan.dataset,
             skipped=self._skipped,

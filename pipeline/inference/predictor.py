@@ -16,7 +16,7 @@ from ...models.precision import demand_range
 from ...models.prepare_inference import compile_regions, prepare_for_inference, without_compile
 from ...models.registry import build_any
 from ..config.manifest import InferenceOptions, Member, Tile
-from ..runtime.device import AUTOCAST, first_line, is_out_of_memory, resolve_speed
+from ..runtime.device import AUTOCAST, first_line, is_out_of_memory, resolve_precision
 from .cuda_graphs import GraphForward, release_graphs
 
 SCALE_BY_SCALE = "scale by scale"
@@ -31,51 +31,13 @@ class InferenceSettings:
 
     Attributes:
         device: ``cpu``, ``cuda`` or ``cuda:N``, as the worker numbers its devices.
-        precision: fp16, bf16 or fp32.
-        scales: inference scales.
-        flip: average in the mirrored image.
-        tile: tiles for images that do not fit into the device's memory otherwise; None to give them up.
+        options: the manifest's options as they are really used, see `usable_options`.
         threads: CPU threads to compute with; None to leave them as they are.
-        cuda_graphs: capture each image size once and replay it.
-        compile: mode of torch.compile, or ``off``.
     """
 
     device: str
-    precision: str
-    scales: tuple[float, ...]
-    flip: bool
-    tile: Tile | None = None
+    options: InferenceOptions
     threads: int | None = None
-    cuda_graphs: bool = False
-    compile: str = "off"
-
-    @classmethod
-    def of(
-        cls, inference: InferenceOptions, device: torch.device, precision: str, threads: int | None
-    ) -> InferenceSettings:
-        """Take the manifest's settings for a worker.
-
-        Args:
-            inference: the manifest's ``inference``.
-            device: a device that is known to be there.
-            precision: fp16, bf16 or fp32, as the device can compute it.
-            threads: CPU threads of the worker; None to leave them as they are.
-        """
-        name = device.type if device.index is None else str(device)
-        cuda_graphs, compile, _ = resolve_speed(inference.cuda_graphs, inference.compile, device)
-        return cls(name, precision, inference.scales, inference.flip, inference.tile, threads, cuda_graphs, compile)
-
-    def make_predictor(self) -> Predictor:
-        """Make a predictor with these settings, without a network yet."""
-        return Predictor(
-            torch.device(self.device),
-            self.precision,
-            self.scales,
-            self.flip,
-            self.tile,
-            cuda_graphs=self.cuda_graphs,
-            compile=self.compile,
-        )
 
     @property
     def io_threads(self) -> int:
@@ -85,37 +47,45 @@ class InferenceSettings:
         return max(2, min(_MAX_IO_THREADS, torch.get_num_threads() // 2))
 
 
+def usable_options(options: InferenceOptions, device: torch.device) -> tuple[InferenceOptions, list[str]]:
+    """Return the options as ``device`` can really use them, and a line for the user for each that it cannot.
+
+    Raises:
+        ManifestError: the GPU cannot compute in bf16.
+    """
+    precision, note = resolve_precision(options.precision, device)
+    used: dict[str, object] = {"precision": precision}
+    notes = [note] if note else []
+    if device.type == "cpu":
+        if options.cuda_graphs:
+            notes.append("cuda_graphs: only GPUs have them, so it is left out")
+        if options.compile != "off":
+            notes.append(
+                f"compile: on a CPU nothing is compiled, {options.compile} is left out (and written down as off)"
+            )
+        used |= {"cuda_graphs": False, "compile": "off"}
+    return options.model_copy(update=used), notes
+
+
 class Predictor:
     """A device with at most one network on it.
 
     Args:
         device: the device.
-        precision: fp16, bf16 or fp32.
-        scales: inference scales.
-        flip: average in the mirrored image.
-        tile: tiles for an image that does not fit into the device's memory otherwise; None to give it up.
-        cuda_graphs: compute images by `GraphForward`.
-        compile: mode of torch.compile, or ``off``.
+        options: as the device can use them; see `usable_options`.
+
+    Attributes:
+        is_compiled: the loaded network is compiled.
     """
 
-    def __init__(
-        self,
-        device: torch.device,
-        precision: str,
-        scales: tuple[float, ...],
-        flip: bool,
-        tile: Tile | None = None,
-        *,
-        cuda_graphs: bool = False,
-        compile: str = "off",
-    ) -> None:
-        self._device, self._precision = device, precision
-        self._scales, self._flip, self._tile = scales, flip, tile
-        self._compile, self._compiled = compile, False
+    def __init__(self, device: torch.device, options: InferenceOptions) -> None:
+        self._device, self._options = device, options
+        self._dtype = AUTOCAST.get(options.precision, torch.float32)
+        self.is_compiled = False
         self._member: Member | None = None
         self._model: nn.Module | None = None
         self._notes: list[str] = []
-        self._graphs = GraphForward(self._at_once, self._note) if cuda_graphs else None
+        self._graphs = GraphForward(self._at_once, self._note) if options.cuda_graphs else None
         # Otherwise a GPU computes "fp32" in TF32, with the mantissa of fp16. And the same bytes need the same one of
         # several equal algorithms.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -155,17 +125,17 @@ class Predictor:
             return
         self._model = self._member = None
         self._forget_graphs()
-        if self._graphs is not None or self._compile != "off":
+        if self._graphs is not None or self._options.compile != "off":
             # Graphs and compiled parts refer to the network, and it to them: free its memory now.
             gc.collect()
         model = build_any(member.arch)
         load_weights(model, member.checkpoint_path(), member.arch)
-        prepared = prepare_for_inference(model.to(self._device), AUTOCAST.get(self._precision))
-        demand_range(member.checkpoint_path(), prepared, AUTOCAST.get(self._precision, torch.float32))
+        prepared = prepare_for_inference(model.to(self._device), AUTOCAST.get(self._options.precision))
+        demand_range(member.checkpoint_path(), prepared, self._dtype)
         self._model, self._member = prepared, member
-        self._compiled = self._compile != "off"
-        if self._compiled:
-            compile_regions(prepared, self._compile)
+        self.is_compiled = self._options.compile != "off"
+        if self.is_compiled:
+            compile_regions(prepared, self._options.compile)
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> tuple[Tensor, str | None]:
@@ -184,7 +154,7 @@ class Predictor:
             MemoryError, torch.OutOfMemoryError: it does not fit in any of these ways.
         """
         logits, how = self._compute_within_memory(image)
-        if self._compile != "off" and not self._compiled:
+        if self._options.compile != "off" and not self.is_compiled:
             how = f"{how}, {WITHOUT_COMPILE}" if how else WITHOUT_COMPILE
         return logits, how
 
@@ -195,11 +165,11 @@ class Predictor:
         if release_graphs() and (logits := self._try(image, None)) is not None:
             return logits, None
         cpu = torch.device("cpu")
-        if self._tile is None:
+        if self._options.tile is None:
             return self.compute(image, cpu).to(torch.float16), SCALE_BY_SCALE
         if (logits := self._try(image, cpu)) is not None:
             return logits, SCALE_BY_SCALE
-        return self.compute_in_tiles(image, self._tile).to(torch.float16), IN_TILES
+        return self.compute_in_tiles(image, self._options.tile).to(torch.float16), IN_TILES
 
     def _try(self, image: Tensor, gather: torch.device | None) -> Tensor | None:
         """Return logits (19, H, W) float16; None if the memory is too small for them."""
@@ -228,14 +198,12 @@ class Predictor:
         Raises:
             MemoryError, torch.OutOfMemoryError: it does not fit into the memory.
         """
-        dtype = AUTOCAST.get(self._precision, torch.float32)
-        pixels = normalise(image[None].to(self._device, non_blocking=True)).to(
-            dtype, memory_format=torch.channels_last
-        )
+        pixels = normalise(image[None].to(self._device, non_blocking=True))
+        pixels = pixels.to(self._dtype, memory_format=torch.channels_last)
         try:
             return self._pass(pixels, gather)
         except Exception as error:
-            if not self._compiled or is_out_of_memory(error):
+            if not self.is_compiled or is_out_of_memory(error):
                 raise
             self._stop_compiling(error)
         return self._pass(pixels, gather)
@@ -252,12 +220,12 @@ class Predictor:
     def predict_scales(self, pixels: Tensor, gather: torch.device | None) -> Tensor:
         """Run the network at all scales on normalised pixels (1, 3, H, W); logits (19, H, W), see `compute`."""
         model: Any = self._model
-        return model.predict(pixels, self._scales, flip=self._flip, gather=gather)[0]
+        return model.predict(pixels, self._options.scales, flip=self._options.flip, gather=gather)[0]
 
     def _stop_compiling(self, error: Exception) -> None:
         assert self._model is not None
         without_compile(self._model)
-        self._compiled = False
+        self.is_compiled = False
         self._forget_graphs()
         self._note(
             f"compile: failed ({type(error).__name__}: {first_line(error)}); images are made without it, run.json "

@@ -3,153 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from ... import __version__
-from ...datasets.decode.tensors import MEAN, STD
-from ...datasets.taxonomy import CLASS_NAMES
-from ...errors import StoreError, disk_error, reason
-from ...files import PARTIAL
-from ..config.manifest import DatasetEntry, Manifest, Member
-from ..storage.filesystem import make_folder, remove, remove_partials, write_bytes
+from ...errors import disk_error
+from ..storage.filesystem import remove_partials
 from ..storage.writer_lock import writer_lock
-from ..store.identity import StoreIdentity
-from ..store.image_table import Photograph
 from ..store.logit_store import LogitStore
-from ..workers.jobs import JobImage, JobResult, JobSummary
-from .dump_block import DumpBlock
-from .member_check import check_member, checkpoint_digest
+from ..workers.jobs import JobImage, JobSummary
+from .image_block import ImageBlock
+from .networks import BlockMember
+from .plan import InferenceResult, StorePlan
 from .predictor import InferenceSettings
-
-
-@dataclass(frozen=True)
-class StorePlan:
-    """One model over one dataset.
-
-    Attributes:
-        member: the model.
-        dataset: the dataset's name.
-        root: folder that the photographs' paths are relative to.
-        store: path of the store.
-        identity: settings that the logits are made with.
-        photographs: all of the dataset, sorted; they make the table of images.
-        limit: number of images that are dumped, from the first; None for all.
-    """
-
-    member: Member
-    dataset: str
-    root: Path
-    store: Path
-    identity: StoreIdentity
-    photographs: tuple[Photograph, ...]
-    limit: int | None = None
-
-    @property
-    def name(self) -> str:
-        """``<dataset>/<model>``."""
-        return f"{self.dataset}/{self.member.name}"
-
-    @property
-    def wanted(self) -> tuple[Photograph, ...]:
-        """The photographs that should be complete afterwards."""
-        return self.photographs[: self.limit]
-
-
-def raw_bytes(plan: StorePlan) -> int:
-    """Return the size in bytes of all wanted logits, uncompressed."""
-    classes = len(plan.identity.classes)
-    return sum(2 * classes * photo.size[0] * photo.size[1] for photo in plan.wanted if photo.size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferencePlan:
-    """Base of the plans that run networks.
-
-    Attributes:
-        manifest: the manifest that was planned.
-        device: the device as the workers see it.
-        precision: fp16, bf16 or fp32, as it is really used.
-        notes: lines for the user.
-        overwrite: existing results are removed first.
-    """
-
-    manifest: Manifest
-    device: torch.device
-    precision: str
-    notes: tuple[str, ...]
-    overwrite: bool
-
-
-@dataclass(kw_only=True)
-class InferenceResult(JobResult):
-    """Result of a job that runs networks; ``settings`` are theirs."""
-
-    settings: InferenceSettings
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the counts for ``--json``."""
-        names = ("done", "skipped", "failed", "fallbacks", "problem", "seconds", "times")
-        return {name: getattr(self, name) for name in names}
-
-    def record(self) -> dict[str, Any]:
-        """Return the entries for ``run.json``."""
-        return {
-            "done": self.done,
-            "skipped": self.skipped,
-            "problem": self.problem,
-            "interrupted": self.interrupted,
-            "seconds": round(self.seconds, 3),
-            "device": self.settings.device,
-            "precision": self.settings.precision,
-            "fallbacks": self.fallbacks,
-            "workers": self.images_by_worker,
-            "times": {stage: round(seconds, 3) for stage, seconds in self.times.items()},
-        }
-
-
-@dataclass(kw_only=True)
-class DumpResult(InferenceResult):
-    """Result of filling one store; ``images`` is the number of images that it should hold."""
-
-    images: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the counts for ``--json``."""
-        return {"job": self.name, **super().as_json()}
-
-    def record(self) -> dict[str, Any]:
-        """Return the entries for ``run.json``."""
-        return {"images": self.images, **super().record()}
-
-
-def require_writable(output: Path) -> None:
-    """Raise StoreError unless files can be created in ``output``, which is created if it is missing."""
-    try:
-        make_folder(output)
-        probe = output / f".{uuid.uuid4().hex}{PARTIAL}"
-        try:
-            write_bytes(probe, b"x")
-        finally:
-            remove(probe)
-    except OSError as error:
-        raise StoreError(
-            f"{output}: cannot be written ({reason(error)}); choose another --output, or free it"
-        ) from error
-
-
-def set_aside(store: Path) -> None:
-    """Move a store out of the way, so that it is started over; StoreError if it is in use."""
-    try:
-        with writer_lock(store):
-            LogitStore.set_aside(store)
-    except OSError as error:
-        raise disk_error(store, error) from error
+from .store_writes import LogitsTarget
 
 
 class StoreJob:
@@ -195,23 +63,20 @@ class StoreJob:
         self._todo = [entry.path for entry in todo]
         return [JobImage(entry.path, max(1, entry.pixels)) for entry in todo]
 
-    def block(self, paths: Sequence[str]) -> DumpBlock:
+    def target(self, paths: Iterable[str]) -> LogitsTarget:
+        """Describe the opened store to the workers that make these images."""
         assert self._store is not None
-        return DumpBlock(
-            member=self._plan.member,
-            digest=self._plan.identity.sha256,
-            root=self._plan.root,
-            writer=self._writer,
-            token=self._token,
-            entries=tuple(self._store.images[self._store.index[path]] for path in paths),
-            settings=self._settings,
-            exif=self._plan.identity.exif,
-        )
+        entries = {path: self._store.images[self._store.index[path]] for path in paths}
+        return LogitsTarget(self._writer, self._token, entries)
+
+    def block(self, paths: Sequence[str]) -> ImageBlock:
+        plan, target = self._plan, self.target(paths)
+        member = BlockMember(plan.member, plan.identity.sha256, target)
+        return ImageBlock(plan.root, tuple(target.entries.values()), (member,), self._settings, plan.identity.exif)
 
     def incomplete(self, paths: Iterable[str]) -> list[str]:
-        assert self._store is not None
-        entries = [self._store.images[self._store.index[path]] for path in paths]
-        return [entry.path for entry in self._writer.incomplete(entries)]
+        paths = list(paths)
+        return self.target(paths).incomplete(paths)
 
     def sweep(self) -> None:
         remove_partials(self._plan.store)
@@ -219,10 +84,10 @@ class StoreJob:
     def close(self) -> None:
         self._held.close()
 
-    def result(self, summary: JobSummary) -> DumpResult:
+    def result(self, summary: JobSummary) -> InferenceResult:
         """Make the store's result."""
         left = set(self.incomplete(self._todo)) if self._store is not None else set()
-        return DumpResult(
+        return InferenceResult(
             name=self.name,
             dataset=self._plan.dataset,
             images=len(self._plan.wanted),
@@ -233,66 +98,3 @@ class StoreJob:
             settings=self._settings,
             **vars(summary),
         )
-
-
-PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": list(STD)}
-
-
-def identities_of(
-    manifest: Manifest, members: Sequence[Member], precision: str, compile: str = "off"
-) -> tuple[list[StoreIdentity], list[str]]:
-    """Check each member's checkpoint and return its logits' identity.
-
-    Args:
-        manifest: settings of inference and store.
-        members: members with a checkpoint.
-        precision: fp16, bf16 or fp32, as it is really used.
-        compile: mode of torch.compile as it is really used.
-
-    Returns:
-        the identities, and lines for the user about how weights were found in their files.
-
-    Raises:
-        CheckpointError: a checkpoint does not fit the manifest.
-    """
-    identities, notes = [], []
-    for member in members:
-        identities.append(_identity_of(manifest, member, precision, compile, notes))
-    return identities, notes
-
-
-def _identity_of(manifest: Manifest, member: Member, precision: str, compile: str, notes: list[str]) -> StoreIdentity:
-    path = member.checkpoint_path()
-    if note := check_member(member, precision):
-        notes.append(f"model {member.name}: {path.name}: {note}")
-    return StoreIdentity(
-        model=member.name,
-        architecture=member.arch,
-        checkpoint=path.name,
-        sha256=checkpoint_digest(member),
-        scales=tuple(sorted(manifest.inference.scales)),
-        flip=manifest.inference.flip,
-        precision=precision,
-        classes=CLASS_NAMES,
-        preprocessing=PREPROCESSING,
-        encoding=manifest.store.encoding,
-        compile=compile,
-    )
-
-
-def identity_for_dataset(identity: StoreIdentity, dataset: DatasetEntry) -> StoreIdentity:
-    """Return the identity of a member's logits over ``dataset``, which may turn photographs."""
-    if not dataset.exif:
-        return identity
-    return replace(identity, preprocessing={**(identity.preprocessing or {}), "orientation": dataset.orientation})
-
-
-def complete_in(plan: StorePlan) -> set[str]:
-    """Return the wanted images that are complete; StoreError if the store is of other settings or photographs."""
-    if not LogitStore.exists(plan.store):
-        return set()
-    store = LogitStore.open(plan.store)
-    store.require(plan.identity)
-    store.require_same(plan.photographs)
-    known = dict(zip((e.path for e in store.images), store.complete(), strict=True))
-    return {photo.path for photo in plan.wanted if known.get(photo.path)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -19,60 +20,73 @@ from ..text import as_size
 RESERVE_BYTES = 16 * 2**20
 
 
-def require_checkpoint(member: Member, digest: str | None) -> Path:
-    """Return the path of a member's checkpoint.
-
-    Raises:
-        CheckpointError: it is not the file that the run began with, whose sha256 is ``digest``.
-    """
+def require_checkpoint(member: Member, digest: str | None) -> None:
+    """Raise CheckpointError unless a member's checkpoint has the sha256 ``digest``, as when the run began."""
     path = member.checkpoint_path()
     if not path.is_file() or sha256(path) != digest:
         raise CheckpointError(
             f"{path}: is not the file that the run began with, on this machine; all machines need the same one"
         )
-    return path
 
 
 class LostLockError(StoreError):
     """The run has lost its lock: nothing more may be written."""
 
 
-def write_shard(
-    writer: ShardWriter, token: str, entry: ImageEntry, fetch: Callable[[], Tensor], threads: int
-) -> None:
-    """Store an image's logits, if there is disk space and the store's lock is still the run's.
+@dataclass(frozen=True)
+class LogitsTarget:
+    """The store of a member's logits.
+
+    Attributes:
+        writer: writes into the store, whose arrays exist.
+        token: token of the run's lock on the store.
+        entries: path -> the image as the store lists it.
+    """
+
+    writer: ShardWriter
+    token: str
+    entries: Mapping[str, ImageEntry]
+
+    def incomplete(self, paths: Iterable[str]) -> list[str]:
+        """Return the images that have no logits there."""
+        return [entry.path for entry in self.writer.incomplete([self.entries[path] for path in paths])]
+
+    def write(self, path: str, logits: Tensor, threads: int) -> None:
+        """Store an image's logits, if there is disk space and the lock is still the run's.
+
+        Args:
+            path: the image.
+            logits: (C, H, W) float16, on the CPU.
+            threads: number of threads that may write as many bytes at the same time.
+
+        Raises:
+            DiskError: the disk is nearly full.
+            LostLockError: the lock is no longer the run's.
+            StoreError, OSError: see `ShardWriter.write`.
+        """
+        require_place(self.writer.path, self.token, RESERVE_BYTES + 4 * threads * logits.nbytes)
+        self.writer.write(self.entries[path], logits.numpy())
+
+
+def require_place(path: Path, token: str, needed: int = RESERVE_BYTES) -> None:
+    """Check that a run may write.
 
     Args:
-        writer: writer of the store.
+        path: store or folder that is written to.
         token: token of the run's lock on it.
-        entry: the image.
-        fetch: waits for its logits (C, H, W) float16 and returns them.
-        threads: number of threads that may write as many bytes at the same time.
+        needed: number of bytes that must be free on its disk.
 
     Raises:
-        DiskError: the disk is nearly full.
+        DiskError: fewer are.
         LostLockError: the lock is no longer the run's.
-        StoreError, OSError: see `ShardWriter.write`.
     """
-    logits = fetch()
-    require_disk_space(writer.path, RESERVE_BYTES + 4 * threads * logits.nbytes)
-    require_lock(writer.path, token)
-    writer.write(entry, logits.numpy())
-
-
-def require_disk_space(path: Path, needed: int) -> None:
-    """Raise DiskError if fewer than ``needed`` bytes are free on the disk of ``path``."""
     free = free_bytes(path)
     if free is not None and free < needed:
         raise DiskError(
             f"{path}: only {as_size(free)} are free on its disk, too few to go on safely; "
             "free some space and run the same command again, what is complete is kept"
         )
-
-
-def require_lock(target: Path, token: str) -> None:
-    """Raise LostLockError unless the lock of ``target`` is still the run's."""
     try:
-        require_held(target, token)
+        require_held(path, token)
     except StoreError as error:
         raise LostLockError(str(error)) from error

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-# With the decoded images and the one in the network, fewer than `scheduler.IN_FLIGHT`.
+# With the decoded images and the one in the network, fewer than `retries.IN_FLIGHT`.
 MAX_WAITING = 16
 _MAX_COMPUTING = 2
 

@@ -64,22 +64,6 @@ def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | Non
     return wanted, None
 
 
-def resolve_speed(cuda_graphs: bool, compile: str, device: torch.device) -> tuple[bool, str, list[str]]:
-    """Return ``cuda_graphs`` and ``compile`` as they are really used, and a note for each that is not used.
-
-    Args:
-        cuda_graphs: the manifest's setting.
-        compile: the manifest's setting, a mode of torch.compile or ``off``.
-        device: that computes; a CPU uses neither.
-    """
-    if device.type == "cuda":
-        return cuda_graphs, compile, []
-    notes = ["cuda_graphs: only GPUs have them, so it is left out"] if cuda_graphs else []
-    if compile != "off":
-        notes.append(f"compile: on a CPU nothing is compiled, {compile} is left out (and written down as off)")
-    return False, "off", notes
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """Say whether torch ran out of memory, which only on CUDA the error's type tells."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(

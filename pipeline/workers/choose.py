@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import torch
 
@@ -13,26 +12,16 @@ from .dask_pool import THREADS_EACH
 from .external_cluster import ExternalCluster
 from .in_process import InProcessPool
 from .local_cluster import LocalCluster
-from .protocol import WorkerPool
-
-
-@dataclass(frozen=True)
-class Workers:
-    """A worker pool, and how its workers compute.
-
-    Attributes:
-        pool: not started yet; only a running cluster is connected already.
-        device: the device as the workers see it.
-        threads: CPU threads of each worker; None to leave them as they are.
-    """
-
-    pool: WorkerPool
-    device: torch.device
-    threads: int | None
+from .protocol import Workers
 
 
 def choose_workers(
-    device: str = "auto", *, workers: int | None = None, scheduler: str | None = None, needs_gpu: bool = True
+    device: str,
+    *,
+    workers: int | None,
+    scheduler: str | None,
+    image_timeout: float,
+    needs_gpu: bool = True,
 ) -> Workers:
     """Choose the worker pool that the options ask for.
 
@@ -40,6 +29,7 @@ def choose_workers(
         device: see `resolve_devices`; for a running cluster ``auto``, ``cpu`` or ``cuda``.
         workers: processes on the CPU; 0 to work in this process; None for one per GPU, or one.
         scheduler: address (``tcp://host:port``) or scheduler file of a running cluster; None to start one here.
+        image_timeout: see `Workers`.
         needs_gpu: whether the work is faster on a GPU; if not, there is one worker for every few CPU threads.
 
     Raises:
@@ -50,7 +40,7 @@ def choose_workers(
         if workers is not None:
             raise ManifestError("--workers: a running cluster has its own; leave it out, or leave --scheduler out")
         cluster = ExternalCluster(scheduler, device)
-        return Workers(cluster, torch.device(cluster.device), None)
+        return Workers(cluster, torch.device(cluster.device), None, image_timeout)
     devices = resolve_devices(device)
     if devices[0].type == "cuda" and needs_gpu:
         if workers not in (None, 0, len(devices)):
@@ -59,15 +49,16 @@ def choose_workers(
                 "--device cpu"
             )
         if workers == 0:
-            return Workers(InProcessPool(str(devices[0])), devices[0], None)
-        return Workers(LocalCluster([_visible_gpu(one) for one in devices], None), torch.device("cuda"), None)
+            return Workers(InProcessPool(str(devices[0])), devices[0], None, image_timeout)
+        cluster = LocalCluster([_visible_gpu(one) for one in devices], None)
+        return Workers(cluster, torch.device("cuda"), None, image_timeout)
     cpu = torch.device("cpu")
     if workers == 0:
-        return Workers(InProcessPool(device_name(cpu)), cpu, None)
+        return Workers(InProcessPool(device_name(cpu)), cpu, None, image_timeout)
     count = workers or (1 if needs_gpu else max(1, torch.get_num_threads() // THREADS_EACH))
     threads = max(1, torch.get_num_threads() // count)
     names = ["cpu"] if count == 1 else [f"cpu{number}" for number in range(count)]
-    return Workers(LocalCluster([(name, "") for name in names], threads), cpu, threads)
+    return Workers(LocalCluster([(name, "") for name in names], threads), cpu, threads, image_timeout)
 
 
 def _visible_gpu(device: torch.device) -> tuple[str, str]:

@@ -29,21 +29,11 @@ from ..runtime.device import device_name
 from ..runtime.progress import say
 from ..storage.filesystem import parse_location, remove, size, write_bytes
 from .pickled_call import pickle_call, run_pickled_call
-from .protocol import (
-    Block,
-    BlockFinished,
-    BlockProgress,
-    BlockRaised,
-    BlockResult,
-    BlockStatus,
-    Event,
-    ProgressReporter,
-    Worker,
-    WorkerDied,
-)
+from .protocol import Block, BlockResult, BlockStatus, Event, OnEvent, ProgressReporter, WorkerDied
 
 RESOURCE = "GPU"
 STATUS_SECONDS = 0.5
+WAIT_SECONDS = 1.0
 HEARTBEAT_SECONDS = 5.0
 START_SECONDS = 120.0
 GONE_SECONDS = 60.0
@@ -142,10 +132,10 @@ class DaskWorkerPool(ABC):
     def __init__(self) -> None:
         self._run = f"hmsa-{uuid.uuid4().hex[:12]}"
         self._client: Client | None = None
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         self._futures: dict[int, Future] = {}
         self._addresses: dict[str, str] = {}
-        self._workers: list[Worker] = []
+        self._workers: list[str] = []
         self._admitted: set[str] = set()
         self._limited: dict[str, dict[str, Any]] = {}
         self._paused: dict[str, dict[str, Any]] = {}
@@ -244,29 +234,27 @@ class DaskWorkerPool(ABC):
             )
         return None
 
-    def workers(self) -> list[Worker]:
+    def workers(self) -> list[str]:
         """List the workers that are alive, looked up once a second."""
         now = time.monotonic()
         if now - self._looked_at > 1.0 or not self._workers:
             self._looked_at = now
             known = {a: w for a, w in self._scheduler_workers().items() if self._may_work(a, w)}
             self._addresses = {str(w["name"]): address for address, w in known.items()}
-            self._workers = [Worker(name) for name in sorted(self._addresses, key=lambda name: (len(name), name))]
+            self._workers = sorted(self._addresses, key=lambda name: (len(name), name))
         return self._workers
 
-    def submit(self, number: int, block: Block, worker: Worker) -> None:
+    def submit(self, number: int, block: Block, worker: str) -> None:
         """Give a block to a worker, or to another one if it dies first.
 
         Args:
-            number: identifies the block in events.
-            block: the images to do.
-            worker: one of `workers`.
+            number, block, worker: see `WorkerPool.submit`.
         """
         future = self._open().submit(
             run_pickled_call,
             pickle_call(_run_block, block, self._run, number),
             key=f"{self._run}-{number}",
-            workers=[self._addresses[worker.name]],
+            workers=[self._addresses[worker]],
             allow_other_workers=True,
             resources={RESOURCE: 1},
             pure=False,
@@ -277,49 +265,33 @@ class DaskWorkerPool(ABC):
     def _done(self, number: int, future: Future) -> None:
         if future.status == "finished":
             try:
-                self._events.put(BlockFinished(number, future.result(timeout=GONE_SECONDS)))
+                self._events.put((number, future.result(timeout=GONE_SECONDS)))
             except Exception:  # the worker that held the result died in this moment
-                self._events.put(WorkerDied(number, 1))
+                self._events.put((number, WorkerDied()))
         elif future.status == "error":
             error: Any = future.exception(timeout=GONE_SECONDS)
             if isinstance(error, KilledWorker):
-                self._events.put(WorkerDied(number, error.allowed_failures + 1))
-            else:
-                self._events.put(
-                    BlockRaised(number, error or RuntimeError(f"block {number} failed without a reason"))
-                )
+                error = WorkerDied(error.allowed_failures + 1)
+            self._events.put((number, error or RuntimeError(f"block {number} failed without a reason")))
         elif number in self._futures:  # lost, or cancelled from outside
-            self._events.put(WorkerDied(number, 1))
+            self._events.put((number, WorkerDied()))
 
     def _on_status(self, event: tuple[float, Any]) -> None:
         number, finished, image, age = event[1]
-        self._events.put(BlockProgress(number, BlockStatus(finished, image, age)))
+        self._events.put((number, BlockStatus(finished, image, age)))
 
-    def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
-        """Pass on what happened since the last call.
-
-        Args:
-            timeout: for the first event, in seconds.
-            is_stopping: not used: no block runs in this process.
-            on_event: gets the events, in this thread.
-
-        Raises:
-            HmsaError: the workers are gone for good.
-        """
+    def wait(self, is_stopping: Callable[[], bool], on_event: OnEvent) -> None:
+        """See `WorkerPool.wait`; no block runs in this process that would ask ``is_stopping``."""
         self._check_workers()
-        try:
-            event = self._events.get(timeout=timeout)
-        except queue.Empty:
-            return
-        while True:
-            if isinstance(event, BlockFinished | BlockRaised | WorkerDied):
-                self._futures.pop(event.number, None)
-                self._looked_at = 0.0 if isinstance(event, WorkerDied) else self._looked_at
-            on_event(event)
-            try:
-                event = self._events.get_nowait()
-            except queue.Empty:
-                return
+        with contextlib.suppress(queue.Empty):
+            number, event = self._events.get(timeout=WAIT_SECONDS)
+            while True:
+                if not isinstance(event, BlockStatus):
+                    self._futures.pop(number, None)
+                if isinstance(event, WorkerDied):
+                    self._looked_at = 0.0
+                on_event(number, event)
+                number, event = self._events.get_nowait()
 
     def _check_workers(self) -> None:
         """Notice when all workers are gone."""
@@ -345,7 +317,7 @@ class DaskWorkerPool(ABC):
         if owner is not None:
             self._kill(*owner)
         self._looked_at = 0.0
-        self._events.put(WorkerDied(number, 1))
+        self._events.put((number, WorkerDied()))
 
     def _owner(self, future: Future) -> tuple[str, str] | None:
         with contextlib.suppress(Exception):

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from .protocol import Block, BlockFinished, BlockProgress, Event, ProgressReporter, Worker
+from .protocol import Block, OnEvent, ProgressReporter
 
 
 class InProcessPool:
     """Runs blocks in this process: nothing to start, and no protection against an image that hangs or crashes.
 
-    Args:
-        device: name of the device, for people.
+    ``device`` is the name of the device, for people.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
-        self._worker = Worker("", device)
+    def __init__(self, device: str) -> None:
+        self._device = device
         self._submitted: tuple[int, Block] | None = None
 
     def start(self, required_paths: tuple[Path, ...]) -> None:
@@ -24,40 +23,27 @@ class InProcessPool:
 
     def describe(self) -> list[str]:
         """One line that names the device."""
-        return [f"this process: {self._worker.device}"]
+        return [f"this process: {self._device}"]
 
-    def workers(self) -> list[Worker]:
+    def workers(self) -> list[str]:
         """Return the one worker, which has no name."""
-        return [self._worker]
+        return [""]
 
-    def submit(self, number: int, block: Block, worker: Worker) -> None:
+    def submit(self, number: int, block: Block, worker: str) -> None:
         """Keep the block for `wait`.
 
         Args:
-            number: identifies the block in events.
-            block: the images to do.
-            worker: not used: there is only one.
+            number, block, worker: see `WorkerPool.submit`.
         """
         self._submitted = number, block
 
-    def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
-        """Run the block that was submitted, if there is one.
-
-        Args:
-            timeout: not used: a block takes as long as it takes.
-            is_stopping: tells the block to end early.
-            on_event: gets the block's progress and its end.
-        """
+    def wait(self, is_stopping: Callable[[], bool], on_event: OnEvent) -> None:
+        """Run the block that was submitted, if there is one."""
         if self._submitted is None:
             return
         (number, block), self._submitted = self._submitted, None
-        report: ProgressReporter
-
-        def on_image_done() -> None:
-            on_event(BlockProgress(number, report.status()))
-
-        report = ProgressReporter(is_stopping, on_image_done)
-        on_event(BlockFinished(number, block.run(report)))
+        report = ProgressReporter(is_stopping, lambda: on_event(number, report.status()))
+        on_event(number, block.run(report))
 
     def stop(self) -> None:
         """Do nothing: the block asks ``is_stopping`` by itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .protocol import Block
 
@@ -16,48 +16,6 @@ class JobImage:
 
     path: str
     pixels: int
-
-
-class Job(Protocol):
-    """One job: the images that go into one store, or into one folder of predictions."""
-
-    @property
-    def name(self) -> str:
-        """Name of the job for people."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """Name of what a worker has to load before it can do the job's blocks."""
-        ...
-
-    def open(self) -> list[JobImage]:
-        """Lock and prepare the target, and return the images that are not complete.
-
-        Raises:
-            StoreError: the target is in use or cannot be used.
-        """
-        ...
-
-    def block(self, paths: Sequence[str]) -> Block:
-        """Make a block of these images."""
-        ...
-
-    def incomplete(self, paths: Iterable[str]) -> list[str]:
-        """Return the images that are not complete now."""
-        ...
-
-    def sweep(self) -> None:
-        """Remove files that dead writers left; called when none is at work any more.
-
-        Raises:
-            OSError: a file cannot be removed.
-        """
-        ...
-
-    def close(self) -> None:
-        """Release the lock."""
-        ...
 
 
 @dataclass
@@ -117,3 +75,54 @@ class JobResult(JobSummary, ABC):
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """Return the entries for ``run.json``, besides the failures."""
+
+
+Result = TypeVar("Result", bound=JobResult, covariant=True)
+
+
+class Job(Protocol[Result]):
+    """One job: the images that go into one store, or into one folder of predictions."""
+
+    @property
+    def name(self) -> str:
+        """Name of the job for people."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Name of what a worker has to load before it can do the job's blocks."""
+        ...
+
+    def open(self) -> list[JobImage]:
+        """Lock and prepare the target, and return the images that are not complete.
+
+        Raises:
+            StoreError: the target is in use or cannot be used.
+        """
+        ...
+
+    def block(self, paths: Sequence[str]) -> Block:
+        """Make a block of these images."""
+        ...
+
+    def incomplete(self, paths: Iterable[str]) -> list[str]:
+        """Return the images that are not complete now."""
+        ...
+
+    def sweep(self) -> None:
+        """Remove files that dead writers left; called when none is at work any more.
+
+        Raises:
+            OSError: a file cannot be removed.
+        """
+
+    def close(self) -> None:
+        """Release the lock."""
+
+    def result(self, summary: JobSummary) -> Result:
+        """Make the job's result; a job that was never opened has counts of zero.
+
+        Raises:
+            StoreError: the run cannot continue after the job's problem.
+        """
+        ...

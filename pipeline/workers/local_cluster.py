@@ -152,7 +152,7 @@ class LocalCluster(DaskWorkerPool):
                 os.kill(nanny.pid, 9)
 
     def _check_workers(self) -> None:
-        ready = {worker.name for worker in self.workers()}
+        ready = set(self.workers())
         for name in ready:
             self._starts.pop(name, None)
         self._restart_nannies(ready)

@@ -10,106 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-
-@dataclass(frozen=True)
-class Worker:
-    """One worker: its name, which stays when its process is restarted, and its device."""
-
-    name: str
-    device: str = ""
-
-
-@dataclass(frozen=True)
-class BlockProgress:
-    """A worker reported the status of block ``number``."""
-
-    number: int
-    status: BlockStatus
-
-
-@dataclass(frozen=True)
-class BlockFinished:
-    """Block ``number`` is done."""
-
-    number: int
-    result: BlockResult
-
-
-@dataclass(frozen=True)
-class BlockRaised:
-    """Block ``number`` ended with an exception that no block should raise: a bug."""
-
-    number: int
-    error: BaseException
-
-
-@dataclass(frozen=True)
-class WorkerDied:
-    """The worker of block ``number`` is gone.
-
-    ``deaths`` is above 1 if the cluster tried the block on several workers and all of them died.
-    """
-
-    number: int
-    deaths: int
-
-
-Event = BlockProgress | BlockFinished | BlockRaised | WorkerDied
-
-
-class WorkerPool(Protocol):
-    """Workers, each of which does one block at a time."""
-
-    def start(self, required_paths: tuple[Path, ...]) -> None:
-        """Make the workers ready.
-
-        Raises:
-            HmsaError: a worker cannot reach one of ``required_paths``, of which the first is the output folder.
-        """
-        ...
-
-    def describe(self) -> list[str]:
-        """One line for people per worker that is there or will be started."""
-        ...
-
-    def workers(self) -> list[Worker]:
-        """List the workers that are alive now."""
-        ...
-
-    def submit(self, number: int, block: Block, worker: Worker) -> None:
-        """Give a block to an idle worker.
-
-        Args:
-            number: identifies the block in events.
-            block: the images to do.
-            worker: one of `workers`.
-        """
-        ...
-
-    def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
-        """Pass on what happened since the last call, after at most about ``timeout`` seconds.
-
-        Args:
-            timeout: in seconds; a pool that works in this process takes as long as its block does.
-            is_stopping: tells a block that runs in this process to end early.
-            on_event: called in this thread.
-
-        Raises:
-            HmsaError: the workers are gone for good.
-        """
-        ...
-
-    def stop(self) -> None:
-        """Ask all workers to finish the images in flight and end their blocks."""
-        ...
-
-    def kill(self, number: int) -> None:
-        """Kill the process that does block ``number``; a `WorkerDied` event follows."""
-        ...
-
-    def close(self) -> None:
-        """Shut the workers down."""
-        ...
+import torch
 
 
 @dataclass
@@ -198,14 +99,85 @@ class ProgressReporter:
             return BlockStatus(self._finished, image, time.monotonic() - since)
 
 
+@dataclass(frozen=True)
+class WorkerDied:
+    """The worker of a block is gone; ``deaths`` workers, if the cluster tried the block on several."""
+
+    deaths: int = 1
+
+
+Event = BlockStatus | BlockResult | WorkerDied | BaseException
+"""News of a block: its status, its result, or its end without one. An exception is one that no block should raise."""
+OnEvent = Callable[[int, Event], None]
+"""Gets the number of a block and its news."""
+
+
 class Block(Protocol):
     """Some images of one job: small enough to be sent to a worker, and to be repeated if the worker dies."""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The images, in the order in which they are done."""
-        ...
 
     def run(self, report: ProgressReporter) -> BlockResult:
         """Do all images that are not complete yet."""
         ...
+
+
+class WorkerPool(Protocol):
+    """Workers, each of which does one block at a time. A worker's name stays when its process is restarted."""
+
+    def start(self, required_paths: tuple[Path, ...]) -> None:
+        """Make the workers ready.
+
+        Raises:
+            HmsaError: a worker cannot reach one of ``required_paths``, of which the first is the output folder.
+        """
+
+    def describe(self) -> list[str]:
+        """One line for people per worker that is there or will be started."""
+        ...
+
+    def workers(self) -> list[str]:
+        """List the names of the workers that are alive now."""
+        ...
+
+    def submit(self, number: int, block: Block, worker: str) -> None:
+        """Give a block to an idle worker.
+
+        Args:
+            number: identifies the block in events.
+            block: the images to do.
+            worker: one of `workers`.
+        """
+
+    def wait(self, is_stopping: Callable[[], bool], on_event: OnEvent) -> None:
+        """Pass on what happened since the last call, in this thread, after at most about a second.
+
+        A pool that works in this process takes as long as its block does, and ends it early if ``is_stopping``.
+
+        Raises:
+            HmsaError: the workers are gone for good.
+        """
+
+    def stop(self) -> None:
+        """Ask all workers to finish the images in flight and end their blocks."""
+
+    def kill(self, number: int) -> None:
+        """Kill the process that does block ``number``; a `WorkerDied` event follows."""
+
+    def close(self) -> None:
+        """Shut the workers down."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """A worker pool, and how its workers compute.
+
+    Attributes:
+        pool: not started yet; only a running cluster is connected already.
+        device: the device as the workers see it.
+        threads: CPU threads of each worker; None to leave them as they are.
+        image_timeout: seconds after which an image that is still in work is given up, and its worker killed.
+    """
+
+    pool: WorkerPool
+    device: torch.device
+    threads: int | None
+    image_timeout: float

@@ -4,40 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ..runtime.progress import Progress
 from ..storage.run_record import record_gone, record_run
 from .jobs import Job, JobResult, JobSummary
-from .protocol import WorkerPool
+from .protocol import Workers
 from .scheduler import run_jobs
 
-R = TypeVar("R", bound=JobResult, covariant=True)
-
-
-class RecordedJob(Job, Protocol[R]):
-    """A job that makes its own result."""
-
-    def result(self, summary: JobSummary) -> R:
-        """Make the job's result; a job that was never opened has counts of zero.
-
-        Raises:
-            StoreError: the run cannot continue after the job's problem.
-        """
-        ...
+R = TypeVar("R", bound=JobResult)
 
 
 def run_recorded_jobs(
     command: str,
-    jobs: Sequence[RecordedJob[R]],
-    pool: WorkerPool,
+    jobs: Sequence[Job[R]],
+    workers: Workers,
     on_result: Callable[[R], None],
     *,
     todo: int,
     output: Path,
     manifest: dict[str, Any],
     required_paths: Iterable[Path] = (),
-    image_timeout: float,
 ) -> list[R]:
     """Run jobs and record each result in ``run.json`` when the job ends.
 
@@ -46,13 +33,12 @@ def run_recorded_jobs(
     Args:
         command: name of the command in ``run.json``.
         jobs: in the order in which they are begun.
-        pool: the workers; started if there is an image to do.
+        workers: started if there is an image to do.
         on_result: called with each result as soon as its job ends.
         todo: number of images of all jobs that are not complete.
         output: the output folder.
         manifest: the resolved manifest, as ``run.json`` keeps it.
         required_paths: files and folders, besides the output, that every worker must reach.
-        image_timeout: seconds after which an image that is still in work is given up.
 
     Raises:
         DiskError: nothing more can be written; complete images are kept.
@@ -78,7 +64,7 @@ def run_recorded_jobs(
 
     paths = (output, *dict.fromkeys(required_paths))
     with Progress(todo) as progress:
-        interrupted = run_jobs(jobs, pool, progress, end_job, required_paths=paths, image_timeout=image_timeout)
+        interrupted = run_jobs(jobs, workers, progress, end_job, paths)
     if interrupted and not any(result.interrupted for result in results.values()):
         last = max(position for position in range(len(jobs)) if position not in results)
         results[last] = jobs[last].result(JobSummary(interrupted=True))

@@ -125,7 +125,7 @@ def test_weights_beyond_the_precision_are_refused_before_anything_starts(
     assert said in row
     assert row.endswith(first)
 
-    for module in ("dump", "predict", "inputs"):
+    for module in ("predictor", "inputs"):
         monkeypatch.setattr(
             f"hmsa_pipeline.pipeline.inference.{module}.resolve_precision", lambda wanted, _: (wanted, None)
         )
@@ -143,7 +143,9 @@ def test_a_normalisation_is_folded_before_a_weight_is_called_too_large(
     empty: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the network computes: what a norm makes small may be large in the file, and the other way round."""
-    monkeypatch.setattr("hmsa_pipeline.pipeline.inference.dump.resolve_precision", lambda wanted, _: (wanted, None))
+    monkeypatch.setattr(
+        "hmsa_pipeline.pipeline.inference.predictor.resolve_precision", lambda wanted, _: (wanted, None)
+    )
 
     def change(weight: float, gain: float) -> Any:
         def changed(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hmsa_pipeline.errors import StoreError
-from hmsa_pipeline.pipeline.inference import predict_block, store_writes
+from hmsa_pipeline.pipeline.inference import networks, store_writes
 from hmsa_pipeline.pipeline.inference.predictor import Predictor
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store.shard_writer import ShardWriter
@@ -30,10 +30,10 @@ GARDEN = ("--datasets", "garden")
 def in_turns() -> Iterator[None]:
     """No two networks fit onto the device together."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict_block, "free_gpu_memory", lambda _: 0)
-        patch.setattr(predict_block.LoadedNetworks, "key", None)
+        patch.setattr(networks, "free_gpu_memory", lambda _: 0)
+        patch.setattr(networks.LoadedNetworks, "key", None)
         yield
-        patch.setattr(predict_block.LoadedNetworks, "networks", None)
+        patch.setattr(networks.LoadedNetworks, "networks", None)
 
 
 @pytest.fixture(params=["together", "in turns"])
@@ -106,7 +106,7 @@ def test_turns_are_taken_over_groups_of_images(
         return call(self, image)
 
     monkeypatch.setattr(Predictor, "__call__", listening)
-    monkeypatch.setattr(predict_block, "TURN_IMAGES", 3)
+    monkeypatch.setattr(networks, "TURN_IMAGES", 3)
     with in_turns():
         assert empty.run("predict", "--datasets", "street").code == 0
     assert order == ["ant"] * 3 + ["bee"] * 3 + ["cat"] * 3 + ["ant", "bee", "cat"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
 from hmsa_pipeline.pipeline.config.manifest import InferenceOptions
-from hmsa_pipeline.pipeline.inference.predictor import WITHOUT_COMPILE, InferenceSettings, Predictor
-from hmsa_pipeline.pipeline.inference.store_job import identities_of
+from hmsa_pipeline.pipeline.inference.member_check import identities_of
+from hmsa_pipeline.pipeline.inference.predictor import WITHOUT_COMPILE, Predictor, usable_options
 from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.workers.protocol import BlockResult
 from torch import Tensor
@@ -33,15 +33,14 @@ def switched_on(bench: Bench) -> Bench:
 def test_both_are_off_by_default(fresh: Bench) -> None:
     inference = load_manifest(fresh.manifest).inference
     assert (inference.cuda_graphs, inference.compile) == (False, "off")
-    setting = InferenceSettings.of(inference, torch.device("cuda"), "fp16", None)
-    assert (setting.cuda_graphs, setting.compile) == (False, "off")
+    used, _ = usable_options(inference, torch.device("cuda"))
+    assert (used.cuda_graphs, used.compile) == (False, "off")
 
 
 def test_a_gpu_gets_what_the_manifest_says_and_a_cpu_does_not() -> None:
     inference = InferenceOptions(cuda_graphs=True, compile="max-autotune-no-cudagraphs")
-    there = InferenceSettings.of(inference, torch.device("cuda"), "fp16", None)
-    assert (there.cuda_graphs, there.compile) == (True, "max-autotune-no-cudagraphs")
-    here = InferenceSettings.of(inference, torch.device("cpu"), "fp32", None)
+    assert usable_options(inference, torch.device("cuda")) == (inference, [])
+    here, _ = usable_options(inference, torch.device("cpu"))
     assert (here.cuda_graphs, here.compile) == (False, "off")
 
 
@@ -73,8 +72,10 @@ def test_other_values_are_refused(empty: Bench, key: str, value: str, message: s
 
 def test_what_was_compiled_is_another_work_and_what_was_not_looks_as_ever(finished: Bench) -> None:
     manifest = load_manifest(finished.manifest)
-    (plain, *_), _ = identities_of(manifest, manifest.models, "fp32")
-    (compiled, *_), _ = identities_of(manifest, manifest.models, "fp32", "default")
+    options = manifest.inference.model_copy(update={"precision": "fp32"})
+    (plain, *_), _ = identities_of(manifest.models, options, "lossless")
+    compiling = options.model_copy(update={"compile": "default"})
+    (compiled, *_), _ = identities_of(manifest.models, compiling, "lossless")
     assert "compile" not in plain.as_json()
     assert compiled.as_json() == plain.as_json() | {"compile": "default"}
     assert plain.differences(compiled) == ["compile off there, default now"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from hmsa_pipeline.errors import StoreError
-from hmsa_pipeline.pipeline.inference import store_job
+from hmsa_pipeline.pipeline.inference import networks, store_job
 from hmsa_pipeline.pipeline.inference.predictor import Predictor
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store.shard_writer import ShardWriter
@@ -96,6 +96,7 @@ def test_a_store_locked_later_is_reported_and_the_others_are_done(
             load(self, *arguments)
 
         patch.setattr(Predictor, "load", load_and_lock)
+        networks.LoadedNetworks.key = None  # what an earlier run in this process has loaded
         result = empty.run("dump", "--models", "ant,bee", "--limit", "2")
     assert result.code == 1
     (line,) = result.err.splitlines()

@@ -10,9 +10,7 @@ from .output import Output, end_command, print_error, print_failed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...inference.dump import DumpPlan
-    from ...inference.predict import PredictPlan
-    from ...inference.store_job import InferenceResult
+    from ...inference.plan import InferencePlan, InferenceResult
 
 
 def print_notes(notes: Sequence[str]) -> None:
@@ -21,7 +19,7 @@ def print_notes(notes: Sequence[str]) -> None:
         print(note, file=sys.stderr)
 
 
-def print_plan(say: Output, plan: DumpPlan | PredictPlan, workers: Sequence[str]) -> None:
+def print_plan(say: Output, plan: InferencePlan, workers: Sequence[str]) -> None:
     """Print what a run would do, for ``--dry-run``.
 
     Args:

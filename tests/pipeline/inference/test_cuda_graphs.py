@@ -8,7 +8,7 @@ import pytest
 import torch
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.config.manifest import Member, Tile
+from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member, Tile
 from hmsa_pipeline.pipeline.inference import cuda_graphs, predictor
 from hmsa_pipeline.pipeline.inference.cuda_graphs import GraphForward, release_graphs
 from hmsa_pipeline.pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, WITHOUT_COMPILE, Predictor
@@ -200,7 +200,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 def made(member: Member, tile: Tile | None = None, **more: object) -> Predictor:
-    one = Predictor(torch.device("cpu"), "fp32", SCALES, False, tile, **more)  # type: ignore[arg-type]
+    options = InferenceOptions(precision="fp32", scales=SCALES, tile=tile, **more)  # type: ignore[arg-type]
+    one = Predictor(torch.device("cpu"), options)
     one.load(member)
     return one
 
@@ -362,7 +363,7 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(
     assert line.endswith("; images are made without it, run.json lists them")
     # The next network tries for itself.
     one.load(members[1])
-    assert one._compiled
+    assert one.is_compiled
 
 
 def test_a_lack_of_memory_is_no_failure_of_the_compiler(
@@ -372,5 +373,5 @@ def test_a_lack_of_memory_is_no_failure_of_the_compiler(
     one = made(members[0], compile="default")
     _, how = _with_little_memory(monkeypatch, one, None)
     assert how == SCALE_BY_SCALE
-    assert one._compiled
+    assert one.is_compiled
     assert one.take_notes() == []

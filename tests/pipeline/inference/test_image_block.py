@@ -9,7 +9,7 @@ import pytest
 import torch
 from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Tile
 from hmsa_pipeline.pipeline.inference.dump import limited_by
-from hmsa_pipeline.pipeline.inference.predictor import InferenceSettings
+from hmsa_pipeline.pipeline.inference.predictor import InferenceSettings, usable_options
 from hmsa_pipeline.pipeline.inference.transfer import ByteBudget, HostCopy, StageTimes
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,9 +76,10 @@ def test_the_limit_is_what_took_longest(part: str) -> None:
 
 def test_a_setting_is_what_the_manifest_says() -> None:
     inference = InferenceOptions(scales=(1.0, 2.0), flip=True, tile=Tile(size=(64, 96), overlap=16))
-    setting = InferenceSettings.of(inference, torch.device("cpu"), "bf16", 3)
-    assert setting == InferenceSettings("cpu", "bf16", (1.0, 2.0), True, inference.tile, 3)
-    assert setting.io_threads == 2
+    used, notes = usable_options(inference, torch.device("cpu"))
+    assert used == inference.model_copy(update={"precision": "fp32"})
+    assert [note.partition(":")[0] for note in notes] == ["precision"]
+    assert InferenceSettings("cpu", used, 3).io_threads == 2
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 2), (6, 3), (16, 8), (96, 8)])
@@ -86,7 +87,7 @@ def test_beside_a_gpu_half_of_the_cores_decode_and_half_write(
     cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
-    assert InferenceSettings("cuda:1", "fp16", (1.0,), False).io_threads == threads
+    assert InferenceSettings("cuda:1", InferenceOptions()).io_threads == threads
 
 
 def test_on_a_cpu_there_is_nothing_to_bring() -> None:

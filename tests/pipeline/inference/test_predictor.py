@@ -11,7 +11,7 @@ import torch
 from hmsa_pipeline.errors import CheckpointError
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.config.manifest import Member, Tile
+from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member, Tile
 from hmsa_pipeline.pipeline.inference import predictor as module
 from hmsa_pipeline.pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, Predictor, tile_corners, tile_weights
 from hypothesis import given, settings
@@ -31,7 +31,7 @@ def member(tmp_path_factory: pytest.TempPathFactory) -> Member:
 
 
 def made(member: Member, tile: Tile | None = None, flip: bool = True) -> Predictor:
-    predictor = Predictor(torch.device("cpu"), "fp32", (0.5, 1.0, 2.0), flip, tile)
+    predictor = Predictor(torch.device("cpu"), InferenceOptions(precision="fp32", flip=flip, tile=tile))
     predictor.load(member)
     return predictor
 
@@ -65,11 +65,11 @@ def test_weights_beyond_the_precision_are_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "large.pth", state, arch=TINY)
     member = Member(name="ant", arch=TINY, checkpoint=str(tmp_path / "large.pth"))
     for precision in ("fp32", "bf16"):
-        Predictor(torch.device("cpu"), precision, (1.0,), False).load(member)
+        Predictor(torch.device("cpu"), InferenceOptions(precision=precision)).load(member)
     with pytest.raises(
         CheckpointError, match=r"large.pth: 1 weights are beyond 65504, .*\(first: ocr.cls_head.weight"
     ):
-        Predictor(torch.device("cpu"), "fp16", (1.0,), False).load(member)
+        Predictor(torch.device("cpu"), InferenceOptions(precision="fp16")).load(member)
 
 
 def test_what_fits_is_made_at_once(member: Member) -> None:
@@ -222,7 +222,7 @@ def test_tiles_that_agree_give_what_they_agree_on(
     height: int, width: int, tall: int, wide: int, overlap: int, value: float
 ) -> None:
     tile = Tile(size=(tall, wide), overlap=overlap)
-    predictor = Predictor(torch.device("cpu"), "fp32", (1.0,), False, tile)
+    predictor = Predictor(torch.device("cpu"), InferenceOptions(precision="fp32", scales=(1.0,), tile=tile))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Predictor, "compute", lambda self, part, gather: torch.full((19, *part.shape[1:]), value))
         logits = predictor.compute_in_tiles(torch.zeros(3, height, width, dtype=torch.uint8), tile)

@@ -17,8 +17,8 @@ from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.losses.training_loss import training_loss
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.config.manifest import Member, Tile
-from hmsa_pipeline.pipeline.inference import predict_block
+from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member, Tile
+from hmsa_pipeline.pipeline.inference import networks
 from hmsa_pipeline.pipeline.inference.cuda_graphs import release_graphs
 from hmsa_pipeline.pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, Predictor
 from hmsa_pipeline.pipeline.inference.transfer import HostCopy
@@ -65,8 +65,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 def predictor(device: str, checkpoint: Path, arch: str, precision: str = "fp32", **more: Any) -> Predictor:
-    settings: dict[str, Any] = {"scales": SCALES, "flip": False} | more
-    one = Predictor(torch.device(device), precision, **settings)
+    one = Predictor(torch.device(device), InferenceOptions(precision=precision, scales=SCALES, **more))  # type: ignore[arg-type]
     one.load(Member(name="golden", arch=arch, checkpoint=str(checkpoint)))
     return one
 
@@ -221,15 +220,15 @@ def test_members_resident_and_in_turns_predict_the_same(
             one.tree["inference"]["cuda_graphs"] = graphs
             one.save()
             with monkeypatch.context() as patch:
-                patch.setattr(predict_block.LoadedNetworks, "key", None)
+                patch.setattr(networks.LoadedNetworks, "key", None)
                 if way == "in turns":
-                    patch.setattr(predict_block, "free_gpu_memory", lambda _: 0)
+                    patch.setattr(networks, "free_gpu_memory", lambda _: 0)
                 result = one.run("predict", "--device", device)
                 assert result.code == 0, result
                 assert "cannot be used" not in result.err
-                assert predict_block.LoadedNetworks.networks is not None
-                assert predict_block.LoadedNetworks.networks.are_together == (way == "together")
-                patch.setattr(predict_block.LoadedNetworks, "networks", None)
+                assert networks.LoadedNetworks.networks is not None
+                assert networks.LoadedNetworks.networks.are_together == (way == "together")
+                patch.setattr(networks.LoadedNetworks, "networks", None)
             pictures = {name: data for name, data in files(one.predictions).items() if name.endswith(".png")}
             assert len(pictures) == 10
             ways[f"{way} {graphs}"] = pictures

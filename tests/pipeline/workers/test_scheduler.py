@@ -9,21 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 from hmsa_pipeline.errors import DiskError, StoreError
 from hmsa_pipeline.pipeline.runtime.progress import Progress
 from hmsa_pipeline.pipeline.workers.jobs import JobImage, JobSummary
 from hmsa_pipeline.pipeline.workers.protocol import (
-    BlockFinished,
-    BlockProgress,
-    BlockRaised,
     BlockResult,
     BlockStatus,
-    Event,
+    OnEvent,
     ProgressReporter,
-    Worker,
     WorkerDied,
+    Workers,
 )
-from hmsa_pipeline.pipeline.workers.scheduler import IN_FLIGHT, run_jobs
+from hmsa_pipeline.pipeline.workers.retries import IN_FLIGHT
+from hmsa_pipeline.pipeline.workers.scheduler import run_jobs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,8 +73,8 @@ class ScriptedPool:
 
     def __init__(self, workers: int, seed: int = 0, deaths: float = 0.0) -> None:
         self._draw, self._deaths = random.Random(seed), deaths
-        self._workers = [Worker(f"w{n}") for n in range(workers)]
-        self._given: dict[int, tuple[MemoryBlock, Worker]] = {}
+        self._workers = [f"w{n}" for n in range(workers)]
+        self._given: dict[int, tuple[MemoryBlock, str]] = {}
         self._hanging: set[int] = set()
         self._killed: list[int] = []
         self.started = self.stopped = 0
@@ -87,20 +86,20 @@ class ScriptedPool:
     def describe(self) -> list[str]:
         return []
 
-    def workers(self) -> list[Worker]:
+    def workers(self) -> list[str]:
         return self._workers
 
-    def submit(self, number: int, block: MemoryBlock, worker: Worker) -> None:  # type: ignore[override]
+    def submit(self, number: int, block: MemoryBlock, worker: str) -> None:  # type: ignore[override]
         assert block.job.held
         assert worker not in [other for _, other in self._given.values()]
         self._given[number] = block, worker
-        self.blocks.append((worker.name, block.job.key, len(block.paths)))
+        self.blocks.append((worker, block.job.key, len(block.paths)))
 
-    def wait(self, timeout: float, is_stopping: Callable[[], bool], on_event: Callable[[Event], None]) -> None:
+    def wait(self, is_stopping: Callable[[], bool], on_event: OnEvent) -> None:
         while self._killed:
             number = self._killed.pop()
             del self._given[number]
-            on_event(WorkerDied(number, 1))
+            on_event(number, WorkerDied())
         ready = [number for number in self._given if number not in self._hanging]
         if not ready:
             return
@@ -111,12 +110,12 @@ class ScriptedPool:
             if path in block.job.done:
                 continue
             if "hang" in path:
-                on_event(BlockProgress(number, BlockStatus(position, path, 1e6)))
+                on_event(number, BlockStatus(position, path, 1e6))
                 self._hanging.add(number)
                 return
             if "kill" in path or self._draw.random() < self._deaths:
                 del self._given[number]
-                on_event(WorkerDied(number, 1))
+                on_event(number, WorkerDied())
                 return
             if "full" in path:
                 result.disk_problem = "the disk is full"
@@ -124,15 +123,15 @@ class ScriptedPool:
                 break
             if "bug" in path:
                 del self._given[number]
-                on_event(BlockRaised(number, RuntimeError("a bug")))
+                on_event(number, RuntimeError("a bug"))
                 return
             if "fail" in path:
                 result.failed[path] = "no picture"
             else:
                 block.job.done.append(path)
-            on_event(BlockProgress(number, BlockStatus(position + 1)))
+            on_event(number, BlockStatus(position + 1))
         del self._given[number]
-        on_event(BlockFinished(number, result))
+        on_event(number, result)
 
     def stop(self) -> None:
         self.stopped += 1
@@ -153,7 +152,7 @@ def run(jobs: Sequence[MemoryJob], pool: ScriptedPool) -> dict[str, JobSummary]:
         summaries[jobs[position].name] = summary
 
     with Progress(0) as progress:
-        run_jobs(jobs, pool, progress, ended, required_paths=(), image_timeout=60.0)  # type: ignore[arg-type]
+        run_jobs(jobs, Workers(pool, torch.device("cpu"), None, 60.0), progress, ended, ())  # type: ignore[arg-type]
     assert not any(job.held for job in jobs)
     return summaries
 

@@ -1,0 +1,238 @@
+"""The members' networks in a worker, and how they share its device.
+
+The networks stay on the device together if they take little of its memory. Otherwise each network in turn does a few
+images, whose logits wait in the CPU's memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...datasets.taxonomy import NUM_CLASSES
+from ..config.manifest import FusionFunctions, Member
+from ..fusion.member_stores import fuse_members
+from ..runtime.device import is_out_of_memory
+from ..store.image_table import ImageEntry
+from .predictor import InferenceSettings, Predictor
+from .store_writes import LogitsTarget, require_checkpoint
+from .transfer import HostCopy
+
+TURN_IMAGES = 8
+_TURN_BYTES = 4 * 2**30
+_SHARE = 0.25
+"""Share of a GPU's free memory that the networks together may take; the rest is for what they compute."""
+
+Fetch = Callable[[], Tensor]
+"""Waits for a copy from the device, and returns it."""
+Missing = Mapping[str, set[str | None]]
+"""Path of an image -> names of the members whose logits are missing; None stands for the prediction."""
+
+
+@dataclass(frozen=True)
+class BlockMember:
+    """A member of the ensemble, the sha256 of its checkpoint, and the store of its logits if they are kept."""
+
+    member: Member
+    digest: str | None
+    logits_target: LogitsTarget | None
+
+
+@dataclass
+class ComputedImage:
+    """Result of the networks for one image.
+
+    Attributes:
+        logits: member -> its logits (C, H, W) float16, where they are missing.
+        prediction: class map (H, W) uint8 and confidence (H, W) float32, if they are missing.
+        fallbacks: member -> how its logits were computed if the device's memory was too small at first.
+    """
+
+    logits: Mapping[str, Fetch]
+    prediction: tuple[Fetch, Fetch] | None
+    fallbacks: Mapping[str, str]
+
+
+class Networks:
+    """The members' networks on one device.
+
+    Args:
+        settings: settings of every network.
+        members: the members.
+
+    Attributes:
+        are_together: all networks are on the device at the same time.
+
+    Raises:
+        CheckpointError: a checkpoint is not the file that the run began with, or does not fit its network.
+    """
+
+    def __init__(self, settings: InferenceSettings, members: Sequence[BlockMember]) -> None:
+        self._device = torch.device(settings.device)
+        self._members = [one.member for one in members]
+        self._voting = [member for member in self._members if member.weight]
+        self._predictors: dict[str, Predictor] = {}
+        self.are_together = True
+        self._on_device: str | None = None
+        free = free_gpu_memory(self._device)
+        for one in members:
+            require_checkpoint(one.member, one.digest)
+            predictor = self._predictors[one.member.name] = Predictor(self._device, settings.options)
+            predictor.load(one.member)
+            taken = sum(predictor.weight_bytes for predictor in self._predictors.values())
+            self.are_together = len(members) == 1 or (self.are_together and (free is None or taken <= _SHARE * free))
+            if not self.are_together:
+                self._clear_device()
+
+    def _clear_device(self) -> None:
+        for predictor in self._predictors.values():
+            predictor.move_to(torch.device("cpu"))
+        self._on_device = None
+
+    def take_notes(self) -> list[str]:
+        """Return the networks' new lines for the user, each line once."""
+        return list(dict.fromkeys(line for one in self._predictors.values() for line in one.take_notes()))
+
+    def _network(self, name: str) -> Predictor:
+        """Return the network of the member called ``name``, moved to the device if it is not there."""
+        if not self.are_together and self._on_device != name:
+            self._clear_device()
+            self._predictors[name].move_to(self._device)
+            self._on_device = name
+        return self._predictors[name]
+
+    def images_at_once(self, entries: Sequence[ImageEntry]) -> int:
+        """Return the number of ``entries`` that `compute` should get together."""
+        if self.are_together:
+            return 1
+        largest = 2 * NUM_CLASSES * max(entry.pixels for entry in entries)
+        return max(1, min(TURN_IMAGES, _TURN_BYTES // max(1, len(self._members) * largest)))
+
+    def compute(
+        self,
+        images: Sequence[tuple[ImageEntry, Tensor]],
+        missing: Missing,
+        functions: FusionFunctions | None,
+        host_copy: HostCopy,
+    ) -> Iterator[tuple[ImageEntry, ComputedImage | str]]:
+        """Compute what is missing of some images.
+
+        Args:
+            images: photographs (3, H, W) uint8 with their entries.
+            missing: what is missing of each.
+            functions: of the prediction; None if none is missing.
+            host_copy: copies results to the CPU.
+
+        Yields:
+            each entry with its result, or with the reason why it failed.
+        """
+        if not self.are_together:
+            yield from self._network_by_network(images, missing, functions, host_copy)
+            return
+        for entry, image in images:
+            try:
+                yield entry, self._image_through_all(image, missing[entry.path], functions, host_copy)
+            except (RuntimeError, MemoryError) as error:
+                yield entry, _too_large(entry, error)
+
+    def _image_through_all(
+        self, image: Tensor, missing: set[str | None], functions: FusionFunctions | None, host_copy: HostCopy
+    ) -> ComputedImage:
+        kept: dict[str, Fetch] = {}
+        fallbacks: dict[str, str] = {}
+
+        def logits(members: Sequence[Member]) -> Iterator[Tensor]:
+            """Yield each member's logits (C, H, W) float16, and start the copy of those that are kept."""
+            for member in members:
+                found, fallback = self._network(member.name)(image)
+                if fallback is not None:
+                    fallbacks[member.name] = fallback
+                if member.name in missing:
+                    kept[member.name] = host_copy.start(found)
+                yield found
+
+        prediction = None
+        if functions is not None and None in missing:
+            prediction = self._fused(logits(self._voting), functions, host_copy)
+        for _ in logits([member for member in self._members if member.name in missing - kept.keys()]):
+            pass
+        return ComputedImage(kept, prediction, fallbacks)
+
+    def _network_by_network(
+        self,
+        images: Sequence[tuple[ImageEntry, Tensor]],
+        missing: Missing,
+        functions: FusionFunctions | None,
+        host_copy: HostCopy,
+    ) -> Iterator[tuple[ImageEntry, ComputedImage | str]]:
+        """Run each network on all images before the next network, then fuse."""
+        waiting: dict[str, dict[str, Fetch]] = {entry.path: {} for entry, _ in images}
+        fallbacks: dict[str, dict[str, str]] = {entry.path: {} for entry, _ in images}
+        failed: dict[str, str] = {}
+        for member in self._members:
+            name = member.name
+            for entry, image in images:
+                votes = None in missing[entry.path] and bool(member.weight)
+                if entry.path in failed or not (votes or name in missing[entry.path]):
+                    continue
+                try:
+                    found, fallback = self._network(name)(image)
+                    waiting[entry.path][name] = host_copy.start(found)
+                except (RuntimeError, MemoryError) as error:
+                    failed[entry.path] = _too_large(entry, error)
+                    continue
+                if fallback is not None:
+                    fallbacks[entry.path][name] = fallback
+        for entry, _ in images:
+            path = entry.path
+            if path in failed:
+                yield entry, failed[path]
+                continue
+            fetches = waiting.pop(path)
+            voting = (fetches[member.name]().to(self._device, non_blocking=True) for member in self._voting)
+            prediction = None
+            try:
+                if functions is not None and None in missing[path]:
+                    prediction = self._fused(voting, functions, host_copy)
+                kept = {name: fetch for name, fetch in fetches.items() if name in missing[path]}
+                yield entry, ComputedImage(kept, prediction, fallbacks[path])
+            except (RuntimeError, MemoryError) as error:
+                yield entry, _too_large(entry, error)
+
+    def _fused(
+        self, logits: Iterator[Tensor], functions: FusionFunctions, host_copy: HostCopy
+    ) -> tuple[Fetch, Fetch]:
+        with torch.inference_mode():
+            fused = fuse_members(logits, self._voting, functions)
+        return host_copy.start(fused.label), host_copy.start(fused.confidence)
+
+
+def _too_large(entry: ImageEntry, error: Exception) -> str:
+    """Say that an image does not fit into the device's memory, or raise ``error`` again if that is not its cause."""
+    if not is_out_of_memory(error):
+        raise error
+    return f"{entry.height}x{entry.width} does not fit into the device's memory"
+
+
+def free_gpu_memory(device: torch.device) -> int | None:
+    """Return the bytes that are free on a GPU; None for a CPU, whose memory is not divided up."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+class LoadedNetworks:
+    """The networks that this process used last: blocks of one job follow one another."""
+
+    key: tuple[InferenceSettings, tuple[tuple[Member, str | None], ...]] | None = None
+    networks: Networks | None = None
+
+
+def load_networks(settings: InferenceSettings, members: Sequence[BlockMember]) -> Networks:
+    """Return the members' networks, loaded unless the last block used the same."""
+    key = settings, tuple((one.member, one.digest) for one in members)
+    if LoadedNetworks.key != key or LoadedNetworks.networks is None:
+        LoadedNetworks.key = LoadedNetworks.networks = None  # before the next ones need the memory
+        LoadedNetworks.networks, LoadedNetworks.key = Networks(settings, members), key
+    return LoadedNetworks.networks

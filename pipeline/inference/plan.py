@@ -1,0 +1,281 @@
+"""What dump and predict have in common: the checks before anything starts, the run, and the results."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+
+from ...errors import StoreError, disk_error, reason
+from ...files import PARTIAL
+from ..config.manifest import InferenceOptions, Manifest, Member
+from ..storage.filesystem import make_folder, remove, write_bytes
+from ..storage.output_folder import store_path
+from ..storage.writer_lock import require_free, writer_lock
+from ..store.identity import StoreIdentity
+from ..store.image_table import Photograph
+from ..store.logit_store import LogitStore
+from ..workers.jobs import Job, JobResult
+from ..workers.protocol import Workers
+from ..workers.recorded_jobs import run_recorded_jobs
+from .inputs import Survey, survey
+from .member_check import identities_of, identity_for_dataset
+from .predictor import InferenceSettings, usable_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPlan:
+    """Base of the plans of one job.
+
+    Attributes:
+        name: of the job.
+        dataset: the dataset's name.
+        root: folder that the photographs' paths are relative to.
+        wanted: the photographs that should be complete afterwards.
+        complete: paths of those that are.
+    """
+
+    name: str
+    dataset: str
+    root: Path
+    wanted: tuple[Photograph, ...]
+    complete: frozenset[str]
+
+    @property
+    def todo(self) -> int:
+        """Number of images that are not complete."""
+        return len(self.wanted) - len(self.complete)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorePlan(JobPlan):
+    """One model over one dataset.
+
+    Attributes:
+        member: the model.
+        store: path of the store.
+        identity: settings that the logits are made with.
+        photographs: all of the dataset, sorted; they make the table of images.
+    """
+
+    member: Member
+    store: Path
+    identity: StoreIdentity
+    photographs: tuple[Photograph, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferencePlan:
+    """Base of the plans that run networks.
+
+    Attributes:
+        manifest: the manifest that was planned.
+        device: the device as the workers see it.
+        options: the manifest's ``inference`` as it is really used.
+        limit: images per dataset, from the first; None for all.
+        overwrite: existing results are removed first.
+        members: the members whose networks run, with the identities of their logits.
+        surveys: the files of the datasets.
+        notes: lines for the user.
+        jobs: the work, in the order in which it is begun.
+    """
+
+    subject: ClassVar[str] = "job"
+
+    manifest: Manifest
+    device: torch.device
+    options: InferenceOptions
+    limit: int | None
+    overwrite: bool
+    members: tuple[tuple[Member, StoreIdentity], ...]
+    surveys: tuple[Survey, ...]
+    notes: tuple[str, ...]
+    jobs: tuple[JobPlan, ...] = ()
+
+    @classmethod
+    def check(
+        cls,
+        manifest: Manifest,
+        members: Sequence[Member],
+        device: torch.device,
+        *,
+        limit: int | None,
+        overwrite: bool,
+    ) -> Self:
+        """Check the device, the members' checkpoints and the datasets; the plan has no jobs yet.
+
+        Args:
+            manifest, device, limit, overwrite: see `InferencePlan`.
+            members: those whose networks run.
+
+        Raises:
+            HmsaError: a device, checkpoint or dataset cannot be used.
+        """
+        options, notes = usable_options(manifest.inference, device)
+        for dataset in manifest.datasets:
+            dataset.root_path()
+        for member in members:
+            member.checkpoint_path()
+        surveys = tuple(survey(manifest, dataset, afresh=overwrite) for dataset in manifest.datasets)
+        identities, said = identities_of(members, options, manifest.store.encoding)
+        remarks = [f"{looked.dataset.name}: {remark}" for looked in surveys for remark in looked.remarks]
+        return cls(
+            manifest=manifest,
+            device=device,
+            options=options,
+            limit=limit,
+            overwrite=overwrite,
+            members=tuple(zip(members, identities, strict=True)),
+            surveys=surveys,
+            notes=(*notes, *said, *remarks),
+        )
+
+    @property
+    def todo(self) -> int:
+        """Number of images of all jobs that are not complete."""
+        return sum(job.todo for job in self.jobs)
+
+    def lines(self, workers: Sequence[str]) -> list[str]:
+        """Describe the plan for people; ``workers`` are described in a line each."""
+        return [
+            *(f"{job.name}: {job.todo} to do, {len(job.complete)} complete" for job in self.jobs),
+            *(f"worker {worker}" for worker in workers),
+        ]
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return the plan for ``--json``, job by job."""
+        return [{self.subject: o.name, "images": len(o.wanted), "complete": len(o.complete)} for o in self.jobs]
+
+    def plan_store(self, member: Member, identity: StoreIdentity, looked: Survey) -> StorePlan:
+        """Plan the store of a member's logits over a dataset.
+
+        Args:
+            member: the member.
+            identity: of its logits, see `members`.
+            looked: the dataset.
+
+        Raises:
+            StoreError: the store is in use, or of other settings or photographs.
+        """
+        name, photographs = looked.dataset.name, looked.photographs
+        path = store_path(self.manifest.output, name, member.name)
+        identity = identity_for_dataset(identity, looked.dataset)
+        wanted = photographs[: self.limit]
+        require_free(path)
+        complete: set[str] = set()
+        if not self.overwrite and LogitStore.exists(path):
+            store = LogitStore.open(path)
+            store.require(identity)
+            store.require_same(photographs)
+            complete = {entry.path for entry, there in zip(store.images, store.complete(), strict=True) if there}
+        return StorePlan(
+            name=f"{name}/{member.name}",
+            dataset=name,
+            root=looked.dataset.root_path(),
+            wanted=wanted,
+            complete=frozenset(photo.path for photo in wanted if photo.path in complete),
+            member=member,
+            store=path,
+            identity=identity,
+            photographs=photographs,
+        )
+
+
+@dataclass(kw_only=True)
+class InferenceResult(JobResult):
+    """Result of a job that runs networks.
+
+    Attributes:
+        settings: of the networks.
+        images: number of images that a store should hold; None for predictions.
+    """
+
+    settings: InferenceSettings
+    images: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counts for ``--json``."""
+        names = ("done", "skipped", "failed", "fallbacks", "problem", "seconds", "times")
+        subject = "dataset" if self.images is None else "job"
+        return {subject: self.name, **{name: getattr(self, name) for name in names}}
+
+    def record(self) -> dict[str, Any]:
+        """Return the entries for ``run.json``."""
+        return {
+            **({} if self.images is None else {"images": self.images}),
+            "done": self.done,
+            "skipped": self.skipped,
+            "problem": self.problem,
+            "interrupted": self.interrupted,
+            "seconds": round(self.seconds, 3),
+            "device": self.settings.device,
+            "precision": self.settings.options.precision,
+            "fallbacks": self.fallbacks,
+            "workers": self.images_by_worker,
+            "times": {stage: round(seconds, 3) for stage, seconds in self.times.items()},
+        }
+
+
+def run_inference(
+    command: str,
+    plan: InferencePlan,
+    make_job: Callable[[Any, InferenceSettings], Job[InferenceResult]],
+    workers: Workers,
+    on_result: Callable[[InferenceResult], None],
+) -> list[InferenceResult]:
+    """Run a plan's jobs; one whose target cannot be used has a ``problem``, and the others are done.
+
+    Args:
+        command: name of the command in ``run.json``.
+        plan: what to do.
+        make_job: makes the scheduler's job of one of the plan's.
+        workers: who does it.
+        on_result: called with each job's result when it ends.
+
+    Raises:
+        DiskError: the disk cannot be written, or is nearly full; complete images are kept.
+        HmsaError: the workers are gone for good.
+    """
+    device = plan.device.type if plan.device.index is None else str(plan.device)
+    settings = InferenceSettings(device, plan.options, workers.threads)
+    return run_recorded_jobs(
+        command,
+        [make_job(job, settings) for job in plan.jobs],
+        workers,
+        on_result,
+        todo=plan.todo,
+        output=plan.manifest.output,
+        manifest=plan.manifest.resolved(),
+        required_paths=[
+            *(looked.dataset.root_path() for looked in plan.surveys),
+            *(member.checkpoint_path() for member, _ in plan.members),
+        ],
+    )
+
+
+def require_writable(output: Path) -> None:
+    """Raise StoreError unless files can be created in ``output``, which is created if it is missing."""
+    try:
+        make_folder(output)
+        probe = output / f".{uuid.uuid4().hex}{PARTIAL}"
+        try:
+            write_bytes(probe, b"x")
+        finally:
+            remove(probe)
+    except OSError as error:
+        raise StoreError(
+            f"{output}: cannot be written ({reason(error)}); choose another --output, or free it"
+        ) from error
+
+
+def set_aside(store: Path) -> None:
+    """Move a store out of the way, so that it is started over; StoreError if it is in use."""
+    try:
+        with writer_lock(store):
+            LogitStore.set_aside(store)
+    except OSError as error:
+        raise disk_error(store, error) from error
