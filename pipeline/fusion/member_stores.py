@@ -140,8 +140,7 @@ def fused_strips(
         StoreError: logits are missing or damaged.
     """
     indices = [store.index[image] for store in stores]
-    entry = stores[0].images[indices[0]]
-    rooms = [store.room_for_strip(entry) for store in stores]
+    rooms = [store.room_for_strip(index) for store, index in zip(stores, indices, strict=True)]
     step = max(1, CACHED_PIXELS // rooms[0].shape[2])
     for start, stop in stores[0].strips(indices[0]):
 

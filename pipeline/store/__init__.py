@@ -3,7 +3,6 @@
 from .identity import StoreIdentity
 from .image_table import ImageEntry, Photograph
 from .logit_store import LogitStore
-from .shard_reader import ShardReader
 from .shard_writer import ShardWriter
 from .zarr_backend import DamagedShardError
 
@@ -12,7 +11,6 @@ __all__ = [
     "ImageEntry",
     "LogitStore",
     "Photograph",
-    "ShardReader",
     "ShardWriter",
     "StoreIdentity",
 ]

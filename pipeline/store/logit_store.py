@@ -36,7 +36,6 @@ from ..storage.filesystem import (
 from ..storage.interface import FileInfo
 from .identity import StoreIdentity
 from .image_table import ImageEntry, Photograph, check_images, rows_per_array, update_table
-from .shard_file import shard_path
 from .shard_reader import ShardReader
 from .shard_writer import ShardWriter
 from .zarr_backend import (
@@ -46,7 +45,6 @@ from .zarr_backend import (
     compressor,
     dimension_names,
     open_group,
-    read_table,
     shard_rows,
     strip_rows,
     table_version,
@@ -54,26 +52,14 @@ from .zarr_backend import (
 )
 
 
-class LogitStore:
+class LogitStore(ShardReader):
     """Logits (C, H, W) float16 of one model for each image of one dataset.
 
     Made by `create`, `open` or `for_writing`. Reading needs no lock; a caller that writes holds the store's lock
     (`storage.writer_lock`).
-
-    Attributes:
-        path: folder of the store, ``<output>/logits/<dataset>/<model>.zarr``.
-        identity: model and settings that the logits were made with.
-        images: the table of images.
-        index: path of an image -> its index in the table.
     """
 
-    def __init__(self, path: Path, group: zarr.Group, seen: str | None) -> None:
-        self.path = path
-        self._group = group
-        self._writer: ShardWriter | None = None
-        self.identity: StoreIdentity
-        self.images: list[ImageEntry]
-        self._load(seen)
+    _writer: ShardWriter | None = None
 
     @staticmethod
     def exists(path: Path) -> bool:
@@ -97,12 +83,7 @@ class LogitStore:
         """
         try:
             cls.remove(path)
-            attributes = {
-                "format_version": FORMAT_VERSION,
-                **identity.as_json(),
-                **versions,
-                "images": [],
-            }
+            attributes = {"format_version": FORMAT_VERSION, **identity.as_json(), **versions, "images": []}
             group = zarr.create_group(zarr_store(path), zarr_format=3, attributes=attributes)
         except OSError as error:
             raise StoreError(
@@ -186,18 +167,7 @@ class LogitStore:
         if not cls.exists(path):
             raise StoreError(f"{path}: there is no store; make it with 'hmsa-pipeline dump'")
         seen = table_version(path)
-        group = open_group(path, writable=writable)
-        return cls(path, group, seen)
-
-    def _load(self, seen: str | None) -> None:
-        self.identity, self.images = read_table(self.path, self._group)
-        self._reader = ShardReader(self.path, self.identity, seen, self._group.store)
-        self.index = {entry.path: i for i, entry in enumerate(self.images)}
-
-    @property
-    def classes(self) -> int:
-        """C, the number of classes."""
-        return len(self.identity.classes)
+        return cls(path, open_group(path, writable=writable), seen)
 
     def register(self, photographs: Iterable[Photograph]) -> int:
         """Bring the table and the arrays up to the dataset as it is now: new images are appended, in the order given.
@@ -265,12 +235,8 @@ class LogitStore:
                     chunk_key_encoding={"name": "default", "separator": "."},
                     dimension_names=dimension_names(name),
                 )
-            elif self._reader.array(name).shape[0] < count:
-                self._reader.array(name).resize(shape)
-
-    def shard_path(self, index: int) -> Path | None:
-        """Locate the shard file of image ``index``; None for an image that has no place in an array."""
-        return shard_path(self.path, self.images[index])
+            elif self._array(name).shape[0] < count:
+                self._array(name).resize(shape)
 
     def shards(self) -> list[FileInfo | None]:
         """List each image's shard file, None where there is none, with one directory scan per array."""
@@ -300,7 +266,7 @@ class LogitStore:
         """
         for name in rows_per_array(self.images):
             if size(self.path / name / "zarr.json") is not None:
-                self._reader.array(name)
+                self._array(name)
 
     def require_complete(self, images: Sequence[str]) -> None:
         """Raise StoreError if logits of any of these images are missing, or as `require_arrays` does."""
@@ -312,13 +278,9 @@ class LogitStore:
                 "make them with 'hmsa-pipeline dump', or take --limit"
             )
 
-    def reader(self) -> ShardReader:
-        """Return the reader of this store's shards, which needs no table."""
-        return self._reader
-
     def writer(self) -> ShardWriter:
         """Make a writer of this store's shards, for this process or others; the caller holds the store's lock."""
-        return ShardWriter(self.path, self.identity, self._reader.seen)
+        return ShardWriter(self.path, self.identity, self._seen)
 
     def write(self, index: int, logits: np.ndarray) -> None:
         """Store the logits (C, H, W) float16 of image ``index``; see `ShardWriter.write`."""
@@ -328,29 +290,7 @@ class LogitStore:
 
     def is_current(self) -> bool:
         """Say whether table and settings on the disk are still those that were read."""
-        return table_version(self.path) == self._reader.seen
-
-    def read(self, index: int, start: int = 0, stop: int | None = None, room: np.ndarray | None = None) -> np.ndarray:
-        """Read rows of one image's logits, (C, rows, W) float16; see `ShardReader.read`.
-
-        Args:
-            index: of the image in the table.
-            start, stop: rows as in a slice; all rows if left out.
-            room: array from `room_for_strip` to decompress into.
-        """
-        return self._reader.read(self.images[index], start, stop, room)
-
-    def room_for_strip(self, entry: ImageEntry) -> np.ndarray:
-        """Make an array (C, R, W) float16 for a strip; see `ShardReader.room_for_strip`."""
-        return self._reader.room_for_strip(entry)
-
-    def strips(self, index: int) -> list[tuple[int, int]]:
-        """List the (start, stop) rows that are cheapest to `read`; see `ShardReader.strips`."""
-        return self._reader.strips(self.images[index])
-
-    def check(self, index: int) -> None:
-        """Read all of an image's logits and check them; see `ShardReader.check`."""
-        self._reader.check(self.images[index])
+        return table_version(self.path) == self._seen
 
 
 def _aside(path: Path) -> Path:

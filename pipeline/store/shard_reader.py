@@ -1,9 +1,8 @@
-"""Reads the logits of single images from a store's shards, a few rows at a time or all; needs no table of images."""
+"""The half of a logit store that reads: logits of single images, a few rows at a time or all."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
@@ -11,43 +10,54 @@ import zarr
 from ...errors import StoreError, cannot_read, reason
 from ..storage.filesystem import is_remote
 from .fixed_point import decode
-from .identity import StoreIdentity
-from .image_table import ImageEntry
 from .shard_file import has_content, is_finite, read_chunk, shard_path
-from .zarr_backend import DamagedShardError, DurableStore, open_array, require_same_table, strip_rows
+from .zarr_backend import DamagedShardError, DurableStore, open_array, read_table, require_same_table, strip_rows
 
 _REMOTE_READ_BYTES = 256 * 2**20
 
 
 class ShardReader:
-    """Reads the logits of single images; `LogitStore.reader` gives one.
+    """Base of `LogitStore`: what needs no lock.
 
-    Args:
-        path: folder of the store.
-        identity: of the store.
-        seen: `table_version` of the table from which the entries come.
-        store: Zarr's storage object, through which arrays are opened.
+    Attributes:
+        path: folder of the store, ``<output>/logits/<dataset>/<model>.zarr``.
+        identity: model and settings that the logits were made with.
+        images: the table of images.
+        index: path of an image -> its index in the table.
     """
 
-    def __init__(self, path: Path, identity: StoreIdentity, seen: str | None, store: Any) -> None:
-        self.path, self.identity, self.seen = path, identity, seen
-        self._store = store
+    def __init__(self, path: Path, group: zarr.Group, seen: str | None) -> None:
+        self.path, self._group = path, group
+        self._load(seen)
+
+    def _load(self, seen: str | None) -> None:
+        """Read the table, whose `table_version` is ``seen``."""
+        self.identity, self.images = read_table(self.path, self._group)
+        self.index = {entry.path: i for i, entry in enumerate(self.images)}
+        self._seen = seen
         self._arrays: dict[str, zarr.Array] = {}
 
-    def array(self, name: str) -> zarr.Array:
+    @property
+    def classes(self) -> int:
+        """C, the number of classes."""
+        return len(self.identity.classes)
+
+    def shard_path(self, index: int) -> Path | None:
+        """Locate the shard file of image ``index``; None for an image that has no place in an array."""
+        return shard_path(self.path, self.images[index])
+
+    def _array(self, name: str) -> zarr.Array:
         """Open the array of all images of one size and keep it; StoreError as for `open_array`."""
         array = self._arrays.get(name)
         if array is None:
-            array = self._arrays[name] = open_array(self._store, self.path, name, self.identity)
+            array = self._arrays[name] = open_array(self._group.store, self.path, name, self.identity)
         return array
 
-    def read(
-        self, entry: ImageEntry, start: int = 0, stop: int | None = None, room: np.ndarray | None = None
-    ) -> np.ndarray:
+    def read(self, index: int, start: int = 0, stop: int | None = None, room: np.ndarray | None = None) -> np.ndarray:
         """Read rows ``start`` to ``stop`` of one image's logits, (C, rows, W) float16.
 
         Args:
-            entry: the image's row of the table.
+            index: of the image in the table.
             start, stop: rows as in a slice; all rows if left out.
             room: array from `room_for_strip` to decompress into. If the rows are one of `strips`, the result may be
                 a view of it.
@@ -56,19 +66,19 @@ class ShardReader:
             StoreError: the image is not complete, or the disk cannot be read.
             DamagedShardError: the shard does not decode.
         """
-        shard = shard_path(self.path, entry)
+        entry, shard = self.images[index], self.shard_path(index)
         missing = f"{self.path}: has no logits of {entry.path}; make them with 'hmsa-pipeline dump'"
         if entry.array is None or entry.row is None or shard is None:
             raise StoreError(missing)
         try:
-            array = self.array(entry.array)
+            array = self._array(entry.array)
             if entry.row >= array.shape[0]:
                 raise StoreError(f"{self.path / entry.array}: has no row {entry.row}; run 'hmsa-pipeline dump' again")
             if isinstance(array.store, DurableStore):
-                block = self._read_file(entry, shard, *slice(start, stop).indices(array.shape[2])[:2], room)
+                block = self._read_file(index, shard, *slice(start, stop).indices(array.shape[2])[:2], room)
             else:
                 block = np.asarray(array[entry.row, :, start:stop, :])
-            self.seen = require_same_table(self.path, self.seen, self.identity, entry)
+            self._seen = require_same_table(self.path, self._seen, self.identity, entry)
             if np.isnan(block[0, :, 0]).any():
                 # Zarr gives NaN for a strip or a shard that it does not find.
                 raise ValueError("a strip is missing")
@@ -89,15 +99,11 @@ class ShardReader:
             ) from error
         return block
 
-    def _read_file(
-        self, entry: ImageEntry, shard: Path, start: int, stop: int, room: np.ndarray | None
-    ) -> np.ndarray:
+    def _read_file(self, index: int, shard: Path, start: int, stop: int, room: np.ndarray | None) -> np.ndarray:
         """Read rows from a shard file on a disk; its array's metadata are known to be right."""
-        assert entry.height is not None
-        assert entry.width is not None
-        rows = strip_rows(len(self.identity.classes), entry.height, entry.width)
-        count = -(-entry.height // rows)
-        room = self.room_for_strip(entry) if room is None else room
+        height, width, rows = self._strip_size(index)
+        count = -(-height // rows)
+        room = self.room_for_strip(index) if room is None else room
 
         def strip(number: int) -> np.ndarray:
             """Read the wanted rows of one strip."""
@@ -112,45 +118,49 @@ class ShardReader:
         first, last = start // rows, -(-stop // rows)
         if last - first == 1:
             return strip(first)
-        block = np.empty((len(self.identity.classes), max(0, stop - start), entry.width), np.float16)
+        block = np.empty((self.classes, max(0, stop - start), width), np.float16)
         for number in range(first, last):
             y = max(start, number * rows) - start
             piece = strip(number)
             block[:, y : y + piece.shape[1]] = piece
         return block
 
-    def room_for_strip(self, entry: ImageEntry) -> np.ndarray:
-        """Make an array (C, R, W) float16 for one of the image's `strips`, to be passed to `read` again and again."""
+    def _strip_size(self, index: int) -> tuple[int, int, int]:
+        """Return height and width of image ``index``, which has a place in an array, and the rows of its chunks."""
+        entry = self.images[index]
         assert entry.height is not None
         assert entry.width is not None
-        rows = strip_rows(len(self.identity.classes), entry.height, entry.width)
-        return np.empty((len(self.identity.classes), rows, entry.width), np.float16)
+        return entry.height, entry.width, strip_rows(self.classes, entry.height, entry.width)
 
-    def strips(self, entry: ImageEntry) -> list[tuple[int, int]]:
+    def room_for_strip(self, index: int) -> np.ndarray:
+        """Make an array (C, R, W) float16 for one of the image's `strips`, to be passed to `read` again and again."""
+        _, width, rows = self._strip_size(index)
+        return np.empty((self.classes, rows, width), np.float16)
+
+    def strips(self, index: int) -> list[tuple[int, int]]:
         """List the (start, stop) rows that are cheapest to `read`, covering the image.
 
         On a disk these are its chunks; in an object store, where a request costs more than a chunk, as many chunks
         together as fit into 256 MiB.
         """
-        if entry.height is None or entry.width is None:
+        if self.images[index].array is None:
             return []
-        rows = strip_rows(len(self.identity.classes), entry.height, entry.width)
+        height, width, rows = self._strip_size(index)
         if is_remote(self.path):
-            rows *= max(1, _REMOTE_READ_BYTES // (2 * len(self.identity.classes) * rows * entry.width))
-        return [(y, min(y + rows, entry.height)) for y in range(0, entry.height, rows)]
+            rows *= max(1, _REMOTE_READ_BYTES // (2 * self.classes * rows * width))
+        return [(y, min(y + rows, height)) for y in range(0, height, rows)]
 
-    def check(self, entry: ImageEntry) -> None:
+    def check(self, index: int) -> None:
         """Read all of an image's logits: checksums hold and every value is finite.
 
         Raises:
             StoreError: the image is not complete, or the disk cannot be read.
             DamagedShardError: the shard does not decode, or not to finite values.
         """
-        for start, stop in self.strips(entry):
-            if not is_finite(self.read(entry, start, stop)):
-                raise DamagedShardError(
-                    f"{shard_path(self.path, entry)}: the logits of {entry.path} are not all finite"
-                )
+        for start, stop in self.strips(index):
+            if not is_finite(self.read(index, start, stop)):
+                image = self.images[index].path
+                raise DamagedShardError(f"{self.shard_path(index)}: the logits of {image} are not all finite")
 
 
 def _is_there(shard: Path) -> bool:

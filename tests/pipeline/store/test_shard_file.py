@@ -70,7 +70,7 @@ def test_only_the_strips_that_hold_the_rows_are_read(store: LogitStore, opened: 
 
 @pytest.mark.usefixtures("low_strips")
 def test_the_same_room_serves_all_strips_and_images(store: LogitStore) -> None:
-    room = store.room_for_strip(store.images[0])
+    room = store.room_for_strip(0)
     assert room.shape == (CLASSES, 8, 6)
     for index in (0, 1):
         whole = store.read(index)
