@@ -45,7 +45,7 @@ Shape = tuple[int, int]
 
 def store_of(path: Path, photos: list[Path], shape: Shape, encoding: str) -> LogitStore:
     """A store with its table of images and no logits."""
-    identity = StoreIdentity("it", "external", None, None, None, None, None, CLASS_NAMES, None, encoding)
+    identity = StoreIdentity(model="it", architecture="external", classes=CLASS_NAMES, encoding=encoding)
     store = LogitStore.create(path, identity, {})
     store.register(Photograph(photo.name, photo.stat().st_size, shape) for photo in photos)
     return store

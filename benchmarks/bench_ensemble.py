@@ -55,7 +55,7 @@ def prepare(root: Path, images: int, different: int, shape: tuple[int, int], enc
     for name in names:
         Image.new("RGB", shape[::-1]).save(root / "photos" / name)
     for m, member in enumerate(MEMBERS):
-        identity = StoreIdentity(member, "external", None, None, None, None, None, CLASS_NAMES, None, encoding)
+        identity = StoreIdentity(model=member, architecture="external", classes=CLASS_NAMES, encoding=encoding)
         store = LogitStore.create(root / "run" / "logits" / "photos" / f"{member}.zarr", identity, {})
         photos = root / "photos"
         store.register(Photograph(name, (photos / name).stat().st_size, shape) for name in names)

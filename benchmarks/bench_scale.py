@@ -50,7 +50,6 @@ IDENTITY = StoreIdentity(
     flip=False,
     precision="fp16",
     classes=tuple(f"class {number}" for number in range(19)),
-    preprocessing=None,
 )
 
 # ------------------------------------------------------------------ measuring

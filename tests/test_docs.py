@@ -107,7 +107,7 @@ def test_every_message_that_is_explained_is_one_that_is_said() -> None:
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
     """A folder with a store where the page says that one is."""
-    identity = StoreIdentity("cityscapes", "external", None, None, None, None, None, CLASS_NAMES, None)
+    identity = StoreIdentity(model="cityscapes", architecture="external", classes=CLASS_NAMES)
     store = LogitStore.create(tmp_path / "runs/bravo/logits/bravo_ACDC/cityscapes.zarr", identity, {})
     store.register(Photograph(f"{number}.png", 1, (70, 90)) for number in range(3))
     for number in range(2):

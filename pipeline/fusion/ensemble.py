@@ -39,8 +39,7 @@ class EnsemblePlan:
     """The work on one dataset, checked and ready to run.
 
     Attributes:
-        dataset: its name.
-        folder: folder of the predictions.
+        folder: of the predictions.
         members: the manifest's members of a weight above 0, with their stores (None where one has none yet).
         record: the content of ``ensemble.json``.
         tasks: images still to fuse.
@@ -246,12 +245,7 @@ def run_ensemble(
 
 
 class EnsembleJob(PredictionJob):
-    """The scheduler's job of fusing one dataset.
-
-    Args:
-        plan: the dataset.
-        functions: functions of the label and of the confidence.
-    """
+    """The scheduler's job of fusing one dataset."""
 
     def __init__(self, plan: EnsemblePlan, functions: FusionFunctions) -> None:
         super().__init__(plan.dataset, plan.folder, key=plan.dataset)

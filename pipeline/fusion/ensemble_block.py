@@ -36,10 +36,10 @@ class FusionTask:
 
 @dataclass(frozen=True)
 class EnsembleBlock:
-    """Some images of one dataset.
+    """Some images of one dataset, to be fused.
 
     Attributes:
-        folder: folder of the predictions.
+        folder: of the predictions.
         members: with the paths of their stores, None where a member has none.
         functions: functions of the label and of the confidence.
         tasks: the images.

@@ -48,21 +48,6 @@ def make_record(
     return {"fingerprint": _digest(described), "version": __version__, **described}
 
 
-def same_work(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Return whether two records describe the same fusion of the stores that both know.
-
-    A store may come or go: a member without one took part in no image, as the list of partial images says.
-    """
-    known = _stores(before).keys() & _stores(now).keys()
-    same = [_work(record, known) for record in (before, now)]
-    return same[0] == same[1]
-
-
-def _work(record: dict[str, Any], known: Set[str]) -> dict[str, Any]:
-    members = [m if m["name"] in known else {**m, "store": None} for m in record["members"]]
-    return {"label": record.get("label"), "confidence": record.get("confidence"), "members": members}
-
-
 def _stores(record: dict[str, Any]) -> dict[str, str]:
     return {m["name"]: m["store"] for m in record.get("members", []) if m["store"]}
 
@@ -105,8 +90,14 @@ def _is_record(value: Any) -> bool:
     )
 
 
-def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Describe for people how two records differ."""
+def changes(before: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """Describe for people how two records differ; None if both are of the same fusion of the stores that both know.
+
+    A store may come or go: a member without one took part in no image, as the list of partial images says.
+    """
+    known = _stores(before).keys() & _stores(now).keys()
+    if _work(before, known) == _work(now, known):
+        return None
     changed = [
         f"{name} {before.get(name)} there, {now[name]} now"
         for name in ("label", "confidence")
@@ -121,3 +112,8 @@ def describe_changes(before: dict[str, Any], now: dict[str, Any]) -> str:
                 detail = "" if what == "store" else f" {old[name].get(what)} there, {new[name][what]} now"
                 changed.append(f"{what} of {name}{detail or ' made with other settings'}")
     return first_few(changed, 3) or "another version"
+
+
+def _work(record: dict[str, Any], known: Set[str]) -> dict[str, Any]:
+    members = [m if m["name"] in known else {**m, "store": None} for m in record["members"]]
+    return {"label": record.get("label"), "confidence": record.get("confidence"), "members": members}

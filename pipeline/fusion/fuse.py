@@ -56,17 +56,13 @@ def fuse(
     label: str = "mean-softmax",
     confidence: str = "mean-softmax",
 ) -> Fused:
-    """Fuse the members' logits, one member at a time.
+    """Fuse the members' logits, one member at a time, to a class map (...) uint8 and a confidence (...) float32.
 
     Args:
         logits: M tensors of shape (C, ...), float16 or float32; may be lazy.
         weights: M numbers, non-negative, not all zero; scaled to sum to one.
         temperatures: M positive divisors of the logits; all one if None.
-        label: name of the label function (see the module).
-        confidence: name of the confidence function (see the module).
-
-    Returns:
-        class map (...) uint8 and confidence (...) float32.
+        label, confidence: names of the functions, see the module.
 
     Raises:
         ValueError: an unknown function, members of different shapes or another number of them than

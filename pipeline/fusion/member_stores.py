@@ -96,15 +96,12 @@ def scored_combinations(
 
 
 def fuse_members(logits: Iterable[Tensor], members: Sequence[Member], functions: FusionFunctions) -> Fused:
-    """Fuse logits with the members' weights and temperatures.
+    """Fuse logits with the members' weights and temperatures; see `fuse`.
 
     Args:
         logits: of each member, (C, ...); may be lazy.
         members: the members.
         functions: functions of the label and of the confidence.
-
-    Returns:
-        see `fuse`.
     """
     return fuse(
         logits,
@@ -161,16 +158,11 @@ def fused_strips(
 def predict_from_stores(
     members: Sequence[MemberStore], image: str, combinations: Mapping[str, Sequence[int]], functions: FusionFunctions
 ) -> dict[str, LabelAndConfidence]:
-    """Predict an image with several combinations of members.
+    """Predict an image with several combinations of members; StoreError if logits are missing or damaged.
 
     Args:
         members: with their stores.
-        image: its path in the dataset.
-        combinations: name -> positions of the members that are fused.
-        functions: functions of the label and of the confidence.
-
-    Raises:
-        StoreError: logits are missing or damaged.
+        image, combinations, functions: see `fused_strips`.
     """
     stores = [open_store(path) for _, path in members]
     voting = [member for member, _ in members]

@@ -26,16 +26,13 @@ def prediction_names(image: str) -> tuple[str, str]:
 
 
 def require_predictions(folder: Path, names: Sequence[str], called: str, fix: str) -> None:
-    """Check by one listing that all predictions are there.
+    """Raise StoreError unless all predictions are there, by one listing.
 
     Args:
         folder: folder of the predictions.
         names: files below it.
         called: what they are, for people, such as "the 6 predictions that the labels call for".
         fix: what the user should do if some are missing.
-
-    Raises:
-        StoreError: some are missing, with their number; or the folder cannot be read.
     """
     try:
         there = {found.name for found in listing(folder)}
@@ -46,15 +43,12 @@ def require_predictions(folder: Path, names: Sequence[str], called: str, fix: st
 
 
 def read_prediction(folder: Path, names: tuple[str, str], *, checked: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Read a class map and its confidence.
+    """Read a class map (H, W) uint8 and its confidence (H, W) uint16.
 
     Args:
         folder: of the predictions.
         names: of the class map and of the confidence below it.
         checked: see `read_label`.
-
-    Returns:
-        class map (H, W) uint8 and confidence (H, W) uint16.
 
     Raises:
         DatasetError: see `read_label`; or their sizes differ.
@@ -67,14 +61,9 @@ def read_prediction(folder: Path, names: tuple[str, str], *, checked: bool = Tru
 
 
 def read_label(path: Path, *, checked: bool = True) -> np.ndarray:
-    """Read a class map, (H, W) uint8.
+    """Read a class map, (H, W) uint8; DatasetError if it is missing, damaged, or no class map.
 
-    Args:
-        path: of the file.
-        checked: require a train id at every pixel; otherwise use `require_classes` for the pixels that are scored.
-
-    Raises:
-        DatasetError: it is missing, damaged, or no class map.
+    Unless it is ``checked`` for a train id at every pixel, use `require_classes` for the pixels that are scored.
     """
     label = _decoded(path)
     if label.dtype != np.uint8:
@@ -85,15 +74,12 @@ def read_label(path: Path, *, checked: bool = True) -> np.ndarray:
 
 
 def require_classes(label: np.ndarray, source: str, where: str = "") -> None:
-    """Refuse ids that are no class.
+    """Raise DatasetError if an id is no class.
 
     Args:
         label: uint8 train ids, of any shape.
         source: the class map that they are from, for people.
         where: the pixels that they are from, for people.
-
-    Raises:
-        DatasetError: an id is no class.
     """
     if (highest := int(label.max(initial=0))) >= len(CLASS_NAMES):
         raise DatasetError(
@@ -111,18 +97,12 @@ def read_confidence(path: Path) -> np.ndarray:
 
 
 def read_photograph(path: Path, label: np.ndarray, exif: bool = False) -> np.ndarray:
-    """Read the photograph of a class map.
+    """Read the photograph (H, W, 3) uint8 of a class map; DatasetError if it is damaged, or of another size.
 
     Args:
         path: of the photograph.
         label: its class map (H, W).
         exif: turn it as its EXIF orientation says.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        DatasetError: it is damaged, or of another size.
     """
     photograph = decode_rgb(path, exif)
     if photograph.shape[:2] != label.shape:

@@ -28,7 +28,7 @@ from ..storage.filesystem import (
 )
 from ..storage.output_folder import image_sizes_path
 from ..storage.writer_lock import writer_lock
-from .ensemble_record import RECORD, describe_changes, read_record, same_work
+from .ensemble_record import RECORD, changes, read_record
 from .prediction_files import CONFIDENCE, LABEL, prediction_names
 
 _THREADS = 8
@@ -40,11 +40,11 @@ def require_same_work(folder: Path, before: dict[str, Any], record: dict[str, An
     Args:
         folder: folder of the predictions.
         before: their record, empty if there are none.
-        record: the record of the predictions that are to be made.
+        record: that of the predictions that are to be made.
     """
-    if before and not same_work(before, record):
+    if before and (changed := changes(before, record)):
         raise StoreError(
-            f"{folder}: holds predictions made in another way ({describe_changes(before, record)}); "
+            f"{folder}: holds predictions made in another way ({changed}); "
             "choose another --output, or make them again with --overwrite"
         )
 
@@ -60,9 +60,7 @@ def existing_predictions(folder: Path) -> dict[str, int]:
 def require_unchanged(folder: Path, sizes: Mapping[str, int]) -> None:
     """Raise StoreError if photographs have another size in bytes than when they were predicted.
 
-    Args:
-        folder: folder of the predictions.
-        sizes: image that has a prediction -> size of its photograph now, in bytes.
+    ``sizes`` are those of now, of the images that have a prediction in ``folder``.
     """
     noted = _read_sizes(folder)
     changed = [image for image, now in sizes.items() if noted.get(image, now) != now]
@@ -119,10 +117,10 @@ def begin_predictions(
         StoreError: another run has begun other predictions there meanwhile.
     """
     before = read_record(folder)
-    if before and not same_work(before, record):
+    if before and (changed := changes(before, record)):
         raise StoreError(
-            f"{folder}: another run has just begun predictions made in another way "
-            f"({describe_changes(before, record)}); choose another --output"
+            f"{folder}: another run has just begun predictions made in another way ({changed}); "
+            "choose another --output"
         )
     # Before the record, which will no longer say that they lack a member.
     stale = {prediction_names(image)[0] for image in images}
@@ -166,13 +164,7 @@ def _sweep(folder: Path, unwanted: Callable[[str], bool]) -> None:
 
 
 class PredictionJob:
-    """Base of the jobs that fill a dataset's folder of predictions.
-
-    Args:
-        dataset: name of the dataset, and of the job.
-        folder: folder of the predictions.
-        key: see `Job.key`.
-    """
+    """Base of the jobs that fill a dataset's folder of predictions; for ``key`` see `Job.key`."""
 
     def __init__(self, dataset: str, folder: Path, key: str) -> None:
         self.name, self.key, self._folder = dataset, key, folder

@@ -33,8 +33,7 @@ class GraphForward:
     graphs from then on; if the memory is too small for a graph, images of its size do.
 
     Args:
-        work: images (1, 3, H, W) on the device to a tensor on the device; its weights must stay where they are until
-            `clear` is called.
+        work: images (1, 3, H, W) on the device to a tensor there; its weights stay where they are until `clear`.
         note: called with a line for the user, at most once for each reason.
         capture: makes a graph; see `capture_graph`.
         most: number of graphs that are kept; the one that was not used for longest is dropped first.
@@ -119,11 +118,7 @@ _lock = threading.Lock()
 
 
 def capture_graph(work: Work, pixels: Tensor) -> Work:
-    """Capture a CUDA graph of ``work``.
-
-    Args:
-        work: see `GraphForward`.
-        pixels: (1, 3, H, W) on the device; ``work`` ran at this size before.
+    """Capture a CUDA graph of ``work``, which ran at the size of ``pixels`` (1, 3, H, W) before.
 
     Returns:
         a function that copies its argument into the graph's input, replays the graph and returns a copy of the

@@ -14,14 +14,7 @@ from ..runtime.progress import say
 from ..storage.filesystem import free_bytes
 from ..text import as_size
 from ..workers.protocol import Workers
-from .plan import (
-    InferencePlan,
-    InferenceResult,
-    StorePlan,
-    require_writable,
-    run_inference,
-    set_aside,
-)
+from .plan import InferencePlan, InferenceResult, StorePlan, run_inference
 from .store_job import StoreJob
 
 _COMPRESSED = 1.5  # times smaller than raw, see docs/decisions.md
@@ -36,7 +29,11 @@ class DumpPlan(InferencePlan):
     @property
     def bytes(self) -> int:
         """Size in bytes of the logits that are missing, uncompressed: an upper bound of what will be written."""
-        return int(sum(job.todo / max(1, len(job.wanted)) * _raw_bytes(job) for job in self.jobs))
+        raw = 0.0
+        for job in self.jobs:
+            pixels = sum(photo.size[0] * photo.size[1] for photo in job.wanted if photo.size)
+            raw += job.todo / max(1, len(job.wanted)) * 2 * len(job.identity.classes) * pixels
+        return int(raw)
 
     def lines(self, workers: Sequence[str]) -> list[str]:
         """Describe the plan for people; ``workers`` are described in a line each."""
@@ -48,12 +45,6 @@ class DumpPlan(InferencePlan):
             f"{self.todo} images to do on {self.device} in {self.options.precision}, at most {as_size(self.bytes)} "
             f"to write below {output}{room}",
         ]
-
-
-def _raw_bytes(plan: StorePlan) -> int:
-    """Return the size in bytes of all wanted logits, uncompressed."""
-    classes = len(plan.identity.classes)
-    return sum(2 * classes * photo.size[0] * photo.size[1] for photo in plan.wanted if photo.size)
 
 
 def dump_table(results: Sequence[InferenceResult]) -> list[str]:
@@ -78,11 +69,7 @@ _STAGES = {"read": "reading", "forward": "the forward pass", "write": "writing"}
 
 
 def limited_by(times: Iterable[Mapping[str, float]]) -> str | None:
-    """Say in a line which stage took most of the workers' time; None if nothing was done.
-
-    Args:
-        times: ``times`` of any number of results.
-    """
+    """Say which stage took most of the workers' time, from the ``times`` of results; None if nothing was done."""
     total: Counter[str] = Counter()
     for one in times:
         total.update(one)
@@ -101,11 +88,6 @@ def run_dump(plan: DumpPlan, workers: Workers, on_result: Callable[[InferenceRes
         plan: see `plan_dump`.
         workers, on_result: see `run_inference`, which raises the same errors.
     """
-    require_writable(plan.manifest.output)
-    if plan.overwrite:
-        # All of them now: otherwise the same command without the flag could not resume after an interruption.
-        for job in plan.jobs:
-            set_aside(job.store)
     if plan.todo and (warning := _disk_warning(plan)):
         say(warning)
     return run_inference("dump", plan, StoreJob, workers, on_result)

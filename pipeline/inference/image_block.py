@@ -49,9 +49,7 @@ class ImageBlock:
 
     Attributes:
         root: folder that the photographs' paths are relative to.
-        entries: the images.
         members: the members; of those of weight 0 only the logits are kept.
-        settings: settings of the networks.
         exif: turn photographs as their EXIF orientation says.
         prediction_target: takes the predictions; None to keep logits only.
     """

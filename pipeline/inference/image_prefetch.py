@@ -40,7 +40,7 @@ def prefetch_images(
         exif: turn them as their EXIF orientation says.
 
     Yields:
-        each entry with its photograph (3, H, W) uint8, or with a DatasetError that says why it cannot be used.
+        each entry with its photograph (3, H, W) uint8, or with the DatasetError that says why it cannot be used.
     """
     waiting: deque[tuple[ImageEntry, int, Future[Tensor | DatasetError]]] = deque()
     held = 0

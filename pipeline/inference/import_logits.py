@@ -32,8 +32,6 @@ class ImportResult:
     """Result of an import.
 
     Attributes:
-        done: number of images stored.
-        skipped: number of images that were complete before.
         failed: path -> reason.
         extra: number of files that belong to no photograph.
         interrupted: images are left because the run was told to stop.
@@ -107,11 +105,6 @@ def import_logits(
     identity = StoreIdentity(
         model=member.name,
         architecture=member.arch,
-        checkpoint=None,
-        sha256=None,
-        scales=None,
-        flip=None,
-        precision=None,
         classes=CLASS_NAMES,
         preprocessing={"orientation": entry.orientation} if entry.exif else None,
         encoding=manifest.store.encoding,
@@ -123,7 +116,7 @@ def import_logits(
     try:
         with writer_lock(path):
             # An empty store is started over, too: the first try may have had wrong channels.
-            afresh = overwrite or not _is_filled(path)
+            afresh = overwrite or not LogitStore.exists(path) or not any(LogitStore.open(path).complete())
             store = LogitStore.for_writing(path, identity, {"package_version": __version__}, overwrite=afresh)
             store.register(photos)
             listed = store.index.keys() - present
@@ -152,10 +145,6 @@ def import_logits(
         seconds=round(time.monotonic() - begun, 3),
     )
     return result
-
-
-def _is_filled(path: Path) -> bool:
-    return LogitStore.exists(path) and any(LogitStore.open(path).complete())
 
 
 def _fill(

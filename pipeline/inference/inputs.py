@@ -29,22 +29,16 @@ class InputStatus:
 
     Attributes:
         kind: ``model`` or ``dataset``.
-        name: its name in the manifest.
         found: what was found, for people.
         problem: why it cannot be used; None if it can.
-        is_missing: the problem is that it is not there.
+        state: ``ok``, ``MISSING`` or ``WRONG``.
     """
 
     kind: str
     name: str
     found: str
     problem: str | None = None
-    is_missing: bool = True
-
-    @property
-    def state(self) -> str:
-        """``ok``, ``MISSING`` or ``WRONG``."""
-        return "ok" if self.problem is None else "MISSING" if self.is_missing else "WRONG"
+    state: str = "ok"
 
     @property
     def description(self) -> str:
@@ -52,23 +46,18 @@ class InputStatus:
         return self.problem or self.found
 
     def as_json(self) -> dict[str, Any]:
-        """Return kind, name, what was found, the problem and the state."""
-        fields = asdict(self)
-        del fields["is_missing"]
-        return fields | {"state": self.state}
+        """Return all fields by name."""
+        return asdict(self)
 
 
 def check_inputs(manifest: Manifest) -> list[InputStatus]:
-    """Check every checkpoint against its network, precision and sha256, and list every dataset.
-
-    Nothing is decoded or run.
-    """
+    """Check every checkpoint against its network, precision and sha256, and list every dataset; decode nothing."""
     found = [_checkpoint_status(member, manifest.inference.precision) for member in manifest.models]
     for dataset in manifest.datasets:
         try:
             looked = survey(manifest, dataset, afresh=True)
         except HmsaError as error:
-            found.append(InputStatus("dataset", dataset.name, "", str(error)))
+            found.append(InputStatus("dataset", dataset.name, "", str(error), "MISSING"))
             continue
         photos = looked.photographs
         unreadable = [photo.path for photo in photos if photo.size is None]
@@ -85,11 +74,10 @@ def _checkpoint_status(member: Member, precision: str) -> InputStatus:
     try:
         path = member.checkpoint_path()
     except HmsaError as error:
-        return InputStatus("model", member.name, "", str(error))
+        return InputStatus("model", member.name, "", str(error), "MISSING")
     if not path.exists():
-        return InputStatus(
-            "model", member.name, "", f"{path}: there is no such checkpoint; put it there or correct --assets"
-        )
+        problem = f"{path}: there is no such checkpoint; put it there or correct --assets"
+        return InputStatus("model", member.name, "", problem, "MISSING")
     notes = []
     try:
         # The precision of this machine; another one, which has that of the manifest, may refuse the checkpoint.
@@ -101,7 +89,7 @@ def _checkpoint_status(member: Member, precision: str) -> InputStatus:
             notes.append("its sha256 is that of the manifest")
     except (HmsaError, OSError) as error:
         problem = cannot_read(error.filename, error) if isinstance(error, OSError) else str(error)
-        return InputStatus("model", member.name, "", problem, is_missing=False)
+        return InputStatus("model", member.name, "", problem, "WRONG")
     if used != precision:
         try:
             check_range(path, member.arch, AUTOCAST[precision])
@@ -119,7 +107,6 @@ class Survey:
     """Files of a dataset as they are on the disk now.
 
     Attributes:
-        dataset: its entry in the manifest.
         photographs: sorted by path.
         left_out: description of files that are no photographs of the dataset -> number of files.
         beside: folder of a part that lies beside the root and is read as if it lay in it -> number of photographs.

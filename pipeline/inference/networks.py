@@ -57,14 +57,7 @@ class ComputedImage:
 
 
 class Networks:
-    """The members' networks on one device.
-
-    Args:
-        settings: settings of every network.
-        members: the members.
-
-    Attributes:
-        are_together: all networks are on the device at the same time.
+    """The members' networks on one device; ``are_together`` if all are there at the same time.
 
     Raises:
         CheckpointError: a checkpoint is not the file that the run began with, or does not fit its network.

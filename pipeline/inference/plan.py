@@ -1,4 +1,4 @@
-"""What dump and predict have in common: the checks before anything starts, the run, and the results."""
+"""The part that dump and predict share: the checks before anything starts, the run, and the results."""
 
 from __future__ import annotations
 
@@ -32,8 +32,6 @@ class JobPlan:
     """Base of the plans of one job.
 
     Attributes:
-        name: of the job.
-        dataset: the dataset's name.
         root: folder that the photographs' paths are relative to.
         wanted: the photographs that should be complete afterwards.
         complete: paths of those that are.
@@ -50,22 +48,27 @@ class JobPlan:
         """Number of images that are not complete."""
         return len(self.wanted) - len(self.complete)
 
+    def remove_results(self) -> None:
+        """Remove existing results, so that the job is started over; StoreError if they are in use."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class StorePlan(JobPlan):
-    """One model over one dataset.
-
-    Attributes:
-        member: the model.
-        store: path of the store.
-        identity: settings that the logits are made with.
-        photographs: all of the dataset, sorted; they make the table of images.
-    """
+    """The store of one model's logits over one dataset, whose ``photographs`` make its table of images."""
 
     member: Member
     store: Path
     identity: StoreIdentity
     photographs: tuple[Photograph, ...]
+
+    def remove_results(self) -> None:
+        """Move the store out of the way; StoreError if it is in use."""
+        try:
+            with writer_lock(self.store):
+                LogitStore.set_aside(self.store)
+        except OSError as error:
+            raise disk_error(self.store, error) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +230,7 @@ def run_inference(
     workers: Workers,
     on_result: Callable[[InferenceResult], None],
 ) -> list[InferenceResult]:
-    """Run a plan's jobs; one whose target cannot be used has a ``problem``, and the others are done.
+    """Run a plan's jobs; one whose store or folder cannot be used has a ``problem``, and the others are done.
 
     Args:
         command: name of the command in ``run.json``.
@@ -240,6 +243,12 @@ def run_inference(
         DiskError: the disk cannot be written, or is nearly full; complete images are kept.
         HmsaError: the workers are gone for good.
     """
+    output = plan.manifest.output
+    _require_writable(output)
+    if plan.overwrite:
+        # All of them now: otherwise the same command without the flag could not resume after an interruption.
+        for job in plan.jobs:
+            job.remove_results()
     device = plan.device.type if plan.device.index is None else str(plan.device)
     settings = InferenceSettings(device, plan.options, workers.threads)
     return run_recorded_jobs(
@@ -248,7 +257,7 @@ def run_inference(
         workers,
         on_result,
         todo=plan.todo,
-        output=plan.manifest.output,
+        output=output,
         manifest=plan.manifest.resolved(),
         required_paths=[
             *(looked.dataset.root_path() for looked in plan.surveys),
@@ -257,7 +266,7 @@ def run_inference(
     )
 
 
-def require_writable(output: Path) -> None:
+def _require_writable(output: Path) -> None:
     """Raise StoreError unless files can be created in ``output``, which is created if it is missing."""
     try:
         make_folder(output)
@@ -270,12 +279,3 @@ def require_writable(output: Path) -> None:
         raise StoreError(
             f"{output}: cannot be written ({reason(error)}); choose another --output, or free it"
         ) from error
-
-
-def set_aside(store: Path) -> None:
-    """Move a store out of the way, so that it is started over; StoreError if it is in use."""
-    try:
-        with writer_lock(store):
-            LogitStore.set_aside(store)
-    except OSError as error:
-        raise disk_error(store, error) from error

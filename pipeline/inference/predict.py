@@ -15,13 +15,13 @@ from ...errors import ManifestError
 from ..config.manifest import Manifest
 from ..fusion.ensemble_record import make_record, read_record
 from ..fusion.prediction_files import prediction_names
-from ..fusion.prediction_folder import existing_predictions, remove_predictions, require_same_work, require_unchanged
+from ..fusion.prediction_folder import existing_predictions, require_same_work, require_unchanged
 from ..storage.output_folder import predictions_path
 from ..storage.writer_lock import require_free
 from ..workers.protocol import Workers
 from .inputs import Survey
 from .member_check import identity_for_dataset
-from .plan import InferencePlan, InferenceResult, require_writable, run_inference, set_aside
+from .plan import InferencePlan, InferenceResult, run_inference
 from .predict_job import DatasetPlan, PredictJob
 
 
@@ -119,11 +119,4 @@ def run_predict(
         plan: see `plan_predict`.
         workers, on_result: see `run_inference`, which raises the same errors.
     """
-    require_writable(plan.manifest.output)
-    if plan.overwrite:
-        # All of them now: otherwise the same command without the flag could not resume after an interruption.
-        for dataset in plan.jobs:
-            remove_predictions(dataset.folder)
-            for store in dataset.stores:
-                set_aside(store.store)
     return run_inference("predict", plan, PredictJob, workers, on_result)

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import disk_error
 from ..config.manifest import FusionFunctions, Member
 from ..fusion.ensemble_record import read_record
-from ..fusion.prediction_folder import PredictionJob, begin_predictions, note_sizes
+from ..fusion.prediction_folder import PredictionJob, begin_predictions, note_sizes, remove_predictions
 from ..storage.writer_lock import writer_lock
 from ..store.identity import StoreIdentity
 from ..store.image_table import ImageEntry
@@ -27,7 +27,7 @@ class DatasetPlan(JobPlan):
     """The work on one dataset.
 
     Attributes:
-        folder: folder of the predictions.
+        folder: of the predictions.
         functions: functions of the label and of the confidence.
         members: the members whose networks run, with the identities of their logits.
         stores: the stores of the members whose logits are kept.
@@ -41,6 +41,12 @@ class DatasetPlan(JobPlan):
     stores: tuple[StorePlan, ...]
     record: dict[str, Any]
     partial: dict[str, list[str]]
+
+    def remove_results(self) -> None:
+        """Remove the predictions, and move the stores out of the way; StoreError if they are in use."""
+        remove_predictions(self.folder)
+        for store in self.stores:
+            store.remove_results()
 
 
 class PredictJob(PredictionJob):

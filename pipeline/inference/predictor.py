@@ -48,7 +48,7 @@ class InferenceSettings:
 
 
 def usable_options(options: InferenceOptions, device: torch.device) -> tuple[InferenceOptions, list[str]]:
-    """Return the options as ``device`` can really use them, and a line for the user for each that it cannot.
+    """Return the options as ``device`` can use them, and a line for the user for each that it cannot.
 
     Raises:
         ManifestError: the GPU cannot compute in bf16.
@@ -68,15 +68,7 @@ def usable_options(options: InferenceOptions, device: torch.device) -> tuple[Inf
 
 
 class Predictor:
-    """A device with at most one network on it.
-
-    Args:
-        device: the device.
-        options: as the device can use them; see `usable_options`.
-
-    Attributes:
-        is_compiled: the loaded network is compiled.
-    """
+    """A device with at most one network on it; ``options`` are those of `usable_options`."""
 
     def __init__(self, device: torch.device, options: InferenceOptions) -> None:
         self._device, self._options = device, options
@@ -139,16 +131,10 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> tuple[Tensor, str | None]:
-        """Compute the logits of an image.
+        """Compute logits (19, H, W) float16 of an image (3, H, W) uint8 on any device, and say how; None for at once.
 
         If the memory is too small, the image is tried again with every scale and mirrored image moved off the device
-        before the next, then, if there are tiles, in tiles.
-
-        Args:
-            image: (3, H, W) uint8, on any device.
-
-        Returns:
-            logits (19, H, W) float16, on the device or on the CPU; and how they were computed, None for at once.
+        before the next, then, if there are tiles, in tiles. The logits are on the device or on the CPU.
 
         Raises:
             MemoryError, torch.OutOfMemoryError: it does not fit in any of these ways.
@@ -186,14 +172,9 @@ class Predictor:
         return None
 
     def compute(self, image: Tensor, gather: torch.device | None) -> Tensor:
-        """Compute the logits of an image in one piece.
+        """Compute logits (19, H, W), float16 or float32, of an image (3, H, W) uint8 in one piece.
 
-        Args:
-            image: (3, H, W) uint8, on any device.
-            gather: device that each scale's logits are moved to before the next scale; None to keep them.
-
-        Returns:
-            logits (19, H, W), float16 or float32.
+        With ``gather``, each scale's logits are moved to that device before the next scale.
 
         Raises:
             MemoryError, torch.OutOfMemoryError: it does not fit into the memory.
@@ -233,14 +214,7 @@ class Predictor:
         )
 
     def compute_in_tiles(self, image: Tensor, tile: Tile) -> Tensor:
-        """Compute the logits of an image tile by tile, averaged where tiles overlap.
-
-        Args:
-            image: (3, H, W) uint8, on any device.
-            tile: size and overlap of the tiles.
-
-        Returns:
-            logits (19, H, W) float32, on the CPU.
+        """Compute logits (19, H, W) float32 of an image (3, H, W) uint8, averaged where tiles overlap, on the CPU.
 
         Raises:
             MemoryError, torch.OutOfMemoryError: a tile does not fit into the memory.
@@ -262,8 +236,7 @@ def tile_corners(height: int, width: int, tile: Tile) -> Iterator[tuple[int, int
     """Yield the upper left corners (y, x) of tiles that cover an image and overlap by the overlap at least.
 
     Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        height, width: of the image, in pixels.
         tile: size and overlap of the tiles.
     """
     for y in _starts(height, tile.size[0], tile.overlap):
@@ -279,15 +252,10 @@ def _starts(side: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_weights(height: int, width: int, overlap: int) -> Tensor:
-    """Return the weight of a tile at each of its pixels, which rises from the edges over the overlap to 1.
+    """Return a tile's weight (height, width) float32 at its pixels, which rises from the edges over the overlap to 1.
 
     Args:
-        height: of the tile, in pixels.
-        width: of the tile, in pixels.
-        overlap: in pixels.
-
-    Returns:
-        weights (height, width) float32.
+        height, width, overlap: of the tile, in pixels.
     """
     sides = []
     for side in (height, width):

@@ -23,10 +23,6 @@ from .store_writes import LogitsTarget
 class StoreJob:
     """The scheduler's job of filling one store: the lock, the arrays, and blocks of the missing images.
 
-    Args:
-        plan: the store.
-        settings: settings of the network.
-
     Attributes:
         gone: images that the opened store lists and the dataset no longer holds.
     """

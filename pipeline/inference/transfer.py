@@ -17,12 +17,7 @@ _MAX_COMPUTING = 2
 
 
 class ByteBudget:
-    """Bounds the bytes and the items that wait in a queue; an item above the bound may pass alone.
-
-    Args:
-        limit: in bytes.
-        items: number of items.
-    """
+    """Bounds the bytes, and the number, of the items that wait in a queue; an item above the bound may pass alone."""
 
     def __init__(self, limit: int, items: int = MAX_WAITING) -> None:
         self._limit, self._used = limit, 0
@@ -47,24 +42,17 @@ class ByteBudget:
 
 
 class HostCopy:
-    """Copies results of a GPU to the CPU while it computes the next; on a CPU nothing is copied.
-
-    Args:
-        device: the device that computes.
-    """
+    """Copies results of a GPU to the CPU while it computes the next; on a CPU nothing is copied."""
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._computing: deque[torch.cuda.Event] = deque()
 
     def start(self, result: Tensor) -> Callable[[], Tensor]:
-        """Start the copy of ``result``, which may still be being computed.
+        """Start the copy of ``result``, which may still be being computed; return a function that waits for it.
 
         Waits while more than a few results are being computed, so that a GPU has enough to do and its memory does
         not fill.
-
-        Returns:
-            a function that waits for the copy and returns the tensor on the CPU.
         """
         if self._stream is None or result.device.type == "cpu":
             return lambda: result

@@ -11,15 +11,11 @@ from typing import Any, TextIO
 
 
 class _Descriptor(io.FileIO):
-    """Writes to a file descriptor until that fails, and drops everything afterwards.
+    """Writes to a file descriptor, which stays open, until that fails, and drops everything afterwards.
 
     A reader that has closed the pipe (``| head``) is no error. Any other failure, such as a full disk, is raised
     once: otherwise Python tries the same bytes again at exit, fails again and replaces the exit code by 120. Failures
-    of standard error are not raised, since there is no place left to report them.
-
-    Args:
-        number: the descriptor; it stays open.
-        label: name of the stream in errors; None to raise none.
+    of standard error, which has no ``label``, are not raised, since there is no place left to report them.
     """
 
     def __init__(self, number: int, label: str | None) -> None:

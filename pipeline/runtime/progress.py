@@ -6,7 +6,6 @@ import sys
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import NoReturn, Self
 
 from tqdm import tqdm
@@ -49,9 +48,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for part in reversed(self._parts.values()):
             if part.bar is not None:
                 part.bar.close()

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoreIdentity:
     """The model and settings that a store's logits were made with. A store only ever holds logits of one identity.
 
@@ -31,13 +31,13 @@ class StoreIdentity:
 
     model: str
     architecture: str
-    checkpoint: str | None
-    sha256: str | None
-    scales: tuple[float, ...] | None
-    flip: bool | None
-    precision: str | None
+    checkpoint: str | None = None
+    sha256: str | None = None
+    scales: tuple[float, ...] | None = None
+    flip: bool | None = None
+    precision: str | None = None
     classes: tuple[str, ...]
-    preprocessing: Mapping[str, Any] | None
+    preprocessing: Mapping[str, Any] | None = None
     encoding: str = "lossless"
     source: Mapping[str, Any] | None = None
     compile: str = "off"

@@ -121,7 +121,7 @@ def update_table(
         photographs: the dataset as it is now.
 
     Returns:
-        The table, and the paths of images that changed although logits of their old content are stored.
+        the table, and the paths of images that changed although logits of their old content are stored.
     """
     table, rows = list(images), rows_per_array(images)
     index = {entry.path: i for i, entry in enumerate(table)}

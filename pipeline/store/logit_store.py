@@ -100,9 +100,7 @@ class LogitStore(ShardReader):
         Temporary files of writers that died are removed.
 
         Args:
-            path: folder of the store.
-            identity: model and settings that the logits will be made with.
-            versions: names and versions of the software, kept for the reader of a new store.
+            path, identity, versions: see `create`.
             overwrite: remove a store that is there and start over.
 
         Raises:
@@ -170,12 +168,10 @@ class LogitStore(ShardReader):
         return cls(path, open_group(path, writable=writable), seen)
 
     def register(self, photographs: Iterable[Photograph]) -> int:
-        """Bring the table and the arrays up to the dataset as it is now: new images are appended, in the order given.
+        """Bring the table and the arrays up to the dataset as it is now, and return the number of rows added.
 
-        The row of an image whose file changed, such as a damaged file that was repaired, is updated in place.
-
-        Returns:
-            Number of rows added.
+        New images are appended, in the order given. The row of an image whose file changed, such as a damaged file
+        that was repaired, is updated in place.
 
         Raises:
             StoreError: an image changed since its logits were stored, or cannot be listed.

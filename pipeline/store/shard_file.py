@@ -45,14 +45,9 @@ def is_finite(logits: np.ndarray) -> bool:
 
 
 def pack_shard(chunks: Iterable[np.ndarray], compressor: Blosc) -> list[bytes]:
-    """Compress chunks into a shard file.
+    """Compress chunks into the pieces of a shard file, to be written one after another.
 
-    Args:
-        chunks: contiguous arrays of 2-byte values, in the order of the rows.
-        compressor: compresses each chunk.
-
-    Returns:
-        The file's content in pieces, to be written one after another.
+    The chunks are contiguous arrays of 2-byte values, in the order of the rows.
     """
     pieces: list[bytes] = []
     index, offset = b"", 0

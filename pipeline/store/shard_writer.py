@@ -26,12 +26,8 @@ class ShardWriter:
     """Writes single images of a store whose table and arrays exist; `LogitStore.writer` gives one.
 
     It can be pickled, and costs the same for a table of ten images and of a million. The process that writes, or the
-    one that it works for, holds the store's lock (`writer_lock.require_held`).
-
-    Args:
-        path: folder of the store.
-        identity: of the store.
-        seen: `table_version` of the table from which the entries come.
+    one that it works for, holds the store's lock (`writer_lock.require_held`). The entries that it gets come from the
+    table whose `table_version` is ``seen``.
     """
 
     def __init__(self, path: Path, identity: StoreIdentity, seen: str | None) -> None:
@@ -50,11 +46,7 @@ class ShardWriter:
         return [entry for entry, known in zip(entries, there, strict=True) if not known]
 
     def write(self, entry: ImageEntry, logits: np.ndarray) -> None:
-        """Store one image completely or, after any failure, not at all.
-
-        Args:
-            entry: the image's row of the table.
-            logits: (C, H, W) float16, finite.
+        """Store an image's logits (C, H, W) float16, all finite: completely or, after any failure, not at all.
 
         Raises:
             ValueError: the logits have another shape or dtype.

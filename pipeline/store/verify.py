@@ -28,7 +28,6 @@ class StoreStatus:
     """The state of one store.
 
     Attributes:
-        dataset, model: their names.
         complete: images whose shard is there.
         total: images in the store's table, 0 where there is no store.
         bytes: of all shards on the disk.
@@ -84,7 +83,6 @@ class VerifyResult:
     """The result of reading one store.
 
     Attributes:
-        dataset, model: their names.
         sound: number of images whose logits can be read and are finite.
         damaged: image path -> reason, for shards that do not decode to finite logits.
         unreadable: image path -> reason, for shards that the disk did not give. They count as undamaged and are

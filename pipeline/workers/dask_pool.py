@@ -73,19 +73,16 @@ def _run_block(block: Block, run: str, number: int) -> BlockResult:
 
 
 def describe_worker(required_paths: Sequence[str], marker: str | None) -> dict[str, Any]:
-    """Describe this worker: versions, device, host, and the required paths that it cannot see.
+    """Describe this worker: versions, device, host, the ``required_paths`` that it misses, and if it sees the marker.
 
-    Args:
-        required_paths: files and folders on local disks.
-        marker: a file in the output folder, see `output_marker`; None for none.
+    ``marker`` is that of `output_marker`.
     """
-    cuda = torch.cuda.is_available()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "version": __version__,
         "torch": torch.__version__,
-        "device": "cuda" if cuda else "cpu",
-        "model": device_name(torch.device("cuda" if cuda else "cpu")),
-        "bf16": cuda and torch.cuda.is_bf16_supported(),
+        "device": device,
+        "model": device_name(torch.device(device)),
         "host": socket.gethostname(),
         "missing": [path for path in required_paths if not Path(path).exists()],
         "sees": _sees_marker(marker),
@@ -112,8 +109,8 @@ def no_answer(name: str, error: object, worker: dict[str, Any], where: str) -> s
     Args:
         name: of the worker.
         error: came back instead of a description.
-        worker: what Dask's scheduler knows about it.
-        where: completes "install it ...", such as "where it runs".
+        worker: Dask's own description of it.
+        where: completes "install it ...".
     """
     said = reason(error)
     if worker.get("memory_limit") and not isinstance(error, ImportError):
@@ -139,6 +136,7 @@ class DaskWorkerPool(ABC):
         self._admitted: set[str] = set()
         self._limited: dict[str, dict[str, Any]] = {}
         self._paused: dict[str, dict[str, Any]] = {}
+        self._required_paths: tuple[Path, ...] | None = None
         self._looked_at = self._alive_at = self._noted_at = 0.0
 
     @abstractmethod
@@ -174,6 +172,7 @@ class DaskWorkerPool(ABC):
         if self.dashboard:
             say(f"dashboard: {self.dashboard}")
         self._alive_at = time.monotonic()
+        self._required_paths = required_paths
 
     def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
         """Return whether a worker that Dask's scheduler knows was checked, and may have blocks."""
@@ -220,18 +219,12 @@ class DaskWorkerPool(ABC):
 
     def _memory(self) -> str | None:
         """Say why workers may be missing, if Dask was told how much memory they may take."""
-        if self._paused:
-            name, worker = next(iter(self._paused.items()))
-            return (
-                f"worker {name} is paused: it takes most of its memory limit of {_memory_limit(worker)}; "
-                f"{_MEMORY_ADVICE}"
-            )
-        if self._limited:
-            name, worker = next(iter(self._limited.items()))
-            return (
-                f"worker {name} was there, and had a memory limit of {_memory_limit(worker)}, at which Dask ends it; "
-                f"{_MEMORY_ADVICE}"
-            )
+        for name, worker in self._paused.items():
+            state = f"is paused: it takes most of its memory limit of {_memory_limit(worker)}"
+            return f"worker {name} {state}; {_MEMORY_ADVICE}"
+        for name, worker in self._limited.items():
+            state = f"was there, and had a memory limit of {_memory_limit(worker)}, at which Dask ends it"
+            return f"worker {name} {state}; {_MEMORY_ADVICE}"
         return None
 
     def workers(self) -> list[str]:
@@ -250,17 +243,21 @@ class DaskWorkerPool(ABC):
         Args:
             number, block, worker: see `WorkerPool.submit`.
         """
-        future = self._open().submit(
+        call = pickle_call(_run_block, block, self._run, number)
+        future = self._futures[number] = self._call(f"{number}", self._addresses[worker], call, elsewhere=True)
+        future.add_done_callback(lambda ended: self._done(number, ended))
+
+    def _call(self, key: str, address: str, call: bytes, *, elsewhere: bool = False) -> Future:
+        """Make a pickled call in a worker that is idle, or ``elsewhere`` if it dies first."""
+        return self._open().submit(
             run_pickled_call,
-            pickle_call(_run_block, block, self._run, number),
-            key=f"{self._run}-{number}",
-            workers=[self._addresses[worker]],
-            allow_other_workers=True,
+            call,
+            key=f"{self._run}-{key}",
+            workers=[address],
+            allow_other_workers=elsewhere,
             resources={RESOURCE: 1},
             pure=False,
         )
-        self._futures[number] = future
-        future.add_done_callback(lambda ended: self._done(number, ended))
 
     def _done(self, number: int, future: Future) -> None:
         if future.status == "finished":

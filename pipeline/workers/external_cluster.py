@@ -23,7 +23,7 @@ from .dask_pool import (
     silence_dask,
     worker_problem,
 )
-from .pickled_call import pickle_call, run_pickled_call
+from .pickled_call import pickle_call
 
 CONNECT_SECONDS = 30.0
 LOST_SECONDS = 10.0
@@ -32,9 +32,7 @@ LOST_SECONDS = 10.0
 class ExternalCluster(DaskWorkerPool):
     """Uses a Dask cluster that a batch system, Kubernetes or a user has started; connects at once.
 
-    Args:
-        scheduler: its address (``tcp://host:port``), or its scheduler file.
-        device: ``auto``, ``cpu`` or ``cuda``.
+    ``scheduler`` is its address (``tcp://host:port``) or its scheduler file, ``device`` is auto, cpu or cuda.
 
     Raises:
         ManifestError: ``scheduler`` is neither, or the workers do not have the device.
@@ -47,10 +45,9 @@ class ExternalCluster(DaskWorkerPool):
         self._answered_at = time.monotonic()
         self._asked: set[str] = set()
         self._questions: dict[str, Future] = {}
-        self._required_paths: tuple[Path, ...] | None = None
         self._client = self._connect()
-        found = {description["name"]: description for description in self._describe_workers(()).values()}
-        kinds = {name: description["device"] for name, description in found.items()}
+        self._found = {found["name"]: found for found in self._describe_workers(()).values()}
+        kinds = {name: found["device"] for name, found in self._found.items()}
         if device not in ("auto", "cpu", "cuda"):
             raise ManifestError(
                 f"--device {device}: on a running cluster each worker has its own; use auto, cpu or cuda"
@@ -64,12 +61,6 @@ class ExternalCluster(DaskWorkerPool):
             )
         if self.device == "cuda" and without:
             raise ManifestError(f"--device cuda: workers {first_few(without, 3)} have none; use --device cpu")
-        self._found = found
-
-    def start(self, required_paths: tuple[Path, ...]) -> None:
-        """See `DaskWorkerPool.start`; workers that join later and do not fit are left out, with a note."""
-        super().start(required_paths)
-        self._required_paths = required_paths
 
     def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
         if self._required_paths is None or address in self._admitted:
@@ -80,7 +71,7 @@ class ExternalCluster(DaskWorkerPool):
         return False
 
     def _check_newcomer(self, address: str, name: str) -> None:
-        """Ask a worker that has just joined for its description, without waiting for the answer."""
+        """Ask a worker that has just joined for its description; one that does not fit is left out, with a note."""
         assert self._required_paths is not None
         required_paths = self._required_paths
         marked = contextlib.ExitStack()
@@ -94,8 +85,8 @@ class ExternalCluster(DaskWorkerPool):
                 description = future.result(timeout=GONE_SECONDS) | {"name": name}
                 problem = worker_problem(description, required_paths, self.device)
             elif future.status == "error":
-                reason = future.exception(timeout=GONE_SECONDS)
-                problem = no_answer(name, reason, self._limited.get(name, {}), "there")
+                error = future.exception(timeout=GONE_SECONDS)
+                problem = no_answer(name, error, self._limited.get(name, {}), "there")
             else:  # it is gone, and will be asked again if it comes back
                 self._asked.discard(address)
                 return
@@ -104,15 +95,8 @@ class ExternalCluster(DaskWorkerPool):
             else:
                 say(f"left out: {problem}")
 
-        future = self._open().submit(
-            run_pickled_call,
-            pickle_call(describe_worker, [str(path) for path in required_paths[1:]], marker),
-            workers=[address],
-            resources={RESOURCE: 1},
-            key=f"{self._run}-who-{uuid.uuid4().hex[:8]}",
-            pure=False,
-        )
-        self._questions[address] = future
+        call = pickle_call(describe_worker, [str(path) for path in required_paths[1:]], marker)
+        future = self._questions[address] = self._call(f"who-{uuid.uuid4().hex[:8]}", address, call)
         future.add_done_callback(on_answer)
 
     def describe(self) -> list[str]:

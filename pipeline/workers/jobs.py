@@ -24,13 +24,11 @@ class JobSummary:
 
     Attributes:
         done: number of images made in this run.
-        failed: path -> reason.
-        fallbacks: path -> how an image was computed that could not be computed as planned.
+        failed, fallbacks, times: those of its blocks, see `BlockResult`.
         problem: why the job could not be done at all; None if it could.
         interrupted: images are left because the run was told to stop.
         seconds: from the opening of the job to its end.
         images_by_worker: worker -> number of images that it finished.
-        times: stage (read, forward, write) -> seconds that workers spent in it.
     """
 
     done: int = 0
@@ -48,8 +46,6 @@ class JobResult(JobSummary, ABC):
     """Result of one job: its counts in this run, and what it found.
 
     Attributes:
-        name: the job's name.
-        dataset: name of the dataset whose images it did.
         skipped: number of images that were complete before.
         gone: images that a store lists and the dataset no longer holds.
         present: images that the dataset holds, as far as ``gone`` is about them.

@@ -182,19 +182,14 @@ class LocalCluster(DaskWorkerPool):
             return False
         for name in cluster.worker_spec:
             nanny: Any = cluster.workers.get(name)
-            starts = self._starts.setdefault(str(name), set())
-            process = None if nanny is None else nanny.process
-            if process is not None and process.status == Status.starting:
-                starts.add(process.pid)
-                starting = True
-            elif nanny is None:
-                starting = (
-                    time.monotonic() - self._missing_since.setdefault(str(name), time.monotonic()) < START_SECONDS
-                )
+            starts, now, starting = self._starts.setdefault(str(name), set()), time.monotonic(), False
+            if nanny is None:
+                starting = now - self._missing_since.setdefault(str(name), now) < START_SECONDS
             else:
-                starting = False
-            if nanny is not None:
                 self._missing_since.pop(str(name), None)
+                if nanny.process is not None and nanny.process.status == Status.starting:
+                    starts.add(nanny.process.pid)
+                    starting = True
             if starting and len(starts) < MAX_STARTS:
                 return True
         return False

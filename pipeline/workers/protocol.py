@@ -24,7 +24,7 @@ class BlockResult:
         problem: why the whole job cannot be done here (its store is in use, its lock is lost); None if it can.
         disk_problem: why nothing more can be written; None if it can.
         seconds: from the first image to the last.
-        times: stage -> seconds spent in it, where they were measured.
+        times: stage (read, forward, write) -> seconds spent in it, where they were measured.
         notes: lines for the user; the run prints each once.
     """
 

@@ -1,4 +1,4 @@
-"""What follows when a worker died or hangs: which of its images are tried again alone, and which are given up.
+"""After a worker died or hangs: which of its images are tried again alone, and which are given up.
 
 The images that a worker had in flight when it died are suspects. They are tried one by one, so that the image that
 kills workers is found, and only that image is given up, after its fourth worker. An image that has been in work for
