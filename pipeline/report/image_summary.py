@@ -28,10 +28,9 @@ from ...datasets.layout.folder_layout import located
 from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...errors import DatasetError, DiskError, StoreError, disk_error
 from ...files import atomic_path
-from ..config.manifest import FusionFunctions as Functions
-from ..config.manifest import Member
-from ..fusion.fuse import fuse, quantise
-from ..fusion.member_stores import ENSEMBLE, open_store
+from ..config.manifest import FusionFunctions, Member
+from ..fusion.fuse import quantise
+from ..fusion.member_stores import ENSEMBLE, fuse_members, open_store
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction
 from ..pictures.colours import confidence_as_float
 from ..scoring.pixel_counts import CLASSES, PixelCounts
@@ -175,7 +174,7 @@ def _fuse_strip(
     stores: Sequence[LogitStore],
     rows: Sequence[int],
     members: Sequence[Member],
-    functions: Functions,
+    functions: FusionFunctions,
     start: int,
     stop: int,
 ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
@@ -186,13 +185,7 @@ def _fuse_strip(
     inner: Tensor | None = None
     for store, row, member in zip(stores, rows, members, strict=True):
         logits = torch.from_numpy(store.read(row, start, stop))
-        fused = fuse(
-            [logits],
-            [1.0],
-            [member.temperature],
-            label=functions.label,
-            confidence=functions.confidence,
-        )
+        fused = fuse_members([logits], [member], functions)
         labels.append(fused.label.numpy())
         confidences.append(quantise(fused.confidence).numpy())
         p = (logits.float() / member.temperature).softmax(0).mul_(member.weight / total)

@@ -22,8 +22,8 @@ from ...datasets.layout.image_mask_pairs import ImageMaskPair, without_masks
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
 from ...errors import DatasetError, ManifestError, StoreError, first_few
 from ..config.manifest import Manifest, Member
-from ..fusion.fuse import fuse, quantise
-from ..fusion.member_stores import voting_members
+from ..fusion.fuse import quantise
+from ..fusion.member_stores import fuse_members, voting_members
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from ..runtime.ordered_threads import map_in_order
 from ..runtime.progress import Progress, say
@@ -242,13 +242,7 @@ def _score_held_out(
     for start in range(0, count, PIXELS_AT_ONCE):
         y = pixels.labels[start : start + PIXELS_AT_ONCE]
         parts = [pixels.logits[i, start : start + PIXELS_AT_ONCE].T for i in which]
-        fused = fuse(
-            parts,
-            [member.weight for member in members],
-            [member.temperature for member in members],
-            label=functions.label,
-            confidence=functions.confidence,
-        )
+        fused = fuse_members(parts, members, functions)
         loss -= (
             log_likelihood(
                 pixels.logits[list(which), start : start + PIXELS_AT_ONCE],
