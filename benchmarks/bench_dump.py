@@ -64,8 +64,8 @@ def block_of(root: Path, photos: list[Path], shape: Shape, setting: InferenceSet
 
 
 def make_loop(root: Path, photos: list[Path], setting: InferenceSettings, arch: str) -> Callable[[], Any]:
-    predictor = Predictor(torch.device(setting.device), setting.options)
-    predictor.load(Member(name="it", arch=arch, checkpoint=str(root / "weights.pth")))
+    member = Member(name="it", arch=arch, checkpoint=str(root / "weights.pth"))
+    predictor = Predictor(torch.device(setting.device), setting.options, member)
 
     def work() -> None:
         for photo in photos:
@@ -76,8 +76,8 @@ def make_loop(root: Path, photos: list[Path], setting: InferenceSettings, arch: 
 
 
 def make_forward(root: Path, photos: list[Path], setting: InferenceSettings, arch: str) -> Callable[[], Any]:
-    predictor = Predictor(torch.device(setting.device), setting.options)
-    predictor.load(Member(name="it", arch=arch, checkpoint=str(root / "weights.pth")))
+    member = Member(name="it", arch=arch, checkpoint=str(root / "weights.pth"))
+    predictor = Predictor(torch.device(setting.device), setting.options, member)
     images = [decode_image(photo) for photo in photos]
 
     def work() -> None:

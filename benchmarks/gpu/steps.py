@@ -370,8 +370,8 @@ def dump(kit: Kit) -> None:
         whole = time.monotonic() - begun
         job = job_of(path.with_suffix(""), "dump")
         options = InferenceOptions(precision="fp16" if kit.dtype else "fp32", scales=SCALES, cuda_graphs=graphs)
-        one = Predictor(torch.device(kit.device), options)
-        one.load(Member(name="m0", arch=kit.arch, checkpoint=str(kit.weights)))
+        member = Member(name="m0", arch=kit.arch, checkpoint=str(kit.weights))
+        one = Predictor(torch.device(kit.device), options, member)
         images = [decode_image(photo) for photo in kit.pictures()]
         for image in images[:3]:
             one(image)
@@ -465,9 +465,7 @@ def precision(kit: Kit) -> None:
     rows: dict[str, list[tuple[float, float, float]]] = {"fp16": [], "bf16": []}
     member = Member(name="it", arch=kit.arch, checkpoint=str(kit.weights))
     every = {name: InferenceOptions(precision=name, scales=SCALES) for name in ("fp32", *rows)}  # type: ignore[arg-type]
-    ways = {name: Predictor(torch.device(kit.device), options) for name, options in every.items()}
-    for way in ways.values():
-        way.load(member)
+    ways = {name: Predictor(torch.device(kit.device), options, member) for name, options in every.items()}
     for photo in kit.pictures():
         image = decode_image(photo)
         expected = ways["fp32"](image)[0][None].float()

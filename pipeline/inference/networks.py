@@ -73,8 +73,7 @@ class Networks:
         free = free_gpu_memory(self._device)
         for one in members:
             require_checkpoint(one.member, one.digest)
-            predictor = self._predictors[one.member.name] = Predictor(self._device, settings.options)
-            predictor.load(one.member)
+            self._predictors[one.member.name] = Predictor(self._device, settings.options, one.member)
             taken = sum(predictor.weight_bytes for predictor in self._predictors.values())
             self.are_together = len(members) == 1 or (self.are_together and (free is None or taken <= _SHARE * free))
             if not self.are_together:

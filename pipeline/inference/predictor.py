@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...datasets.decode.tensors import normalise
+from ...datasets.taxonomy import NUM_CLASSES
 from ...models.checkpoint import load_weights
 from ...models.precision import demand_range
 from ...models.prepare_inference import compile_regions, prepare_for_inference, without_compile
@@ -68,31 +68,41 @@ def usable_options(options: InferenceOptions, device: torch.device) -> tuple[Inf
 
 
 class Predictor:
-    """A device with at most one network on it; ``options`` are those of `usable_options`."""
+    """A member's network on a device; ``options`` are those of `usable_options`.
 
-    def __init__(self, device: torch.device, options: InferenceOptions) -> None:
+    Raises:
+        CheckpointError: its checkpoint does not fit the network, or has weights beyond the precision's range.
+    """
+
+    def __init__(self, device: torch.device, options: InferenceOptions, member: Member) -> None:
         self._device, self._options = device, options
         self._dtype = AUTOCAST.get(options.precision, torch.float32)
-        self.is_compiled = False
-        self._member: Member | None = None
-        self._model: nn.Module | None = None
         self._notes: list[str] = []
         self._graphs = GraphForward(self._at_once, self._note) if options.cuda_graphs else None
         # Otherwise a GPU computes "fp32" in TF32, with the mantissa of fp16. And the same bytes need the same one of
         # several equal algorithms.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
+        self.is_compiled = options.compile != "off"
+        if options.cuda_graphs or self.is_compiled:
+            # Graphs and compiled parts refer to the last network, and it to them: free its memory now.
+            gc.collect()
+        model = build_any(member.arch)
+        load_weights(model, member.checkpoint_path(), member.arch)
+        self.model = prepare_for_inference(model.to(device), AUTOCAST.get(options.precision))
+        demand_range(member.checkpoint_path(), self.model, self._dtype)
+        if self.is_compiled:
+            compile_regions(self.model, options.compile)
 
     @property
     def weight_bytes(self) -> int:
-        """Size in bytes of the loaded weights; 0 if no network is loaded."""
-        return sum(weight.nbytes for weight in self._model.parameters()) if self._model is not None else 0
+        """Size in bytes of the weights."""
+        return sum(weight.nbytes for weight in self.model.parameters())
 
     def move_to(self, device: torch.device) -> None:
         """Move the network to another device, to free memory; it computes only on its own."""
-        if self._model is not None:
-            self._model.to(device)
-            self._forget_graphs()
+        self.model.to(device)
+        self._forget_graphs()
 
     def take_notes(self) -> list[str]:
         """Return the lines for the user since the last call, about what is not done as planned."""
@@ -106,28 +116,6 @@ class Predictor:
     def _forget_graphs(self) -> None:
         if self._graphs is not None:
             self._graphs.clear()
-
-    def load(self, member: Member) -> None:
-        """Load the network of ``member`` onto the device, unless it is loaded.
-
-        Raises:
-            CheckpointError: its checkpoint does not fit the network, or has weights beyond the precision's range.
-        """
-        if self._member == member:
-            return
-        self._model = self._member = None
-        self._forget_graphs()
-        if self._graphs is not None or self._options.compile != "off":
-            # Graphs and compiled parts refer to the network, and it to them: free its memory now.
-            gc.collect()
-        model = build_any(member.arch)
-        load_weights(model, member.checkpoint_path(), member.arch)
-        prepared = prepare_for_inference(model.to(self._device), AUTOCAST.get(self._options.precision))
-        demand_range(member.checkpoint_path(), prepared, self._dtype)
-        self._model, self._member = prepared, member
-        self.is_compiled = self._options.compile != "off"
-        if self.is_compiled:
-            compile_regions(prepared, self._options.compile)
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> tuple[Tensor, str | None]:
@@ -155,7 +143,8 @@ class Predictor:
             return self.compute(image, cpu).to(torch.float16), SCALE_BY_SCALE
         if (logits := self._try(image, cpu)) is not None:
             return logits, SCALE_BY_SCALE
-        return self.compute_in_tiles(image, self._options.tile).to(torch.float16), IN_TILES
+        logits = compute_in_tiles(lambda part: self.compute(part, cpu), image, self._options.tile)
+        return logits.to(torch.float16), IN_TILES
 
     def _try(self, image: Tensor, gather: torch.device | None) -> Tensor | None:
         """Return logits (19, H, W) float16; None if the memory is too small for them."""
@@ -200,12 +189,10 @@ class Predictor:
 
     def predict_scales(self, pixels: Tensor, gather: torch.device | None) -> Tensor:
         """Run the network at all scales on normalised pixels (1, 3, H, W); logits (19, H, W), see `compute`."""
-        model: Any = self._model
-        return model.predict(pixels, self._options.scales, flip=self._options.flip, gather=gather)[0]
+        return self.model.predict(pixels, self._options.scales, flip=self._options.flip, gather=gather)[0]
 
     def _stop_compiling(self, error: Exception) -> None:
-        assert self._model is not None
-        without_compile(self._model)
+        without_compile(self.model)
         self.is_compiled = False
         self._forget_graphs()
         self._note(
@@ -213,23 +200,24 @@ class Predictor:
             "lists them"
         )
 
-    def compute_in_tiles(self, image: Tensor, tile: Tile) -> Tensor:
-        """Compute logits (19, H, W) float32 of an image (3, H, W) uint8, averaged where tiles overlap, on the CPU.
 
-        Raises:
-            MemoryError, torch.OutOfMemoryError: a tile does not fit into the memory.
-        """
-        height, width = image.shape[1:]
-        total = weights = torch.zeros(())
-        for y, x in tile_corners(height, width, tile):
-            part = image[:, y : y + tile.size[0], x : x + tile.size[1]]
-            logits = self.compute(part, torch.device("cpu")).float()
-            weight = tile_weights(part.shape[1], part.shape[2], tile.overlap)
-            if not total.ndim:
-                total, weights = torch.zeros(len(logits), height, width), torch.zeros(height, width)
-            total[:, y : y + part.shape[1], x : x + part.shape[2]] += weight * logits
-            weights[y : y + part.shape[1], x : x + part.shape[2]] += weight
-        return total / weights
+def compute_in_tiles(compute: Callable[[Tensor], Tensor], image: Tensor, tile: Tile) -> Tensor:
+    """Compute the logits (19, H, W) float32 of an image tile by tile, averaged where tiles overlap.
+
+    Args:
+        compute: a part of the image to its logits, on the CPU.
+        image: (3, H, W) uint8, on any device.
+        tile: size and overlap of the tiles.
+    """
+    height, width = image.shape[1:]
+    total, weights = torch.zeros(NUM_CLASSES, height, width), torch.zeros(height, width)
+    for y, x in tile_corners(height, width, tile):
+        part = image[:, y : y + tile.size[0], x : x + tile.size[1]]
+        rows, columns = slice(y, y + part.shape[1]), slice(x, x + part.shape[2])
+        weight = tile_weights(part.shape[1], part.shape[2], tile.overlap)
+        total[:, rows, columns] += weight * compute(part).float()
+        weights[rows, columns] += weight
+    return total / weights
 
 
 def tile_corners(height: int, width: int, tile: Tile) -> Iterator[tuple[int, int]]:

@@ -133,7 +133,7 @@ for n in itertools.count():
     if not child:
         moments = itertools.count(n, -1)
         Path.replace = dying(Path.replace, moments)
-        predictor.Predictor.load = dying(predictor.Predictor.load, moments)
+        predictor.Predictor.__init__ = dying(predictor.Predictor.__init__, moments)
         sys.argv = ["hmsa-pipeline", *command, "--workers", "0", "--output", output]
         try:
             cli.main()

@@ -87,15 +87,15 @@ def test_a_store_locked_beforehand_stops_all_before_anything_starts(full: Bench,
 def test_a_store_locked_later_is_reported_and_the_others_are_done(
     empty: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, load = empty.store("garden", "ant"), Predictor.load
+    store, load = empty.store("garden", "ant"), Predictor.__init__
     with contextlib.ExitStack() as somebody_else, monkeypatch.context() as patch:
 
         def load_and_lock(self: Predictor, *arguments: Any) -> None:
-            patch.setattr(Predictor, "load", load)
+            patch.setattr(Predictor, "__init__", load)
             somebody_else.enter_context(writer_lock(store))
             load(self, *arguments)
 
-        patch.setattr(Predictor, "load", load_and_lock)
+        patch.setattr(Predictor, "__init__", load_and_lock)
         networks.LoadedNetworks.key = None  # what an earlier run in this process has loaded
         result = empty.run("dump", "--models", "ant,bee", "--limit", "2")
     assert result.code == 1

@@ -201,9 +201,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 def made(member: Member, tile: Tile | None = None, **more: object) -> Predictor:
     options = InferenceOptions(precision="fp32", scales=SCALES, tile=tile, **more)  # type: ignore[arg-type]
-    one = Predictor(torch.device("cpu"), options)
-    one.load(member)
-    return one
+    return Predictor(torch.device("cpu"), options, member)
 
 
 def test_off_unless_asked_for(members: list[Member], recorder: Recorder) -> None:
@@ -226,17 +224,12 @@ def test_a_predictor_with_graphs_gives_the_same_bits(members: list[Member], reco
     assert one.take_notes() == []
 
 
-@pytest.mark.parametrize("move", ["another member", "off the device"])
-def test_weights_that_move_take_the_graphs_with_them(members: list[Member], recorder: Recorder, move: str) -> None:
+def test_weights_that_move_take_the_graphs_with_them(members: list[Member], recorder: Recorder) -> None:
     one = made(members[0], cuda_graphs=True)
     one(IMAGE)
     one(IMAGE)
-    if move == "another member":
-        one.load(members[1])
-        expected, _ = made(members[1])(IMAGE)
-    else:
-        one.move_to(torch.device("cpu"))
-        expected, _ = made(members[0])(IMAGE)
+    one.move_to(torch.device("cpu"))
+    expected, _ = made(members[0])(IMAGE)
     replayed = len(recorder.replayed)
     assert torch.equal(one(IMAGE)[0], expected)
     assert len(recorder.replayed) == replayed
@@ -362,8 +355,7 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(
     assert "Failed to find C++ compiler" in line
     assert line.endswith("; images are made without it, run.json lists them")
     # The next network tries for itself.
-    one.load(members[1])
-    assert one.is_compiled
+    assert made(members[1], compile="default").is_compiled
 
 
 def test_a_lack_of_memory_is_no_failure_of_the_compiler(

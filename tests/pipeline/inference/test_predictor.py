@@ -13,7 +13,14 @@ from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member, Tile
 from hmsa_pipeline.pipeline.inference import predictor as module
-from hmsa_pipeline.pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, Predictor, tile_corners, tile_weights
+from hmsa_pipeline.pipeline.inference.predictor import (
+    IN_TILES,
+    SCALE_BY_SCALE,
+    Predictor,
+    compute_in_tiles,
+    tile_corners,
+    tile_weights,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -31,9 +38,7 @@ def member(tmp_path_factory: pytest.TempPathFactory) -> Member:
 
 
 def made(member: Member, tile: Tile | None = None, flip: bool = True) -> Predictor:
-    predictor = Predictor(torch.device("cpu"), InferenceOptions(precision="fp32", flip=flip, tile=tile))
-    predictor.load(member)
-    return predictor
+    return Predictor(torch.device("cpu"), InferenceOptions(precision="fp32", flip=flip, tile=tile), member)
 
 
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, at_once: int, gathered: int) -> list[tuple[int, int, bool]]:
@@ -52,9 +57,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, at_once: int, gathered: int
 
 
 def trunk_of(predictor: Predictor) -> nn.Module:
-    model = predictor._model
-    assert model is not None
-    return model.get_submodule("backbone")
+    return predictor.model.get_submodule("backbone")
 
 
 def test_weights_beyond_the_precision_are_refused(tmp_path: Path) -> None:
@@ -65,11 +68,11 @@ def test_weights_beyond_the_precision_are_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "large.pth", state, arch=TINY)
     member = Member(name="ant", arch=TINY, checkpoint=str(tmp_path / "large.pth"))
     for precision in ("fp32", "bf16"):
-        Predictor(torch.device("cpu"), InferenceOptions(precision=precision)).load(member)
+        Predictor(torch.device("cpu"), InferenceOptions(precision=precision), member)
     with pytest.raises(
         CheckpointError, match=r"large.pth: 1 weights are beyond 65504, .*\(first: ocr.cls_head.weight"
     ):
-        Predictor(torch.device("cpu"), InferenceOptions(precision="fp16")).load(member)
+        Predictor(torch.device("cpu"), InferenceOptions(precision="fp16"), member)
 
 
 def test_what_fits_is_made_at_once(member: Member) -> None:
@@ -101,9 +104,10 @@ def test_what_fits_in_no_way_is_made_in_tiles(member: Member, monkeypatch: pytes
 def test_a_tile_as_large_as_the_image_is_the_image(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = made(member)(IMAGE)
     predictor = made(member)
-    assert torch.allclose(
-        predictor.compute_in_tiles(IMAGE, Tile(size=(200, 200))).half().float(), expected.float(), atol=2e-3
+    in_tiles = compute_in_tiles(
+        lambda part: predictor.compute(part, torch.device("cpu")), IMAGE, Tile(size=(200, 200))
     )
+    assert torch.allclose(in_tiles.half().float(), expected.float(), atol=2e-3)
 
 
 @pytest.mark.parametrize("tile", [None, Tile(size=(96, 112), overlap=64)])
@@ -222,10 +226,8 @@ def test_tiles_that_agree_give_what_they_agree_on(
     height: int, width: int, tall: int, wide: int, overlap: int, value: float
 ) -> None:
     tile = Tile(size=(tall, wide), overlap=overlap)
-    predictor = Predictor(torch.device("cpu"), InferenceOptions(precision="fp32", scales=(1.0,), tile=tile))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Predictor, "compute", lambda self, part, gather: torch.full((19, *part.shape[1:]), value))
-        logits = predictor.compute_in_tiles(torch.zeros(3, height, width, dtype=torch.uint8), tile)
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    logits = compute_in_tiles(lambda part: torch.full((19, *part.shape[1:]), value), image, tile)
     torch.testing.assert_close(logits, torch.full((19, height, width), value), rtol=1e-5, atol=0)
 
 

@@ -65,9 +65,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 def predictor(device: str, checkpoint: Path, arch: str, precision: str = "fp32", **more: Any) -> Predictor:
-    one = Predictor(torch.device(device), InferenceOptions(precision=precision, scales=SCALES, **more))  # type: ignore[arg-type]
-    one.load(Member(name="golden", arch=arch, checkpoint=str(checkpoint)))
-    return one
+    options = InferenceOptions(precision=precision, scales=SCALES, **more)  # type: ignore[arg-type]
+    return Predictor(torch.device(device), options, Member(name="golden", arch=arch, checkpoint=str(checkpoint)))
 
 
 def photograph(device: str) -> Tensor:
