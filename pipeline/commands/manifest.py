@@ -42,7 +42,7 @@ def check(manifest: Manifest, say: Output) -> None:
     found = check_inputs(manifest)
     for row in found:
         say.line(f"{row.state:7} {row.kind:8} {row.name}: {row.description}")
-    say.figures([row.as_json() for row in found])
+    say.figures([vars(row) for row in found])
     counts = {state.lower(): sum(row.state == state for row in found) for state in ("MISSING", "WRONG")}
     if any(counts.values()):
         say.line(", ".join(f"{count} of {len(found)} are {state}" for state, count in counts.items() if count))

@@ -28,4 +28,4 @@ def status(manifest: Manifest, say: Output) -> None:
         counts = f"{s.complete:6} / {s.total:<6} {as_size(s.bytes):>9}  {s.written or 'never'}"
         what = s.problem or (counts if s.total else "no store yet")
         say.line(f"{s.dataset + '/' + s.model:{wide}}  {what}")
-    say.figures([s.as_json() for s in found])
+    say.figures([vars(s) for s in found])

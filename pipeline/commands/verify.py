@@ -42,7 +42,7 @@ def verify(
     damaged, unreadable = sum(len(r.damaged) for r in found), sum(len(r.unreadable) for r in found)
     problems = sum(r.problem is not None for r in found)
     moved = sum(r.moved for r in found)
-    say.figures([r.as_json() for r in found])
+    say.figures([vars(r) for r in found])
     line = f"{sum(r.sound for r in found)} images are sound, {damaged} damaged, {unreadable} unreadable"
     if problems:
         line += f", {problems} stores cannot be read"

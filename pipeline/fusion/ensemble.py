@@ -217,7 +217,7 @@ def run_ensemble(
     *,
     overwrite: bool = False,
 ) -> list[EnsembleResult]:
-    """Fuse what the plans list; damaged images are reported, and the others are fused.
+    """Fuse what the plans list; damaged images are reported, and the others are fused. Raises what `run_jobs` does.
 
     Args:
         manifest: the manifest that was planned.
@@ -225,9 +225,6 @@ def run_ensemble(
         workers: who does it.
         on_result: called with each dataset's result when it ends.
         overwrite: remove existing predictions before the first image is fused.
-
-    Raises:
-        StoreError: the output cannot be written, or another run works on the same predictions.
     """
     if overwrite:
         # All of them now: otherwise the same command without the flag could not resume after an interruption.

@@ -41,8 +41,6 @@ class EnsembleBlock:
     Attributes:
         folder: of the predictions.
         members: with the paths of their stores, None where a member has none.
-        functions: functions of the label and of the confidence.
-        tasks: the images.
         token: token of the run's lock on the folder.
     """
 
@@ -51,10 +49,6 @@ class EnsembleBlock:
     functions: FusionFunctions
     tasks: tuple[FusionTask, ...]
     token: str
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return tuple(task.entry.path for task in self.tasks)
 
     def run(self, report: ProgressReporter) -> BlockResult:
         """Fuse the images, several at a time; an image that fails is tried once more, then listed."""
@@ -72,7 +66,8 @@ class EnsembleBlock:
             result.problem = str(error)
         finally:
             torch.set_num_threads(threads)
-        result.left = tuple(path for path in self.paths if path not in done and path not in result.failed)
+        paths = [task.entry.path for task in self.tasks]
+        result.left = tuple(path for path in paths if path not in done and path not in result.failed)
         result.seconds = time.monotonic() - begun
         return result
 

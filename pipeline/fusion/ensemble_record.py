@@ -64,11 +64,7 @@ def _digest(value: Any) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Read the record of the predictions in ``folder``; empty if there is none.
-
-    Raises:
-        StoreError: it cannot be read.
-    """
+    """Read the record of the predictions in ``folder``; empty if there is none, StoreError if it cannot be read."""
     path = folder / RECORD
     try:
         value = json.loads(read_bytes(path))

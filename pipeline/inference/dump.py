@@ -110,10 +110,7 @@ def plan_dump(
     """Check everything that a dump needs, and list its stores, member by member.
 
     Args:
-        manifest: its models and datasets.
-        device: a device that is known to be there, such as a worker's.
-        limit: images per dataset, from the first; None for all.
-        overwrite: start existing stores over.
+        manifest, device, limit, overwrite: see `InferencePlan`.
 
     Raises:
         HmsaError: a device, checkpoint, dataset or store cannot be used.

@@ -78,7 +78,7 @@ def import_logits(
     Args:
         manifest: names the member (``arch: external``) and the dataset.
         model: name of the member.
-        dataset: name of the dataset that the logits belong to.
+        dataset: name of the dataset.
         folder: the tree of files, each with float16 ``logits`` of shape (C, H, W).
         channels: channels that become the classes, in train-id order; all if None.
         limit: photographs of the dataset to take, from the first; None for all.

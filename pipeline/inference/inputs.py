@@ -6,9 +6,8 @@ import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ...datasets.decode.image_header import header_of
 from ...datasets.layout.find_images import survey_images
@@ -44,10 +43,6 @@ class InputStatus:
     def description(self) -> str:
         """The problem, or what was found."""
         return self.problem or self.found
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all fields by name."""
-        return asdict(self)
 
 
 def check_inputs(manifest: Manifest) -> list[InputStatus]:

@@ -21,10 +21,9 @@ PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": li
 
 
 def check_member(member: Member, precision: str) -> str | None:
-    """Check a member's checkpoint against its network and the precision.
+    """Check a member's checkpoint against its network and the precision, and return a line for the user, if any.
 
-    Returns:
-        a line for the user about how the weights were found in the file; None if there is nothing to say.
+    The line says how the weights were found in the file.
 
     Raises:
         CheckpointError: it cannot be read, does not fit the network, or has weights beyond the precision's range.
@@ -50,15 +49,12 @@ def checkpoint_digest(member: Member) -> str:
 def identities_of(
     members: Sequence[Member], options: InferenceOptions, encoding: str
 ) -> tuple[list[StoreIdentity], list[str]]:
-    """Check each member's checkpoint and return its logits' identity.
+    """Check each member's checkpoint and return its logits' identity, and the lines of `check_member`.
 
     Args:
         members: members with a checkpoint.
         options: the manifest's options as they are really used.
         encoding: of the logits.
-
-    Returns:
-        the identities, and lines for the user about how weights were found in their files.
 
     Raises:
         CheckpointError: a checkpoint does not fit the manifest.

@@ -76,8 +76,8 @@ class InferencePlan:
     """Base of the plans that run networks.
 
     Attributes:
-        manifest: the manifest that was planned.
-        device: the device as the workers see it.
+        manifest: its models, datasets and settings.
+        device: the device as the workers see it, which is known to be there.
         options: the manifest's ``inference`` as it is really used.
         limit: images per dataset, from the first; None for all.
         overwrite: existing results are removed first.
@@ -232,16 +232,14 @@ def run_inference(
 ) -> list[InferenceResult]:
     """Run a plan's jobs; one whose store or folder cannot be used has a ``problem``, and the others are done.
 
+    Raises StoreError if the output cannot be written, and what `run_jobs` does.
+
     Args:
         command: name of the command in ``run.json``.
         plan: what to do.
         make_job: makes the scheduler's job of one of the plan's.
         workers: who does it.
         on_result: called with each job's result when it ends.
-
-    Raises:
-        DiskError: the disk cannot be written, or is nearly full; complete images are kept.
-        HmsaError: the workers are gone for good.
     """
     output = plan.manifest.output
     _require_writable(output)

@@ -54,10 +54,7 @@ def plan_predict(
     """Check everything that a prediction needs, and list the work of each dataset.
 
     Args:
-        manifest: its models, datasets and ensemble functions.
-        device: a device that is known to be there, such as a worker's.
-        limit: images per dataset, from the first; None for all.
-        overwrite: make existing predictions, and stores of ``keep``, again.
+        manifest, device, limit, overwrite: see `InferencePlan`.
         keep: names of models whose logits are stored, too.
 
     Raises:

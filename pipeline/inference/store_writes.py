@@ -35,10 +35,9 @@ class LostLockError(StoreError):
 
 @dataclass(frozen=True)
 class LogitsTarget:
-    """The store of a member's logits.
+    """The store of a member's logits, whose arrays exist.
 
     Attributes:
-        writer: writes into the store, whose arrays exist.
         token: token of the run's lock on the store.
         entries: path -> the image as the store lists it.
     """

@@ -6,10 +6,9 @@ import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ...errors import HmsaError, StoreError, cannot_read, reason
 from ..runtime.progress import Progress
@@ -42,10 +41,6 @@ class StoreStatus:
     bytes: int = 0
     written: str | None = None
     problem: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all fields by name."""
-        return asdict(self)
 
 
 def store_status(stores: Sequence[StoreOf]) -> list[StoreStatus]:
@@ -98,10 +93,6 @@ class VerifyResult:
     unreadable: dict[str, str] = field(default_factory=dict)
     moved: int = 0
     problem: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all fields by name."""
-        return asdict(self)
 
 
 def verify(output: Path, stores_of: Sequence[StoreOf], *, repair: bool = False) -> list[VerifyResult]:

@@ -30,7 +30,7 @@ def choose_workers(
         workers: processes on the CPU; 0 to work in this process; None for one per GPU, or one.
         scheduler: address (``tcp://host:port``) or scheduler file of a running cluster; None to start one here.
         image_timeout: see `Workers`.
-        needs_gpu: whether the work is faster on a GPU; if not, there is one worker for every few CPU threads.
+        needs_gpu: the work is faster on a GPU; if it is not, there is one worker for every few CPU threads.
 
     Raises:
         ManifestError: the options contradict one another, or what they name is not there.

@@ -212,7 +212,7 @@ class DaskWorkerPool(ABC):
         if self._client is None or self._client.status != "running":
             return {}
         known = self._client.scheduler_info(n_workers=-1)["workers"]
-        fit = {a: w for a, w in known.items() if _has_resource(w)}
+        fit = {a: w for a, w in known.items() if w.get("resources", {}).get(RESOURCE, 0) >= 1}
         self._limited.update({str(w["name"]): w for w in fit.values() if w.get("memory_limit")})
         self._paused = {str(w["name"]): w for w in fit.values() if w.get("status") == "paused"}
         return {a: w for a, w in fit.items() if w.get("status", "running") == "running"}
@@ -353,10 +353,6 @@ def worker_problem(found: dict[str, Any], required_paths: Sequence[Path], device
     if not found["sees"]:
         return f"{where}: its {required_paths[0]} is another folder; share one with all machines"
     return None
-
-
-def _has_resource(worker: dict[str, Any]) -> bool:
-    return worker.get("resources", {}).get(RESOURCE, 0) >= 1
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def run_recorded_jobs(
     manifest: dict[str, Any],
     required_paths: Iterable[Path] = (),
 ) -> list[R]:
-    """Run jobs and record each result in ``run.json`` when the job ends.
+    """Run jobs and record each result in ``run.json`` when the job ends; raises what `run_jobs` does.
 
     After an interrupt, jobs that were not begun are left out, and the last result says ``interrupted``.
 
@@ -39,10 +39,6 @@ def run_recorded_jobs(
         output: the output folder.
         manifest: the resolved manifest, as ``run.json`` keeps it.
         required_paths: files and folders, besides the output, that every worker must reach.
-
-    Raises:
-        DiskError: nothing more can be written; complete images are kept.
-        HmsaError: the workers are gone for good.
     """
     results: dict[int, R] = {}
 

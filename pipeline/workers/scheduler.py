@@ -34,20 +34,17 @@ def run_jobs(
     on_job_end: Callable[[int, JobSummary], None],
     required_paths: tuple[Path, ...],
 ) -> bool:
-    """Run all jobs with the workers, which are started when the first image is to be done.
+    """Run all jobs; return whether the run was told to stop (by Ctrl-C or SIGTERM) before everything was done.
 
     Args:
         jobs: in the order in which they are begun.
-        workers: who does them.
+        workers: started when the first image is to be done.
         progress: shows the progress of each worker.
         on_job_end: called with a job's position and its counts, as soon as it ends.
         required_paths: folders and files that every worker must reach, the output folder first.
 
-    Returns:
-        whether the run was told to stop (by Ctrl-C or SIGTERM) before everything was done.
-
     Raises:
-        DiskError: nothing more can be written; complete images are kept.
+        DiskError: the disk cannot be written, or is nearly full; complete images are kept.
         HmsaError: the workers are gone for good.
         KeyboardInterrupt: told to stop a second time: at once.
     """
