@@ -111,9 +111,8 @@ def _plan_dataset(
         path = store_path(manifest.output, dataset, member.name)
         there = LogitStore.exists(path)
         if not there and not allow_missing:
-            raise StoreError(
-                f"{path}: there is no store; make it with '{_filling_command(member)}', or pass --allow-missing"
-            )
+            command = "hmsa-pipeline import-logits" if member.external else "hmsa-pipeline dump"
+            raise StoreError(f"{path}: there is no store; make it with '{command}', or pass --allow-missing")
         members.append((member, LogitStore.open(path) if there else None))
     stores = [store for _, store in members if store is not None]
     for store in stores:
@@ -172,10 +171,6 @@ def _plan_dataset(
         if path not in has:
             plan.partial[path] = names
     return plan
-
-
-def _filling_command(member: Member) -> str:
-    return "hmsa-pipeline import-logits" if member.external else "hmsa-pipeline dump"
 
 
 def _join_tables(dataset: str, stores: list[LogitStore], left_out: set[str]) -> dict[str, ImageEntry]:

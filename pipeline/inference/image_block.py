@@ -29,7 +29,7 @@ from .image_prefetch import prefetch_images
 from .networks import BlockMember, ComputedImage, Missing, Networks, load_networks
 from .predictor import InferenceSettings
 from .store_writes import LostLockError, require_place
-from .transfer import MAX_WAITING, ByteBudget, HostCopy, StageTimes
+from .transfer import MAX_WAITING, ByteBudget, StageTimes
 
 WRITE_BYTES = 2**30
 
@@ -66,6 +66,7 @@ class ImageBlock:
         begun = time.monotonic()
         if self.settings.threads is not None:
             torch.set_num_threads(self.settings.threads)
+        functions = None if self.prediction_target is None else self.prediction_target.functions
         result, times, networks = BlockResult(), StageTimes(), None
         missing = self._missing(self.entries)
         todo = [entry for entry in self.entries if missing[entry.path]]
@@ -74,7 +75,7 @@ class ImageBlock:
         try:
             if todo:
                 with report.working_on(", ".join(one.member.name for one in self.members)):
-                    networks = load_networks(self.settings, self.members)
+                    networks = load_networks(self.settings, self.members, functions)
                 for _ in ("first try", "second try"):
                     result.failed = self._make(todo, missing, networks, report, result, times)
                     todo = [entry for entry in todo if entry.path in result.failed]
@@ -120,8 +121,9 @@ class ImageBlock:
         writes: dict[Future[None], str] = {}
         failed: dict[str, str] = {}
         device, threads = torch.device(self.settings.device), self.settings.io_threads
-        host_copy, at_once = HostCopy(device), networks.images_at_once(self.entries)
-        functions = None if self.prediction_target is None else self.prediction_target.functions
+        at_once = networks.images_at_once(self.entries)
+        folders = [] if self.prediction_target is None else [self.prediction_target.folder]
+        folders += [one.logits_target.writer.path for one in self.members if one.logits_target is not None]
 
         def collect(finished: Iterable[Future[None]]) -> None:
             for future in finished:
@@ -137,7 +139,7 @@ class ImageBlock:
                         raise
                     failed[path] = "its logits do not fit into memory"
                 except OSError as error:
-                    raise disk_error(self._target, error) from error
+                    raise disk_error(folders[0], error) from error
                 else:
                     report.image_done()
 
@@ -160,7 +162,7 @@ class ImageBlock:
                         break
                     failed |= {entry.path: str(image) for entry, image in taken if isinstance(image, DatasetError)}
                     sound = [(entry, image) for entry, image in taken if not isinstance(image, DatasetError)]
-                    answers = networks.compute(sound, missing, functions, host_copy)
+                    answers = networks.compute(sound, missing)
                     while True:
                         with times.measure("forward"), contextlib.ExitStack() as in_work:
                             for entry, _ in sound:
@@ -187,13 +189,6 @@ class ImageBlock:
                     while writes:
                         collect(wait(writes, return_when=FIRST_COMPLETED).done)
         return failed
-
-    @property
-    def _target(self) -> Path:
-        """The folder of predictions, or the store, that is written to."""
-        if self.prediction_target is not None:
-            return self.prediction_target.folder
-        return next(one.logits_target.writer.path for one in self.members if one.logits_target is not None)
 
     def _write(self, path: str, computed: ComputedImage) -> None:
         """Write kept logits, then the prediction: ``ensemble`` would repeat one that is older than its logits."""

@@ -63,8 +63,11 @@ class Networks:
         CheckpointError: a checkpoint is not the file that the run began with, or does not fit its network.
     """
 
-    def __init__(self, settings: InferenceSettings, members: Sequence[BlockMember]) -> None:
-        self._device = torch.device(settings.device)
+    def __init__(
+        self, settings: InferenceSettings, members: Sequence[BlockMember], functions: FusionFunctions | None
+    ) -> None:
+        self._device, self._functions = torch.device(settings.device), functions
+        self._host_copy = HostCopy(self._device)
         self._members = [one.member for one in members]
         self._voting = [member for member in self._members if member.weight]
         self._predictors: dict[str, Predictor] = {}
@@ -104,35 +107,19 @@ class Networks:
         return max(1, min(TURN_IMAGES, _TURN_BYTES // max(1, len(self._members) * largest)))
 
     def compute(
-        self,
-        images: Sequence[tuple[ImageEntry, Tensor]],
-        missing: Missing,
-        functions: FusionFunctions | None,
-        host_copy: HostCopy,
+        self, images: Sequence[tuple[ImageEntry, Tensor]], missing: Missing
     ) -> Iterator[tuple[ImageEntry, ComputedImage | str]]:
-        """Compute what is missing of some images.
-
-        Args:
-            images: photographs (3, H, W) uint8 with their entries.
-            missing: what is missing of each.
-            functions: of the prediction; None if none is missing.
-            host_copy: copies results to the CPU.
-
-        Yields:
-            each entry with its result, or with the reason why it failed.
-        """
+        """Compute what is missing of some photographs (3, H, W) uint8; yield a result each, or why it failed."""
         if not self.are_together:
-            yield from self._network_by_network(images, missing, functions, host_copy)
+            yield from self._network_by_network(images, missing)
             return
         for entry, image in images:
             try:
-                yield entry, self._image_through_all(image, missing[entry.path], functions, host_copy)
+                yield entry, self._image_through_all(image, missing[entry.path])
             except (RuntimeError, MemoryError) as error:
                 yield entry, _too_large(entry, error)
 
-    def _image_through_all(
-        self, image: Tensor, missing: set[str | None], functions: FusionFunctions | None, host_copy: HostCopy
-    ) -> ComputedImage:
+    def _image_through_all(self, image: Tensor, missing: set[str | None]) -> ComputedImage:
         kept: dict[str, Fetch] = {}
         fallbacks: dict[str, str] = {}
 
@@ -143,22 +130,16 @@ class Networks:
                 if fallback is not None:
                     fallbacks[member.name] = fallback
                 if member.name in missing:
-                    kept[member.name] = host_copy.start(found)
+                    kept[member.name] = self._host_copy.start(found)
                 yield found
 
-        prediction = None
-        if functions is not None and None in missing:
-            prediction = self._fused(logits(self._voting), functions, host_copy)
+        prediction = self._fused(logits(self._voting)) if None in missing else None
         for _ in logits([member for member in self._members if member.name in missing - kept.keys()]):
             pass
         return ComputedImage(kept, prediction, fallbacks)
 
     def _network_by_network(
-        self,
-        images: Sequence[tuple[ImageEntry, Tensor]],
-        missing: Missing,
-        functions: FusionFunctions | None,
-        host_copy: HostCopy,
+        self, images: Sequence[tuple[ImageEntry, Tensor]], missing: Missing
     ) -> Iterator[tuple[ImageEntry, ComputedImage | str]]:
         """Run each network on all images before the next network, then fuse."""
         waiting: dict[str, dict[str, Fetch]] = {entry.path: {} for entry, _ in images}
@@ -172,7 +153,7 @@ class Networks:
                     continue
                 try:
                     found, fallback = self._network(name)(image)
-                    waiting[entry.path][name] = host_copy.start(found)
+                    waiting[entry.path][name] = self._host_copy.start(found)
                 except (RuntimeError, MemoryError) as error:
                     failed[entry.path] = _too_large(entry, error)
                     continue
@@ -185,21 +166,18 @@ class Networks:
                 continue
             fetches = waiting.pop(path)
             voting = (fetches[member.name]().to(self._device, non_blocking=True) for member in self._voting)
-            prediction = None
             try:
-                if functions is not None and None in missing[path]:
-                    prediction = self._fused(voting, functions, host_copy)
+                prediction = self._fused(voting) if None in missing[path] else None
                 kept = {name: fetch for name, fetch in fetches.items() if name in missing[path]}
                 yield entry, ComputedImage(kept, prediction, fallbacks[path])
             except (RuntimeError, MemoryError) as error:
                 yield entry, _too_large(entry, error)
 
-    def _fused(
-        self, logits: Iterator[Tensor], functions: FusionFunctions, host_copy: HostCopy
-    ) -> tuple[Fetch, Fetch]:
+    def _fused(self, logits: Iterator[Tensor]) -> tuple[Fetch, Fetch]:
+        assert self._functions is not None
         with torch.inference_mode():
-            fused = fuse_members(logits, self._voting, functions)
-        return host_copy.start(fused.label), host_copy.start(fused.confidence)
+            fused = fuse_members(logits, self._voting, self._functions)
+        return self._host_copy.start(fused.label), self._host_copy.start(fused.confidence)
 
 
 def _too_large(entry: ImageEntry, error: Exception) -> str:
@@ -217,14 +195,21 @@ def free_gpu_memory(device: torch.device) -> int | None:
 class LoadedNetworks:
     """The networks that this process used last: blocks of one job follow one another."""
 
-    key: tuple[InferenceSettings, tuple[tuple[Member, str | None], ...]] | None = None
+    key: tuple[object, ...] | None = None
     networks: Networks | None = None
 
 
-def load_networks(settings: InferenceSettings, members: Sequence[BlockMember]) -> Networks:
-    """Return the members' networks, loaded unless the last block used the same."""
-    key = settings, tuple((one.member, one.digest) for one in members)
+def load_networks(
+    settings: InferenceSettings, members: Sequence[BlockMember], functions: FusionFunctions | None
+) -> Networks:
+    """Return the members' networks, loaded unless the last block used the same.
+
+    Args:
+        settings, members: of the networks.
+        functions: of the prediction; None if there is none.
+    """
+    key = settings, functions, *((one.member, one.digest) for one in members)
     if LoadedNetworks.key != key or LoadedNetworks.networks is None:
         LoadedNetworks.key = LoadedNetworks.networks = None  # before the next ones need the memory
-        LoadedNetworks.networks, LoadedNetworks.key = Networks(settings, members), key
+        LoadedNetworks.networks, LoadedNetworks.key = Networks(settings, members, functions), key
     return LoadedNetworks.networks

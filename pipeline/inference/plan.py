@@ -247,8 +247,7 @@ def run_inference(
         # All of them now: otherwise the same command without the flag could not resume after an interruption.
         for job in plan.jobs:
             job.remove_results()
-    device = plan.device.type if plan.device.index is None else str(plan.device)
-    settings = InferenceSettings(device, plan.options, workers.threads)
+    settings = InferenceSettings(str(plan.device), plan.options, workers.threads)
     return run_recorded_jobs(
         command,
         [make_job(job, settings) for job in plan.jobs],

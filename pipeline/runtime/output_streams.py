@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 
 class _Descriptor(io.FileIO):
@@ -46,16 +46,13 @@ def prepare() -> None:
         if stream is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  until the process ends
         elif stream is first:
-            setattr(sys, name, _prepared(stream, label))
-
-
-def _prepared(stream: TextIO, label: str | None) -> TextIO:
-    return io.TextIOWrapper(
-        io.BufferedWriter(_Descriptor(stream.fileno(), label)),
-        encoding=stream.encoding,
-        errors="backslashreplace" if stream.errors == "strict" else stream.errors,
-        line_buffering=True,
-    )
+            ours = io.TextIOWrapper(
+                io.BufferedWriter(_Descriptor(stream.fileno(), label)),
+                encoding=stream.encoding,
+                errors="backslashreplace" if stream.errors == "strict" else stream.errors,
+                line_buffering=True,
+            )
+            setattr(sys, name, ours)
 
 
 def flush() -> None:

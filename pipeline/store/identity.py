@@ -5,6 +5,7 @@ Plain data; `zarr_backend` reads it from the attributes of the Zarr group, `logi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -61,7 +62,7 @@ class StoreIdentity:
 
     def as_json(self) -> dict[str, Any]:
         """Return all fields by name, as JSON gives them back; ``compile`` only if something was compiled."""
-        found = _as_plain(asdict(self))
+        found = json.loads(json.dumps(asdict(self)))
         return found if self.compile != "off" else {name: found[name] for name in found if name != "compile"}
 
     @classmethod
@@ -75,9 +76,3 @@ class StoreIdentity:
             elif name == "classes" or known[name] is not None:
                 raise ValueError(f"{name} is no list")
         return cls(**known)
-
-
-def _as_plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _as_plain(v) for k, v in value.items()}
-    return [_as_plain(v) for v in value] if isinstance(value, tuple | list) else value

@@ -17,7 +17,6 @@ import google_crc32c
 import numpy as np
 from numcodecs import Blosc, blosc  # type: ignore[attr-defined]
 
-from ..storage.filesystem import size
 from .image_table import ImageEntry
 
 # Its own threads make the bytes differ from run to run.
@@ -31,11 +30,6 @@ _HEADER_BYTES = 16
 def shard_path(path: Path, entry: ImageEntry) -> Path | None:
     """Locate an image's shard in the store at ``path``; None for an image that has no place in an array."""
     return None if entry.array is None else path / entry.array / f"c.{entry.row}.0.0.0"
-
-
-def has_content(path: Path) -> bool:
-    """Say whether a file exists and is not empty; OSError if the disk does not answer."""
-    return bool(size(path))
 
 
 def is_finite(logits: np.ndarray) -> bool:

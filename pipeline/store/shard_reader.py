@@ -8,9 +8,9 @@ import numpy as np
 import zarr
 
 from ...errors import StoreError, cannot_read, reason
-from ..storage.filesystem import is_remote
+from ..storage.filesystem import is_remote, size
 from .fixed_point import decode
-from .shard_file import has_content, is_finite, read_chunk, shard_path
+from .shard_file import is_finite, read_chunk, shard_path
 from .zarr_backend import DamagedShardError, DurableStore, open_array, read_table, require_same_table, strip_rows
 
 _REMOTE_READ_BYTES = 256 * 2**20
@@ -166,7 +166,7 @@ class ShardReader:
 def _is_there(shard: Path) -> bool:
     """Say whether the shard exists and is not empty; StoreError if the disk does not answer."""
     try:
-        return has_content(shard)
+        return bool(size(shard))
     except OSError as error:
         raise StoreError(cannot_read(shard, error)) from error
 

@@ -12,11 +12,11 @@ import zarr
 from numcodecs import Blosc
 
 from ...errors import StoreError
-from ..storage.filesystem import write_bytes
+from ..storage.filesystem import size, write_bytes
 from .fixed_point import LIMIT, encode
 from .identity import StoreIdentity
 from .image_table import ImageEntry
-from .shard_file import has_content, is_finite, pack_shard, shard_path
+from .shard_file import is_finite, pack_shard, shard_path
 from .zarr_backend import ENCODINGS, SHUFFLES, open_array, require_same_table, strip_rows, zarr_store
 
 _REQUEST_THREADS = 8
@@ -42,7 +42,7 @@ class ShardWriter:
         """List the images whose shard does not exist or is empty."""
         shards = [shard_path(self.path, entry) for entry in entries]
         with ThreadPoolExecutor(_REQUEST_THREADS) as pool:  # requests to an object store take their time
-            there = list(pool.map(lambda shard: shard is not None and has_content(shard), shards))
+            there = list(pool.map(lambda shard: shard is not None and bool(size(shard)), shards))
         return [entry for entry, known in zip(entries, there, strict=True) if not known]
 
     def write(self, entry: ImageEntry, logits: np.ndarray) -> None:

@@ -135,7 +135,11 @@ class _Scheduler:
     def _assign_blocks(self) -> None:
         if not self._is_started:
             # Before workers are started: what is complete, or in use elsewhere, needs none.
-            self._open_until_there_is_work()
+            for state in self._states:
+                if self._is_stopping() or any(one.images for one in self._states):
+                    break
+                if state.opened_at is None:
+                    self._open(state)
             if self._is_stopping() or not any(s.opened_at is not None and s.has_more for s in self._states):
                 return
             self._pool.start(self._required_paths)
@@ -153,15 +157,6 @@ class _Scheduler:
                     break
                 if state.has_more:  # what is left killed this very worker's process, and others are there
                     break
-
-    def _open_until_there_is_work(self) -> None:
-        for state in self._states:
-            if self._is_stopping():
-                return
-            if state.opened_at is None:
-                self._open(state)
-            if state.images:
-                return
 
     def _open(self, state: JobState) -> None:
         state.opened_at = time.monotonic()
