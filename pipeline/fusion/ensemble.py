@@ -246,11 +246,7 @@ class EnsembleJob(PredictionJob):
         self._is_opened = False
 
     def open(self) -> list[JobImage]:
-        """Lock the folder, begin the predictions, and return the images that are not fused.
-
-        Raises:
-            StoreError: the folder is in use, or another run began other predictions there.
-        """
+        """Lock the folder, begin the predictions, and return the images that are not fused."""
         plan = self._plan
         self._is_opened = True
         try:
@@ -266,11 +262,7 @@ class EnsembleJob(PredictionJob):
         return EnsembleBlock(self._plan.folder, members, self._functions, tasks, self._token)
 
     def result(self, summary: JobSummary) -> EnsembleResult:
-        """Make the dataset's result.
-
-        Raises:
-            StoreError: the dataset could not be fused; unlike the jobs of a dump, which are many, that ends the run.
-        """
+        """Make the dataset's result; a problem, unlike one of the jobs of a dump, which are many, ends the run."""
         if summary.problem:
             raise StoreError(summary.problem)
         plan = self._plan

@@ -34,11 +34,7 @@ _stores: dict[str, LogitStore] = {}
 
 
 def open_store(path: Path) -> LogitStore:
-    """Return the store at ``path``, opened once in this process as long as its table does not change.
-
-    Raises:
-        StoreError: see `LogitStore.open`.
-    """
+    """Return the store at ``path``, opened once in this process as long as its table does not change."""
     store = _stores.get(str(path))
     with contextlib.suppress(OSError):  # which `LogitStore.open` explains
         if store is not None and store.is_current():
@@ -53,15 +49,12 @@ def voting_members(manifest: Manifest) -> list[Member]:
 
 
 def stores_of(manifest: Manifest, dataset: str, images: Sequence[str]) -> tuple[MemberStore, ...]:
-    """Return the voting members, each with its store of a dataset.
+    """Return the voting members, each with its store of a dataset; StoreError if one is missing or lacks images.
 
     Args:
         manifest: its models and output folder.
         dataset: its name.
         images: paths that every store must hold.
-
-    Raises:
-        StoreError: a store is missing or lacks images.
     """
     found = []
     for member in voting_members(manifest):
@@ -79,10 +72,7 @@ def scored_combinations(
     Args:
         members: the members of the ensemble.
         per_model: score each member alone.
-        leave_one_out: score the ensemble without each member.
-
-    Raises:
-        ManifestError: nothing would be left without the only member.
+        leave_one_out: score the ensemble without each member; ManifestError if there is only one.
     """
     if leave_one_out and len(members) < 2:
         raise ManifestError("--leave-one-out: there is one member, and nothing left without it")

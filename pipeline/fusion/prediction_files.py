@@ -43,15 +43,12 @@ def require_predictions(folder: Path, names: Sequence[str], called: str, fix: st
 
 
 def read_prediction(folder: Path, names: tuple[str, str], *, checked: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Read a class map (H, W) uint8 and its confidence (H, W) uint16.
+    """Read a class map (H, W) uint8 and its confidence (H, W) uint16; DatasetError if they do not fit each other.
 
     Args:
         folder: of the predictions.
         names: of the class map and of the confidence below it.
         checked: see `read_label`.
-
-    Raises:
-        DatasetError: see `read_label`; or their sizes differ.
     """
     label, confidence = read_label(folder / names[0], checked=checked), read_confidence(folder / names[1])
     if label.shape != confidence.shape:

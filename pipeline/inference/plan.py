@@ -157,8 +157,7 @@ class InferencePlan:
         """Plan the store of a member's logits over a dataset.
 
         Args:
-            member: the member.
-            identity: of its logits, see `members`.
+            member, identity: one of `members`.
             looked: the dataset.
 
         Raises:

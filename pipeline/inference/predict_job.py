@@ -63,11 +63,7 @@ class PredictJob(PredictionJob):
         self._skipped = 0
 
     def open(self) -> list[JobImage]:
-        """Lock the folder and the kept stores, and return the images that are not complete.
-
-        Raises:
-            StoreError: the folder or a store is in use, or holds other work.
-        """
+        """Lock the folder and the kept stores, and return the images that are not complete."""
         plan = self._plan
         self._skipped = len(plan.complete)
         try:

@@ -37,11 +37,7 @@ class StoreJob:
         self.gone: frozenset[str] = frozenset()
 
     def open(self) -> list[JobImage]:
-        """Lock the store, bring its table up to date, and return the images that are not complete.
-
-        Raises:
-            StoreError: the store is in use, or was made with other settings or from other photographs.
-        """
+        """Lock the store, bring its table up to date, and return the images that are not complete."""
         plan = self._plan
         self._token = self._held.enter_context(writer_lock(plan.store))
         try:

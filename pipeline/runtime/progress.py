@@ -31,9 +31,7 @@ class _Part:
 class Progress:
     """Shows how many images of all jobs are done; one worker or several do the jobs.
 
-    Args:
-        total: number of images of all jobs together, without those that were complete before.
-        unit: name of what is counted.
+    ``total`` counts the images of all jobs together, without those that were complete before; ``unit`` names one.
     """
 
     def __init__(self, total: int, unit: str = "image") -> None:

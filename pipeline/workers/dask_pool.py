@@ -158,11 +158,7 @@ class DaskWorkerPool(ABC):
         return False
 
     def start(self, required_paths: tuple[Path, ...]) -> None:
-        """Connect, and compare every worker with this process.
-
-        Raises:
-            StoreError: a worker does not reach ``required_paths``, or is of another version.
-        """
+        """Connect, and compare every worker with this process; StoreError if one does not fit, or misses a path."""
         client = self._open()
         for address, description in self._describe_workers(required_paths).items():
             if problem := worker_problem(description, required_paths):
@@ -357,10 +353,7 @@ def worker_problem(found: dict[str, Any], required_paths: Sequence[Path], device
 
 @contextlib.contextmanager
 def output_marker(folder: Path | None) -> Iterator[str | None]:
-    """Write a file to the output that every worker has to see, and remove it afterwards.
-
-    Two machines may each have a folder of that name.
-    """
+    """Write a file to the output that every worker has to see: two machines may each have a folder of that name."""
     if folder is None:
         yield None
         return

@@ -90,11 +90,7 @@ class Job(Protocol[Result]):
         ...
 
     def open(self) -> list[JobImage]:
-        """Lock and prepare the target, and return the images that are not complete.
-
-        Raises:
-            StoreError: the target is in use or cannot be used.
-        """
+        """Lock and prepare the target, and return the images that are not complete; StoreError if it is in use."""
         ...
 
     def block(self, paths: Sequence[str]) -> Block:
@@ -106,11 +102,7 @@ class Job(Protocol[Result]):
         ...
 
     def sweep(self) -> None:
-        """Remove files that dead writers left; called when none is at work any more.
-
-        Raises:
-            OSError: a file cannot be removed.
-        """
+        """Remove files that dead writers left, when none is at work any more; OSError if one cannot be removed."""
 
     def close(self) -> None:
         """Release the lock."""

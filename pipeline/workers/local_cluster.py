@@ -74,9 +74,7 @@ def _blocked_signals() -> Iterator[None]:
 class LocalCluster(DaskWorkerPool):
     """Starts one process per device on this machine; they end with this process.
 
-    Args:
-        devices: name and CUDA_VISIBLE_DEVICES of each worker.
-        threads: CPU threads of each worker; None for workers on GPUs.
+    ``devices`` are name and CUDA_VISIBLE_DEVICES of each worker, ``threads`` its CPU threads; None for those on GPUs.
     """
 
     def __init__(self, devices: Sequence[tuple[str, str]], threads: int | None) -> None:

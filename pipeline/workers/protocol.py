@@ -44,8 +44,7 @@ class BlockStatus:
 
     Attributes:
         finished: number of images done, with success or without.
-        image: path of the image that has been in work for longest; None if none is.
-        age: how long it has been in work, in seconds.
+        image: path of the image that has been in work for longest, for ``age`` seconds; None if none is.
     """
 
     finished: int
@@ -56,9 +55,8 @@ class BlockStatus:
 class ProgressReporter:
     """Tracks a block in its worker: counts finished images and knows since when each image is in work.
 
-    Args:
-        is_stopping: tells whether the run asked its workers to finish what is in flight.
-        on_image_done: called after every image, by the thread that finished it.
+    ``is_stopping`` tells whether the run asked its workers to finish what is in flight; ``on_image_done`` is called
+    after every image, by the thread that finished it.
     """
 
     def __init__(self, is_stopping: Callable[[], bool], on_image_done: Callable[[], None] = lambda: None) -> None:
@@ -124,11 +122,7 @@ class WorkerPool(Protocol):
     """Workers, each of which does one block at a time. A worker's name stays when its process is restarted."""
 
     def start(self, required_paths: tuple[Path, ...]) -> None:
-        """Make the workers ready.
-
-        Raises:
-            HmsaError: a worker cannot reach one of ``required_paths``, of which the first is the output folder.
-        """
+        """Make the workers ready; HmsaError if one cannot reach a required path, of which the first is the output."""
 
     def describe(self) -> list[str]:
         """One line for people per worker that is there or will be started."""
@@ -148,12 +142,9 @@ class WorkerPool(Protocol):
         """
 
     def wait(self, is_stopping: Callable[[], bool], on_event: OnEvent) -> None:
-        """Pass on what happened since the last call, in this thread, after at most about a second.
+        """Pass on what happened since the last call, in this thread, after about a second; HmsaError if all are gone.
 
         A pool that works in this process takes as long as its block does, and ends it early if ``is_stopping``.
-
-        Raises:
-            HmsaError: the workers are gone for good.
         """
 
     def stop(self) -> None:

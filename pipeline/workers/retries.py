@@ -23,10 +23,7 @@ SILENCE_SECONDS = 300.0
 class Retries:
     """Decides about the images of workers that died or hang.
 
-    Args:
-        progress: shows images that are given up.
-        image_timeout: see `Workers`.
-        is_stopping: tells whether nothing more is to be started.
+    ``is_stopping`` tells whether nothing more is to be started; for ``image_timeout`` see `Workers`.
     """
 
     def __init__(self, progress: Progress, image_timeout: float, is_stopping: Callable[[], bool]) -> None:
@@ -47,10 +44,7 @@ class Retries:
         return None
 
     def after_death(self, assignment: Assignment, deaths: int) -> None:
-        """Sort the images of a dead worker: complete ones count, suspects are tried alone, the rest is given back.
-
-        ``deaths`` is the number of workers that died on the block.
-        """
+        """Sort a dead worker's images: complete ones count, suspects are tried alone, the rest is given back."""
         state, images, hung = assignment.state, assignment.images, assignment.hung_image
         missing = set(state.job.incomplete(i.path for i in images if i.path not in state.summary.failed))
         rest = [image for image in images if image.path in missing and image.path != hung]
