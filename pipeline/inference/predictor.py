@@ -75,7 +75,7 @@ class Predictor:
     """
 
     def __init__(self, device: torch.device, options: InferenceOptions, member: Member) -> None:
-        self._device, self._options = device, options
+        self._device, self._options, self.member = device, options, member
         self._dtype = AUTOCAST.get(options.precision, torch.float32)
         self._notes: list[str] = []
         self._graphs = GraphForward(self._at_once, self._note) if options.cuda_graphs else None

@@ -101,8 +101,7 @@ def test_turns_are_taken_over_groups_of_images(
     call = Predictor.__call__
 
     def listening(self: Predictor, image: Tensor) -> tuple[Tensor, str | None]:
-        assert self._member is not None
-        order.append(self._member.name)
+        order.append(self.member.name)
         return call(self, image)
 
     monkeypatch.setattr(Predictor, "__call__", listening)
@@ -203,8 +202,7 @@ def test_logits_that_are_wanted_later_take_only_their_own_network(
     call = Predictor.__call__
 
     def listening(self: Predictor, image: Tensor) -> tuple[Tensor, str | None]:
-        assert self._member is not None
-        ran.add(self._member.name)
+        ran.add(self.member.name)
         return call(self, image)
 
     monkeypatch.setattr(Predictor, "__call__", listening)
@@ -393,8 +391,7 @@ def test_images_made_in_parts_are_listed_by_member(
     whole = Predictor.compute
 
     def short(self: Predictor, image: Tensor, gather: torch.device | None) -> Tensor:
-        assert self._member is not None
-        if gather is None and self._member.name == "bee":
+        if gather is None and self.member.name == "bee":
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, image, gather)
 
