@@ -55,19 +55,6 @@ def shade(colour: Colour, factor: float) -> Colour:
     return colour[0] * factor, colour[1] * factor, colour[2] * factor
 
 
-def upright(x0: float, x1: float, y0: float, y1: float, z: float) -> list[Point]:
-    """List the corners of a rectangle that faces the camera.
-
-    Args:
-        x0: left end, metres.
-        x1: right end, metres.
-        y0: lower end, metres.
-        y1: upper end, metres.
-        z: metres ahead of the camera.
-    """
-    return [(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)]
-
-
 def noise(rng: np.random.Generator, height: int, width: int, cells: float, flat: float = 1.0) -> NDArray[np.float32]:
     """Smooth value noise (height, width) in about -1 to 1.
 

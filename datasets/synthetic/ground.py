@@ -81,8 +81,8 @@ class Ground:
         for side in (-1, 1):
             beyond = x * side > street.edge(side) * side
             grass = np.ones(z.shape, dtype=bool)
-            for plot in street.plots[side > 0]:
-                if not plot.park:
+            for plot in street.plots:
+                if plot.side == side and not plot.park:
                     grass &= ~((z >= plot.near) & (z < plot.far))
             ids[beyond & grass] = LABEL["terrain"]
         ids[(x > street.left) & (x < street.right)] = LABEL["road"]
@@ -112,8 +112,7 @@ class Ground:
         colours *= (1 - 0.06 * tracks)[..., None]
         joints = ((x % 0.8 < 0.035) | ((z % 0.8) < 0.05)) & (ids == LABEL["sidewalk"])
         colours *= (1 - 0.16 * joints * near)[..., None]
-        outside = street.is_crossed
-        if not (street.crossing and outside(float(z.max()))):
+        if not street.is_crossed(float(z.max())):
             for side in (-1, 1):
                 kerb = np.abs(x - street.kerb(side) - side * 0.08) < 0.09
                 colours = np.where((kerb & self._along())[..., None], slabs * 1.12, colours)
@@ -198,14 +197,14 @@ class Ground:
             return (water + (np.array([232, 246, 244]) - water) * foam).astype(np.float32)
         if kind == 1:
             glow = np.clip(1 - np.abs(waves) * 3.2, 0, 1)[..., None]
-            return (np.array([44, 30, 28]) + (np.array([255, 132, 24]) - np.array([44, 30, 28])) * glow).astype(
-                np.float32
-            )
+            rock = np.array([44, 30, 28])
+            return (rock + (np.array([255, 132, 24]) - rock) * glow).astype(np.float32)
         if kind == 2:
             planks = 1 - 0.55 * (z % 1.2 < 0.06) + 0.12 * np.sin(np.floor(z / 1.2) * 12.9898) + 0.16 * waves
             return (np.array([168, 112, 62]) * planks[..., None]).astype(np.float32)
         fields = (np.floor(x / 1.1) + np.floor(z / 1.1)) % 2
-        tiles = np.array([48, 46, 58]) + (np.array([232, 226, 214]) - np.array([48, 46, 58])) * fields[..., None]
+        dark = np.array([48, 46, 58])
+        tiles = dark + (np.array([232, 226, 214]) - dark) * fields[..., None]
         return (tiles * (1 + 0.05 * waves[..., None])).astype(np.float32)
 
 

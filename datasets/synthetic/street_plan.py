@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ class Plot:
     """Where it ends."""
     park: bool
     """Grass, trees and hedges; houses stand on other plots."""
+    side: int
+    """-1 on the left of the street, 1 on the right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +44,16 @@ class Street:
     """Width of the pavement on the left and on the right."""
     crossing: tuple[float, float] | None
     """From where to where another street crosses."""
-    plots: tuple[tuple[Plot, ...], tuple[Plot, ...]]
-    """On the left and on the right, near ones first; a crossing street leaves a gap."""
+    plots: tuple[Plot, ...]
+    """On the left, then on the right, near ones first; a crossing street leaves a gap."""
     parking: tuple[bool, bool]
     """True where cars are parked, along the left and the right edge."""
     sunny_side: int
     """-1 if the sun stands on the left, 1 if on the right."""
 
-    def shift(self, z: float) -> float:
-        """How far to the right the line lies at ``z`` metres ahead."""
-        return self.bend * z * z
-
     def at(self, across: float, z: float) -> float:
         """The position, relative to the camera, of what lies ``across`` from the line at ``z`` metres ahead."""
-        return across + self.shift(z)
+        return across + self.bend * z * z
 
     def kerb(self, side: int) -> float:
         """Where road and pavement meet on one side (-1 left, 1 right)."""
@@ -63,6 +62,10 @@ class Street:
     def edge(self, side: int) -> float:
         """Where the pavement ends and the plots begin."""
         return self.kerb(side) + side * self.pavement[side > 0]
+
+    def brightness(self, side: int, sun: float) -> float:
+        """Brightness of a wall on one side that faces the street, in sunshine of that strength."""
+        return 1 - 0.3 * sun * (side == self.sunny_side) + 0.06 * sun * (side != self.sunny_side)
 
     def is_crossed(self, z: float, margin: float = 0.0) -> bool:
         """True if another street crosses at ``z``."""
@@ -91,21 +94,22 @@ def plan_street(rng: np.random.Generator) -> Street:
         middle=middle,
         pavement=(rng.uniform(1.8, 4.5), rng.uniform(1.8, 4.5)),
         crossing=crossing,
-        plots=(_plan_plots(rng, crossing, urban), _plan_plots(rng, crossing, urban)),
+        plots=tuple(plot for side in (-1, 1) for plot in _plan_plots(rng, crossing, urban, side)),
         parking=parking,
         sunny_side=int(rng.choice([-1, 1])),
     )
 
 
-def _plan_plots(rng: np.random.Generator, crossing: tuple[float, float] | None, urban: bool) -> tuple[Plot, ...]:
-    plots, z = [], -6.0
+def _plan_plots(
+    rng: np.random.Generator, crossing: tuple[float, float] | None, urban: bool, side: int
+) -> Iterator[Plot]:
+    z, houses = -6.0, 0.85 if urban else 0.3
     while z < 190:
         far = z + rng.uniform(9, 26)
         if crossing and z < crossing[1] and far > crossing[0] - 2:
             if crossing[0] - 2 - z > 5:
-                plots.append(Plot(z, crossing[0] - 2, bool(rng.random() > (0.85 if urban else 0.3))))
+                yield Plot(z, crossing[0] - 2, bool(rng.random() > houses), side)
             z = crossing[1] + 2
             continue
-        plots.append(Plot(z, far, bool(rng.random() > (0.85 if urban else 0.3))))
+        yield Plot(z, far, bool(rng.random() > houses), side)
         z = far + (0 if rng.random() < 0.8 else rng.uniform(2, 6))
-    return tuple(plots)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..canvas import Canvas, Colour, Point, mix, shade, upright
+from ..canvas import Canvas, Colour, Point, mix, shade
 from ..street_plan import Plot, Street
 from ..style import Style
+from .brush import Brush, pane, upright
 
 FACADES: tuple[Colour, ...] = (
     (196, 178, 150),
@@ -35,17 +36,6 @@ Spot = Callable[..., Point]
 """(metres along a front, metres up, metres out of it) to a place in the street."""
 
 
-def facing(side: int, street: Street, style: Style) -> float:
-    """Brightness of a wall beside the street that faces it.
-
-    Args:
-        side: -1 on the left of the street, 1 on the right.
-        street: the street it stands in.
-        style: weather and light.
-    """
-    return 1 - 0.3 * style.sun * (side == street.sunny_side) + 0.06 * style.sun * (side != street.sunny_side)
-
-
 def backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
     """The town far away: roofs and treetops along the horizon."""
     x = -330.0
@@ -56,34 +46,25 @@ def backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
             canvas.solid(upright(x, x + width, 0, height, 300), colour, "building")
         else:
             green = (70 + rng.uniform(-8, 8), 92 + rng.uniform(-8, 8), 58.0)
-            spots = [
-                (
-                    x + rng.uniform(0, width),
-                    rng.uniform(0, height * 0.45),
-                    rng.uniform(3, 6),
-                    shade(green, rng.uniform(0.8, 1.1)),
-                )
-                for _ in range(24)
-            ]
-            canvas.blobs(spots, 290, "vegetation")
+            for _ in range(24):
+                at, up, radius = x + rng.uniform(0, width), rng.uniform(0, height * 0.45), rng.uniform(3, 6)
+                canvas.blobs([(at, up, radius, shade(green, rng.uniform(0.8, 1.1)))], 290, "vegetation")
         x += width * rng.uniform(0.7, 1.0)
 
 
-def house(canvas: Canvas, rng: np.random.Generator, street: Street, style: Style, side: int, plot: Plot) -> None:
+def house(brush: Brush, street: Street, plot: Plot) -> None:
     """Paint a house with its front to the street and its end to the camera, over the whole of a plot.
 
     Args:
-        canvas: picture to paint on.
-        rng: source of random numbers.
-        street: the street it stands in.
-        style: weather and light.
-        side: -1 on the left of the street, 1 on the right.
-        plot: the piece of land beside the street.
+        brush: paints it.
+        street, plot: where it stands.
     """
+    canvas, rng, style, _, _ = brush
+    side = plot.side
     floors, storey = int(rng.integers(2, 7)), rng.uniform(2.9, 3.5)
     height, length, back = floors * storey + rng.uniform(0.3, 1.2), plot.far - plot.near, side * 13.0
-    base = shade(FACADES[rng.integers(len(FACADES))], rng.uniform(0.85, 1.08))
-    front, end = shade(base, facing(side, street, style)), shade(base, 0.84)
+    base = shade(brush.pick(FACADES), rng.uniform(0.85, 1.08))
+    front, end = shade(base, street.brightness(side, style.sun)), shade(base, 0.84)
     edge = street.edge(side) + side * rng.choice([0.0, 0.0, 0.8])
 
     def spot(along: float, up: float, out: float = 0.0) -> Point:
@@ -91,55 +72,42 @@ def house(canvas: Canvas, rng: np.random.Generator, street: Street, style: Style
         return street.at(edge - side * out, z), up, z
 
     if rng.random() < 0.45:
-        _roof(canvas, rng, style, spot, length, back, height, end)
+        _roof(brush, spot, length, back, height, end)
     x, _, _ = spot(0, 0)
     canvas.solid(upright(x, x + back, 0, height, max(plot.near, 0.1)), end, "building")
     if plot.near > 2:
-        _end_windows(canvas, rng, x, back, plot.near, floors, storey, end)
+        for column in (0.25, 0.5, 0.75):  # windows in its end
+            if rng.random() < 0.6:
+                at = x + back * column
+                for floor in range(floors):
+                    low = floor * storey + storey * 0.35
+                    canvas.detail(upright(at - 0.5, at + 0.5, low, low + 1.3, plot.near), mix(end, (40, 46, 56), 0.7))
     strips = max(2, round(length / 3))
     for n in reversed(range(strips)):
-        a, b = n * length / strips, (n + 1) * length / strips
-        canvas.solid([spot(a, 0), spot(b, 0), spot(b, height), spot(a, height)], front, "building")
+        canvas.solid(pane(spot, n * length / strips, (n + 1) * length / strips, 0, height), front, "building")
     for low, high, tone in ((height - 0.35, height, 1.12), (0, 0.5, 0.78)):
-        canvas.detail([spot(0, low), spot(length, low), spot(length, high), spot(0, high)], shade(front, tone))
-    shops, windows = (np.random.default_rng(rng.integers(2**32)) for _ in range(2))
+        canvas.detail(pane(spot, 0, length, low, high), shade(front, tone))
+    shops, windows = (brush._replace(rng=np.random.default_rng(rng.integers(2**32))) for _ in range(2))
     is_shop = bool(rng.random() < 0.45)
-    _windows(canvas, windows, style, spot, length, storey, range(int(is_shop), floors), front)
+    _windows(windows, spot, length, storey, range(int(is_shop), floors), front)
     if is_shop:
-        _shops(canvas, shops, style, spot, length, storey)
+        _shops(shops, spot, length, storey)
 
 
-def _roof(
-    canvas: Canvas,
-    rng: np.random.Generator,
-    style: Style,
-    spot: Spot,
-    length: float,
-    back: float,
-    eaves: float,
-    end: Colour,
-) -> None:
+def _roof(brush: Brush, spot: Spot, length: float, back: float, eaves: float, end: Colour) -> None:
     """A roof that slopes up from the street, with its gable to the camera."""
-    tiles: Colour = ((148, 74, 58), (92, 84, 84), (120, 62, 50))[rng.integers(3)]
-    rise = rng.uniform(2.5, 4.5)
+    tiles: Colour = brush.pick(((148, 74, 58), (92, 84, 84), (120, 62, 50)))
+    rise = brush.rng.uniform(2.5, 4.5)
     (x0, _, z0), (x1, _, z1) = spot(0, 0), spot(length, 0)
     ridge = (x0 + back / 2, eaves + rise, z0), (x1 + back / 2, eaves + rise, z1)
-    colour = mix(shade(tiles, 0.9), (236, 238, 242), 0.85 * style.snow)
-    canvas.solid([(x0, eaves, z0), (x1, eaves, z1), ridge[1], ridge[0]], colour, "building")
-    canvas.solid([(x0, eaves, z0), (x0 + back, eaves, z0), ridge[0]], end, "building")
+    colour = mix(shade(tiles, 0.9), (236, 238, 242), 0.85 * brush.style.snow)
+    brush.canvas.solid([(x0, eaves, z0), (x1, eaves, z1), ridge[1], ridge[0]], colour, "building")
+    brush.canvas.solid([(x0, eaves, z0), (x0 + back, eaves, z0), ridge[0]], end, "building")
 
 
-def _windows(
-    canvas: Canvas,
-    rng: np.random.Generator,
-    style: Style,
-    spot: Spot,
-    length: float,
-    storey: float,
-    floors: range,
-    front: Colour,
-) -> None:
+def _windows(brush: Brush, spot: Spot, length: float, storey: float, floors: range, front: Colour) -> None:
     """Windows in columns over the floors that have them; those too far away to be seen are left out."""
+    canvas, rng, style, _, _ = brush
     bays = max(1, int(length / rng.uniform(2.4, 3.6)))
     wide, tall = rng.uniform(0.42, 0.62), rng.uniform(0.45, 0.66)
     frame = mix(front, (240, 238, 232), 0.55) if rng.random() < 0.7 else shade(front, 0.62)
@@ -153,34 +121,12 @@ def _windows(
         for floor in floors:
             low = floor * storey + storey * (0.9 - tall) + 0.2
             high = low + tall * storey
-            canvas.detail(_pane(spot, a - 0.12, b + 0.12, low - 0.14, high + 0.1), frame)
+            canvas.detail(pane(spot, a - 0.12, b + 0.12, low - 0.14, high + 0.1), frame)
             glass, lit = _glass(rng, style, sky)
-            canvas.detail(_pane(spot, a, b, low, high), glass, lit)
+            canvas.detail(pane(spot, a, b, low, high), glass, lit)
             if canvas.pixels(0.08, far) > 0.7:
                 middle = (a + b) / 2
-                canvas.detail(_pane(spot, middle - 0.04, middle + 0.04, low, high), frame)
-
-
-def _pane(spot: Spot, a: float, b: float, low: float, high: float) -> list[Point]:
-    return [spot(a, low), spot(b, low), spot(b, high), spot(a, high)]
-
-
-def _end_windows(
-    canvas: Canvas,
-    rng: np.random.Generator,
-    x: float,
-    back: float,
-    z: float,
-    floors: int,
-    storey: float,
-    wall: Colour,
-) -> None:
-    for column in (0.25, 0.5, 0.75):
-        if rng.random() < 0.6:
-            at = x + back * column
-            for floor in range(floors):
-                low = floor * storey + storey * 0.35
-                canvas.detail(upright(at - 0.5, at + 0.5, low, low + 1.3, z), mix(wall, (40, 46, 56), 0.7))
+                canvas.detail(pane(spot, middle - 0.04, middle + 0.04, low, high), frame)
 
 
 def _glass(rng: np.random.Generator, style: Style, sky: Colour) -> tuple[Colour, Colour | None]:
@@ -193,17 +139,18 @@ def _glass(rng: np.random.Generator, style: Style, sky: Colour) -> tuple[Colour,
     return (mix(glass, (222, 214, 200), 0.6), None) if strength < 0.15 else (glass, None)
 
 
-def _shops(canvas: Canvas, rng: np.random.Generator, style: Style, spot: Spot, length: float, storey: float) -> None:
+def _shops(brush: Brush, spot: Spot, length: float, storey: float) -> None:
     """Shop windows along the ground floor, with boards above them and some awnings."""
+    canvas, rng, style, _, _ = brush
     a, top = 0.6, storey * 0.72
     while a < length - 3:
         b = a + min(rng.uniform(3, 6), length - a - 0.4)
-        board = _SIGNBOARDS[rng.integers(len(_SIGNBOARDS))]
+        board = brush.pick(_SIGNBOARDS)
         tone, chance, awning = rng.random(3)
         lit: Colour | None = (255, 226, 180) if style.night and chance < 0.6 else None
         glass = lit or mix((46, 50, 56), (150, 150, 146), tone / 2)
-        canvas.detail(_pane(spot, a, b, 0.35, top), glass, shade(lit, 0.24) if lit else None)
-        canvas.detail(_pane(spot, a, b, top, top + 0.55), board, shade(board, 0.25) if lit else None)
+        canvas.detail(pane(spot, a, b, 0.35, top), glass, shade(lit, 0.24) if lit else None)
+        canvas.detail(pane(spot, a, b, top, top + 0.55), board, shade(board, 0.25) if lit else None)
         if awning < 0.4:
             over = [spot(a, top), spot(b, top), spot(b, top - 0.5, 1.2), spot(a, top - 0.5, 1.2)]
             canvas.solid(over, shade(board, 0.92), "building")

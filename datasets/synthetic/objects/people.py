@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..canvas import Canvas, Colour, Point, shade
-from ..style import Style
-from .vehicles import PAINTS, TAIL, TYRE, plate
+from ..canvas import Colour, Point, shade
+from .brush import Brush, plate
+from .vehicles import PAINTS, TAIL, TYRE
 
 _CLOTHES: tuple[Colour, ...] = (
     (36, 42, 62),
@@ -21,22 +21,18 @@ _CLOTHES: tuple[Colour, ...] = (
 _SKINS: tuple[Colour, ...] = ((232, 190, 160), (206, 158, 124), (150, 104, 76), (96, 66, 50))
 
 
-def person(
-    canvas: Canvas, rng: np.random.Generator, x: float, z: float, label: str = "person", seat: float = 0.0
-) -> None:
+def person(brush: Brush, label: str = "person", seat: float = 0.0) -> None:
     """Paint somebody who walks, stands or sits on something.
 
     Args:
-        canvas: picture to paint on.
-        rng: source of random numbers.
-        x: metres to the right of the camera.
-        z: metres ahead of the camera.
+        brush: paints them.
         label: the class, ``person`` or ``rider``.
         seat: metres of the seat above the ground; 0 for nobody seated.
     """
+    canvas, rng, _, x, z = brush
     size = rng.uniform(0.9, 1.05) * (1 if seat else rng.choice([1.0, 1.0, 1.0, 0.68]))
-    top, legs = (shade(_CLOTHES[rng.integers(len(_CLOTHES))], rng.uniform(0.8, 1.15)) for _ in range(2))
-    skin, hair = _SKINS[rng.integers(len(_SKINS))], shade((70, 52, 40), rng.uniform(0.4, 1.8))
+    top, legs = (shade(brush.pick(_CLOTHES), rng.uniform(0.8, 1.15)) for _ in range(2))
+    skin, hair = brush.pick(_SKINS), shade((70, 52, 40), rng.uniform(0.4, 1.8))
     stride = 0.0 if seat else rng.uniform(0.02, 0.2)
     lean = rng.uniform(-0.03, 0.03)
     base = seat - 0.82 * size if seat else 0.0
@@ -67,22 +63,17 @@ def person(
     canvas.disc(spot(0.01, 1.6), 0.085 * size, skin)
 
 
-def two_wheeler(
-    canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: float, *, motor: bool, ridden: bool
-) -> None:
+def two_wheeler(brush: Brush, *, motor: bool, ridden: bool) -> None:
     """Paint a bicycle or a motorcycle from behind or from its side.
 
     Args:
-        canvas: picture to paint on.
-        rng: source of random numbers.
-        style: weather and light.
-        x: metres to the right of the camera.
-        z: metres ahead of the camera.
+        brush: paints it.
         motor: it is a motorcycle.
         ridden: somebody sits on it.
     """
+    canvas, rng, style, x, z = brush
     label = "motorcycle" if motor else "bicycle"
-    paint = shade(PAINTS[rng.integers(len(PAINTS))], 1.1)
+    paint = shade(brush.pick(PAINTS), 1.1)
     across = bool(rng.random() < 0.3) or not ridden
     seat, r = (0.8, 0.3) if motor else (0.95, 0.34)
     if across:
@@ -114,7 +105,7 @@ def two_wheeler(
                 canvas.solid(plate(x + leg * 0.2, 0.06, 0.3, 0.62, z), (60, 60, 62), label)
         canvas.disc((x, seat - 0.12, z), 0.06, TAIL, TAIL if style.night and ridden else None)
     if ridden:
-        person(canvas, rng, x - (0.18 if across else 0), z - 0.02, "rider", seat)
+        person(brush._replace(x=x - (0.18 if across else 0), z=z - 0.02), "rider", seat)
 
 
 def _bar(x: float, z: float, begin: tuple[float, float], end: tuple[float, float], width: float) -> list[Point]:
@@ -122,9 +113,5 @@ def _bar(x: float, z: float, begin: tuple[float, float], end: tuple[float, float
     (x0, y0), (x1, y1) = begin, end
     length = float(np.hypot(x1 - x0, y1 - y0))
     nx, ny = -(y1 - y0) / length * width / 2, (x1 - x0) / length * width / 2
-    return [
-        (x + x0 + nx, y0 + ny, z),
-        (x + x1 + nx, y1 + ny, z),
-        (x + x1 - nx, y1 - ny, z),
-        (x + x0 - nx, y0 - ny, z),
-    ]
+    corners = ((x0, y0, 1), (x1, y1, 1), (x1, y1, -1), (x0, y0, -1))
+    return [(x + at + edge * nx, up + edge * ny, z) for at, up, edge in corners]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..canvas import Canvas, Colour, Point, mix, shade
-from ..style import Style
+from .brush import Brush, band, pane, plate, upright
 
 PAINTS: tuple[Colour, ...] = (
     (32, 34, 38),
@@ -80,30 +80,18 @@ _VAN = Body(
 )
 
 
-def car(
-    canvas: Canvas,
-    rng: np.random.Generator,
-    style: Style,
-    x: float,
-    z: float,
-    *,
-    oncoming: bool,
-    parked: bool = False,
-) -> None:
-    """A car whose near end stands at ``z``; we see its front if it is oncoming, else its back.
+def car(brush: Brush, *, oncoming: bool, parked: bool = False) -> None:
+    """A car whose near end we see: its front if it is oncoming, else its back.
 
     Args:
-        canvas: picture to paint on.
-        rng: source of random numbers.
-        style: weather and light.
-        x: metres to the right of the camera.
-        z: metres ahead of the camera.
+        brush: paints it.
         oncoming: it faces the camera.
         parked: it stands at the kerb.
     """
+    canvas, rng, style, x, z = brush
     van = bool(rng.random() < 0.14)
-    body = _VAN if van else _CARS[rng.integers(len(_CARS))]
-    paint = shade(PAINTS[rng.integers(len(PAINTS))], rng.uniform(0.85, 1.1))
+    body = _VAN if van else brush.pick(_CARS)
+    paint = shade(brush.pick(PAINTS), rng.uniform(0.85, 1.1))
     snow = style.snow * (0.85 if parked else 0.35)
     half, waist = body.width / 2, body.hull[1][1]
     low = body.hull[0][1]
@@ -112,28 +100,27 @@ def car(
     roof = half - body.inset
     canvas.solid(plate(x, half - 0.06, 0.1, 0.5, z), (20, 20, 22), "car")
     if abs(x) > half * 0.8:
-        _flank(canvas, body, paint, x, z, oncoming=oncoming, panes=oncoming or not van)
+        _flank(brush, body, paint, oncoming=oncoming, panes=oncoming or not van)
     for wheel in (-1, 1):
         canvas.solid(plate(x + wheel * (half - 0.135), 0.115, 0, 0.4, z), TYRE, "car")
     # From the near edge up: bonnet or boot, windscreen, roof.
     bonnet = mix(shade(paint, 1.12), (236, 238, 242), snow)
-    canvas.solid(_band(x, (half, waist, z), (half, sill, z + near)), bonnet, "car")
-    canvas.solid(_band(x, (half, sill, z + near), (roof, top, z + top_at)), paint, "car")
+    canvas.solid(band(x, (half, waist, z), (half, sill, z + near)), bonnet, "car")
+    canvas.solid(band(x, (half, sill, z + near), (roof, top, z + top_at)), paint, "car")
     glass = mix(_GLASS, style.haze, 0.22 * (not style.night))
     if van and not oncoming:  # two doors with a small pane each
         for door in (-1, 1):
             canvas.detail(plate(x + door * roof * 0.5, roof * 0.34, sill + 0.28, top - 0.22, z + near), glass)
         canvas.detail(plate(x, 0.015, sill, top - 0.05, z + near), shade(paint, 0.6))
     else:
-        screen = _band(x, (half - 0.1, sill + 0.05, z + near), (roof - 0.06, top - 0.08, z + top_at))
+        screen = band(x, (half - 0.1, sill + 0.05, z + near), (roof - 0.06, top - 0.08, z + top_at))
         canvas.detail(screen, mix(glass, (228, 231, 236), snow * 0.5))
     if snow:
-        canvas.solid(
-            _band(x, (roof, top, z + top_at), (roof * 0.9, top + 0.09 * snow, z + top_at)), (234, 236, 240), "car"
-        )
+        cover = band(x, (roof, top, z + top_at), (roof * 0.9, top + 0.09 * snow, z + top_at))
+        canvas.solid(cover, (234, 236, 240), "car")
     canvas.solid(plate(x, half, low, waist - 0.02, z), paint, "car")
-    canvas.solid(_band(x, (half, waist - 0.02, z), (half - 0.06, waist, z)), paint, "car")
-    _bumper(canvas, x, z, half, low, waist, oncoming=oncoming, lit=style.night and not parked, day=not parked)
+    canvas.solid(band(x, (half, waist - 0.02, z), (half - 0.06, waist, z)), paint, "car")
+    _bumper(brush, half, low, waist, oncoming=oncoming, parked=parked)
 
 
 def _from_near(body: Body, profile: Sequence[tuple[float, float]], oncoming: bool) -> list[tuple[float, float]]:
@@ -142,8 +129,9 @@ def _from_near(body: Body, profile: Sequence[tuple[float, float]], oncoming: boo
     return [(length - along, up) for along, up in reversed(profile)] if oncoming else list(profile)
 
 
-def _flank(canvas: Canvas, body: Body, paint: Colour, x: float, z: float, *, oncoming: bool, panes: bool) -> None:
+def _flank(brush: Brush, body: Body, paint: Colour, *, oncoming: bool, panes: bool) -> None:
     """The side of a car that is turned to the camera."""
+    canvas, _, _, x, z = brush
     side, dull = -1 if x > 0 else 1, shade(paint, 0.78)
     flank = x + side * body.width / 2
     cabin = _from_near(body, body.cabin, oncoming)
@@ -160,32 +148,15 @@ def _flank(canvas: Canvas, body: Body, paint: Colour, x: float, z: float, *, onc
         inner = ((a + 0.16, low), (b + 0.12, high), (c - 0.12, high), (d - 0.16, low))
         canvas.detail([spot(*point) for point in inner], shade(_GLASS, 0.9))
         post = (b + c) / 2
-        canvas.detail(
-            [spot(post + at, up) for at, up in ((-0.05, low), (0.05, low), (0.05, high), (-0.05, high))], dull
-        )
+        canvas.detail(pane(spot, post - 0.05, post + 0.05, low, high), dull)
     for along, _ in _from_near(body, [(at, 0.0) for at in body.wheels], oncoming):
         _wheel(canvas, flank + side * 0.01, z + along, body.radius, "car")
 
 
-def _band(x: float, lower: Point, upper: Point) -> list[Point]:
-    """A trapezoid between two level edges, each given as (half its length, how far up, how far ahead)."""
-    (half0, up0, z0), (half1, up1, z1) = lower, upper
-    return [(x - half0, up0, z0), (x + half0, up0, z0), (x + half1, up1, z1), (x - half1, up1, z1)]
-
-
-def _bumper(
-    canvas: Canvas,
-    x: float,
-    z: float,
-    half: float,
-    lower: float,
-    waist: float,
-    *,
-    oncoming: bool,
-    lit: bool,
-    day: bool,
-) -> None:
+def _bumper(brush: Brush, half: float, lower: float, waist: float, *, oncoming: bool, parked: bool) -> None:
     """The near face of a car: bumper, plate and lamps."""
+    canvas, _, style, x, z = brush
+    lit = style.night and not parked
     canvas.detail(plate(x, half * 0.96, lower, lower + 0.14, z), (34, 34, 36))
     band = (waist - lower) * 0.5 + lower
     if oncoming:
@@ -195,22 +166,9 @@ def _bumper(
         inner, outer = x + side * half * 0.62, x + side * half * 0.95
         lamp = [(inner, band + 0.04, z), (outer, band, z), (outer, waist - 0.08, z), (inner, waist - 0.1, z)]
         if oncoming:
-            canvas.detail(lamp, (226, 228, 226), _HEAD if lit else ((90, 88, 80) if day else None))
+            canvas.detail(lamp, (226, 228, 226), _HEAD if lit else (None if parked else (90, 88, 80)))
         else:
             canvas.detail(lamp, (176, 24, 26) if not lit else TAIL, shade(TAIL, 0.9) if lit else None)
-
-
-def plate(x: float, half: float, low: float, high: float, z: float) -> list[Point]:
-    """List the corners of a flat rectangle that faces the camera.
-
-    Args:
-        x: metres to the right of the camera.
-        half: half of its width, metres.
-        low: lower end, metres.
-        high: upper end, metres.
-        z: metres ahead of the camera.
-    """
-    return [(x - half, low, z), (x + half, low, z), (x + half, high, z), (x - half, high, z)]
 
 
 def _wheel(canvas: Canvas, x: float, z: float, radius: float, label: str) -> None:
@@ -226,113 +184,96 @@ def _wheel(canvas: Canvas, x: float, z: float, radius: float, label: str) -> Non
             canvas.detail(ring, colour)
 
 
-def truck(canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: float, *, oncoming: bool) -> None:
-    """Paint a lorry with a box; from ahead its cab, from behind its doors.
-
-    Args:
-        canvas: picture to paint on.
-        rng: source of random numbers.
-        style: weather and light.
-        x: metres to the right of the camera.
-        z: metres ahead of the camera.
-        oncoming: it faces the camera.
-    """
+def truck(brush: Brush, *, oncoming: bool) -> None:
+    """Paint a lorry with a box; from ahead its cab, from behind its doors."""
+    canvas, rng, style, x, z = brush
     half, top, length = 1.22, rng.uniform(3.1, 3.7), rng.uniform(6.5, 9)
-    box = ((214, 214, 210), (176, 54, 44), (58, 96, 140), (206, 176, 96))[rng.integers(4)]
-    cab = shade(PAINTS[rng.integers(len(PAINTS))], 1.05)
+    box = brush.pick(((214, 214, 210), (176, 54, 44), (58, 96, 140), (206, 176, 96)))
+    cab = shade(brush.pick(PAINTS), 1.05)
     begin = 2.0 if oncoming else 0.0
-    _box(canvas, "truck", x, z + begin, half, 0.95, top, length, box)
+    _box(brush._replace(z=z + begin), "truck", box, half, 0.95, top, length)
     if canvas.pixels(1, z) > 6 and not oncoming:
         canvas.detail(plate(x, 0.02, 1.0, top - 0.06, z), shade(box, 0.6))
         for y in (1.0, top - 0.08):
             canvas.detail(plate(x, half, y, y + 0.06, z), shade(box, 0.7))
-    _axles(canvas, "truck", x, z, half, (0.9, length - 1.2), 0.5)
+    _axles(brush, "truck", half, (0.9, length - 1.2), 0.5)
     if oncoming:
-        _box(canvas, "truck", x, z, half * 0.97, 0.55, 2.75, 2.0, cab)
+        _box(brush, "truck", cab, half * 0.97, 0.55, 2.75, 2.0)
         canvas.detail(plate(x, half * 0.86, 1.62, 2.5, z), mix(_GLASS, style.haze, 0.2))
         canvas.detail(plate(x, half * 0.7, 0.95, 1.4, z), (52, 54, 56))
-    _end_lamps(canvas, style, x, z, half, 0.72, oncoming=oncoming)
+    _end_lamps(brush, half, 0.72, oncoming=oncoming)
 
 
-def bus(
-    canvas: Canvas, rng: np.random.Generator, style: Style, x: float, z: float, *, oncoming: bool, tram: bool = False
-) -> None:
+def bus(brush: Brush, *, oncoming: bool, tram: bool = False) -> None:
     """Paint a city bus, or a tram on rails (the class ``train``).
 
     Args:
-        canvas: picture to paint on.
-        rng: source of random numbers.
-        style: weather and light.
-        x: metres to the right of the camera.
-        z: metres ahead of the camera.
+        brush: paints it.
         oncoming: it faces the camera.
         tram: a tram, not a bus.
     """
+    canvas, _, style, x, z = brush
     label = "train" if tram else "bus"
     half, top, length = (1.18, 3.3, 19.0) if tram else (1.25, 3.05, 11.5)
-    paint = ((196, 44, 40), (224, 186, 52), (238, 236, 228), (36, 112, 84))[rng.integers(4)]
+    paint = brush.pick(((196, 44, 40), (224, 186, 52), (238, 236, 228), (36, 112, 84)))
     floor = 0.25 if tram else 0.4
-    _box(canvas, label, x, z, half, floor, top, length, paint)
-    side = -1 if x > 0 else 1
+    _box(brush, label, paint, half, floor, top, length)
     lit = (248, 226, 178) if style.night else None
     glass = lit or mix(_GLASS, style.haze, 0.2)
     if abs(x) > half:
         panes = max(2, round(length / 1.6))
         for n in reversed(range(panes)):
-            z0, z1 = z + length * (n + 0.08) / panes, z + length * (n + 0.92) / panes
-            flank = x + side * half
-            pane = [(flank, 1.35, z0), (flank, 1.35, z1), (flank, top - 0.55, z1), (flank, top - 0.55, z0)]
-            canvas.detail(pane, shade(glass, 0.85), shade(lit, 0.2) if lit else None)
+            a, b = length * (n + 0.08) / panes, length * (n + 0.92) / panes
+            window = pane(_side_of(brush, half), a, b, 1.35, top - 0.55)
+            canvas.detail(window, shade(glass, 0.85), shade(lit, 0.2) if lit else None)
     if not tram:
-        _axles(canvas, label, x, z, half, (2.4, length - 2.6), 0.48)
+        _axles(brush, label, half, (2.4, length - 2.6), 0.48)
     canvas.detail(plate(x, half * 0.88, 1.2, top - 0.6, z), glass, shade(lit, 0.2) if lit else None)
     canvas.detail(plate(x, half * 0.6, top - 0.45, top - 0.15, z), (28, 28, 26))
     canvas.detail(plate(x, half * 0.4, top - 0.38, top - 0.22, z), (246, 190, 60), (200, 140, 30))
     canvas.detail(plate(x, half, floor, floor + 0.22, z), shade(paint, 0.5))
-    _end_lamps(canvas, style, x, z, half, 0.78, oncoming=oncoming)
+    _end_lamps(brush, half, 0.78, oncoming=oncoming)
 
 
-def rails(canvas: Canvas, track: Sequence[tuple[float, float]]) -> None:
+def rails(brush: Brush, track: Sequence[tuple[float, float]]) -> None:
     """Two rails in the road along ``(x, z)`` positions of the track's middle; the mask keeps the road."""
     for gauge in (-0.72, 0.72):
         for (x0, z0), (x1, z1) in itertools.pairwise(track):
             x0, x1 = x0 + gauge, x1 + gauge
-            canvas.detail(
-                [(x0 - 0.05, 0, z0), (x0 + 0.05, 0, z0), (x1 + 0.05, 0, z1), (x1 - 0.05, 0, z1)], (66, 65, 64)
-            )
+            rail = [(x0 - 0.05, 0, z0), (x0 + 0.05, 0, z0), (x1 + 0.05, 0, z1), (x1 - 0.05, 0, z1)]
+            brush.canvas.detail(rail, (66, 65, 64))
 
 
-def _box(
-    canvas: Canvas, label: str, x: float, z: float, half: float, low: float, top: float, length: float, paint: Colour
-) -> None:
-    """The flank that we see, the roof if we see it, and the near face of a cuboid."""
-    side = -1 if x > 0 else 1
-    flank = x + side * half
-    steps = 3
-    for n in reversed(range(steps)):
-        z0, z1 = z + length * n / steps, z + length * (n + 1) / steps
-        canvas.solid(
-            [(flank, low, z0), (flank, low, z1), (flank, top, z1), (flank, top, z0)], shade(paint, 0.72), label
-        )
-    canvas.solid(plate(x, half, low, top, z), paint, label)
+def _side_of(brush: Brush, half: float) -> Callable[[float, float], Point]:
+    """(metres along, metres up) to a place on the flank that we see of a vehicle, ``half`` from its middle."""
+    _, _, _, x, z = brush
+    flank = x + (-1 if x > 0 else 1) * half
+    return lambda along, up: (flank, up, z + along)
 
 
-def _axles(
-    canvas: Canvas, label: str, x: float, z: float, half: float, along: Sequence[float], radius: float
-) -> None:
-    side = -1 if x > 0 else 1
+def _box(brush: Brush, label: str, paint: Colour, half: float, low: float, top: float, length: float) -> None:
+    """The flank that we see and the near face of a cuboid."""
+    for n in reversed(range(3)):
+        flank = pane(_side_of(brush, half), length * n / 3, length * (n + 1) / 3, low, top)
+        brush.canvas.solid(flank, shade(paint, 0.72), label)
+    brush.canvas.solid(plate(brush.x, half, low, top, brush.z), paint, label)
+
+
+def _axles(brush: Brush, label: str, half: float, along: Sequence[float], radius: float) -> None:
+    canvas, _, _, x, z = brush
     if abs(x) > half:
         for at in along:
-            _wheel(canvas, x + side * half, z + at, radius, label)
+            flank, _, ahead = _side_of(brush, half)(at, 0)
+            _wheel(canvas, flank, ahead, radius, label)
     for wheel in (-1, 1):
         outer, inner = x + wheel * (half - 0.05), x + wheel * (half - 0.4)
-        canvas.solid(
-            [(outer, 0, z + 0.1), (inner, 0, z + 0.1), (inner, 0.9, z + 0.1), (outer, 0.9, z + 0.1)], TYRE, label
-        )
+        canvas.solid(upright(outer, inner, 0, 0.9, z + 0.1), TYRE, label)
     canvas.solid(plate(x, half * 0.9, 0.45, 0.95, z + 0.05), (38, 38, 40), label)
 
 
-def _end_lamps(canvas: Canvas, style: Style, x: float, z: float, half: float, up: float, *, oncoming: bool) -> None:
+def _end_lamps(brush: Brush, half: float, up: float, *, oncoming: bool) -> None:
+    colour = _HEAD if oncoming else TAIL
     for side in (-1, 1):
-        colour = _HEAD if oncoming else TAIL
-        canvas.disc((x + side * half * 0.8, up, z), 0.13, colour, colour if style.night else None)
+        brush.canvas.disc(
+            (brush.x + side * half * 0.8, up, brush.z), 0.13, colour, colour if brush.style.night else None
+        )
