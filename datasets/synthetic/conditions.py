@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 CONDITIONS: tuple[str, ...] = ("fog", "night", "rain", "snow", "flare", "raindrops", "odd road")
-"""Names of `style.STYLES`. Training frames have other odd roads than the test set."""
+"""Names of styles in looks.yaml. Training frames have other odd roads than the test set."""
 
 SHOWN: Mapping[str, tuple[str, str, str, str]] = {
     "cityscapes": ("fog", "rain", "raindrops", "odd road"),

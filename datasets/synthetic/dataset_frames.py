@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import nearest
 from ..dataset_specs import NAMES, DatasetSpec, dataset_spec
 from ..taxonomy import CLASS_NAMES, IGNORE
 from .canvas import LABEL, Colour
 from .conditions import SHOWN
 from .regions import number_regions
 from .scene import draw_scene
-from .style import STYLES, Style
+from .style import Style, read_looks, style_of
 
 SPLITS = ("train", "val", "test")
 """The splits that frames are drawn for; each sees other streets."""
@@ -60,156 +59,17 @@ class DatasetLook:
     """Class -> the class that the dataset counts it to."""
 
 
-def _turns(name: str, clear: tuple[Style, Style, Style, Style], **traits: float) -> tuple[Style, ...]:
-    """Styles of a dataset by turns: each of its four conditions twice, at an odd and an even place, after clear ones.
+def look_of(name: str) -> DatasetLook:
+    """The look of a source dataset, from looks.yaml.
 
-    Args:
-        name: of the dataset.
-        clear: its styles without any of the conditions.
-        traits: fields of `Style` that its conditions have, too.
+    Its styles are each of its four conditions twice, at an odd and an even place, after clear ones.
     """
-    one, two, three, four = (replace(STYLES[condition], **traits) for condition in SHOWN[name])
-    return (clear[0], one, two, clear[1], three, four, clear[2], two, one, clear[3], four, three)
-
-
-_CLEAR, _GREY, _ANIMAL, _OBSTACLE = (STYLES[name] for name in ("clear", "overcast", "animal", "obstacle"))
-_NOON = replace(
-    STYLES["clear"], zenith=(74, 132, 206), haze=(214, 224, 230), clouds=0.2, light=(1.3, 1.26, 1.14), shadow=2.5
-)
-_DUSK = replace(STYLES["clear"], zenith=(110, 116, 160), haze=(240, 186, 132), clouds=0.5, light=(1.08, 0.9, 0.74))
-_DUST = replace(STYLES["overcast"], haze=(214, 204, 184), light=(0.98, 0.92, 0.82), fog=0.005, crowd=2.0, dirt=0.8)
-
-# What makes of any look the grey sky under which paint is plain to see; what stands where stays the same.
-_PLAIN = {
-    field.name: getattr(STYLES["overcast"], field.name)
-    for field in fields(Style)
-    if field.name not in {"unknown_object", "unseen_kind", "crowd"}
-}
-
-_CITYSCAPES_VOID = {"bonnet": ("ego vehicle",), "animal": ("dynamic",), "obstacle": ("static",)}
-
-# Weather and light are those in which the authors say that they recorded: Mapillary Vistas (Neuhold et al., ICCV
-# 2017) everything by day and night, BDD100K (arXiv 1805.04687) the same but for fog, of which it has next to none,
-# GTA5 (arXiv 1608.02192) day, night and rain, SHIFT (arXiv 2206.08367) everything, WildDash 2 (Zendel et al., CVPR
-# 2022) whatever is a hazard, IDD (arXiv 1811.10200) dust and dusk, Cityscapes (arXiv 1604.01685) good weather by day.
-LOOKS: Mapping[str, DatasetLook] = {
-    "cityscapes": DatasetLook(
-        sizes=((128, 256),),
-        styles=_turns("cityscapes", (_GREY, _CLEAR, _OBSTACLE, _CLEAR)),
-        bonnet=(38, 40, 44),
-        framed=True,
-        names={**_CITYSCAPES_VOID, "border": ("rectification border",), "rim": ("out of roi",)},
-    ),
-    "bdd100k": DatasetLook(
-        sizes=((144, 256),),
-        styles=_turns("bdd100k", (_CLEAR, _DUSK, _GREY, _OBSTACLE)),
-        bonnet=(58, 56, 54),
-    ),
-    "idd": DatasetLook(
-        sizes=((144, 256),),
-        styles=_turns(
-            "idd",
-            (
-                _DUST,
-                replace(_DUST, unknown_object="animal"),
-                replace(_CLEAR, crowd=2.0, dirt=0.4),
-                replace(_DUSK, crowd=2.0, dirt=0.4, unknown_object="obstacle"),
-            ),
-            crowd=2.0,
-            dirt=0.4,
-        ),
-        names={
-            "terrain": ("non-drivable fallback",),
-            "obstacle": ("obs-str-bar-fallback",),
-        },
-    ),
-    "mapillary": DatasetLook(
-        sizes=((144, 192), (120, 240)),
-        styles=_turns("mapillary", (_CLEAR, _OBSTACLE, _DUSK, _ANIMAL)),
-        names={
-            "road": ("construction--flat--road",),
-            "marking": ("marking--general",),
-            "sidewalk": ("construction--flat--sidewalk",),
-            "building": ("construction--structure--building",),
-            "wall": ("construction--barrier--wall",),
-            "fence": ("construction--barrier--fence",),
-            "pole": ("object--support--pole", "object--support--utility-pole"),
-            "traffic light": ("object--traffic-light",),
-            "traffic sign": ("object--traffic-sign--front",),
-            "vegetation": ("nature--vegetation",),
-            "terrain": ("nature--terrain",),
-            "sky": ("nature--sky",),
-            "person": ("human--person",),
-            "rider": ("human--rider--bicyclist",),
-            "motorcyclist": ("human--rider--motorcyclist",),
-            "car": ("object--vehicle--car",),
-            "truck": ("object--vehicle--truck",),
-            "bus": ("object--vehicle--bus",),
-            "train": ("object--vehicle--on-rails",),
-            "motorcycle": ("object--vehicle--motorcycle",),
-            "bicycle": ("object--vehicle--bicycle",),
-            "animal": ("animal--ground-animal",),
-            "obstacle": ("void--unlabeled",),
-        },
-    ),
-    "wilddash": DatasetLook(
-        sizes=((144, 256),),
-        styles=_turns("wilddash", (_GREY, _ANIMAL, _CLEAR, _OBSTACLE)),
-        bonnet=(96, 24, 26),
-        bent=0.35,
-        names={
-            "marking": ("roadmarking",),
-            "pole": ("pole", "utilitypole"),
-            "traffic light": ("trafficlight",),
-            "traffic sign": ("trafficsign",),
-            "rider": ("bicyclist",),
-            "motorcyclist": ("motorcyclist",),
-            "car": ("car", "van"),
-            "truck": ("truck", "pickup"),
-            "train": ("onrails",),
-            "bonnet": ("egovehicle",),
-            "animal": ("groundanimal",),
-            "obstacle": ("unlabeled",),
-        },
-    ),
-    "gta5": DatasetLook(
-        sizes=((132, 240),),
-        styles=_turns(
-            "gta5",
-            (
-                _NOON,
-                replace(_DUSK, shadow=2.5),
-                replace(_NOON, clouds=0.6),
-                replace(_NOON, unknown_object="obstacle"),
-            ),
-            shadow=2.5,
-        ),
-        bonnet=(112, 108, 52),
-        names=_CITYSCAPES_VOID,
-    ),
-    "shift": DatasetLook(
-        sizes=((128, 205),),
-        styles=_turns("shift", (_CLEAR, _GREY, _OBSTACLE, replace(_DUSK, clouds=0.9))),
-        names={
-            "marking": ("road line",),
-            "person": ("pedestrian",),
-            "car": ("vehicle",),
-            "obstacle": ("dynamic",),
-        },
-        merged={
-            "rider": "person",
-            **dict.fromkeys(("truck", "bus", "train", "motorcycle", "bicycle"), "car"),
-        },
-    ),
-}
-"""Source dataset -> its looks."""
-
-
-def style_of(name: str) -> Style:
-    """The style of that name; ValueError if there is none."""
-    if name not in STYLES:
-        raise ValueError(f"there is no style '{name}'; {nearest(name, STYLES)}")
-    return STYLES[name]
+    facts = dict(read_looks()["datasets"][name])
+    traits = facts.pop("traits", {})
+    clear = [style_of(look) for look in facts.pop("clear")]
+    one, two, three, four = (replace(style_of(condition), **traits) for condition in SHOWN[name])
+    styles = (clear[0], one, two, clear[1], three, four, clear[2], two, one, clear[3], four, three)
+    return DatasetLook(styles=styles, **facts)
 
 
 def draw_frame(
@@ -230,13 +90,13 @@ def draw_frame(
         seed: of the streets, not negative.
         size: (height, width); None for that of the dataset's looks. Where those have several, this is the first, and
             the others follow in proportion.
-        style: the look of every frame, of `STYLES`; None for those of the dataset, by turns.
+        style: the look of every frame, of looks.yaml; None for those of the dataset, by turns.
 
     Raises:
         DatasetError: unknown dataset.
         ValueError: a negative number or seed, a size below 16 x 16, or an unknown style.
     """
-    table, looks = dataset_spec(name), LOOKS[name]
+    table, looks = dataset_spec(name), look_of(name)
     place = SPLITS.index(split)
     height, width = looks.sizes[number % len(looks.sizes)]
     if size:
@@ -252,7 +112,9 @@ def draw_frame(
         parts[scene.mask == IGNORE] = _PART[look.unknown_object]
     if "marking" in looks.names:
         # Where paint lies is plain to see under a grey sky; what shines at night or in the rain may be anything.
-        plain = draw_scene(int(street[0]), height, width, replace(look, **_PLAIN))
+        # What stands where stays the same.
+        kept = {field: getattr(look, field) for field in ("unknown_object", "unseen_kind", "crowd")}
+        plain = draw_scene(int(street[0]), height, width, replace(style_of("overcast"), **kept))
         parts[_markings(plain.image, plain.mask) & (parts == _PART["road"])] = _PART["marking"]
     if "motorcyclist" in looks.names:
         parts[_on_motorcycles(parts)] = _PART["motorcyclist"]

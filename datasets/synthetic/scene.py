@@ -13,9 +13,10 @@ from .canvas import Canvas
 from .ground import Ground, paint_sky
 from .objects import houses
 from .street_plan import plan_street
-from .style import STYLES, Style
+from .style import Style
 from .weather import Exposure, take
 
+_CLEAR = Style()
 _SMALLEST = 16
 # Pictures up to this many pixels are drawn at twice their size, which smooths edges; larger ones need it less.
 _SMOOTHED = 2**20
@@ -31,7 +32,7 @@ class Scene:
     """(H, W) train ids; 255 for what belongs to no class."""
 
 
-def draw_scene(seed: int, height: int, width: int, style: Style = STYLES["clear"]) -> Scene:
+def draw_scene(seed: int, height: int, width: int, style: Style = _CLEAR) -> Scene:
     """A street as a car sees it.
 
     What stands where depends on ``seed`` alone, so that one street can be seen at several sizes and in any

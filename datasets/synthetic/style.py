@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import yaml
+
+from ...errors import nearest
 from .canvas import Colour
 
 
@@ -52,62 +58,24 @@ class Style:
     """How far everything takes on the colour of its class, 0 to 1: easier to learn from than any street."""
 
 
-_OBSTACLE = Style(
-    zenith=(150, 168, 190),
-    haze=(205, 212, 218),
-    clouds=0.8,
-    sun=0.4,
-    light=(0.92, 0.92, 0.92),
-    unknown_object="obstacle",
-)
+@functools.cache
+def read_looks() -> dict[str, Any]:
+    """The content of looks.yaml, with its lists as tuples."""
+    return _frozen(yaml.safe_load(Path(__file__).with_name("looks.yaml").read_text(encoding="utf-8")))
 
-STYLES: dict[str, Style] = {
-    "clear": Style(),
-    "overcast": Style(zenith=(168, 178, 190), haze=(206, 211, 215), clouds=1.0, sun=0.1, light=(0.9, 0.92, 0.95)),
-    "fog": Style(
-        zenith=(178, 180, 184), haze=(199, 201, 203), clouds=0.0, sun=0.0, light=(0.84, 0.86, 0.86), fog=0.028
-    ),
-    "night": Style(
-        zenith=(8, 9, 16), haze=(30, 24, 20), clouds=0.3, sun=0.0, light=(0.085, 0.08, 0.1), night=True, wet=0.12
-    ),
-    "rain": Style(
-        zenith=(152, 158, 165),
-        haze=(188, 193, 198),
-        clouds=1.0,
-        sun=0.0,
-        light=(0.76, 0.79, 0.83),
-        fog=0.006,
-        wet=0.75,
-        rain=0.7,
-    ),
-    "snow": Style(
-        zenith=(190, 195, 203),
-        haze=(214, 217, 221),
-        clouds=0.8,
-        sun=0.0,
-        light=(0.9, 0.93, 0.98),
-        fog=0.007,
-        snow=0.8,
-        flakes=0.7,
-    ),
-    "flare": Style(zenith=(120, 128, 122), haze=(212, 200, 160), clouds=0.2, light=(0.62, 0.62, 0.55), lens="flare"),
-    "raindrops": Style(
-        zenith=(150, 156, 162),
-        haze=(190, 194, 198),
-        clouds=1.0,
-        sun=0.0,
-        light=(0.74, 0.76, 0.79),
-        fog=0.005,
-        wet=0.35,
-        rain=0.25,
-        lens="drops",
-    ),
-    "animal": Style(unknown_object="animal"),
-    "obstacle": _OBSTACLE,
-    "unmet animal": Style(unknown_object="animal", unseen_kind=True),
-    "unmet obstacle": replace(_OBSTACLE, unseen_kind=True),
-    "odd road": Style(odd_road=True),
-    "out of context": Style(odd_road=True, unseen_kind=True),
-    "tinted": Style(tint=0.7),
-}
-"""Looks by name; they follow the six subsets of the BRAVO challenge (Vu et al., 2024, arXiv 2409.15107)."""
+
+def _frozen(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _frozen(value) for key, value in content.items()}
+    return tuple(map(_frozen, content)) if isinstance(content, list) else content
+
+
+def style_of(look: str | Mapping[str, Any]) -> Style:
+    """The style of that name in looks.yaml, or one described as there; ValueError if there is none."""
+    if isinstance(look, str):
+        if look not in read_looks()["styles"]:
+            raise ValueError(f"there is no style '{look}'; {nearest(look, read_looks()['styles'])}")
+        return style_of(read_looks()["styles"][look])
+    changes = dict(look)
+    base = style_of(changes.pop("like")) if "like" in changes else Style()
+    return replace(base, **changes)

@@ -4,54 +4,48 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ...files import write_bytes
 from ..parallel import map_files
 from ..taxonomy import IGNORE
+from .drawn_files import encode, write_drawn
 from .scene import draw_scene
-from .style import STYLES
+from .style import style_of
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """One sort of photograph.
-
-    Attributes:
-        name: of its files; takes a number.
-        first: number of the first one.
-        step: from one to the next.
-        style: how it looks.
-        size: the one asked for, one with odd sides, or a small one.
-    """
+class _Kind(NamedTuple):
+    """One sort of photograph."""
 
     name: str
-    first: int
-    step: int
+    """Of its files; takes a number."""
     style: str
     size: str
+    """The one asked for, one with odd sides, or a small one."""
+    first: int = 1
+    """Number of the first one."""
+    step: int = 1
+    """From one to the next."""
 
 
 _KINDS = (
     *(
-        _Kind(f"bravo_ACDC/{style}/test/drawn/drawn_frame_{{:06d}}_rgb_anon.png", number, 4, style, "whole")
+        _Kind(f"bravo_ACDC/{style}/test/drawn/drawn_frame_{{:06d}}_rgb_anon.png", style, "whole", number, 4)
         for number, style in enumerate(("fog", "night", "rain", "snow"), start=1)
     ),
-    _Kind("bravo_SMIYC/RoadAnomaly21/images/animal{:04d}.jpg", 1, 1, "unmet animal", "odd"),
-    _Kind("bravo_SMIYC/RoadObsticle21/images/obstacle{:04d}.jpg", 1, 1, "unmet obstacle", "odd"),
-    _Kind("bravo_synobjs/animal/{}.png", 1, 1, "unmet animal", "whole"),
-    _Kind("bravo_synobjs/obstacle/{}.png", 1, 1, "unmet obstacle", "whole"),
-    _Kind("bravo_outofcontext/drawn/drawn_000000_{:06d}_leftImg8bit.png", 1, 1, "out of context", "whole"),
-    _Kind("bravo_synflare/drawn/drawn_000000_{:06d}_leftImg8bit.png", 1, 1, "flare", "whole"),
-    _Kind("bravo_synrain/drawn/drawn_000000_{:06d}_leftImg8bit.png", 1, 2, "raindrops", "small"),
-    _Kind("bravo_synrain/drawn/drawn_000000_{:06d}_leftImg8bit.png", 2, 2, "raindrops", "small"),
+    _Kind("bravo_SMIYC/RoadAnomaly21/images/animal{:04d}.jpg", "unmet animal", "odd"),
+    _Kind("bravo_SMIYC/RoadObsticle21/images/obstacle{:04d}.jpg", "unmet obstacle", "odd"),
+    _Kind("bravo_synobjs/animal/{}.png", "unmet animal", "whole"),
+    _Kind("bravo_synobjs/obstacle/{}.png", "unmet obstacle", "whole"),
+    _Kind("bravo_outofcontext/drawn/drawn_000000_{:06d}_leftImg8bit.png", "out of context", "whole"),
+    _Kind("bravo_synflare/drawn/drawn_000000_{:06d}_leftImg8bit.png", "flare", "whole"),
+    _Kind("bravo_synrain/drawn/drawn_000000_{:06d}_leftImg8bit.png", "raindrops", "small", 1, 2),
+    _Kind("bravo_synrain/drawn/drawn_000000_{:06d}_leftImg8bit.png", "raindrops", "small", 2, 2),
 )
 # How a photograph's name ends, and those of its train ids and of its invalid pixels.
 _ENDINGS = (
@@ -60,11 +54,9 @@ _ENDINGS = (
     (".jpg", "_labels_semantic_fake.png", "_labels_semantic.png"),
     (".png", "_gt.png", "_mask.png"),
 )
-_OTHERS = 10**6
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn:
+class _Drawn(NamedTuple):
     """A photograph, the train ids of its pixels, and which of them show what is of no class."""
 
     name: str
@@ -96,26 +88,20 @@ def write_bravo(
     """
     written = []
     masks: dict[str, bytes] = {}
-    for drawn in _pictures(seed, size, each):
-        file = io.BytesIO()
-        Image.fromarray(drawn.image).save(file, "JPEG" if drawn.name.endswith(".jpg") else "PNG", quality=92)
-        _write(root / drawn.name, file.getvalue())
+    wanted = [(dozen, number) for dozen in range(each) for number in range(len(_KINDS))]
+    for drawn in map_files(partial(_picture, seed, size), wanted):
+        write_drawn(root / drawn.name, encode(drawn.name, drawn.image))
         written.append(root / drawn.name)
         if truth is not None:
             masks |= _masks(drawn)
     if truth is not None:
-        _write(truth, _archive(masks))
+        write_drawn(truth, _archive(masks))
     return sorted(written)
-
-
-def _pictures(seed: int, size: tuple[int, int], each: int) -> Iterator[_Drawn]:
-    wanted = [(round_, number) for round_ in range(each) for number in range(len(_KINDS))]
-    return map_files(partial(_picture, seed, size), wanted)
 
 
 def _picture(seed: int, size: tuple[int, int], which: tuple[int, int]) -> _Drawn:
     """A photograph by its dozen and its kind, drawn in whatever process."""
-    round_, number = which
+    dozen, number = which
     kind = _KINDS[number]
     height, width = size
     sizes = {
@@ -123,14 +109,14 @@ def _picture(seed: int, size: tuple[int, int], which: tuple[int, int]) -> _Drawn
         "odd": (int(height * 0.84) | 1, int(width * 0.785) | 1),
         "small": (height * 2 // 3, width * 2 // 3),
     }
-    street = 100 * seed + number + _OTHERS * round_
-    style = STYLES[kind.style]
+    street = 100 * seed + number + 10**6 * dozen
+    style = style_of(kind.style)
     scene = draw_scene(street, *sizes[kind.size], style)
     ids, foreign = scene.mask, np.zeros(scene.mask.shape, bool)
     if style.unknown_object != "none":
         ids = draw_scene(street, *sizes[kind.size], replace(style, unknown_object="none")).mask
         foreign = (scene.mask == IGNORE) & (ids != IGNORE)
-    return _Drawn(kind.name.format(kind.first + kind.step * round_), scene.image, ids, foreign)
+    return _Drawn(kind.name.format(kind.first + kind.step * dozen), scene.image, ids, foreign)
 
 
 def _masks(drawn: _Drawn) -> dict[str, bytes]:
@@ -142,12 +128,8 @@ def _masks(drawn: _Drawn) -> dict[str, bytes]:
         ids = np.zeros_like(ids)  # nobody labelled them; 255 would be void
     if base.startswith("bravo_synobjs/"):
         invalid *= 255
-    found = {}
-    for name, mask in ((f"{base}{ids_ending}", ids), (f"{base}{invalid_ending}", invalid)):
-        file = io.BytesIO()
-        Image.fromarray(mask).save(file, "PNG")
-        found[name] = file.getvalue()
-    return found
+    files = {base + ids_ending: ids, base + invalid_ending: invalid}
+    return {name: encode(name, mask) for name, mask in files.items()}
 
 
 def _archive(contents: dict[str, bytes]) -> bytes:
@@ -158,9 +140,3 @@ def _archive(contents: dict[str, bytes]) -> bytes:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return file.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    # What is there already keeps its time, so that nothing made of it looks too old.
-    if not path.is_file() or path.read_bytes() != content:
-        write_bytes(path, content)

@@ -8,24 +8,23 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ...errors import DatasetError
 from ...files import is_partial, write_bytes
 from ..dataset_specs import DRAWN_MARK, DatasetSpec, dataset_spec
 from ..parallel import map_files
 from ..taxonomy import IGNORE, PALETTE
-from .dataset_frames import Frame, draw_frame, style_of
+from .dataset_frames import Frame, draw_frame
+from .drawn_files import encode, write_drawn
 from .idd_polygons import describe_polygons
 from .regions import find_regions
+from .style import style_of
 
-_SMALLEST = 32
 _UNLABELLED = 2  # images of a test split that has no masks
 _BROKEN = 15188  # the one of GTA5's two broken frames that is drawn
 # MATLAB writes the time into the first bytes of its files; equal work is to give equal bytes.
@@ -43,13 +42,20 @@ class _Task:
     size: tuple[int, int] | None
     style: str | None
 
-    def frame(self, split: str, number: int) -> Frame:
+    @property
+    def names(self) -> dict[int, str]:
+        """Raw id -> its name, ascending."""
+        return {raw: called for raw, (_, called) in sorted((self.source.labels or {}).items())}
+
+    def frame(self, which: tuple[str, int]) -> Frame:
+        """A frame by split and number, drawn in whatever process."""
+        split, number = which
         return draw_frame(self.source.name, split, number, seed=self.seed, size=self.size, style=self.style)
 
     def frames(self, *splits: str) -> Iterator[tuple[str, int, Frame]]:
         """Split, number within the split, and frame; of all splits that have masks if none is named."""
         wanted = [(split, number) for split in splits or ("train", "val") for number in range(self.counts[split])]
-        for (split, number), frame in zip(wanted, map_files(partial(_frame, self), wanted), strict=True):
+        for (split, number), frame in zip(wanted, map_files(self.frame, wanted), strict=True):
             yield split, number, frame
 
     def tag(self, split: str, number: int) -> str:
@@ -57,27 +63,13 @@ class _Task:
         return hashlib.sha256(f"{self.source.name} {split} {number}".encode()).hexdigest()
 
     def write(self, path: str, data: bytes) -> None:
-        # What is there already keeps its time, so that nothing made of it looks too old.
-        target = self.root / path
-        if not target.is_file() or target.read_bytes() != data:
-            write_bytes(target, data)
+        write_drawn(self.root / path, data)
 
     def picture(self, path: str, pixels: NDArray[np.uint8], colours: NDArray[np.uint8] | None = None) -> None:
-        """Write an image in the format that its suffix says; with ``colours`` (n, 3), ``pixels`` are indices."""
-        image = Image.fromarray(pixels)
-        if colours is not None:
-            image.putpalette(colours.tobytes())  # which makes a palette image of a grey one
-        file = io.BytesIO()
-        image.save(file, "JPEG" if path.endswith(".jpg") else "PNG", quality=92)
-        self.write(path, file.getvalue())
+        self.write(path, encode(path, pixels, colours))
 
     def json(self, path: str, value: Any) -> None:
         self.write(path, json.dumps(value, separators=(",", ":")).encode() + b"\n")
-
-
-def _frame(task: _Task, which: tuple[str, int]) -> Frame:
-    """A frame by split and number, drawn in whatever process."""
-    return task.frame(*which)
 
 
 def write_source(
@@ -105,7 +97,7 @@ def write_source(
         seed: of the streets, not negative.
         size: (height, width) of the frames, at least (32, 32), for Mapillary of every other one (the rest are lower
             and wider); None for small ones with the aspect of the real ones.
-        style: the look of all frames, of `STYLES`; None for those that go with the dataset, by turns.
+        style: the look of all frames, of looks.yaml; None for those that go with the dataset, by turns.
 
     Returns:
         The dataset's folder.
@@ -121,21 +113,17 @@ def write_source(
         raise ValueError(f"{train} and {val} frames cannot be drawn; each split needs at least one")
     if seed < 0:
         raise ValueError(f"a seed of {seed} is negative; count from 0")
-    if size is not None and min(size) < _SMALLEST:
-        raise ValueError(
-            f"frames of {size[0]} x {size[1]} pixels are too small; {_SMALLEST} x {_SMALLEST} is the least"
-        )
+    if size is not None and min(size) < 32:
+        raise ValueError(f"frames of {size[0]} x {size[1]} pixels are too small; 32 x 32 is the least")
     if style is not None:
         style_of(style)
-    savemat = _import_savemat() if name == "gta5" else None
+    if name == "gta5":
+        _import_savemat()
     folder = root / facts.folder
     settings = {"dataset": name, "train": train, "val": val, "seed": seed, "size": size and list(size)}
     _claim(folder, settings | {"style": style})
     task = _Task(folder, facts, {"train": train, "val": val, "test": _UNLABELLED}, seed, size, style)
-    if savemat:
-        _write_gta5(task, savemat)
-    else:
-        _WRITERS[name](task)
+    _WRITERS[name](task)
     return folder
 
 
@@ -193,13 +181,11 @@ def _write_idd(task: _Task) -> None:
         drive, second = number // 3 + (100 if split == "val" else 0), number % 3 == 2
         below, stem = f"{split}/{drive:03d}", f"frame{number:05d}" if second else f"{number:06d}"
         task.picture(f"leftImg8bit/{below}/{stem}_leftImg8bit.{'jpg' if second else 'png'}", frame.image)
-        names = {raw: called for raw, (_, called) in (task.source.labels or {}).items()}
-        task.json(f"gtFine/{below}/{stem}_gtFine_polygons.json", describe_polygons(frame.raw, names))
+        task.json(f"gtFine/{below}/{stem}_gtFine_polygons.json", describe_polygons(frame.raw, task.names))
 
 
 def _write_mapillary(task: _Task) -> None:
     """JPEG images, palette masks whose indices are places in config.json, and config.json."""
-    labels = task.source.labels or {}
     colours = _palette(task.source)
     for split, number, frame in task.frames("train", "val", "test"):
         tag, called = task.tag(split, number), task.source.split_folders[split]
@@ -215,14 +201,13 @@ def _write_mapillary(task: _Task) -> None:
             "instances": called.startswith(("animal", "human", "object")),
             "evaluate": not called.startswith("void"),
         }
-        for raw, (_, called) in sorted(labels.items())
+        for raw, called in task.names.items()
     ]
     task.json("config.json", {"version": "1.2", "mapping": "drawn", "labels": entries})
 
 
 def _write_wilddash(task: _Task) -> None:
     """JPEG images of all splits in one folder, colours that number segments, and panoptic.json for all of them."""
-    labels = task.source.labels or {}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index, (_, _, frame) in enumerate(task.frames()):
@@ -237,7 +222,7 @@ def _write_wilddash(task: _Task) -> None:
     palette = _palette(task.source)
     categories = [
         {"id": raw, "name": called, "isthing": int(_is_thing(raw)), "color": palette[raw].tolist()}
-        for raw, (_, called) in sorted(labels.items())
+        for raw, called in task.names.items()
     ]
     task.json("panoptic.json", {"images": images, "annotations": annotations, "categories": categories})
 
@@ -269,7 +254,7 @@ def _segments(raw: NDArray[np.uint8]) -> tuple[NDArray[np.uint32], list[dict[str
     return segments, list(infos.values())
 
 
-def _write_gta5(task: _Task, savemat: Callable[..., None]) -> None:
+def _write_gta5(task: _Task) -> None:
     """PNG images of all splits in one folder, palette masks of labelIds, and split.mat."""
     colours = _palette(task.source)
     ids: dict[str, list[int]] = {split: [] for split in task.counts}
@@ -279,12 +264,13 @@ def _write_gta5(task: _Task, savemat: Callable[..., None]) -> None:
         # One mask has another size than its image; taking the nearest pixel gives back what was drawn.
         odd = split == "train" and within == min(1, task.counts["train"] - 1)
         task.picture(f"labels/{number:05d}.png", frame.raw.repeat(2, 0).repeat(2, 1) if odd else frame.raw, colours)
-    broken = task.frame("train", task.counts["train"])
+    broken = task.frame(("train", task.counts["train"]))
     task.picture(f"images/{_BROKEN}.png", broken.image)
     task.picture(f"labels/{_BROKEN}.png", np.ascontiguousarray(broken.raw[:-5, :-3]), colours)
     ids["train"].append(_BROKEN)
     file = io.BytesIO()
-    savemat(file, {f"{split}Ids": np.array(numbers, dtype=np.float64)[:, None] for split, numbers in ids.items()})
+    arrays = {f"{split}Ids": np.array(numbers, dtype=np.float64)[:, None] for split, numbers in ids.items()}
+    _import_savemat()(file, arrays)
     task.write("split.mat", _MATLAB_HEADER + file.getvalue()[len(_MATLAB_HEADER) :])
 
 
@@ -316,5 +302,6 @@ _WRITERS: dict[str, Callable[[_Task], None]] = {
     "idd": _write_idd,
     "mapillary": _write_mapillary,
     "wilddash": _write_wilddash,
+    "gta5": _write_gta5,
     "shift": _write_shift,
 }

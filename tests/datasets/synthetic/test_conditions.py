@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hmsa_pipeline.datasets.dataset_specs import NAMES
 from hmsa_pipeline.datasets.synthetic.conditions import CONDITIONS, SHOWN
-from hmsa_pipeline.datasets.synthetic.dataset_frames import LOOKS
+from hmsa_pipeline.datasets.synthetic.dataset_frames import look_of
 from hmsa_pipeline.datasets.synthetic.scene import draw_scene
-from hmsa_pipeline.datasets.synthetic.style import STYLES, Style
+from hmsa_pipeline.datasets.synthetic.style import Style, style_of
 
 TRAITS = {"crowd": 1.0, "dirt": 0.0, "shadow": 1.0}
 """What a dataset may change in every style, and what that is without a change."""
@@ -30,12 +30,12 @@ def test_each_dataset_shows_four_conditions_each_condition_is_shown_by_four_and_
 def condition_of(style: Style) -> str | None:
     """The condition that a style is of, whatever the dataset's traits; None for clear weather."""
     plain = replace(style, **TRAITS)
-    return next((name for name in CONDITIONS if plain == STYLES[name]), None)
+    return next((name for name in CONDITIONS if plain == style_of(name)), None)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_frames_show_these_conditions_equally_often_and_no_others(name: str) -> None:
-    styles = LOOKS[name].styles
+    styles = look_of(name).styles
     found = [condition_of(style) for style in styles]
     assert {one: found.count(one) for one in SHOWN[name]} == dict.fromkeys(SHOWN[name], 2)
     clear = [style for style, condition in zip(styles, found, strict=True) if condition is None]
@@ -51,11 +51,11 @@ def test_frames_show_these_conditions_equally_often_and_no_others(name: str) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_of_no_class_in_the_test_set_is_in_no_training_frame(name: str) -> None:
-    assert not any(style.unseen_kind for style in LOOKS[name].styles)
+    assert not any(style.unseen_kind for style in look_of(name).styles)
 
 
 def test_odd_roads_of_training_differ_from_those_of_the_test_set() -> None:
-    training, test = STYLES["odd road"], STYLES["out of context"]
+    training, test = style_of("odd road"), style_of("out of context")
     assert (training.odd_road, training.unseen_kind) == (True, False)
     assert (test.odd_road, test.unseen_kind) == (True, True)
     for seed in range(4):

@@ -15,7 +15,7 @@ from hmsa_pipeline.datasets.decode.tensors import decode_image
 from hmsa_pipeline.datasets.layout.find_images import list_images
 from hmsa_pipeline.datasets.synthetic.canvas import NEAR, Camera, Canvas, noise
 from hmsa_pipeline.datasets.synthetic.scene import Scene, draw_scene
-from hmsa_pipeline.datasets.synthetic.style import STYLES
+from hmsa_pipeline.datasets.synthetic.style import read_looks, style_of
 from hmsa_pipeline.datasets.synthetic.write_bravo import write_bravo
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES, IGNORE
 from hypothesis import given, settings
@@ -26,11 +26,12 @@ ROAD, SIDEWALK, BUILDING, VEGETATION, SKY = (
     CLASS_NAMES.index(name) for name in ("road", "sidewalk", "building", "vegetation", "sky")
 )
 SEEDS = range(20)
+STYLES = {name: style_of(name) for name in read_looks()["styles"]}
 
 
 @cache
 def scene(seed: int, style: str = "clear") -> Scene:
-    return draw_scene(seed, 96, 192, STYLES[style])
+    return draw_scene(seed, 96, 192, style_of(style))
 
 
 def colour(drawn: Scene, train_id: int) -> np.ndarray:
@@ -39,10 +40,10 @@ def colour(drawn: Scene, train_id: int) -> np.ndarray:
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_seed_gives_the_same_scene_whatever_was_drawn_before(style):
-    first = draw_scene(3, 40, 72, STYLES[style])
+    first = draw_scene(3, 40, 72, style_of(style))
     np.random.seed(7)
     draw_scene(4, 30, 60)
-    again = draw_scene(3, 40, 72, STYLES[style])
+    again = draw_scene(3, 40, 72, style_of(style))
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.mask, again.mask)
 
@@ -149,7 +150,7 @@ def test_the_same_street_at_two_sizes():
 )
 @settings(deadline=None, max_examples=25)
 def test_any_size_and_seed(height, width, seed, style):
-    drawn = draw_scene(seed, height, width, STYLES[style])
+    drawn = draw_scene(seed, height, width, style_of(style))
     assert drawn.image.shape == (height, width, 3) and drawn.image.dtype == np.uint8
     assert drawn.mask.shape == (height, width) and drawn.mask.dtype == np.uint8
     assert set(np.unique(drawn.mask)) <= {*range(19), IGNORE}

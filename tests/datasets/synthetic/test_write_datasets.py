@@ -17,10 +17,10 @@ from hmsa_pipeline.datasets.decode.tensors import decode_image
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.find_images import list_images
 from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair, list_pairs
-from hmsa_pipeline.datasets.synthetic.dataset_frames import LOOKS, SPLITS, Frame, draw_frame
+from hmsa_pipeline.datasets.synthetic.dataset_frames import SPLITS, Frame, draw_frame, look_of
 from hmsa_pipeline.datasets.synthetic.regions import find_regions, number_regions, paint_polygons, to_polygons, trace
 from hmsa_pipeline.datasets.synthetic.scene import draw_scene
-from hmsa_pipeline.datasets.synthetic.style import STYLES
+from hmsa_pipeline.datasets.synthetic.style import style_of
 from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
 from hmsa_pipeline.errors import DatasetError
@@ -96,7 +96,7 @@ def test_raw_ids_stand_in_the_table_and_mean_what_was_drawn(name):
     facts = dataset_spec(name)
     lookup = facts.lookup("ids" if facts.labels else "train_ids")
     for split in ("train", "val"):
-        for number in range(len(LOOKS[name].styles)):
+        for number in range(len(look_of(name).styles)):
             one = frame(name, split, number)
             np.testing.assert_array_equal(lookup[one.raw], one.mask)
             assert one.image.shape == (*one.mask.shape, 3) and one.raw.shape == one.mask.shape
@@ -104,7 +104,7 @@ def test_raw_ids_stand_in_the_table_and_mean_what_was_drawn(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "bdd100k"])
 def test_every_name_belongs_to_its_class(name):
-    looks, labels = LOOKS[name], dataset_spec(name).labels or {}
+    looks, labels = look_of(name), dataset_spec(name).labels or {}
     train_ids = {called: train for train, called in labels.values()}
     finer = {"marking": "road", "motorcyclist": "rider"}
     for part in {*CLASS_NAMES, *looks.names} - {*looks.merged}:
@@ -286,7 +286,7 @@ def test_shift_masks_keep_their_ids_in_the_red_channel(drawn):
 def test_shift_counts_all_vehicles_and_all_people_as_one():
     """The street of a frame, drawn by hand, with the classes put together."""
     street = np.random.SeedSequence((0, NAMES.index("shift"), 0, 1)).generate_state(1, np.uint64)
-    mask = draw_scene(int(street[0]), 128, 205, STYLES["rain"]).mask
+    mask = draw_scene(int(street[0]), 128, 205, style_of("rain")).mask
     expected = mask.copy()
     for kind, whole in MERGED.items():
         expected[mask == CLASS_NAMES.index(kind)] = CLASS_NAMES.index(whole)
