@@ -102,7 +102,6 @@ def build_index(
     cache: Path | None = None,
     advance: Callable[[], None] = lambda: None,
     processes: int | None = None,
-    num_classes: int = NUM_CLASSES,
 ) -> CentroidIndex:
     """The centroids of all masks, from the cache where they were computed before.
 
@@ -116,21 +115,18 @@ def build_index(
         cache: folder for ``class_uniform-<fingerprint>.npz``; None to compute them in any case.
         advance: called once for each mask that was read; never, where the cache has them all.
         processes: how many read masks at once; None for one per core. A few masks are read in this process.
-        num_classes: how many classes there are.
 
     Raises:
         DatasetError: a mask or the header of an image cannot be read.
         DiskError: the cache cannot be written.
-        ValueError: a tile or a number of classes below 1.
+        ValueError: a tile below 1.
     """
-    if tile < 1 or num_classes < 1:
-        raise ValueError(f"tiles of {tile} pixels and {num_classes} classes: both must be at least 1")
-    path = cache and cache / f"class_uniform-{_fingerprint(reader, pairs, tile, num_classes)}.npz"
-    known = path and _load(path, len(pairs), num_classes)
+    path = cache and cache / f"class_uniform-{_fingerprint(reader, pairs, tile)}.npz"
+    known = path and _load(path, len(pairs))
     if known is not None:
         return CentroidIndex(known)
     parts = [np.empty((0, 4), dtype=np.int32)]
-    for image, found in enumerate(map_files(partial(_centroids_of, reader, tile, num_classes), pairs, processes)):
+    for image, found in enumerate(map_files(partial(_centroids_of, reader, tile), pairs, processes)):
         parts.append(np.insert(found, 0, image, axis=1))
         advance()
     index = CentroidIndex(np.concatenate(parts))
@@ -152,17 +148,15 @@ def without_labels(
     Only masks without a centroid are read again: what lies beside the last whole tile has none.
 
     Args:
-        reader: of the masks.
-        pairs: images and their masks, as in `build_index`.
+        reader, pairs, processes: as for `build_index`.
         index: of just these.
-        processes: see `build_index`.
 
     Raises:
         DatasetError: a mask or the header of an image cannot be read.
     """
     known = set(index.centroids[:, 0].tolist())
     doubtful = [pair for place, pair in enumerate(pairs) if place not in known]
-    labelled = map_files(partial(_labels_something, reader, NUM_CLASSES), doubtful, processes)
+    labelled = map_files(partial(_labels_something, reader), doubtful, processes)
     return [pair for pair, something in zip(doubtful, labelled, strict=True) if not something]
 
 
@@ -171,11 +165,10 @@ def plan_epoch(
     index: CentroidIndex | None,
     share: float,
     rng: np.random.RandomState,
-    num_classes: int = NUM_CLASSES,
 ) -> NDArray[np.int64]:
     """Plan an epoch: whole images at random, then for each class crops around its centroids.
 
-    Every class gets ``int(num_images * share / num_classes)`` entries, and all that is left goes to images at
+    Every class gets ``int(num_images * share / 19)`` entries, and all that is left goes to images at
     random. What classes without any centroid would get is dealt out to the others in the order of their ids, as
     evenly as it goes. Within each part no entry comes twice before all have come once.
 
@@ -184,7 +177,6 @@ def plan_epoch(
         index: where the classes are; None for images at random alone.
         share: of the epoch that is spread evenly over the classes, 0 to 1.
         rng: shuffles the images, then the centroids of each class; the same state gives the same epoch.
-        num_classes: how many classes there are.
 
     Returns:
         (num_images, 4) int64: image, class, x, y; the last three are -1 where there is no centroid. The entries
@@ -199,9 +191,9 @@ def plan_epoch(
     if index is not None and len(index.centroids) and index.centroids[:, 0].max() >= num_images:
         raise ValueError(f"the index names image {index.centroids[:, 0].max()} of {num_images}")
     centroids = np.empty((0, 4), dtype=np.int32) if index is None else index.centroids
-    by_class = [centroids[centroids[:, 1] == label] for label in range(num_classes)]
-    present = [label for label in range(num_classes) if len(by_class[label])]
-    uniform = int(num_images * share / num_classes) * num_classes if present else 0
+    by_class = [centroids[centroids[:, 1] == label] for label in range(NUM_CLASSES)]
+    present = [label for label in range(NUM_CLASSES) if len(by_class[label])]
+    uniform = int(num_images * share / NUM_CLASSES) * NUM_CLASSES if present else 0
     images = np.arange(num_images)
     rng.shuffle(images)
     plan = np.full((num_images, 4), -1, dtype=np.int64)
@@ -216,23 +208,26 @@ def plan_epoch(
     return plan
 
 
-def _centroids_of(reader: LabelReader, tile: int, num_classes: int, pair: ImageMaskPair) -> NDArray[np.int32]:
+def _centroids_of(reader: LabelReader, tile: int, pair: ImageMaskPair) -> NDArray[np.int32]:
+    return tile_centroids(_labels_of(reader, pair), tile)
+
+
+def _labels_something(reader: LabelReader, pair: ImageMaskPair) -> bool:
+    return bool((_labels_of(reader, pair) < NUM_CLASSES).any())
+
+
+def _labels_of(reader: LabelReader, pair: ImageMaskPair) -> NDArray[np.uint8]:
     # The picture's size decides where a mask that is of another size belongs.
-    labels = reader.read(pair, read_size(located(reader.root, pair.image)))
-    return tile_centroids(labels, tile, num_classes)
+    return reader.read(pair, read_size(located(reader.root, pair.image)))
 
 
-def _labels_something(reader: LabelReader, num_classes: int, pair: ImageMaskPair) -> bool:
-    return bool((reader.read(pair, read_size(located(reader.root, pair.image))) < num_classes).any())
-
-
-def _fingerprint(reader: LabelReader, pairs: Sequence[ImageMaskPair], tile: int, num_classes: int) -> str:
+def _fingerprint(reader: LabelReader, pairs: Sequence[ImageMaskPair], tile: int) -> str:
     # What the colours of panoptic masks mean stands in files of their own.
     beside = sorted({panoptic_json(pair.mask) for pair in pairs if pair.encoding == "panoptic"})
     content = {
         "version": _VERSION,
         "tile": tile,
-        "num_classes": num_classes,
+        "num_classes": NUM_CLASSES,
         "labels": sorted((reader.source.labels or {}).items()),
         "resize_masks": reader.source.resize_masks,
         "beside": [[path, _bytes(reader.root / path)] for path in beside],
@@ -248,7 +243,7 @@ def _bytes(path: Path) -> int:
         raise DatasetError(cannot_read(path, error)) from error
 
 
-def _load(path: Path, num_images: int, num_classes: int) -> NDArray[np.int32] | None:
+def _load(path: Path, num_images: int) -> NDArray[np.int32] | None:
     """Read the cache file: (n, 4) int32 centroids; None if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -257,5 +252,5 @@ def _load(path: Path, num_images: int, num_classes: int) -> NDArray[np.int32] | 
         return None
     sound = centroids.dtype == np.int32 and centroids.ndim == 2 and centroids.shape[1] == 4
     if sound and len(centroids):
-        sound = centroids.min() >= 0 and (centroids[:, :2].max(axis=0) < (num_images, num_classes)).all()
+        sound = centroids.min() >= 0 and (centroids[:, :2].max(axis=0) < (num_images, NUM_CLASSES)).all()
     return centroids if sound else None

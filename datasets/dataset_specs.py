@@ -145,14 +145,7 @@ class DatasetSpec:
         return tuple(split for split in self.layout.split_names if split not in self.unlabelled)
 
     def mapped(self, mapping: str | None) -> DatasetSpec:
-        """Copy with another mapping of the raw ids to train ids.
-
-        Args:
-            mapping: one of `mappings`; None for the first.
-
-        Raises:
-            DatasetError: the dataset has no such mapping.
-        """
+        """Copy with one of `mappings` to train ids, or the first for None; DatasetError if it has none such."""
         if mapping is None or mapping == self.mapping:
             return self
         if mapping not in self.mappings:
@@ -167,10 +160,7 @@ class DatasetSpec:
         return replace(self, labels=labels, mapping=mapping, masks=masks)
 
     def lookup(self, encoding: str) -> NDArray[np.uint8]:
-        """Lookup table of the ids in masks of one encoding.
-
-        Args:
-            encoding: one of `ENCODINGS`.
+        """Lookup table of the ids in masks of one of `ENCODINGS`.
 
         Returns:
             (256,) uint8: the train id of each raw id, `taxonomy.IGNORE` among them; `UNKNOWN` for ids outside the
@@ -197,13 +187,10 @@ class DatasetSpec:
         return table
 
     def label_ids(self) -> NDArray[np.uint8]:
-        """The raw id that stands for each train id in files that the dataset's own tools read.
+        """The raw id (19,) uint8 that stands for each train id in files that the dataset's own tools read.
 
         Where several raw ids are one train id, it is the first of the table: the plain class (road), which its
         authors number before the finer ones (road marking, bike lane).
-
-        Returns:
-            (19,) uint8.
 
         Raises:
             ValueError: the dataset has no raw ids, or none for one of the classes.
@@ -254,10 +241,7 @@ KNOWN_DATASETS: Collection[str] = _Known()
 
 @functools.cache
 def dataset_spec(name: str) -> DatasetSpec:
-    """The facts about one dataset.
-
-    Args:
-        name: one of `KNOWN`.
+    """The facts about one of `KNOWN_DATASETS`.
 
     Raises:
         DatasetError: there is none of this name, or what a package says of it cannot be understood.

@@ -57,11 +57,9 @@ def map_files(
 def start_server(modules: Sequence[str]) -> None:
     """Start the process that all worker processes of this one are forked from, if it does not run yet.
 
-    Ctrl-C and SIGTERM that reach a whole group of processes end neither it nor, while they start, its workers: these
-    signals are blocked from the beginning, and a worker does with them what it wants.
-
-    Args:
-        modules: what it imports once, so that no worker has to; a module that cannot be imported is left out.
+    It imports ``modules`` once, so that no worker has to; one that cannot be imported is left out. Ctrl-C and SIGTERM
+    that reach a whole group of processes end neither it nor, while they start, its workers: these signals are blocked
+    from the beginning, and a worker does with them what it wants.
     """
     multiprocessing.set_forkserver_preload([*modules])
     resource_tracker.ensure_running()  # which unblocks the signals when it is started

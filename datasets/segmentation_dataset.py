@@ -63,10 +63,7 @@ class SegmentationDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def __getitem__(self, request: SampleRequest | int) -> Sample:
-        """Load a sample; one request gives one sample in any process, whatever was loaded before.
-
-        Args:
-            request: which one; an int ``i`` stands for ``SampleRequest(i, 0, None)``.
+        """Load a sample, the same in any process for one request; an int ``i`` stands for ``SampleRequest(i, 0)``.
 
         Raises:
             DatasetError: the image or its mask cannot be read, or they do not fit each other.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch import Tensor
@@ -39,52 +39,39 @@ class _Window:
     """In the crop."""
 
 
+@dataclass(frozen=True)
 class TrainTransform:
-    """A crop of a randomly scaled frame, with random mirroring and photometry.
+    """A crop of a randomly scaled frame, mirrored or not, in other light; ValueError if a field is out of range."""
 
-    Args:
-        crop: (height, width) of what comes out.
-        scale: the frame is scaled by a factor drawn uniformly from this range.
-        long_edge: before that, the frame is scaled so that its longer side has this many pixels; None for as it is.
-        flip: probability that the crop is mirrored, left to right.
-        color_jitter: strength of brightness, contrast, saturation and hue alike, 0 to 0.5; 0 for none.
-        gaussian_blur: whether the image is blurred, by a random width.
-        rand_augment: (operations, magnitude 0 to 30) of `rand_augment`; None for none.
+    crop: tuple[int, int]
+    """(height, width) of what comes out."""
+    _: KW_ONLY
+    scale: tuple[float, float] = (0.5, 2.0)
+    """The frame is scaled by a factor drawn uniformly from this range."""
+    long_edge: int | None = None
+    """Before that, the frame is scaled so that its longer side has this many pixels; None for as it is."""
+    flip: float = 0.5
+    """Probability that the crop is mirrored, left to right."""
+    color_jitter: float = 0.25
+    """Strength of brightness, contrast, saturation and hue alike, 0 to 0.5; 0 for none."""
+    gaussian_blur: bool = False
+    """True if the image is blurred, by a random width."""
+    rand_augment: tuple[int, int] | None = None
+    """(operations, magnitude 0 to 30) of `rand_augment`; None for none."""
 
-    Raises:
-        ValueError: one of them is out of range.
-    """
-
-    def __init__(
-        self,
-        crop: tuple[int, int],
-        *,
-        scale: tuple[float, float] = (0.5, 2.0),
-        long_edge: int | None = None,
-        flip: float = 0.5,
-        color_jitter: float = 0.25,
-        gaussian_blur: bool = False,
-        rand_augment: tuple[int, int] | None = None,
-    ):
-        if min(crop) < 1:
-            raise ValueError(f"a crop of {crop[0]} x {crop[1]} pixels; each side must be at least 1")
-        if not 0 < scale[0] <= scale[1] < math.inf:
-            raise ValueError(f"scales from {scale[0]} to {scale[1]}; they must be positive, the smaller one first")
-        if long_edge is not None and long_edge < 1:
-            raise ValueError(f"a long edge of {long_edge} pixels; it must be at least 1")
-        if not 0 <= flip <= 1:
-            raise ValueError(f"a flip probability of {flip}; it must be within 0..1")
-        if not 0 <= color_jitter <= 0.5:
-            raise ValueError(f"a colour jitter of {color_jitter}; it must be within 0..0.5")
-        if rand_augment is not None:
-            _check_rand_augment(*rand_augment)
-        self.crop = crop
-        self.scale = scale
-        self.long_edge = long_edge
-        self.flip = flip
-        self.color_jitter = color_jitter
-        self.gaussian_blur = gaussian_blur
-        self.rand_augment = rand_augment
+    def __post_init__(self) -> None:
+        if min(self.crop) < 1:
+            raise ValueError(f"a crop of {self.crop[0]} x {self.crop[1]} pixels; each side must be at least 1")
+        low, high = self.scale
+        if not 0 < low <= high < math.inf:
+            raise ValueError(f"scales from {low} to {high}; they must be positive, the smaller one first")
+        _check_long_edge(self.long_edge)
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"a flip probability of {self.flip}; it must be within 0..1")
+        if not 0 <= self.color_jitter <= 0.5:
+            raise ValueError(f"a colour jitter of {self.color_jitter}; it must be within 0..0.5")
+        if self.rand_augment is not None:
+            _check_rand_augment(*self.rand_augment)
 
     def __call__(
         self, image: Tensor, labels: Tensor, centroid: tuple[int, int] | None = None
@@ -115,20 +102,16 @@ class TrainTransform:
         image = _resize_image(image[:, top:bottom, left:right], size)
         labels = _resize_labels(labels[top:bottom, left:right], size)
         # Photometry sees the part that is picture: padding costs no time and moves no histogram.
-        image = self._photometry(image)
-        if window.target != (0, self.crop[0], 0, self.crop[1]):
-            image, labels = self._paste(image, labels, window)
-        if torch.rand(()) < self.flip:
-            image, labels = F.horizontal_flip(image), F.horizontal_flip(labels)
-        return image.contiguous(), labels.contiguous()
-
-    def _photometry(self, image: Tensor) -> Tensor:
         image = jitter_colours(image, self.color_jitter)
         if self.gaussian_blur:
             image = _blur(image, _uniform(*_BLUR_SIGMA))
         if self.rand_augment:
             image = rand_augment(image, *self.rand_augment)
-        return image
+        if window.target != (0, self.crop[0], 0, self.crop[1]):
+            image, labels = self._paste(image, labels, window)
+        if torch.rand(()) < self.flip:
+            image, labels = F.horizontal_flip(image), F.horizontal_flip(labels)
+        return image.contiguous(), labels.contiguous()
 
     def _paste(self, image: Tensor, labels: Tensor, window: _Window) -> tuple[Tensor, Tensor]:
         top, bottom, left, right = window.target
@@ -139,20 +122,15 @@ class TrainTransform:
         return crop, crop_labels
 
 
+@dataclass(frozen=True)
 class EvalTransform:
-    """The whole frame, at its own size or at a given one.
+    """The whole frame, at its own size or at a given one; ValueError if that is below 1."""
 
-    Args:
-        long_edge: the frame is scaled so that its longer side has this many pixels; None for as it is.
+    long_edge: int | None = None
+    """The frame is scaled so that its longer side has this many pixels; None for as it is."""
 
-    Raises:
-        ValueError: a long edge below 1.
-    """
-
-    def __init__(self, long_edge: int | None = None):
-        if long_edge is not None and long_edge < 1:
-            raise ValueError(f"a long edge of {long_edge} pixels; it must be at least 1")
-        self.long_edge = long_edge
+    def __post_init__(self) -> None:
+        _check_long_edge(self.long_edge)
 
     def __call__(
         self, image: Tensor, labels: Tensor, centroid: tuple[int, int] | None = None
@@ -167,13 +145,10 @@ class EvalTransform:
 
 
 def jitter_colours(image: Tensor, strength: float) -> Tensor:
-    """Jitter an image as ``v2.ColorJitter(strength, strength, strength, strength)`` does, to the bit.
+    """Jitter an image (3, H, W) uint8 as ``v2.ColorJitter(strength, strength, strength, strength)`` does, to the bit.
 
-    Hue takes most of the time, and two thirds of it if it goes over the image in strips.
-
-    Args:
-        image: (3, H, W) uint8.
-        strength: 0 to 0.5; with 0 the image is left as it is, and nothing is drawn.
+    Hue takes most of the time, and two thirds of it if it goes over the image in strips. A strength of 0 leaves the
+    image as it is, and draws nothing.
     """
     if not strength:
         return image
@@ -227,6 +202,11 @@ _OPERATIONS: tuple[Callable[[Tensor, float], Tensor], ...] = (
 )
 
 
+def _check_long_edge(long_edge: int | None) -> None:
+    if long_edge is not None and long_edge < 1:
+        raise ValueError(f"a long edge of {long_edge} pixels; it must be at least 1")
+
+
 def _check_rand_augment(operations: int, magnitude: int) -> None:
     if operations < 0 or not 0 <= magnitude <= _LARGEST_MAGNITUDE:
         raise ValueError(
@@ -250,10 +230,6 @@ def _uniform(low: float, high: float) -> float:
     return low + (high - low) * torch.rand((), dtype=torch.float64).item()
 
 
-def _integer(low: int, high: int) -> int:
-    return int(torch.randint(low, high + 1, ()).item())
-
-
 def _draw_window(
     frame: tuple[int, int], crop: tuple[int, int], scale: float, centroid: tuple[int, int] | None
 ) -> _Window:
@@ -269,12 +245,12 @@ def _draw_side(frame: int, crop: int, scale: float, inside: int | None) -> tuple
     window = max(1, round(crop / scale))
     if frame < window:  # all of it, anywhere in the crop
         size = min(crop, max(1, round(frame * scale)))
-        begin = _integer(0, crop - size)
+        begin = int(torch.randint(crop - size + 1, ()))
         return (0, frame), (begin, begin + size)
     first, last = 0, frame - window
     if inside is not None:
         first, last = max(first, inside - window + 1), min(last, inside)
-    begin = _integer(first, last)
+    begin = int(torch.randint(first, last + 1, ()))
     return (begin, begin + window), (0, crop)
 
 

@@ -24,18 +24,16 @@ def recompute_activations(model: nn.Module) -> int:
     random numbers and leaves the norms' running statistics alone.
     """
     blocks = [
-        module for name, module in model.named_modules() if isinstance(module, ExchangeModule) or _is_entry(name)
+        module
+        for name, module in model.named_modules()
+        # layer1 runs at the highest resolution, before the branches part.
+        if isinstance(module, ExchangeModule) or name.rpartition(".")[2] == "layer1"
     ]
     for block in blocks:
         contexts = partial(_contexts, [norm for norm in block.modules() if isinstance(norm, _BatchNorm)])
         # Over the method and not around the module, which would put a name of its own before every key.
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)
     return len(blocks)
-
-
-def _is_entry(name: str) -> bool:
-    """True for the module that runs at the highest resolution, before the branches part."""
-    return name.rpartition(".")[2] == "layer1"
 
 
 def _contexts(

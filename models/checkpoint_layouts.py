@@ -114,7 +114,9 @@ def find_weights(path: Path, content: Any, expected: Collection[str] | None, kee
         CheckpointError: it holds no weights, or several sets of which none is to be preferred.
     """
     found = [
-        _match(path, entry, mapping, expected) for entry, mapping in _entries(content, "", _DEPTH) if _holds(mapping)
+        _match(path, entry, mapping, expected)
+        for entry, mapping in _entries(content, "", _DEPTH)
+        if any(isinstance(value, Tensor | Array) for value in mapping.values())
     ]
     if not found:
         raise CheckpointError(f"{path}: holds no state dict; is it a checkpoint?")
@@ -129,10 +131,6 @@ def _entries(content: Any, name: str, depth: int) -> Iterator[tuple[str, Mapping
     for key, value in content.items():
         if not _OPTIMIZER.search(key):
             yield from _entries(value, f"{name}.{key}" if name else key, depth - 1)
-
-
-def _holds(mapping: Mapping[str, Any]) -> bool:
-    return any(isinstance(value, Tensor | Array) for value in mapping.values())
 
 
 def _match(path: Path, entry: str, content: Mapping[str, Any], expected: Collection[str] | None) -> _Found:

@@ -132,15 +132,11 @@ class HMSA(OCRNet):
     def forward(self, images: Tensor, low_scale: float = 0.5) -> TrainingOutput:
         """Scores to train on, (N, C, H, W): of two sizes of the images, blended by the smaller one's attention.
 
-        Args:
-            images: (N, 3, H, W), normalised.
-            low_scale: the smaller version's size, as a factor of the images' size.
+        Images are (N, 3, H, W), normalised; ``low_scale`` is the smaller version's size, as a factor of theirs. What the
+        attention learns between two neighbouring scales serves for any list of them (section 3.2 of arXiv 2005.10821).
 
         Raises:
             ValueError: ``low_scale`` does not shrink.
-
-        Section 3.2 of arXiv 2005.10821: what the attention learns between two neighbouring scales serves for any
-        list of them.
         """
         if not 0 < low_scale < 1:
             raise ValueError(f"low_scale must lie between 0 and 1, not {low_scale}")

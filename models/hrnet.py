@@ -53,11 +53,9 @@ def conv_bn(
     """Convolution without bias, batch normalisation, and a ReLU if wanted; stride 1 keeps the size.
 
     Args:
-        in_channels: of the input (N, in, H, W).
-        out_channels: of the output.
-        kernel: side of the kernel, odd.
-        stride: of the convolution.
-        relu: end with a ReLU.
+        in_channels, out_channels: of (N, in, H, W) and what becomes of it.
+        kernel: its side, odd.
+        stride, relu: of the convolution; end with a ReLU.
     """
     layers: list[nn.Module] = [
         nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),

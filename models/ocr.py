@@ -119,9 +119,7 @@ class OCRHead(nn.Module):
 def gather_regions(features: Tensor, scores: Tensor) -> Tensor:
     """The mean feature of each class, pixels weighted by the softmax of its score over the image.
 
-    Args:
-        features: (N, C, h, w).
-        scores: (N, K, h, w), one map per class.
+    Features are (N, C, h, w), scores (N, K, h, w), one map per class.
 
     Returns:
         (N, C, K, 1) float32, whatever autocast says: a weight is about 1 / (h * w), which at the size

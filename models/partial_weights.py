@@ -52,11 +52,7 @@ def check_initial(
     """Raise what `load_initial` would raise, without memory for a network.
 
     Args:
-        path: the checkpoint.
-        arch: name of the architecture.
-        fresh: layers of the network that keep the weights they have.
-        unused: layers of the file that the network lacks.
-        prefix: put before every key of the file.
+        path, arch, fresh, unused, prefix: as for `load_initial`.
 
     Returns:
         A message on how the weights were found in the file, `Weights.note`.

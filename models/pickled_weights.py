@@ -109,9 +109,7 @@ def is_zip(path: Path) -> bool:
 def read_pickled(path: Path, *, mmap: bool) -> Any:
     """Read a file of `torch.save`, tensors on the CPU; NumPy arrays as `Array`.
 
-    Args:
-        path: the file, in the zip format or in that from before torch 1.6.
-        mmap: whether tensors are views of the file, which only the zip format allows.
+    With ``mmap`` tensors are views of the file, which the format from before torch 1.6 does not allow.
 
     Raises:
         CheckpointError: the file is no such file, or asks for a name that is not allowed.

@@ -26,20 +26,12 @@ class PlainNetwork(nn.Module):
     def predict(
         self, images: Tensor, scales: Sequence[float], flip: bool = False, gather: torch.device | None = None
     ) -> Tensor:
-        """Class scores at the images' own size, the mean over scales and mirror images; as `OCRNet.predict`.
+        """Class scores (N, C, H, W) at the images' own size, the mean over scales and mirror images.
 
         Args:
             images: (N, 3, H, W), normalised; in half precision the network runs under autocast, with its weights as
                 they are.
-            scales: sizes to look at, as factors of the images' size; 1.0 among them.
-            flip: whether the mirrored images are averaged in.
-            gather: where the scores are added up; None for where they are computed.
-
-        Returns:
-            (N, C, H, W) float32 logits.
-
-        Raises:
-            ValueError: a scale is not a positive number or repeats, or 1.0 is missing.
+            scales, flip, gather: as for `OCRNet.predict`, which raises the same.
         """
         assert not self.training, "predict() on a network in training mode: call eval() first"
         half = images.dtype != torch.float32

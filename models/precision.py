@@ -22,8 +22,7 @@ def demand_range(path: Path, model: nn.Module, dtype: torch.dtype) -> None:
 
     Args:
         path: the checkpoint that they were read from, for the message.
-        model: on any device.
-        dtype: in which the network computes.
+        model, dtype: the network, and in which it computes.
 
     Raises:
         CheckpointError: a weight, its normalisation folded in, is beyond the largest number of ``dtype``; it names
@@ -47,9 +46,7 @@ def check_range(path: Path, arch: str, dtype: torch.dtype) -> None:
     """Raise what `demand_range` would of a file that `checkpoint.check_weights` passes.
 
     Args:
-        path: the file.
-        arch: name of the architecture.
-        dtype: in which the network is to compute.
+        path, arch, dtype: the file, its architecture, and in which it is to compute.
     """
     weights = read_weights(path, expected_shapes(arch)).tensors
     if _bound(weights) <= torch.finfo(dtype).max:

@@ -20,12 +20,8 @@ def prepare_for_inference(model: Network, dtype: torch.dtype | None = None) -> N
     """Change a network in evaluation mode for inference, for good: it cannot be trained or saved any more.
 
     Every normalisation that follows a convolution becomes part of its weights. Weights are kept with channels last,
-    as processors with vector units and GPUs with matrix units want them.
-
-    Args:
-        model: on any device.
-        dtype: of weights and features, such as ``torch.bfloat16``; None leaves float32. Scores and attention are
-            float32 either way. Of no meaning to a `PlainNetwork`.
+    as processors with vector units and GPUs with matrix units want them. Weights and features become ``dtype``, or
+    stay float32 for None; scores and attention are float32 either way. Of no meaning to a `PlainNetwork`.
     """
     assert not model.training, "prepare() on a network in training mode: call eval() first"
     with torch.no_grad():

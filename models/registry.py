@@ -13,46 +13,16 @@ from typing import TYPE_CHECKING
 from ..errors import ManifestError, nearest
 
 if TYPE_CHECKING:
-    from .hmsa import HMSA, OCRNet
+    from .hmsa import OCRNet
     from .plain import PlainNetwork
 
 GROUP = "hmsa_pipeline.models"
 """Group of the entry points, each of which names a `PlainNetwork`."""
 
 
-def _hrnet_ocr_mscale(num_classes: int) -> HMSA:
-    """HRNet-W48, OCR and scale attention: 72 million parameters."""
-    from .hmsa import HMSA
-    from .hrnet import HRNet
-
-    return HMSA(HRNet(), num_classes)
-
-
-def _hrnet_ocr(num_classes: int) -> OCRNet:
-    """HRNet-W48 and OCR, without scale attention."""
-    from .hmsa import OCRNet
-    from .hrnet import HRNet
-
-    return OCRNet(HRNet(), num_classes)
-
-
-def _hrnet_tiny_ocr_mscale(num_classes: int) -> HMSA:
-    """HRNet, OCR and scale attention at a width and depth for tests and the demo: milliseconds on a CPU."""
-    from .hmsa import HMSA
-    from .hrnet import HRNet
-
-    trunk = HRNet(width=8, stem_channels=16, blocks=1, modules=(1, 1, 1))
-    return HMSA(trunk, num_classes, mid_channels=64, key_channels=32, attention_channels=32)
-
-
-_BUILDERS = {
-    "hrnet_ocr_mscale": _hrnet_ocr_mscale,
-    "hrnet_ocr": _hrnet_ocr,
-    "hrnet_tiny_ocr_mscale": _hrnet_tiny_ocr_mscale,
-}
-
-ARCHITECTURES: tuple[str, ...] = tuple(_BUILDERS)
-"""Ours, which can be trained."""
+ARCHITECTURES: tuple[str, ...] = ("hrnet_ocr_mscale", "hrnet_ocr", "hrnet_tiny_ocr_mscale")
+"""Ours, which can be trained: HRNet-W48 and OCR with scale attention (72 million parameters) and without; and all of
+it at a width and depth for tests and the demo, milliseconds on a CPU."""
 
 
 @functools.cache
@@ -60,7 +30,7 @@ def _outside() -> dict[str, EntryPoint]:
     """Entry points of other packages, by name."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        if point.name in _BUILDERS or point.name in found:
+        if point.name in ARCHITECTURES or point.name in found:
             raise ManifestError(f"{_origin(point)}: there is an architecture of this name already; rename it there")
         found[point.name] = point
     return found
@@ -75,13 +45,13 @@ class _Known(Collection[str]):
     """All names; installed packages are asked when somebody looks."""
 
     def __contains__(self, name: object) -> bool:
-        return name in _BUILDERS or name in _outside()
+        return name in ARCHITECTURES or name in _outside()
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*_BUILDERS, *_outside()))
+        return iter((*ARCHITECTURES, *_outside()))
 
     def __len__(self) -> int:
-        return len(_BUILDERS) + len(_outside())
+        return len(ARCHITECTURES) + len(_outside())
 
 
 KNOWN: Collection[str] = _Known()
@@ -96,9 +66,15 @@ def build(arch: str, num_classes: int = 19) -> OCRNet:
     Raises:
         ManifestError: ``arch`` is not one of `ARCHITECTURES`.
     """
-    if arch not in _BUILDERS:
+    if arch not in ARCHITECTURES:
         raise ManifestError(f"there is no architecture '{arch}': {nearest(arch, ARCHITECTURES)}")
-    return _BUILDERS[arch](num_classes).eval()
+    from .hmsa import HMSA, OCRNet
+    from .hrnet import HRNet
+
+    if arch == "hrnet_tiny_ocr_mscale":
+        trunk = HRNet(width=8, stem_channels=16, blocks=1, modules=(1, 1, 1))
+        return HMSA(trunk, num_classes, mid_channels=64, key_channels=32, attention_channels=32).eval()
+    return (OCRNet if arch == "hrnet_ocr" else HMSA)(HRNet(), num_classes).eval()
 
 
 def build_any(arch: str, num_classes: int = 19) -> OCRNet | PlainNetwork:
@@ -108,7 +84,7 @@ def build_any(arch: str, num_classes: int = 19) -> OCRNet | PlainNetwork:
         ManifestError: ``arch`` is not one of `KNOWN`, or what the package names is no `PlainNetwork`, or cannot be
             made.
     """
-    if arch in _BUILDERS:
+    if arch in ARCHITECTURES:
         return build(arch, num_classes)
     from .plain import PlainNetwork
 

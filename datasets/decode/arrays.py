@@ -22,16 +22,10 @@ _GREY, _COLOUR, _PALETTE, _COLOUR_WITH_ALPHA = 0, 2, 3, 6
 
 
 def decode_rgb(path: Path, exif: bool = False) -> NDArray[np.uint8]:
-    """The picture in a PNG, JPEG or WebP file, told by its content and not by its name.
+    """The picture (H, W, 3) uint8, RGB, in a PNG, JPEG or WebP file, told by its content and not by its name.
 
-    Grey, palette and CMYK become RGB; transparency is ignored; of 16 bits the upper 8 are kept.
-
-    Args:
-        path: of the file.
-        exif: whether the picture is turned as EXIF says; if not it is as stored, which is what labels fit.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
+    Grey, palette and CMYK become RGB; transparency is ignored; of 16 bits the upper 8 are kept. With ``exif`` it is
+    turned as EXIF says; without, it is as stored, which is what labels fit.
 
     Raises:
         DatasetError: the file cannot be read, is none of these, is cut short or damaged, or has more than
@@ -45,10 +39,7 @@ def decode_rgb(path: Path, exif: bool = False) -> NDArray[np.uint8]:
 
 
 def decode_ids(path: Path) -> NDArray[np.uint8]:
-    """The ids in a mask: the grey values or palette indices of a PNG, as they are stored.
-
-    Returns:
-        (H, W) uint8.
+    """The ids (H, W) uint8 in a mask: the grey values or palette indices of a PNG, as they are stored.
 
     Raises:
         DatasetError: as `decode_rgb`; the file is no PNG, holds colours, or has more than 8 bits.
@@ -69,10 +60,7 @@ def decode_ids(path: Path) -> NDArray[np.uint8]:
 
 
 def decode_colours(path: Path) -> NDArray[np.uint8]:
-    """The colours in a mask that holds its ids in them; transparency is ignored.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
+    """The colours (H, W, 3) uint8, RGB, in a mask that holds its ids in them; transparency is ignored.
 
     Raises:
         DatasetError: as `decode_rgb`; the file is no PNG, holds no colours, or has more than 8 bits a channel.
@@ -88,14 +76,7 @@ def decode_colours(path: Path) -> NDArray[np.uint8]:
 
 
 def decode_grey(content: bytes | bytearray, path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """The grey values of a PNG whose content was read already, as they are stored.
-
-    Args:
-        content: of the file.
-        path: names it in errors.
-
-    Returns:
-        (H, W) uint8 or, of 16 bits, uint16.
+    """The grey values (H, W), uint8 or, of 16 bits, uint16, of a PNG whose content was read from ``path`` already.
 
     Raises:
         DatasetError: it is damaged, no PNG, holds colours, or has fewer than 8 bits.

@@ -17,10 +17,7 @@ _ORIENTATION, _SHORT = 0x0112, 3
 
 
 def read_orientation(content: bytes) -> int:
-    """The orientation that a block of EXIF notes.
-
-    Args:
-        content: a TIFF header and the directory that it points to, with or without `EXIF_MARK` before them.
+    """The orientation that a block of EXIF notes: a TIFF header, perhaps behind `EXIF_MARK`, and its directory.
 
     Returns:
         1 to 8 (CIPA DC-008, 4.6.4 A); 1, which changes nothing, where there is none or what is there is damaged.
@@ -47,11 +44,7 @@ def swaps_sides(orientation: int) -> bool:
 
 
 def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """The picture that a viewer shows.
-
-    Args:
-        pixels: (H, W, C) as they are stored.
-        orientation: 1 to 8.
+    """The picture that a viewer shows of stored pixels (H, W, C), whose orientation is 1 to 8.
 
     Returns:
         (H, W, C), or (W, H, C) if `swaps_sides`; a view where that is possible.

@@ -71,12 +71,10 @@ def header_of(path: Path, late_exif: bool = False) -> Header:
 
 
 def read_header(file: BinaryIO, late_exif: bool = False) -> Header:
-    """Format, size and orientation, from a file at its beginning.
+    """Format, size and orientation, from a file at its beginning, which is read no further than it takes.
 
-    Args:
-        file: which is read no further than it takes.
-        late_exif: whether the orientation of a PNG is also looked for behind its pixels. Few programs write it there,
-            and to get there takes as long as to read the file where disks are slow.
+    With ``late_exif`` the orientation of a PNG is also looked for behind its pixels. Few programs write it there,
+    and to get there takes as long as to read the file where disks are slow.
 
     Raises:
         BadImage: with the reason.

@@ -19,9 +19,6 @@ def whole_png(data: bytes | bytearray) -> bytes:
     colour profiles, rotation, text, and the further pictures of an animation. The pixels are unpacked,
     counted and stored as they are, so that the decoder need not unpack them again.
 
-    Args:
-        data: the whole file; its header has passed `read_header`.
-
     Raises:
         BadImage: a chunk is missing, misplaced, cut short or damaged, or there are too few pixels.
     """

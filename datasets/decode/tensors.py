@@ -8,9 +8,6 @@ import torch
 from torch import Tensor
 
 from .arrays import decode_rgb
-from .image_header import MAX_PIXELS, read_size
-
-__all__ = ["MAX_PIXELS", "MEAN", "STD", "decode_image", "normalise", "read_size"]
 
 MEAN: tuple[float, float, float] = (0.485, 0.456, 0.406)
 STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -18,33 +15,12 @@ STD: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
 def decode_image(path: Path, exif: bool = False) -> Tensor:
-    """The picture in a PNG, JPEG or WebP file, told by its content and not by its name.
-
-    Grey, palette and CMYK become RGB; transparency is ignored; of 16 bits the upper 8 are kept.
-
-    Args:
-        path: of the file.
-        exif: whether the picture is turned as EXIF says; if not it is as stored, which is what labels fit.
-
-    Returns:
-        (3, H, W) uint8, RGB, contiguous.
-
-    Raises:
-        DatasetError: the file cannot be read, is none of these, is cut short or damaged, or has more than
-            `MAX_PIXELS`. A JPEG or WebP whose bits are damaged in the middle can decode to a wrong picture:
-            these formats have no checksum.
-    """
+    """The picture that `arrays.decode_rgb` reads, as a contiguous tensor (3, H, W) uint8, RGB."""
     return torch.from_numpy(decode_rgb(path, exif)).permute(2, 0, 1).contiguous()
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Pixels to what the networks expect: 0 to 1, minus `MEAN`, over `STD`.
-
-    Args:
-        images: (N, 3, H, W) uint8, RGB, on any device.
-
-    Returns:
-        (N, 3, H, W) float32 on the same device.
+    """Pixels (N, 3, H, W) uint8, RGB, to the float32 that networks expect: 0 to 1, minus `MEAN`, over `STD`.
 
     Raises:
         ValueError: another shape or dtype.

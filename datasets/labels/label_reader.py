@@ -18,10 +18,6 @@ from .panoptic import read_categories
 from .polygons import draw, draw_files, is_drawn
 
 
-def _nothing() -> None:
-    """Do nothing: the default call after each mask."""
-
-
 class LabelReader:
     """Reads the masks of one dataset; small enough to be sent to worker processes.
 
@@ -39,10 +35,7 @@ class LabelReader:
         self._tables = {encoding: source.lookup(encoding) for encoding in encodings}
 
     def prepare(
-        self,
-        pairs: Sequence[ImageMaskPair],
-        advance: Callable[[], None] = _nothing,
-        processes: int | None = None,
+        self, pairs: Sequence[ImageMaskPair], advance: Callable[[], None] = lambda: None, processes: int | None = None
     ) -> None:
         """Draw the polygons that are not in the cache yet, or were changed since; others need nothing.
 
@@ -69,10 +62,7 @@ class LabelReader:
         draw_files(tasks, self._ids(), advance, processes)
 
     def raw(self, pair: ImageMaskPair) -> NDArray[np.uint8]:
-        """The ids as the mask says them, before they are mapped.
-
-        Returns:
-            (H, W) uint8: train ids, raw ids, or category ids, as ``pair.encoding`` says.
+        """The ids (H, W) uint8 as the mask says them: train ids, raw ids, or category ids, as ``pair.encoding`` says.
 
         Raises:
             DatasetError: the mask is missing, damaged, or not written as its encoding says.
@@ -92,15 +82,10 @@ class LabelReader:
                 raise ValueError(f"unknown encoding '{other}'")
 
     def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """The train ids of a mask.
+        """The train ids of a mask, (H, W) uint8: 0 to 18, and 255 for what is ignored.
 
-        Args:
-            pair: the image and its mask.
-            size: (height, width) of the image, which the mask must have; it is resized to it by nearest
-                neighbours where the source is known for masks of another size. If None, any size will do.
-
-        Returns:
-            (H, W) uint8: 0 to 18, and 255 for what is ignored.
+        It must have the ``size`` (height, width) of its image, if that is given; where the source is known for masks
+        of another size, it is resized by nearest neighbours.
 
         Raises:
             DatasetError: as `raw`; the mask has another size than its image; it holds ids that are not in the

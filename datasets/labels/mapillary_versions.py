@@ -16,8 +16,7 @@ def encoding_of(root: Path, facts: DatasetSpec, rule: MaskRule, folder: str) -> 
     """How masks are encoded that lie where ``rule`` says: as it says, or as a file of the dataset tells.
 
     Args:
-        root: the dataset's folder.
-        facts: which dataset it is.
+        root, facts: the dataset's folder, and which dataset it is.
         rule: where its `MaskRule.told_by` names files, the one that is there is read.
         folder: which holds such masks, relative to the root; for errors.
 

@@ -11,19 +11,14 @@ import numpy as np
 from ...errors import DatasetError, first_few
 from ..dataset_specs import UNKNOWN
 from ..decode.arrays import decode_ids
-from ..layout.find_images import find_images
+from ..layout.find_images import list_images
 from ..layout.folder_layout import PlacedImage, names_in
 from ..layout.image_mask_pairs import ImageMaskPair
 from ..layout.outlier_sets import LOST_AND_FOUND_ENDING, OUTLIERS, VALUES
 
 
 class OutlierReader:
-    """Reads the masks of one dataset; small enough to be sent to worker processes.
-
-    Args:
-        root: the dataset's folder.
-        name: its type, of `OUTLIERS`.
-    """
+    """Reads the masks of one dataset of a type in `OUTLIERS`; small enough to be sent to worker processes."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.root = root
@@ -37,7 +32,7 @@ class OutlierReader:
         """
         found: dict[str | None, list[ImageMaskPair]] = {}
         names: dict[str, frozenset[str]] = {}
-        for image in find_images(self.root, self.name, split):
+        for image in list_images(self.root, self.name, split):
             if (pair := self._pair(image, names)) is not None:
                 found.setdefault(image.split, []).append(pair)
         if not found:
@@ -68,7 +63,9 @@ class OutlierReader:
                 f"{path}: is {mask.shape[0]}x{mask.shape[1]}, its image {size[0]}x{size[1]}; unpack both again"
             )
         values = VALUES[pair.encoding]
-        found = np.take(_table(values), mask)
+        table = np.full(256, UNKNOWN, np.uint8)
+        table[[*values]] = [*values.values()]
+        found = np.take(table, mask)
         if (found == UNKNOWN).any():
             odd = first_few(np.unique(mask[found == UNKNOWN]))
             raise DatasetError(
@@ -98,12 +95,6 @@ def _matching(file: str, names: frozenset[str]) -> Iterator[str]:
     if file.startswith("*"):
         pattern = re.compile(rf"\d+{re.escape(file[1:])}")
         yield from sorted(filter(pattern.fullmatch, names))
-
-
-def _table(values: Mapping[int, int]) -> np.ndarray:
-    table = np.full(256, UNKNOWN, np.uint8)
-    table[[*values]] = [*values.values()]
-    return table
 
 
 def _range(values: Mapping[int, int]) -> str:

@@ -23,14 +23,10 @@ _Segments = tuple[NDArray[np.uint32], NDArray[np.uint8]]
 
 
 def read_categories(mask: Path, beside: Path) -> NDArray[np.uint8]:
-    """Read the category of each pixel of a panoptic mask.
+    """Read the category of each pixel of a panoptic mask: (H, W) uint8, `NO_SEGMENT` where there is none.
 
-    Args:
-        mask: a PNG in colours; the id of a segment is R + 256 G + 65536 B.
-        beside: the JSON file of all masks. It is parsed once in a process.
-
-    Returns:
-        (H, W) uint8 category ids; `NO_SEGMENT` where there is none.
+    The mask is a PNG in colours; the id of a segment is R + 256 G + 65536 B. The JSON file of all masks stands beside
+    it, and is parsed once in a process.
 
     Raises:
         DatasetError: one of the files is missing or damaged; the JSON file says nothing about this mask.

@@ -33,15 +33,10 @@ _HEAD = 256  # bytes; the text stands before the pixels
 
 
 def draw(path: Path, ids: Mapping[str, int]) -> NDArray[np.uint8]:
-    """The polygons of one file as ids.
+    """The polygons of one JSON file as ids, (imgHeight, imgWidth) uint8.
 
-    Args:
-        path: JSON with ``imgHeight``, ``imgWidth`` and ``objects``, each with ``label``, ``polygon`` (x, y in
-            pixels; fractions are cut off) and perhaps ``deleted``.
-        ids: name -> id, 0 to 255; `BACKGROUND` among them.
-
-    Returns:
-        (imgHeight, imgWidth) uint8.
+    It holds ``imgHeight``, ``imgWidth`` and ``objects``, each with ``label``, ``polygon`` (x, y in pixels; fractions
+    are cut off) and perhaps ``deleted``; ``ids`` says which id a name has, `BACKGROUND` among them.
 
     Raises:
         DatasetError: the file cannot be read, is none of these, or holds a name that is not in ``ids``.
@@ -115,18 +110,13 @@ def _draw_file(task: tuple[Path, Path], ids: Mapping[str, int]) -> None:
     # Before reading: a file that changes meanwhile will be drawn again.
     made_of = _made_of(path) if path.exists() else b""
     picture = Image.fromarray(draw(path, ids))
+    info = PngInfo()
+    info.add(b"tEXt", made_of)  # which stands before the pixels
     try:
         with atomic_path(drawn) as temporary:
-            picture.save(temporary, "PNG", compress_level=1, pnginfo=_text(made_of))
+            picture.save(temporary, "PNG", compress_level=1, pnginfo=info)
     except OSError as error:
         raise disk_error(drawn, error) from error
-
-
-def _text(made_of: bytes) -> PngInfo:
-    """A chunk that stands before the pixels: a key, a zero, and the text."""
-    info = PngInfo()
-    info.add(b"tEXt", made_of)
-    return info
 
 
 def _id(path: Path, label: object, ids: Mapping[str, int]) -> int:

@@ -10,7 +10,6 @@ from ..dataset_specs import KNOWN_DATASETS, SEE, dataset_spec
 from .folder_layout import (
     SUFFIXES,
     FolderLayout,
-    ImageFile,
     Listing,
     PlacedImage,
     check_names,
@@ -51,7 +50,7 @@ LAYOUTS: Mapping[str, FolderLayout] = _Layouts()
 """Type, as a manifest names it -> layout."""
 
 
-def list_images(root: Path, layout: str, split: str | None = None, exclude: Sequence[Path] = ()) -> list[ImageFile]:
+def list_images(root: Path, layout: str, split: str | None = None, exclude: Sequence[Path] = ()) -> list[PlacedImage]:
     """The images of one dataset, sorted by path as plain strings.
 
     Hidden files and folders (a leading dot) are left out. Linked folders are followed, save those that lead
@@ -69,32 +68,17 @@ def list_images(root: Path, layout: str, split: str | None = None, exclude: Sequ
             type says; what says which images belong to the split is missing or names images that are; names
             that are not UTF-8; two images whose outputs would have the same name.
     """
-    return [ImageFile(image.path, image.bytes) for image in find_images(root, layout, split, exclude)]
-
-
-def find_images(root: Path, layout: str, split: str | None = None, exclude: Sequence[Path] = ()) -> list[PlacedImage]:
-    """List the images of a dataset as `list_images` does, with what the place of each says.
-
-    Args:
-        root: the dataset's folder.
-        layout: one of `LAYOUTS`.
-        split: None for the layout's default.
-        exclude: folders that are not searched.
-    """
     return survey_images(root, layout, split, exclude).images
 
 
 def survey_images(root: Path, layout: str, split: str | None = None, exclude: Sequence[Path] = ()) -> Listing:
-    """List the images of a dataset as `find_images` does, and count what was left out.
+    """List the images of a dataset as `list_images` does, and count what was left out.
 
     Left out are class maps and confidences beside the photographs, and of a folder laid out as ACDC what BRAVO does
     not ask for.
 
     Args:
-        root: the dataset's folder.
-        layout: one of `LAYOUTS`.
-        split: None for the layout's default.
-        exclude: folders that are not searched.
+        root, layout, split, exclude: as for `list_images`.
     """
     if layout not in LAYOUTS:
         raise DatasetError(f"unknown dataset type '{layout}'; {nearest(layout, LAYOUTS)}")
@@ -108,7 +92,7 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
     for of, folder in folders:
         start = 0 if folder == "." else len(folder) + 1
         ending, part = table.ending(of), part_of(table, of, folder)
-        for path, size in ((image.path, image.bytes) for image in walk(root, folder, table, exclude, of)):
+        for path, size in walk(root, folder, table, exclude, of):
             name = path.rindex("/") + 1 if "/" in path else 0
             stem = output_stem(path[name:]).removesuffix(ending)
             images.append(PlacedImage(path, size, of, path[start:name], stem, part))
@@ -141,8 +125,7 @@ def split_folders(root: Path, table: FolderLayout, split: str | None) -> list[st
     """The folders that hold the images of a split, relative to ``root``: those that are there.
 
     Args:
-        root: the dataset's folder.
-        table: its layout.
+        root, table: the dataset's folder and layout.
         split: None for a layout without splits.
     """
     first = next((folder for folder in table.splits[split] if located(root, folder).is_dir()), None)
@@ -154,8 +137,7 @@ def part_of(table: FolderLayout, split: str | None, folder: str) -> str:
     """Cut the usual folder of a split off ``folder``: what stands before it, with a slash; empty for other folders.
 
     Args:
-        table: the dataset's layout.
-        split: None for a layout without splits.
+        table, split: as for `split_folders`.
         folder: relative to the dataset's root.
     """
     usual = table.splits[split][0]

@@ -77,23 +77,13 @@ def replaced(path: str, changes: Mapping[str, tuple[str, ...]]) -> tuple[str, ..
     return paths
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
-    """One image of a dataset."""
+class PlacedImage(NamedTuple):
+    """One image of a dataset, and what its place says."""
 
     path: str
     """Relative to the dataset's root, with forward slashes."""
     bytes: int
     """Size of the file."""
-
-
-class PlacedImage(NamedTuple):
-    """One image of a dataset, and what its place says."""
-
-    path: str
-    """As in `ImageFile`."""
-    bytes: int
-    """As in `ImageFile`."""
     split: str | None
     """The split whose folder it lies in, which need not be the one it belongs to."""
     below: str
@@ -117,10 +107,6 @@ def located(root: Path, path: str) -> Path:
     """Where a file of a dataset lies: below its root, or in a part that was unpacked beside the root.
 
     Names are the same in both places, so that stores, predictions and caches stay good when a part is moved.
-
-    Args:
-        root: the dataset's folder.
-        path: of the file, relative to the root, with forward slashes.
     """
     return root.parent / path if path.partition("/")[0] in parts_beside(root) else root / path
 
@@ -142,8 +128,8 @@ def output_stem(path: str) -> str:
 
 def walk(
     root: Path, start: str, layout: FolderLayout, exclude: Iterable[Path], split: str | None = None
-) -> Iterator[ImageFile]:
-    """Every image below ``root / start``, in no order.
+) -> Iterator[tuple[str, int]]:
+    """Path and size in bytes of every image below ``root / start``, in no order.
 
     Args:
         root: the dataset's folder.
@@ -190,7 +176,7 @@ def walk(
                     status = entry.stat()
                     # A pipe or a device that happens to be called .png would block its reader.
                     if stat.S_ISREG(status.st_mode):
-                        yield ImageFile(prefix + name, status.st_size)
+                        yield prefix + name, status.st_size
         except FileNotFoundError as error:
             raise DatasetError(
                 f"{error.filename}: is a link to a file that is not there; fix or remove it"
@@ -243,10 +229,5 @@ def check_names(root: Path, paths: list[str]) -> None:
 
 
 def _is_utf8(text: str) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    # Bytes that are not UTF-8 are lone surrogates in the name.
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)

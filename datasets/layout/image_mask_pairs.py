@@ -10,7 +10,7 @@ from pathlib import Path
 from ...errors import DatasetError, first_few
 from ..dataset_specs import SEE, DatasetSpec, MaskRule, dataset_spec
 from ..labels.mapillary_versions import encoding_of
-from .find_images import find_images
+from .find_images import list_images
 from .folder_layout import PlacedImage, located, names_in, replaced
 
 
@@ -45,7 +45,7 @@ def find_pairs(root: Path, name: str, split: str | None = None) -> tuple[list[Im
             `find_images.list_images` refuses.
     """
     facts = dataset_spec(name)
-    pairs, alone = _matched(root, facts, find_images(root, name, split))
+    pairs, alone = _matched(root, facts, list_images(root, name, split))
     return pairs, [image.path for image in alone]
 
 
@@ -53,9 +53,7 @@ def list_pairs(root: Path, name: str, split: str | None = None) -> list[ImageMas
     """The images of a split with their masks, sorted by image: as `find_pairs`, but every image must have one.
 
     Args:
-        root: the dataset's folder.
-        name: the dataset's.
-        split: None for the layout's default.
+        root, name, split: as for `find_pairs`.
 
     Raises:
         DatasetError: as `labelled_pairs`.
@@ -81,9 +79,7 @@ def labelled_pairs(
     """The images of a split with their masks, and those that are left out because they have none.
 
     Args:
-        root: as for `find_pairs`.
-        name: as for `find_pairs`.
-        split: as for `find_pairs`.
+        root, name, split: as for `find_pairs`.
         leave_out: images to leave out, by their paths relative to the root.
         allow_unlabelled: leave out whatever has no mask.
         all_there: whether ``leave_out`` may name no others than images of this split.
@@ -104,7 +100,7 @@ def labelled_pairs(
             f"{root}: the masks of split '{split}' of {facts.title} are not published; "
             f"choose one of {', '.join(facts.labelled)}"
         )
-    pairs, alone = _matched(root, facts, find_images(root, name, split))
+    pairs, alone = _matched(root, facts, list_images(root, name, split))
     wanted = set(leave_out)
     if all_there and wanted:
         refuse_absent(root, split, wanted - {pair.image for pair in pairs} - {image.path for image in alone})
@@ -139,15 +135,11 @@ def without_masks(name: str, left_out: Sequence[str]) -> str:
 
 
 def refuse_absent(root: Path, split: str | None, names: Collection[str]) -> None:
-    """Refuse names of images to leave out that are not there.
+    """Raise a DatasetError if images to leave out were not found.
 
     Args:
-        root: the dataset's folder.
-        split: for the error.
-        names: images to leave out that were not found.
-
-    Raises:
-        DatasetError: there are any.
+        root, split: where they were looked for.
+        names: of those that are not there.
     """
     if names:
         raise DatasetError(
@@ -190,15 +182,10 @@ def mask_places(facts: DatasetSpec, split: str, part: str, below: str, stem: str
 
     Args:
         facts: of which dataset.
-        split: the split whose folder the image lies in.
-        part: as `PlacedImage.part`.
-        below: as `PlacedImage.below`.
-        stem: as `PlacedImage.stem`.
+        split, part, below, stem: of the image, as of `PlacedImage`.
     """
     changes = facts.layout.variants.get(split, {})
     called = facts.split_folders[split]
-    if not changes:
-        return [(rule.path.format(part=part, split=called, below=below, stem=stem), rule) for rule in facts.masks]
     return [
         (path.format(part=part, split=called, below=below, stem=stem), rule)
         for rule in facts.masks

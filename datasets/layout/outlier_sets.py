@@ -172,10 +172,6 @@ OUTLIER_LAYOUTS: Mapping[str, FolderLayout] = {name: one.layout for name, one in
 def labelled_frames(root: Path, images: Sequence[PlacedImage]) -> tuple[list[PlacedImage], dict[str, int]]:
     """Images of Fishyscapes; of LostAndFound's own, those that have a mask of Fishyscapes.
 
-    Args:
-        root: the dataset's folder.
-        images: all that lie in its folders.
-
     Returns:
         those that are left, in their order; and for people what is left out -> how many.
     """

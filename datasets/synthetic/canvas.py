@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,11 +35,10 @@ class Camera:
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """Mix a share of ``b`` into ``a``.
+    """Mix a share of one colour into another.
 
     Args:
-        a: RGB.
-        b: RGB.
+        a, b: the colours, RGB.
         share: of ``b``, 0 to 1.
     """
     return (
@@ -60,8 +58,7 @@ def noise(rng: np.random.Generator, height: int, width: int, cells: float, flat:
 
     Args:
         rng: source of random numbers.
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
+        height, width: of the picture, in pixels.
         cells: hills across its width.
         flat: how many times wider than high a hill is.
     """
@@ -140,29 +137,6 @@ class Canvas:
             if lit:
                 self._draw[3].polygon(screen, _ink(lit))
 
-    def solid_disc(self, centre: Point, radius: float, colour: Colour, label: str, flat: float = 1.0) -> None:
-        """Paint a disc of one class that faces the camera.
-
-        Args:
-            centre: (x, y, z), metres.
-            radius: half of its width, metres.
-            colour: RGB.
-            label: the class.
-            flat: its height in widths.
-        """
-        self.solid(_disc(centre, radius, flat), colour, label)
-
-    def disc(self, centre: Point, radius: float, colour: Colour, lit: Colour | None = None) -> None:
-        """Paint a disc that faces the camera on a surface that is there already.
-
-        Args:
-            centre: (x, y, z), metres.
-            radius: metres.
-            colour: RGB.
-            lit: the colour in which it shines by itself; None if it does not.
-        """
-        self.detail(_disc(centre, radius, 1.0), colour, lit)
-
     def blobs(self, blobs: Sequence[tuple[float, float, float, Colour]], z: float, label: str) -> None:
         """Paint round spots, as leaves are painted.
 
@@ -192,12 +166,6 @@ class Canvas:
 def _ink(colour: Colour) -> tuple[int, int, int]:
     red, green, blue = colour
     return min(255, max(0, int(red))), min(255, max(0, int(green))), min(255, max(0, int(blue)))
-
-
-def _disc(centre: Point, radius: float, flat: float, corners: int = 14) -> list[Point]:
-    x, y, z = centre
-    angles = [2 * math.pi * n / corners for n in range(corners)]
-    return [(x + radius * math.cos(a), y + radius * flat * math.sin(a), z) for a in angles]
 
 
 def _cut(points: Points) -> list[Point]:

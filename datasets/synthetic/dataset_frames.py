@@ -127,11 +127,6 @@ def draw_frame(
     return Frame(image, _train_ids(parts, looks), _raw_ids(parts, looks, table))
 
 
-def _names(table: DatasetSpec) -> dict[str, int]:
-    """The dataset's own name for an id -> the id; empty where its masks hold train ids."""
-    return {called: raw for raw, (_, called) in (table.labels or {}).items()}
-
-
 def _train_ids(parts: NDArray[np.uint8], looks: DatasetLook) -> NDArray[np.uint8]:
     lookup = np.full(256, IGNORE, dtype=np.uint8)
     for part, number in _PART.items():
@@ -144,7 +139,8 @@ def _train_ids(parts: NDArray[np.uint8], looks: DatasetLook) -> NDArray[np.uint8
 def _raw_ids(parts: NDArray[np.uint8], looks: DatasetLook, table: DatasetSpec) -> NDArray[np.uint8]:
     if table.labels is None:
         return _train_ids(parts, looks)
-    names, regions = _names(table), number_regions(parts)
+    names = {called: raw for raw, (_, called) in table.labels.items()}
+    regions = number_regions(parts)
     raw = np.empty_like(parts)
     for number in np.unique(parts).tolist():
         part, where = _PARTS[number], parts == number

@@ -19,9 +19,7 @@ def paint_sky(canvas: Canvas, rng: np.random.Generator, style: Style) -> None:
     """Paint the sky over the whole canvas: darker far up, with clouds that get flatter towards the horizon.
 
     Args:
-        canvas: picture to paint on.
-        rng: source of random numbers.
-        style: weather and light.
+        canvas, rng, style: see `Brush`.
     """
     rows = np.clip(np.arange(canvas.height) / canvas.horizon, 0, 1).astype(np.float32)
     zenith, haze = (np.array(c, dtype=np.float32) for c in (style.zenith, style.haze))

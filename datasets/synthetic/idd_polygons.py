@@ -16,14 +16,10 @@ _MAY_BE_GROUPS = ("car", "person", "bicycle", "motorcycle")
 
 
 def describe_polygons(raw: NDArray[np.uint8], names: Mapping[int, str]) -> dict[str, Any]:
-    """The content of a polygon file, which painted in its order gives ``raw``.
+    """The content of a polygon file, which painted in its order gives the raw ids ``raw`` (H, W).
 
     Like real ones it holds what must not be painted, an object that was deleted and one of two corners, and one
     whose name is that of its class with "group" behind it, where there is anything of such a class.
-
-    Args:
-        raw: (H, W) raw ids.
-        names: id -> name, "unlabeled" among them.
     """
     height, width = raw.shape
     background = next(number for number, called in names.items() if called == _BACKGROUND)

@@ -40,8 +40,7 @@ def draw_scene(seed: int, height: int, width: int, style: Style = _CLEAR) -> Sce
 
     Args:
         seed: not negative.
-        height: of the picture in pixels, at least 16.
-        width: of the picture in pixels, at least 16.
+        height, width: of the picture in pixels, at least 16.
         style: the weather and the light, and whether something stands in the way.
 
     Raises:

@@ -18,15 +18,9 @@ Floats = NDArray[np.floating]
 _LAMPLIGHT = np.array([1.0, 0.74, 0.44], dtype=np.float32)
 _HEADLIGHT = np.array([0.95, 0.93, 0.84], dtype=np.float32)
 # How rough a class looks, as a share of its brightness.
+_ROUGH = {"vegetation": 0.2, "terrain": 0.14, "building": 0.045, "wall": 0.06, "road": 0.035, "sidewalk": 0.04}
 _GRAIN = np.zeros(256, dtype=np.float32)
-_GRAIN[[LABEL[name] for name in ("vegetation", "terrain", "building", "wall", "road", "sidewalk")]] = (
-    0.2,
-    0.14,
-    0.045,
-    0.06,
-    0.035,
-    0.04,
-)
+_GRAIN[[LABEL[name] for name in _ROUGH]] = [*_ROUGH.values()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +43,9 @@ def take(
     """Take the photograph (H, W, 3) uint8, RGB.
 
     Args:
-        exposure: the painted layers.
-        camera: that takes it.
+        exposure, camera: the painted layers, and what takes them.
         lamps: places of lights (x, y, z), metres.
-        style: weather and light.
-        rng: source of random numbers.
+        style, rng: see `Brush`.
     """
     height, width = exposure.ids.shape
     texture = 0.6 * noise(rng, height, width, width / 3) + 0.4 * noise(rng, height, width, width / 9)
@@ -63,9 +55,8 @@ def take(
     if style.wet:
         image = _mirrored(image, exposure.ids, camera, style, rng)
     clear = np.exp(-style.fog * exposure.depth)[..., None]
-    air = np.array(style.haze, dtype=np.float32) * (
-        0.25 if style.night else np.array(style.light, dtype=np.float32) ** 0.5
-    )
+    brightness = 0.25 if style.night else np.array(style.light, dtype=np.float32) ** 0.5
+    air = np.array(style.haze, dtype=np.float32) * brightness
     # The sky is painted as it is seen through the air, but thick fog hides its clouds too.
     clear = np.where((exposure.ids == LABEL["sky"])[..., None], 1 - min(1.0, style.fog * 30), clear)
     image = image * clear + air * (1 - clear)
@@ -131,9 +122,8 @@ def _mirrored(
 def _bloom(glow: Floats, strength: float) -> Floats:
     """Light that spreads around what shines."""
     height, width = glow.shape[:2]
-    small = Image.fromarray(np.clip(glow, 0, 255).astype(np.uint8)).resize(
-        (max(1, width // 2), max(1, height // 2)), Image.Resampling.BOX
-    )
+    half = (max(1, width // 2), max(1, height // 2))
+    small = Image.fromarray(np.clip(glow, 0, 255).astype(np.uint8)).resize(half, Image.Resampling.BOX)
     total = np.zeros_like(glow)
     for radius, weight in ((height / 150, 1.4), (height / 50, 2.0), (height / 18, 2.4)):
         spread = small.filter(ImageFilter.GaussianBlur(radius / 2)).resize((width, height), Image.Resampling.BILINEAR)
@@ -150,11 +140,13 @@ def _streaks(image: Floats, amount: float, rng: np.random.Generator) -> Floats:
     for _ in range(int(amount * width * 1.1)):
         x, y, near = rng.uniform(-0.1, 1.1) * width, rng.uniform(-0.1, 1) * height, rng.random() ** 2
         length = height * (0.02 + 0.07 * near)
-        draw.line(
-            [(x, y), (x + slant * length, y + length)], fill=int(50 + 70 * near), width=1 + int(near * height / 260)
-        )
-    veil = np.asarray(layer.filter(ImageFilter.GaussianBlur(0.5)), dtype=np.float32)[..., None] / 255
-    return image + (215 - image) * veil * 0.55
+        ends = [(x, y), (x + slant * length, y + length)]
+        draw.line(ends, fill=int(50 + 70 * near), width=1 + int(near * height / 260))
+    return image + (215 - image) * _veil(layer, 0.5) * 0.55
+
+
+def _veil(layer: Image.Image, blur: float) -> Floats:
+    return np.asarray(layer.filter(ImageFilter.GaussianBlur(blur)), dtype=np.float32)[..., None] / 255
 
 
 def _flakes(image: Floats, amount: float, rng: np.random.Generator) -> Floats:
@@ -166,10 +158,7 @@ def _flakes(image: Floats, amount: float, rng: np.random.Generator) -> Floats:
         for _ in range(int(amount * count * width)):
             x, y, r = rng.uniform(0, width), rng.uniform(0, height), height * size * rng.uniform(0.6, 1.4)
             draw.ellipse((x - r, y - r * 1.2, x + r, y + r * 1.2), fill=255)
-        veil = (
-            np.asarray(layer.filter(ImageFilter.GaussianBlur(blur * height / 256)), dtype=np.float32)[..., None] / 255
-        )
-        image = image + (246 - image) * veil * strength
+        image = image + (246 - image) * _veil(layer, blur * height / 256) * strength
     return image
 
 
@@ -186,18 +175,13 @@ def _flare(image: Floats, rng: np.random.Generator) -> Floats:
     core = np.exp(-((away / 0.055) ** 2)) * 2.4 + np.exp(-away / 0.1) * 1.1
     beams = np.clip(rays, 0, 1) ** 2 * np.exp(-away / 0.33) * 1.3
     veil = np.exp(-away / 0.75) * 0.42
-    warm = np.array([255, 236, 172], dtype=np.float32)
-    out = (
-        image * 0.72
-        + warm * (core + beams)[..., None]
-        + np.array([214, 206, 150], dtype=np.float32) * veil[..., None]
-    )
+    warm, pale = (np.array(colour, dtype=np.float32) for colour in ((255, 236, 172), (214, 206, 150)))
+    out = image * 0.72 + warm * (core + beams)[..., None] + pale * veil[..., None]
     for share, size, colour in ((0.55, 0.05, (60, 120, 70)), (1.25, 0.09, (96, 76, 40)), (1.6, 0.04, (60, 96, 130))):
         x, y = sun_x + (width / 2 - sun_x) * 2 * share, sun_y + (height / 2 - sun_y) * 2 * share
         far = np.sqrt((columns - x) ** 2 + (rows - y) ** 2) / height
-        ghost = (
-            1 / (1 + np.exp(np.clip((far - size) / (size * 0.06), -30, 30))) * (0.4 + 0.6 * np.clip(far / size, 0, 1))
-        )
+        inside = 1 / (1 + np.exp(np.clip((far - size) / (size * 0.06), -30, 30)))
+        ghost = inside * (0.4 + 0.6 * np.clip(far / size, 0, 1))
         out = out + np.array(colour, dtype=np.float32) * ghost[..., None] * 0.55
     return out
 

@@ -91,13 +91,8 @@ def write_source(
 
     Args:
         root: the data root; the dataset's folder in it is made, or drawn once more.
-        name: one of the seven source datasets.
-        train: how many frames are for training, at least 1.
-        val: how many are for validation, at least 1.
-        seed: of the streets, not negative.
-        size: (height, width) of the frames, at least (32, 32), for Mapillary of every other one (the rest are lower
-            and wider); None for small ones with the aspect of the real ones.
-        style: the look of all frames, of looks.yaml; None for those that go with the dataset, by turns.
+        name, seed, size, style: as for `draw_frame`; the size is at least (32, 32).
+        train, val: how many frames are for training and for validation, at least 1.
 
     Returns:
         The dataset's folder.

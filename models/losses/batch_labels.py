@@ -24,14 +24,9 @@ class BatchTotals(NamedTuple):
 
 
 def labelled(logits: Tensor, labels: Tensor) -> Tensor:
-    """Where a pixel has a label, after a look at what was given.
+    """Where a pixel has a label, (N, H, W) bool, after a look at what was given.
 
-    Args:
-        logits: (N, C, H, W) class scores, any floating dtype.
-        labels: (N, H, W) int64 train ids in 0..C-1, or `IGNORE`.
-
-    Returns:
-        (N, H, W) bool.
+    Scores are (N, C, H, W), of any floating dtype; labels (N, H, W) int64 train ids in 0..C-1, or `IGNORE`.
 
     Raises:
         ValueError: a shape or dtype is another, there is no pixel at all, or a label is no class.

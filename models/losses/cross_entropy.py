@@ -28,9 +28,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, totals: BatchTotals | None = N
     return _pixel_losses(logits, labels).sum() / pixels
 
 
-def image_weighted_cross_entropy(
-    logits: Tensor, labels: Tensor, totals: BatchTotals | None = None, *, bound: float = 1.0
-) -> Tensor:
+def image_weighted_cross_entropy(logits: Tensor, labels: Tensor, totals: BatchTotals | None = None) -> Tensor:
     """Cross entropy with the weights of `image_class_weights`: their weighted mean within each image.
 
     Takes, returns and raises what `cross_entropy` does. The images' losses are averaged, one without labels counts
@@ -39,14 +37,11 @@ def image_weighted_cross_entropy(
     The rule of the training code published with arXiv 1812.01593 and arXiv 2005.10821.
 
     Args:
-        logits: (N, C, H, W) class scores, any floating dtype.
-        labels: (N, H, W) int64 train ids, 255 is ignored.
-        totals: the batch that these are a part of; None if they are all of it.
-        bound: as of `image_class_weights`.
+        logits, labels, totals: as for `cross_entropy`.
     """
     valid = labelled(logits, labels)
     classes = labels.where(valid, 0)
-    weights = image_class_weights(classes, valid, logits.shape[1], bound).to(in_float32(logits).dtype)
+    weights = image_class_weights(classes, valid, logits.shape[1]).to(in_float32(logits).dtype)
     of_pixels = weights.gather(1, classes.flatten(1)).masked_fill(~valid.flatten(1), 0)
     losses = _pixel_losses(logits, labels).flatten(1)
     # Weights are 1 at least: the sum of no pixels is the only one below 1.
@@ -54,21 +49,19 @@ def image_weighted_cross_entropy(
     return of_images.sum() / (len(logits) if totals is None else totals.images)
 
 
-def image_class_weights(classes: Tensor, valid: Tensor, num_classes: int, bound: float = 1.0) -> Tensor:
-    """One weight per image and class: 1 + ``bound`` * (1 - share of the class among the labelled pixels).
+def image_class_weights(classes: Tensor, valid: Tensor, num_classes: int) -> Tensor:
+    """One weight per image and class: 2 - share of the class among the labelled pixels.
 
     Args:
-        classes: (N, H, W) int64 in 0..``num_classes`` - 1.
-        valid: (N, H, W) bool, which of them count.
+        classes, valid: (N, H, W) int64 in 0..``num_classes`` - 1, and bool, which of them count.
         num_classes: C.
-        bound: how far the weight of the rarest class lies above that of the only one.
 
     Returns:
-        (N, C) float64, finite: 1 + ``bound`` for classes that the image lacks.
+        (N, C) float64, finite: 2 for classes that the image lacks.
     """
     counts = torch.zeros(len(classes), num_classes, dtype=torch.float64, device=classes.device)
     counts.scatter_add_(1, classes.flatten(1), valid.flatten(1).double())
-    return 1 + bound * (1 - counts / counts.sum(1, keepdim=True).clamp(min=1))
+    return 1 + (1 - counts / counts.sum(1, keepdim=True).clamp(min=1))
 
 
 def _pixel_losses(logits: Tensor, labels: Tensor) -> Tensor:

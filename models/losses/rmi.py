@@ -45,14 +45,12 @@ def rmi_loss(logits: Tensor, labels: Tensor, totals: BatchTotals | None = None, 
     is kept for the backward pass.
 
     Args:
-        logits: (N, C, H, W) class scores, any floating dtype; with ``region`` H and W are 8 at least.
-        labels: (N, H, W) int64 train ids, 255 is ignored.
-        totals: the batch that these are a part of; None if they are all of it.
+        logits, labels, totals: as for `cross_entropy`; with ``region`` H and W are 8 at least.
         region: False leaves the region term out and returns the whole cross entropy.
 
     Returns:
-        A scalar, float32 (float64 for float64 scores); under autocast too. Covariances and their determinants
-        are float64: sums over all patches of a photograph stand against a `RIDGE` of 5e-4.
+        A scalar as that of `cross_entropy`. Covariances and their determinants are float64: sums over all patches of
+        a photograph stand against a `RIDGE` of 5e-4.
 
     Raises:
         ValueError: as `batch_labels.labelled`, or the maps are too small for a patch.
@@ -155,13 +153,10 @@ def _pooled_labels(classes: Tensor, valid: Tensor, like: Tensor) -> Tensor:
 def _region_bound(probabilities: Tensor, labels: Tensor) -> Tensor:
     """Half the log determinant of what is left of the labels' covariance once the probabilities are known.
 
-    With A, B and L the covariances of probabilities, of both and of labels, that is L - B' inv(A) B: the Schur
-    complement of A in the joint covariance. The end of the joint matrix' Cholesky factor is the factor of just this,
-    so one factorisation gives all, and nothing is inverted nor subtracted.
-
-    Args:
-        probabilities: (N, C, h, w), pooled, of any floating dtype.
-        labels: (N, C, h, w), pooled, of the same dtype.
+    Both are pooled, (N, C, h, w), of one floating dtype. With A, B and L the covariances of probabilities, of both
+    and of labels, that is L - B' inv(A) B: the Schur complement of A in the joint covariance. The end of the joint
+    matrix' Cholesky factor is the factor of just this, so one factorisation gives all, and nothing is inverted nor
+    subtracted.
 
     Returns:
         A float64 scalar: mean over images and dimensions, sum over classes.

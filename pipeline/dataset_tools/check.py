@@ -211,7 +211,7 @@ def find_strays(root: Path, spec: DatasetSpec, splits: Sequence[str]) -> list[st
     layout = spec.layout
     for part in {part: None for split in splits for part in layout.joined.get(split, (split,))}:
         for folder in split_folders(root, layout, part):
-            names = (output_stem(image.path)[len(folder) + 1 :] for image in walk(root, folder, layout, (), part))
+            names = (output_stem(path)[len(folder) + 1 :] for path, _ in walk(root, folder, layout, (), part))
             stems = {name.removesuffix(layout.ending(part)) for name in names}
             for path, _ in mask_places(spec, part, part_of(layout, part, folder), "", "\0"):
                 base, _, ending = path.partition("\0")

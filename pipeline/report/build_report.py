@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from ...datasets.layout.find_images import find_images
+from ...datasets.layout.find_images import list_images
 from ...datasets.layout.image_mask_pairs import without_masks
 from ...datasets.parallel import map_files
 from ...errors import HmsaError, disk_error
@@ -66,7 +66,7 @@ def plan_report(
     pages = []
     for entry in manifest.datasets:
         root = entry.root_path()
-        files = find_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
+        files = list_images(root, entry.type, entry.split, own_folders(manifest.output))[:limit]
         images = [file.path for file in files]
         predictions = predictions_path(manifest.output, entry.name)
         names = [name for image in images for name in prediction_names(image)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
@@ -71,3 +72,10 @@ def pane(spot: Callable[[float, float], Point], a: float, b: float, low: float, 
         low, high: its lower and its upper end, metres.
     """
     return [spot(a, low), spot(b, low), spot(b, high), spot(a, high)]
+
+
+def disc(centre: Point, radius: float, flat: float = 1.0) -> list[Point]:
+    """List the corners of a disc that faces the camera, ``flat`` times as high as it is wide; radius in metres."""
+    x, y, z = centre
+    angles = [2 * math.pi * n / 14 for n in range(14)]
+    return [(x + radius * math.cos(a), y + radius * flat * math.sin(a), z) for a in angles]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..canvas import Colour, Point, shade
-from .brush import Brush, plate
+from .brush import Brush, disc, plate
 from .vehicles import PAINTS, TAIL, TYRE
 
 _CLOTHES: tuple[Colour, ...] = (
@@ -54,13 +54,13 @@ def person(brush: Brush, label: str = "person", seat: float = 0.0) -> None:
         reach = 0.24 + stride * 0.4
         points = [(arm * 0.17, 1.4), (arm * 0.24, 1.36), (arm * (reach + 0.03), 0.84), (arm * (reach - 0.06), 0.84)]
         canvas.solid([spot(*p) for p in points], shade(top, 0.82 + 0.08 * arm), label)
-        canvas.solid_disc(spot(arm * (reach - 0.01), 0.82), 0.045 * size, skin, label)
+        canvas.solid(disc(spot(arm * (reach - 0.01), 0.82), 0.045 * size), skin, label)
     trunk = [(-0.17, 0.84), (0.17, 0.84), (0.2, 1.38), (0.1, 1.46), (-0.1, 1.46), (-0.2, 1.38)]
     canvas.solid([spot(*p) for p in trunk], top, label)
     canvas.detail([spot(*p) for p in ((0.03, 0.84), (0.17, 0.84), (0.2, 1.38), (0.1, 1.46))], shade(top, 0.86))
-    canvas.solid_disc(spot(0, 1.51), 0.055 * size, shade(skin, 0.85), label)
-    canvas.solid_disc(spot(0, 1.63), 0.115 * size, hair, label, 1.15)
-    canvas.disc(spot(0.01, 1.6), 0.085 * size, skin)
+    canvas.solid(disc(spot(0, 1.51), 0.055 * size), shade(skin, 0.85), label)
+    canvas.solid(disc(spot(0, 1.63), 0.115 * size, 1.15), hair, label)
+    canvas.detail(disc(spot(0.01, 1.6), 0.085 * size), skin)
 
 
 def two_wheeler(brush: Brush, *, motor: bool, ridden: bool) -> None:
@@ -79,8 +79,8 @@ def two_wheeler(brush: Brush, *, motor: bool, ridden: bool) -> None:
     if across:
         thick = 0.09 if motor else 0.045
         for wheel in (-0.55, 0.55):
-            canvas.solid_disc((x + wheel, r, z), r, TYRE, label)
-            canvas.disc((x + wheel, r, z), r - thick, (112, 116, 118) if motor else (128, 128, 124))
+            canvas.solid(disc((x + wheel, r, z), r), TYRE, label)
+            canvas.detail(disc((x + wheel, r, z), r - thick), (112, 116, 118) if motor else (128, 128, 124))
         for begin, end, width in (
             ((-0.55, r), (-0.15, 0.72), 0.05),
             ((-0.15, 0.72), (0.42, 0.78), 0.06),
@@ -103,7 +103,7 @@ def two_wheeler(brush: Brush, *, motor: bool, ridden: bool) -> None:
         if motor:
             for leg in (-1, 1):
                 canvas.solid(plate(x + leg * 0.2, 0.06, 0.3, 0.62, z), (60, 60, 62), label)
-        canvas.disc((x, seat - 0.12, z), 0.06, TAIL, TAIL if style.night and ridden else None)
+        canvas.detail(disc((x, seat - 0.12, z), 0.06), TAIL, TAIL if style.night and ridden else None)
     if ridden:
         person(brush._replace(x=x - (0.18 if across else 0), z=z - 0.02), "rider", seat)
 

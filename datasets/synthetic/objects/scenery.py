@@ -10,7 +10,7 @@ import numpy as np
 from ..canvas import Colour, Point, mix, shade
 from ..street_plan import Plot, Street
 from ..style import Style
-from .brush import Brush, band, pane, plate, upright
+from .brush import Brush, band, disc, pane, plate, upright
 
 _STREETLIGHT: Colour = (255, 214, 150)
 
@@ -150,7 +150,7 @@ def street_lamp(brush: Brush, side: int) -> None:
     canvas.solid([(x, 7.0, z), (arm, 7.25, z), (arm, 7.36, z), (x, 7.15, z)], grey, "pole")
     canvas.solid(band(arm, (0.35, low, z), (0.3, 7.36, z)), (90, 92, 94), "pole")
     if style.night:
-        canvas.disc((arm, low, z), 0.24, _STREETLIGHT, _STREETLIGHT)
+        canvas.detail(disc((arm, low, z), 0.24), _STREETLIGHT, _STREETLIGHT)
 
 
 def pole(brush: Brush, height: float, radius: float, colour: Colour) -> None:
@@ -179,7 +179,7 @@ def traffic_light(brush: Brush, go: bool) -> None:
     )
     for up, colour, on in lamps:
         ink = colour if on else shade(colour, 0.25)
-        canvas.disc((x, 2.35 + up * size, z), 0.12 * size, ink, shade(colour, 0.9) if on else None)
+        canvas.detail(disc((x, 2.35 + up * size, z), 0.12 * size), ink, shade(colour, 0.9) if on else None)
 
 
 def traffic_sign(brush: Brush) -> None:
@@ -190,15 +190,15 @@ def traffic_sign(brush: Brush) -> None:
     kind, r = int(rng.integers(5)), rng.uniform(0.34, 0.45)
     red, white, blue = (196, 34, 40), (238, 238, 234), (32, 84, 164)
     if kind == 0:
-        canvas.solid_disc((x, top, z), r, red, "traffic sign")
-        canvas.disc((x, top, z), r * 0.74, white)
+        canvas.solid(disc((x, top, z), r), red, "traffic sign")
+        canvas.detail(disc((x, top, z), r * 0.74), white)
         canvas.detail(plate(x, r * 0.36, top - r * 0.25, top + r * 0.25, z), (50, 50, 54))
     elif kind == 1:
         canvas.solid([(x - r, top - r * 0.7, z), (x + r, top - r * 0.7, z), (x, top + r, z)], red, "traffic sign")
         s = r * 0.6
         canvas.detail([(x - s, top - s * 0.75, z), (x + s, top - s * 0.75, z), (x, top + s * 0.85, z)], white)
     elif kind == 2:
-        canvas.solid_disc((x, top, z), r, blue, "traffic sign")
+        canvas.solid(disc((x, top, z), r), blue, "traffic sign")
         canvas.detail(plate(x, r * 0.14, top - r * 0.6, top + r * 0.5, z), white)
     elif kind == 3:
         canvas.solid([(x - r, top, z), (x, top - r, z), (x + r, top, z), (x, top + r, z)], white, "traffic sign")

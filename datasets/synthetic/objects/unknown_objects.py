@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..canvas import Colour, Point, shade
-from .brush import Brush, band, plate
+from .brush import Brush, band, disc, plate
 
 
 def animal(brush: Brush) -> None:
@@ -42,7 +42,7 @@ def animal(brush: Brush) -> None:
     head = [(0.88, 1.52), (1.12, 1.5), (1.5, 1.2), (1.46, 1.06), (1.3, 1.04), (1.0, 1.16)]
     part([(along, above + up) for along, above in head], shade(coat, 1.05))
     part([(0.92, 1.5 + up), (0.86, 1.68 + up), (1.02, 1.54 + up)], shade(coat, 0.8))
-    canvas.disc(spot(1.15, 1.38 + up), 0.035 * size, (18, 16, 16))
+    canvas.detail(disc(spot(1.15, 1.38 + up), 0.035 * size), (18, 16, 16))
     if kind == 0:
         part([(1.0, 1.5 + up), (1.0, 1.72 + up), (1.08, 1.5 + up)], (226, 218, 196))
         for _ in range(5):
@@ -64,7 +64,7 @@ def animal(brush: Brush) -> None:
         for _ in range(46):
             cx, cy = rng.uniform(-0.75, 0.62), rng.uniform(0.8, 1.34)
             if ((cx + 0.06) / 0.8) ** 2 + ((cy - 1.06) / 0.33) ** 2 < 0.9:
-                canvas.disc(spot(cx, cy), rng.uniform(0.03, 0.05) * size, mark)
+                canvas.detail(disc(spot(cx, cy), rng.uniform(0.03, 0.05) * size), mark)
 
 
 def obstacle(brush: Brush) -> None:
@@ -86,11 +86,11 @@ def obstacle(brush: Brush) -> None:
     elif kind == 2:
         r = rng.uniform(0.22, 0.4)
         ball: Colour = brush.pick(((206, 44, 48), (44, 110, 190), (238, 190, 40)))
-        canvas.solid_disc((x, r, z), r, shade(ball, 0.8), "void")
-        canvas.disc((x - r * 0.14, r * 1.16, z), r * 0.72, ball)
-        canvas.disc((x - r * 0.3, r * 1.4, z), r * 0.22, shade(ball, 1.5))
+        canvas.solid(disc((x, r, z), r), shade(ball, 0.8), "void")
+        canvas.detail(disc((x - r * 0.14, r * 1.16, z), r * 0.72), ball)
+        canvas.detail(disc((x - r * 0.3, r * 1.4, z), r * 0.22), shade(ball, 1.5))
     else:
-        canvas.solid_disc((x, 0.17, z), 0.36, (26, 26, 28), "void", 0.47)
-        canvas.solid_disc((x, 0.25, z), 0.35, (44, 44, 46), "void", 0.42)
+        canvas.solid(disc((x, 0.17, z), 0.36, 0.47), (26, 26, 28), "void")
+        canvas.solid(disc((x, 0.25, z), 0.35, 0.42), (44, 44, 46), "void")
         hole = [(x + 0.17 * math.cos(a), 0.26 + 0.07 * math.sin(a), z) for a in np.linspace(0, 6, 12)]
         canvas.detail(hole, (70, 68, 66))

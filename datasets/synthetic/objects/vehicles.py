@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..canvas import Canvas, Colour, Point, mix, shade
-from .brush import Brush, band, pane, plate, upright
+from .brush import Brush, band, disc, pane, plate, upright
 
 PAINTS: tuple[Colour, ...] = (
     (32, 34, 38),
@@ -274,6 +274,6 @@ def _axles(brush: Brush, label: str, half: float, along: Sequence[float], radius
 def _end_lamps(brush: Brush, half: float, up: float, *, oncoming: bool) -> None:
     colour = _HEAD if oncoming else TAIL
     for side in (-1, 1):
-        brush.canvas.disc(
-            (brush.x + side * half * 0.8, up, brush.z), 0.13, colour, colour if brush.style.night else None
+        brush.canvas.detail(
+            disc((brush.x + side * half * 0.8, up, brush.z), 0.13), colour, colour if brush.style.night else None
         )

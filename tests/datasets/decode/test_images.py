@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from hmsa_pipeline.datasets.decode import tensors as images
+from hmsa_pipeline.datasets.decode.image_header import read_size
 from hmsa_pipeline.errors import DatasetError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -130,7 +131,7 @@ def test_every_kind_decodes_as_torchvision_decodes_it(kind, tmp_path):
     # Only whole files may go there: damaged ones end the process.
     other = decode_image(torch.frombuffer(bytearray(KINDS[kind]), dtype=torch.uint8), mode=ImageReadMode.RGB)
     assert torch.equal(picture, other)
-    assert images.read_size(tmp_path / "picture.png") == (31, 43)  # the name says PNG; the content decides
+    assert read_size(tmp_path / "picture.png") == (31, 43)  # the name says PNG; the content decides
 
 
 @given(
@@ -193,13 +194,13 @@ def test_interlaced(size, depth_colour, tmp_path):
 def test_size_from_the_header(size, how, tmp_path):
     path = tmp_path / "picture.jpg"
     path.write_bytes(encoded(Image.new("RGB", size[::-1]), how[0], **how[1]))
-    assert images.read_size(path) == size
+    assert read_size(path) == size
 
 
 def test_a_header_behind_a_long_profile_and_a_thumbnail(tmp_path):
     path = tmp_path / "picture.jpg"
     path.write_bytes(encoded(RGB, "JPEG", icc_profile=bytes(300_000), comment=encoded(RGB.resize((8, 8)), "JPEG")))
-    assert images.read_size(path) == (31, 43)
+    assert read_size(path) == (31, 43)
 
 
 def test_later_pictures_of_an_animated_png_do_not_count(tmp_path):
@@ -234,14 +235,14 @@ def test_trailing_bytes_are_ignored(tmp_path):
 def test_what_is_refused_says_why_in_one_line(data, reason, tmp_path):
     path = tmp_path / "odd.png"
     path.write_bytes(data)
-    for read in (images.decode_image, images.read_size) if reason != "no palette" else (images.decode_image,):
+    for read in (images.decode_image, read_size) if reason != "no palette" else (images.decode_image,):
         with pytest.raises(DatasetError, match=reason) as caught:
             read(path)
         assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_opened(tmp_path):
-    for read in (images.decode_image, images.read_size):
+    for read in (images.decode_image, read_size):
         with pytest.raises(DatasetError, match=r"nowhere\.png: cannot be read"):
             read(tmp_path / "nowhere.png")
         with pytest.raises(DatasetError, match="cannot be read"):

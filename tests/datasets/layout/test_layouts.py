@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hmsa_pipeline.datasets.dataset_specs import EVALUATED, NAMES, dataset_spec
-from hmsa_pipeline.datasets.layout.find_images import LAYOUTS, find_images, list_images
-from hmsa_pipeline.datasets.layout.folder_layout import ImageFile, output_stem
+from hmsa_pipeline.datasets.layout.find_images import LAYOUTS, list_images
+from hmsa_pipeline.datasets.layout.folder_layout import output_stem
 from hmsa_pipeline.datasets.layout.outlier_sets import OUTLIERS
 from hmsa_pipeline.errors import DatasetError
 from hypothesis import HealthCheck, given, settings
@@ -43,7 +43,7 @@ def test_a_folder_is_any_tree_of_images_in_plain_string_order(tmp_path):
         "b/a.jpg",
         "b/z.PNG",
     ]
-    assert listed[0] == ImageFile("B.jpeg", len("B.jpeg"))
+    assert (listed[0].path, listed[0].bytes) == ("B.jpeg", len("B.jpeg"))
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path):
@@ -337,9 +337,9 @@ def test_half_of_a_joined_split_is_not_enough(tmp_path):
 
 def test_images_know_their_place(tmp_path):
     tree(tmp_path, "leftImg8bit/val/drive/1/a_leftImg8bit.jpg", "leftImg8bit/val/b_leftImg8bit.png")
-    assert [image[2:5] for image in find_images(tmp_path, "idd")] == [("val", "", "b"), ("val", "drive/1/", "a")]
+    assert [image[2:5] for image in list_images(tmp_path, "idd")] == [("val", "", "b"), ("val", "drive/1/", "a")]
     tree(tmp_path / "plain", "c.png", "d/e.png")
-    assert [image[2:5] for image in find_images(tmp_path / "plain", "folder")] == [(None, "", "c"), (None, "d/", "e")]
+    assert [image[2:5] for image in list_images(tmp_path / "plain", "folder")] == [(None, "", "c"), (None, "d/", "e")]
 
 
 def test_idd_takes_both_formats(tmp_path):

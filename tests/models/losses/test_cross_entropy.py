@@ -43,22 +43,20 @@ def test_cross_entropy_is_the_mean_over_labelled_pixels(shape: tuple[int, ...], 
     assert cross_entropy(logits, labels).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-@given(shape=shapes, seed=st.integers(0, 99), ignored=st.sampled_from([0.0, 0.5, 0.95]), bound=st.floats(0, 5))
+@given(shape=shapes, seed=st.integers(0, 99), ignored=st.sampled_from([0.0, 0.5, 0.95]))
 @by_hypothesis
-def test_image_weighted_cross_entropy_is_that_of_a_loop(
-    shape: tuple[int, ...], seed: int, ignored: float, bound: float
-) -> None:
+def test_image_weighted_cross_entropy_is_that_of_a_loop(shape: tuple[int, ...], seed: int, ignored: float) -> None:
     logits, labels = draw(*shape, seed=seed, ignored=ignored)
     losses = []
     for scores, target in zip(logits, labels, strict=True):
         known = [int(label) for label in target.flatten() if label != 255]
-        weight = {label: 1 + bound * (1 - known.count(label) / len(known)) for label in known}
+        weight = {label: 1 + (1 - known.count(label) / len(known)) for label in known}
         of_pixels = F.cross_entropy(scores[None], target[None], reduction="none", ignore_index=255).flatten()
         weights = [weight.get(int(label), 0.0) for label in target.flatten()]
         total = sum(w * loss.item() for w, loss in zip(weights, of_pixels, strict=True))
         losses.append(total / sum(weights) if known else 0.0)
     expected = sum(losses) / len(losses)
-    loss = image_weighted_cross_entropy(logits, labels, bound=bound)
+    loss = image_weighted_cross_entropy(logits, labels)
     assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
