@@ -132,8 +132,9 @@ class HMSA(OCRNet):
     def forward(self, images: Tensor, low_scale: float = 0.5) -> TrainingOutput:
         """Scores to train on, (N, C, H, W): of two sizes of the images, blended by the smaller one's attention.
 
-        Images are (N, 3, H, W), normalised; ``low_scale`` is the smaller version's size, as a factor of theirs. What the
-        attention learns between two neighbouring scales serves for any list of them (section 3.2 of arXiv 2005.10821).
+        Images are (N, 3, H, W), normalised; ``low_scale`` is the smaller version's size, as a factor of theirs. What
+        the attention learns between two neighbouring scales serves for any list of them (section 3.2 of arXiv
+        2005.10821).
 
         Raises:
             ValueError: ``low_scale`` does not shrink.
