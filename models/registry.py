@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterator
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ManifestError, nearest
 
@@ -20,9 +20,19 @@ GROUP = "hmsa_pipeline.models"
 """Group of the entry points, each of which names a `PlainNetwork`."""
 
 
-ARCHITECTURES: tuple[str, ...] = ("hrnet_ocr_mscale", "hrnet_ocr", "hrnet_tiny_ocr_mscale")
-"""Ours, which can be trained: HRNet-W48 and OCR with scale attention (72 million parameters) and without; and all of
-it at a width and depth for tests and the demo, milliseconds on a CPU."""
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "hrnet_ocr_mscale": ({}, {}),
+    "hrnet_ocr": ({}, {}),
+    "hrnet_tiny_ocr_mscale": (
+        {"width": 8, "stem_channels": 16, "blocks": 1, "modules": (1, 1, 1)},
+        {"mid_channels": 64, "key_channels": 32, "attention_channels": 32},
+    ),
+}
+"""Architecture -> how its trunk and its head differ from HRNet-W48 and OCR as published (72 million parameters with
+scale attention, ``mscale``); the tiny one is for tests and the demo, milliseconds on a CPU."""
+
+ARCHITECTURES: tuple[str, ...] = tuple(SIZES)
+"""Ours, which can be trained."""
 
 
 @functools.cache
@@ -71,10 +81,9 @@ def build(arch: str, num_classes: int = 19) -> OCRNet:
     from .hmsa import HMSA, OCRNet
     from .hrnet import HRNet
 
-    if arch == "hrnet_tiny_ocr_mscale":
-        trunk = HRNet(width=8, stem_channels=16, blocks=1, modules=(1, 1, 1))
-        return HMSA(trunk, num_classes, mid_channels=64, key_channels=32, attention_channels=32).eval()
-    return (OCRNet if arch == "hrnet_ocr" else HMSA)(HRNet(), num_classes).eval()
+    trunk, head = SIZES[arch]
+    network = OCRNet if arch == "hrnet_ocr" else HMSA
+    return network(HRNet(**trunk), num_classes, **head).eval()
 
 
 def build_any(arch: str, num_classes: int = 19) -> OCRNet | PlainNetwork:

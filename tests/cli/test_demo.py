@@ -146,7 +146,7 @@ def desk(walked: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         member = torch.load(demos / "schools" / entry["name"] / "best_weights.pth", weights_only=False)
         torch.save({"state_dict": member["state_dict"]}, assets / Path(entry["checkpoint"]).name)
     checkpoint.expected_shapes.cache_clear()  # what other tests have learnt of the published network
-    monkeypatch.setitem(registry._BUILDERS, "hrnet_ocr_mscale", registry._BUILDERS[bench.TINY])
+    monkeypatch.setitem(registry.SIZES, "hrnet_ocr_mscale", registry.SIZES[bench.TINY])
     monkeypatch.setenv("HMSA_ASSETS", str(assets.parent))
     monkeypatch.setenv("HMSA_DATA_ROOT", str(root))
 
