@@ -45,9 +45,7 @@ class OCRNet(nn.Module):
 
     Args:
         trunk: images to features of several resolutions.
-        num_classes: classes of the scores.
-        mid_channels: channels of the OCR features.
-        key_channels: channels in which OCR compares pixels and regions.
+        num_classes, mid_channels, key_channels: as for `OCRHead`.
     """
 
     def __init__(self, trunk: HRNet, num_classes: int = 19, mid_channels: int = 512, key_channels: int = 256):

@@ -30,8 +30,7 @@ def join_rows(branches: Sequence[Tensor], start: int, stop: int) -> Tensor:
 
     Args:
         branches: (N, C, H, W) each, of falling size.
-        start: first row, at the size of the first branch.
-        stop: behind the last row.
+        start, stop: first row, and behind the last one, at the size of the first branch.
     """
     height, width = branches[0].shape[-2:]
     parts = [branches[0][..., start:stop, :]]

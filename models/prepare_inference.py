@@ -60,8 +60,7 @@ def compile_regions(model: OCRNet | PlainNetwork, mode: str, backend: str = "ind
 
     Args:
         model: changed in place; see `without_compile`.
-        mode: of ``torch.compile``, such as ``default`` or ``max-autotune-no-cudagraphs``.
-        backend: of ``torch.compile``.
+        mode, backend: of ``torch.compile``, such as ``default`` or ``max-autotune-no-cudagraphs``.
     """
     import torch._dynamo.config as dynamo  # not above: it takes seconds
 

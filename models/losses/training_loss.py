@@ -56,11 +56,10 @@ def training_loss(
 
     Args:
         output: of a network's forward pass in training; scores of C classes.
-        labels: (N, H, W) int64 train ids, 255 is ignored.
+        labels, totals: as for `cross_entropy.cross_entropy`.
         criterion: a key of `CRITERIA`.
         auxiliary_weight: of the scores that define OCR's regions (arXiv 1909.11065, section 4.1).
         scale_weight: of each scale's own scores.
-        totals: the batch that these images are a part of; None if they are all of it.
 
     Raises:
         ValueError: there is no such criterion; or as `batch_labels.labelled` and `rmi.rmi_loss`.
