@@ -15,7 +15,7 @@ Choice = TypeVar("Choice")
 
 
 class Brush(NamedTuple):
-    """What an object is painted with, and where it stands."""
+    """Canvas and chance to paint an object with, and where it stands."""
 
     canvas: Canvas
     rng: np.random.Generator
@@ -75,7 +75,12 @@ def pane(spot: Callable[[float, float], Point], a: float, b: float, low: float, 
 
 
 def disc(centre: Point, radius: float, flat: float = 1.0) -> list[Point]:
-    """List the corners of a disc that faces the camera, ``flat`` times as high as it is wide; radius in metres."""
+    """List the corners of a disc that faces the camera.
+
+    Args:
+        centre, radius: metres.
+        flat: its height in widths.
+    """
     x, y, z = centre
     angles = [2 * math.pi * n / 14 for n in range(14)]
     return [(x + radius * math.cos(a), y + radius * flat * math.sin(a), z) for a in angles]
