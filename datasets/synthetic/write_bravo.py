@@ -23,7 +23,7 @@ class _Kind(NamedTuple):
     """One sort of photograph."""
 
     name: str
-    """Of its files; takes a number."""
+    """Name of its files; takes a number."""
     style: str
     size: str
     """The one asked for, one with odd sides, or a small one."""
