@@ -11,6 +11,7 @@ import typer
 
 from . import __version__
 from .errors import HmsaError, one_line
+from .files import tell_limits
 from .pipeline.commands import (
     calibrate,
     datasets,
@@ -29,6 +30,7 @@ from .pipeline.commands import (
     verify,
 )
 from .pipeline.commands.shared.output import INTERRUPTED, print_note
+from .pipeline.runtime import output_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,9 +94,6 @@ def _how_to_resume(words: Sequence[str]) -> str:
 
 def main() -> None:
     """Run the command line; errors in one line, exit codes 0, 1, 2 and 130 as the README says."""
-    from .files import tell_limits
-    from .pipeline.runtime import output_streams
-
     output_streams.prepare()
     tell_limits(print_note)
     signal.signal(signal.SIGTERM, _terminate)

@@ -50,10 +50,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The content is flushed to the disk before the rename, and the rename before the return, so that after a power cut
     there is either the old file or the complete new one. After an exception the temporary file is removed and
-    ``path`` is unchanged. The parent folder is made where it is missing.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
+    ``path`` is unchanged. The parent folder is made where it is missing. OSError if the folder cannot be written, or
+    the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
@@ -73,47 +71,27 @@ def guarded(path: Path) -> Iterator[None]:
     """Let one thread of one process at a time into the block: for a file that is read, changed and written.
 
     ``path`` is a file of the lock's own, which is removed afterwards. The kernel frees the lock of a process that
-    dies. On a disk without file locks every caller passes, and that is reported once (`tell_limits`).
-
-    Raises:
-        OSError: the folder cannot be written.
+    dies. On a disk without file locks every caller passes, and that is reported once (`tell_limits`). OSError if the
+    folder cannot be written.
     """
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            _wait_for(handle, path)
+    held = False
+    while not held:
+        with path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    path.unlink(missing_ok=True)
+                _lacks("file locks", path.parent, error, "of two runs that start in one moment both may go on")
             # The previous holder may have removed the file while this one waited for it.
-            if _is_file(path, handle):
-                break
-        except OSError:
-            with contextlib.suppress(OSError):
-                path.unlink()
-            os.close(handle)
-            raise
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-        os.close(handle)
-
-
-def _wait_for(handle: int, path: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError as error:
-        _lacks("file locks", path.parent, error, "of two runs that start in one moment both may go on")
-
-
-def _is_file(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
+            with contextlib.suppress(FileNotFoundError):
+                held = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+            if held:
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -130,10 +108,8 @@ def move(path: Path, target: Path) -> None:
     """Move a file, also to another disk, without ever leaving a part of it there.
 
     The folder of ``target`` is made where it is missing. On another disk the file is copied under a temporary name,
-    flushed, renamed, and only then removed from its old place.
-
-    Raises:
-        OSError: the target's folder or the old one cannot be written.
+    flushed, renamed, and only then removed from its old place. OSError if the target's folder or the old one cannot
+    be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -10,7 +10,7 @@ import typer
 
 from ...errors import HmsaError, disk_error
 from .shared import options
-from .shared.options import manifest_command, path_option, require_average
+from .shared.options import manifest_command, option, path_option, require_average
 from .shared.output import require_target
 
 if TYPE_CHECKING:
@@ -23,12 +23,10 @@ def calibrate(
     manifest: Callable[[], Manifest],
     say: Output,
     context: typer.Context,
-    write: Annotated[Path, path_option("--write", metavar="FILE", help="The manifest to write.")],
+    write: Annotated[Path, path_option("--write", "FILE", "The manifest to write.")],
     weights: Annotated[bool, typer.Option("--weights", help="Fit the members' weights, too.")] = False,
-    pixels: Annotated[
-        int, typer.Option("--pixels", min=1, metavar="N", help="Labelled pixels to look at, over all images.")
-    ] = 400_000,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the pixels and of the halves.")] = 0,
+    pixels: Annotated[int, option("--pixels", "N", "Labelled pixels to look at, over all images.", min=1)] = 400_000,
+    seed: Annotated[int, option("--seed", "N", "Of the pixels and of the halves.", min=0)] = 0,
     limit: options.Limit = None,
     average: options.Average = "dataset",
 ) -> None:

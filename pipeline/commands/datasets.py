@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .shared import options
-from .shared.options import path_option
+from .shared.options import option, path_option
 from .shared.output import Output, end_command, print_error
 
 app = typer.Typer(help="List, check or draw datasets to train on.", rich_markup_mode=None)
@@ -39,16 +39,11 @@ def check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Which dataset; 'datasets list' knows them.")],
     data_root: options.DataRoot = None,
     root: options.Root = None,
-    split: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Only this split; else all that have masks.")
-    ] = None,
+    split: Annotated[str | None, option("--split", "NAME", "Only this split; else all that have masks.")] = None,
     limit: options.SplitLimit = None,
-    output: Annotated[
-        Path | None, path_option("--output", "-o", metavar="DIR", help="Where figures and pictures go.")
-    ] = None,
+    output: Annotated[Path | None, path_option("--output", "DIR", "Where figures and pictures go.", "-o")] = None,
     workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, metavar="N", help="Processes that read; one per core if not given."),
+        int | None, option("--workers", "N", "Processes that read; one per core if not given.", min=1)
     ] = None,
     json_file: options.Json = None,
 ) -> None:
@@ -78,18 +73,13 @@ def draw(
         list[str] | None, typer.Argument(metavar="NAME", help="Which ones; all seven if none is named.")
     ] = None,
     output: Annotated[
-        Path | None,
-        path_option("--output", "-o", metavar="DIR", help="The data root to draw into; 'drawn' if not given."),
+        Path | None, path_option("--output", "DIR", "The data root to draw into; 'drawn' if not given.", "-o")
     ] = None,
-    train: Annotated[int, typer.Option("--train", min=1, metavar="N", help="Frames to learn from, of each.")] = 8,
-    val: Annotated[int, typer.Option("--val", min=1, metavar="N", help="Frames to score on, of each.")] = 4,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the streets.")] = 0,
-    size: Annotated[
-        str | None, typer.Option("--size", metavar="HxW", help="Of the frames, in pixels; small ones if not given.")
-    ] = None,
-    style: Annotated[
-        str | None, typer.Option("--style", metavar="NAME", help="One look for all, such as fog, night or tinted.")
-    ] = None,
+    train: Annotated[int, option("--train", "N", "Frames to learn from, of each.", min=1)] = 8,
+    val: Annotated[int, option("--val", "N", "Frames to score on, of each.", min=1)] = 4,
+    seed: Annotated[int, option("--seed", "N", "Of the streets.", min=0)] = 0,
+    size: Annotated[str | None, option("--size", "HxW", "Of the frames, in pixels; small ones if not given.")] = None,
+    style: Annotated[str | None, option("--style", "NAME", "One look for all, such as fog, night or tinted.")] = None,
     json_file: options.Json = None,
 ) -> None:
     """Draw small datasets in the layouts of the real ones.

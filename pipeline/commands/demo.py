@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from .shared.options import path_option
+from .shared.options import option, path_option
 
 
 def demo(
-    output: Annotated[
-        Path, path_option("--output", "-o", metavar="DIR", help="Where everything of the demo goes.")
-    ] = Path("demo"),
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of streets and first weights.")] = 0,
+    output: Annotated[Path, path_option("--output", "DIR", "Where everything of the demo goes.", "-o")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, option("--seed", "N", "Of streets and first weights.", min=0)] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A small part of everything: to see that it works.")] = False,
 ) -> None:
     """Take the whole way on drawn streets, in minutes.

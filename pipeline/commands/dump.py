@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from .shared import options
-from .shared.job_output import conclude_jobs, print_job, print_notes, print_plan
-from .shared.options import manifest_command, refuse_timeout_without_workers
+from .shared.job_output import conclude_jobs, run_jobs
+from .shared.options import manifest_command
 
 if TYPE_CHECKING:
     from ..config.manifest import Manifest
@@ -36,19 +36,10 @@ def dump(
     Example: hmsa-pipeline dump --manifest bravo.yaml --data-root /data --assets /data/assets
     """
     from ..inference.dump import dump_table, plan_dump, run_dump
-    from ..workers.choose import choose_workers
 
-    refuse_timeout_without_workers(context, workers)
-    chosen = choose_workers(device, workers=workers, scheduler=scheduler, image_timeout=image_timeout)
-    try:
-        plan = plan_dump(manifest, chosen.device, limit=limit, overwrite=overwrite)
-        print_notes(plan.notes)
-        if dry_run:
-            print_plan(say, plan, chosen.pool.describe())
-            return
-        results = run_dump(plan, chosen, lambda result: print_job(say, result))
-    finally:
-        chosen.pool.close()
+    plan, results = run_jobs(
+        say, context, lambda where: plan_dump(manifest, where, limit=limit, overwrite=overwrite), run_dump
+    )
     if sum(bool(r.done or r.failed) for r in results) > 1:
         say.lines(dump_table(results))
     conclude_jobs(

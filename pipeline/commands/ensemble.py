@@ -41,7 +41,7 @@ def ensemble(
     from ..fusion.ensemble import plan_ensemble, run_ensemble
     from ..workers.choose import choose_workers
 
-    refuse_timeout_without_workers(context, workers)
+    refuse_timeout_without_workers(context)
     plans = plan_ensemble(manifest, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
     if dry_run:
         for plan in plans:

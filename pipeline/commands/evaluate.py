@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,82 +13,56 @@ from .shared import options
 from .shared.options import (
     UNLABELLED,
     manifest_command,
+    option,
     path_option,
     refuse_without_effect,
     require_average,
+    require_there,
     target_file,
 )
 from .shared.output import end_command, print_failed, write_rows
 
 if TYPE_CHECKING:
     from ..config.manifest import Manifest
-    from ..scoring.evaluate_bravo import BravoScores
     from .shared.output import Output
 
 
-@dataclass(frozen=True)
-class _Options:
-    """The command's own options."""
-
-    predictions: Path | None
-    per_model: bool
-    leave_one_out: bool
-    limit: int | None
-    processes: int | None
-    average: str
-    csv_file: str | None
-    ground_truth: Path | None
-    samples: Path | None
-    submission: Path | None
-    allow_unlabelled: bool
-
-    @property
-    def members(self) -> bool:
-        """Stores of members are read."""
-        return self.per_model or self.leave_one_out
-
-
-def check_options(context: typer.Context, given: _Options) -> None:
-    """Refuse options that do not go together, or change nothing.
-
-    Raises:
-        HmsaError: names the first of them.
-    """
-    if given.ground_truth is not None or given.submission is not None:
-        _check_bravo_options(context, given)
-        return
-    if given.samples is not None:
+def check_options(context: typer.Context) -> None:
+    """Raise an HmsaError that names the first option that does not go with the others, or changes nothing."""
+    given = context.params
+    members = given["per_model"] or given["leave_one_out"]
+    if given["ground_truth"] is not None or given["submission"] is not None:
+        _check_bravo_options(context, members)
+    elif given["samples"] is not None:
         raise HmsaError("--samples: belongs to --ground-truth; name both, or leave it out")
-    if not given.members:
+    elif not members:
         refuse_without_effect(context, "without --per-model or --leave-one-out", "models")
-        if given.predictions is not None:
+        if given["predictions"] is not None:
             refuse_without_effect(context, "beside --predictions", "output")
 
 
-def _check_bravo_options(context: typer.Context, given: _Options) -> None:
-    others = {
-        "--limit": given.limit,
-        "--csv": given.csv_file,
-        "--processes": given.processes,
-        UNLABELLED: given.allow_unlabelled,
-    }
-    if wrong := [name for name, value in others.items() if value]:
+def _check_bravo_options(context: typer.Context, members: bool) -> None:
+    given = context.params
+    predictions, submission = given["predictions"], given["submission"]
+    others = {"--limit": "limit", "--csv": "csv_file", "--processes": "processes", UNLABELLED: "allow_unlabelled"}
+    if wrong := [flag for flag, name in others.items() if given[name]]:
         raise HmsaError(f"{wrong[0]}: does not go with BRAVO's tar files; leave it out")
-    if given.average != "dataset":
-        raise HmsaError(f"--average {given.average}: BRAVO's figures have the challenge's own average; leave it out")
-    if given.ground_truth is None or given.samples is None:
+    if given["average"] != "dataset":
+        average = given["average"]
+        raise HmsaError(f"--average {average}: BRAVO's figures have the challenge's own average; leave it out")
+    if given["ground_truth"] is None or given["samples"] is None:
         raise HmsaError("--ground-truth and --samples: BRAVO's figures need both tar files; name them")
-    if given.submission is not None and given.predictions is not None:
+    if submission is not None and predictions is not None:
         raise HmsaError("--submission, --predictions: name one of them")
-    if given.submission is not None and given.members:
+    if submission is not None and members:
         raise HmsaError("--submission: holds no members; leave --per-model and --leave-one-out out")
-    if given.submission is not None:
+    if submission is not None:
         everything = ("output", "models", "datasets", "data_root", "assets")
         refuse_without_effect(context, "beside --submission", *everything)
-    elif not given.members:
+    elif not members:
         refuse_without_effect(context, "without --per-model or --leave-one-out", "models")
         refuse_without_effect(context, "beside --ground-truth, which names the datasets", "datasets")
-        if given.predictions is not None:
+        if predictions is not None:
             refuse_without_effect(context, "beside --predictions", "output", "data_root", "assets")
 
 
@@ -99,8 +72,7 @@ def evaluate(
     say: Output,
     context: typer.Context,
     predictions: Annotated[
-        Path | None,
-        path_option("--predictions", metavar="DIR", help="A tree of _pred.png and _conf.png; ours if left out."),
+        Path | None, path_option("--predictions", "DIR", "A tree of _pred.png and _conf.png; ours if left out.")
     ] = None,
     per_model: Annotated[bool, typer.Option("--per-model", help="Score each member from its store, too.")] = False,
     leave_one_out: Annotated[
@@ -108,21 +80,17 @@ def evaluate(
     ] = False,
     limit: options.Limit = None,
     processes: Annotated[
-        int | None, typer.Option("--processes", min=1, max=512, metavar="N", help="Processes that read and count.")
+        int | None, option("--processes", "N", "Processes that read and count.", min=1, max=512)
     ] = None,
     average: options.Average = "dataset",
     csv_file: Annotated[
-        str | None,
-        typer.Option("--csv", metavar="FILE", callback=target_file, help="Write a row for each subject there."),
+        str | None, option("--csv", "FILE", "Write a row for each subject there.", callback=target_file)
     ] = None,
     ground_truth: Annotated[
-        Path | None,
-        path_option("--ground-truth", metavar="TAR", help="BRAVO's ground truth: score BRAVO instead."),
+        Path | None, path_option("--ground-truth", "TAR", "BRAVO's ground truth: score BRAVO instead.")
     ] = None,
     samples: options.Samples = None,
-    submission: Annotated[
-        Path | None, path_option("--submission", metavar="TAR", help="Score this submission to BRAVO.")
-    ] = None,
+    submission: Annotated[Path | None, path_option("--submission", "TAR", "Score this submission to BRAVO.")] = None,
     allow_unlabelled: options.Unlabelled = False,
 ) -> None:
     """Score class maps and confidences against labels.
@@ -139,92 +107,56 @@ def evaluate(
 
     Example: hmsa-pipeline evaluate --submission sub.tar --ground-truth gt.tar --samples bravo_SAMPLING.tar
     """
-    given = _Options(
+    from ..scoring.evaluate import evaluate as score
+    from ..scoring.evaluate import evaluation_rows, evaluation_table, plan_evaluation
+
+    check_options(context)
+    require_there("--predictions", predictions)
+    if ground_truth is not None and samples is not None:
+        _evaluate_bravo(manifest, say, context.params)
+        return
+    plans = plan_evaluation(
+        manifest(),
         predictions=predictions,
         per_model=per_model,
         leave_one_out=leave_one_out,
         limit=limit,
-        processes=processes,
-        average=average,
-        csv_file=csv_file,
-        ground_truth=ground_truth,
-        samples=samples,
-        submission=submission,
+        average=require_average(average),
         allow_unlabelled=allow_unlabelled,
-    )
-    check_options(context, given)
-    if ground_truth is not None and samples is not None:
-        _evaluate_bravo(manifest, say, given, ground_truth, samples)
-    else:
-        _evaluate_datasets(manifest(), say, given)
-
-
-def _evaluate_datasets(manifest: Manifest, say: Output, given: _Options) -> None:
-    from ..scoring.evaluate import evaluate as score
-    from ..scoring.evaluate import evaluation_rows, evaluation_table, plan_evaluation
-
-    plans = plan_evaluation(
-        manifest,
-        predictions=given.predictions,
-        per_model=given.per_model,
-        leave_one_out=given.leave_one_out,
-        limit=given.limit,
-        average=require_average(given.average),
-        allow_unlabelled=given.allow_unlabelled,
     )
     results = []
     for plan in plans:
         if note := plan.note:
             typer.echo(f"note: {note}", err=True)
-        result = score(plan, given.processes)
+        result = score(plan, processes)
         results.append(result)
         print_failed(result.dataset, result.failed)
         say.lines(evaluation_table(result))
     say.figures([result.as_json() for result in results])
-    if given.csv_file:
-        write_rows(given.csv_file, evaluation_rows(results), "--csv")
+    if csv_file:
+        write_rows(csv_file, evaluation_rows(results), "--csv")
     end_command(sum(len(result.failed) for result in results))
 
 
-def _evaluate_bravo(
-    manifest: Callable[[], Manifest], say: Output, given: _Options, ground_truth: Path, samples: Path
-) -> None:
-    from ..fusion.member_stores import scored_combinations, voting_members
-    from ..scoring.evaluate_bravo import score_members, score_predictions, score_submission
+def _evaluate_bravo(manifest: Callable[[], Manifest], say: Output, given: Mapping[str, Any]) -> None:
+    from ..fusion.member_stores import ENSEMBLE, scored_combinations, voting_members
+    from ..scoring.evaluate_bravo import bravo_table, comparison, score_predictions, score_submission
     from ..storage.output_folder import all_predictions_path
+    from ..text import without_nan
 
-    if given.submission is not None:
-        _print_bravo(say, score_submission(ground_truth, samples, given.submission))
-    elif given.predictions is not None and not given.members:
-        _print_bravo(say, score_predictions(ground_truth, samples, given.predictions))
+    tars, folder = (given["ground_truth"], given["samples"]), given["predictions"]
+    chosen = {name: given[name] for name in ("per_model", "leave_one_out")}
+    if given["submission"] is not None:
+        scores = score_submission(*tars, given["submission"])
+    elif folder is not None and not any(chosen.values()):
+        scores = score_predictions(*tars, folder)
     else:
         read = manifest()
-        folder = given.predictions or all_predictions_path(read.output)
-        if given.members:
-            subjects = scored_combinations(
-                voting_members(read), per_model=given.per_model, leave_one_out=given.leave_one_out
-            )
-            _print_members(say, score_members(ground_truth, samples, folder, read, subjects))
-        else:
-            _print_bravo(say, score_predictions(ground_truth, samples, folder))
-
-
-def _print_bravo(say: Output, scores: BravoScores) -> None:
-    from ..scoring.evaluate_bravo import bravo_table
-    from ..text import without_nan
-
-    print_failed("BRAVO", scores.failed)
-    say.lines(bravo_table(scores))
-    say.figures(without_nan(scores.figures))
-    end_command(len(scores.failed))
-
-
-def _print_members(say: Output, scores: dict[str, BravoScores]) -> None:
-    from ..scoring.evaluate_bravo import comparison
-    from ..text import without_nan
-
-    failed = next(iter(scores.values())).failed
+        subjects = scored_combinations(voting_members(read), **chosen)
+        scores = score_predictions(*tars, folder or all_predictions_path(read.output), read, subjects)
+    failed = scores[ENSEMBLE].failed
     print_failed("BRAVO", failed)
-    say.lines(comparison(scores))
-    say.figures({name: without_nan(found.figures) for name, found in scores.items()})
+    figures = {name: without_nan(found.figures) for name, found in scores.items()}
+    say.lines(comparison(scores) if any(chosen.values()) else bravo_table(scores[ENSEMBLE]))
+    say.figures(figures if any(chosen.values()) else figures[ENSEMBLE])
     end_command(len(failed))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .shared import options
-from .shared.options import manifest_command, path_reader
+from .shared.options import manifest_command, option, path_reader
 from .shared.output import end_command, print_failed
 
 if TYPE_CHECKING:
@@ -25,12 +25,11 @@ def import_logits(
         Path,
         typer.Argument(metavar="FOLDER", parser=path_reader("FOLDER"), help="Tree of <image path>_logits.npz files."),
     ],
-    model: Annotated[str, typer.Option("--model", metavar="NAME", help="The member (arch: external) to fill.")],
-    dataset: Annotated[str, typer.Option("--dataset", metavar="NAME", help="The dataset they were made of.")],
+    model: Annotated[str, option("--model", "NAME", "The member (arch: external) to fill.")],
+    dataset: Annotated[str, option("--dataset", "NAME", "The dataset they were made of.")],
     limit: options.Limit = None,
     channels: Annotated[
-        str | None,
-        typer.Option("--channels", metavar="LIST", help="Which channels are the classes, such as 0-18."),
+        str | None, option("--channels", "LIST", "Which channels are the classes, such as 0-18.")
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .shared import options
-from .shared.job_output import conclude_jobs, print_job, print_notes, print_plan
-from .shared.options import manifest_command, refuse_timeout_without_workers, split_names
+from .shared.job_output import conclude_jobs, run_jobs
+from .shared.options import manifest_command, option, split_names
 
 if TYPE_CHECKING:
     from ..config.manifest import Manifest
@@ -21,9 +21,7 @@ def predict(
     say: Output,
     context: typer.Context,
     limit: options.Limit = None,
-    keep: Annotated[
-        str | None, typer.Option("--keep", metavar="A,B", help="Store the logits of these models, too.")
-    ] = None,
+    keep: Annotated[str | None, option("--keep", "A,B", "Store the logits of these models, too.")] = None,
     device: options.Devices = "auto",
     precision: options.Precision = None,
     label: options.Label = None,
@@ -42,20 +40,14 @@ def predict(
     Example: hmsa-pipeline predict --manifest bravo.yaml --keep cityscapes
     """
     from ..inference.predict import plan_predict, run_predict
-    from ..workers.choose import choose_workers
 
-    refuse_timeout_without_workers(context, workers)
-    chosen = choose_workers(device, workers=workers, scheduler=scheduler, image_timeout=image_timeout)
-    try:
-        kept = split_names("--keep", keep) or ()
-        plan = plan_predict(manifest, chosen.device, limit=limit, overwrite=overwrite, keep=kept)
-        print_notes(plan.notes)
-        if dry_run:
-            print_plan(say, plan, chosen.pool.describe())
-            return
-        results = run_predict(plan, chosen, lambda result: print_job(say, result))
-    finally:
-        chosen.pool.close()
+    kept = split_names("--keep", keep) or ()
+    plan, results = run_jobs(
+        say,
+        context,
+        lambda where: plan_predict(manifest, where, limit=limit, overwrite=overwrite, keep=kept),
+        run_predict,
+    )
     conclude_jobs(
         say,
         results,

@@ -6,11 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from ...errors import HmsaError, nearest
 from .shared import options
-from .shared.options import manifest_command, path_option, split_names
+from .shared.options import manifest_command, option, path_option, split_names
 from .shared.output import end_command, print_failed, require_folder
 
 if TYPE_CHECKING:
@@ -22,16 +20,14 @@ if TYPE_CHECKING:
 def render(
     manifest: Callable[[], Manifest],
     say: Output,
-    write: Annotated[Path, path_option("--write", metavar="DIR", help="Where the pictures go.")],
+    write: Annotated[Path, path_option("--write", "DIR", "Where the pictures go.")],
     kinds: Annotated[
-        str, typer.Option("--kinds", metavar="A,B", help="Of colour, overlay, confidence and sheet.")
+        str, option("--kinds", "A,B", "Of colour, overlay, confidence and sheet.")
     ] = "colour,overlay,confidence",
     opacity: Annotated[
-        float, typer.Option("--opacity", min=0.0, max=1.0, metavar="X", help="Of the classes over the photograph.")
+        float, option("--opacity", "X", "Of the classes over the photograph.", min=0.0, max=1.0)
     ] = 0.5,
-    width: Annotated[
-        int | None, typer.Option("--width", min=1, metavar="PIXELS", help="Reduce pictures to this width.")
-    ] = None,
+    width: Annotated[int | None, option("--width", "PIXELS", "Reduce pictures to this width.", min=1)] = None,
     limit: options.Limit = None,
 ) -> None:
     """Draw predictions for people: classes in colour, over the photograph, and the confidence.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .shared import options
-from .shared.options import manifest_command, path_option, refuse_without_effect, require_average
+from .shared.options import manifest_command, option, path_option, refuse_without_effect, require_average
 from .shared.output import end_command, print_failed, require_folder
 
 if TYPE_CHECKING:
@@ -22,19 +22,17 @@ def report(
     manifest: Callable[[], Manifest],
     say: Output,
     context: typer.Context,
-    write: Annotated[Path, path_option("--write", metavar="DIR", help="Where the report goes.")],
+    write: Annotated[Path, path_option("--write", "DIR", "Where the report goes.")],
     no_members: Annotated[
         bool, typer.Option("--no-members", help="Look at the predictions only, not at every member's logits.")
     ] = False,
-    width: Annotated[
-        int, typer.Option("--width", min=64, metavar="PIXELS", help="Pictures are reduced to this width.")
-    ] = 1024,
+    width: Annotated[int, option("--width", "PIXELS", "Pictures are reduced to this width.", min=64)] = 1024,
     limit: options.Limit = None,
     processes: Annotated[
-        int | None, typer.Option("--processes", min=1, max=512, metavar="N", help="Processes that read and draw.")
+        int | None, option("--processes", "N", "Processes that read and draw.", min=1, max=512)
     ] = None,
     ground_truth: Annotated[
-        Path | None, path_option("--ground-truth", metavar="TAR", help="BRAVO's ground truth, for its datasets.")
+        Path | None, path_option("--ground-truth", "TAR", "BRAVO's ground truth, for its datasets.")
     ] = None,
     average: options.Average = "dataset",
 ) -> None:

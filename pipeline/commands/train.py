@@ -11,63 +11,43 @@ import typer
 
 from ...errors import HmsaError
 from .shared import options
-from .shared.options import path_option
+from .shared.options import option, path_option
 from .shared.output import INTERRUPTED, Output, end_command
 
 
 def train(
-    dataset: Annotated[
-        str | None,
-        typer.Option("--dataset", metavar="NAME", help="Follow the shipped recipe of this dataset."),
-    ] = None,
+    dataset: Annotated[str | None, option("--dataset", "NAME", "Follow the shipped recipe of this dataset.")] = None,
     manifest: Annotated[
-        str | None,
-        typer.Option("--manifest", "-m", metavar="FILE", help="A recipe, or the bare name of a shipped one."),
+        str | None, option("--manifest", "FILE", "A recipe, or the bare name of a shipped one.", "-m")
     ] = None,
     output: options.OutputFolder = None,
     data_root: options.DataRoot = None,
     root: options.Root = None,
     assets: options.Assets = None,
     cache: Annotated[
-        Path | None, path_option("--cache", metavar="DIR", help="What is made of the masks once; can be shared.")
+        Path | None, path_option("--cache", "DIR", "What is made of the masks once; can be shared.")
     ] = None,
     limit: options.SplitLimit = None,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    gpus: Annotated[
-        int,
-        typer.Option("--gpus", min=1, metavar="N", help="GPUs of this machine; with --device cpu, processes."),
-    ] = 1,
+    device: Annotated[str, option("--device", "NAME", "auto, cpu, cuda or cuda:N.")] = "auto",
+    gpus: Annotated[int, option("--gpus", "N", "GPUs of this machine; with --device cpu, processes.", min=1)] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run that lies in the output, if there is one.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Remove the run that lies in the output, and start over.")
     ] = False,
-    init: Annotated[
-        str | None,
-        typer.Option("--init", metavar="FILE", help="Checkpoint to start from; 'random' for none."),
-    ] = None,
-    arch: Annotated[str | None, typer.Option("--arch", metavar="NAME", help="Architecture.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", metavar="N", help="Epochs.")] = None,
-    global_batch: Annotated[
-        int | None, typer.Option("--global-batch", metavar="N", help="Images per step, over all GPUs.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", metavar="N", help="Images on a GPU at once.")
-    ] = None,
-    lr: Annotated[float | None, typer.Option("--lr", metavar="X", help="Learning rate of the first epoch.")] = None,
-    optimizer: Annotated[str | None, typer.Option("--optimizer", metavar="NAME", help="sgd or adamw.")] = None,
-    crop_size: Annotated[
-        str | None, typer.Option("--crop-size", metavar="HxW", help="What the network sees, in pixels.")
-    ] = None,
-    loss: Annotated[
-        str | None, typer.Option("--loss", metavar="NAME", help="rmi, cross_entropy or image_weighted.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="N", help="Of all that is random.")] = None,
-    precision: Annotated[str | None, typer.Option("--precision", metavar="NAME", help="fp16, bf16 or fp32.")] = None,
-    batch_norm: Annotated[
-        str | None, typer.Option("--batch-norm", metavar="NAME", help="sync, local or frozen.")
-    ] = None,
+    init: Annotated[str | None, option("--init", "FILE", "Checkpoint to start from; 'random' for none.")] = None,
+    arch: Annotated[str | None, option("--arch", "NAME", "Architecture.")] = None,
+    epochs: Annotated[int | None, option("--epochs", "N", "Epochs.")] = None,
+    global_batch: Annotated[int | None, option("--global-batch", "N", "Images per step, over all GPUs.")] = None,
+    batch_size: Annotated[int | None, option("--batch-size", "N", "Images on a GPU at once.")] = None,
+    lr: Annotated[float | None, option("--lr", "X", "Learning rate of the first epoch.")] = None,
+    optimizer: Annotated[str | None, option("--optimizer", "NAME", "sgd or adamw.")] = None,
+    crop_size: Annotated[str | None, option("--crop-size", "HxW", "What the network sees, in pixels.")] = None,
+    loss: Annotated[str | None, option("--loss", "NAME", "rmi, cross_entropy or image_weighted.")] = None,
+    seed: Annotated[int | None, option("--seed", "N", "Of all that is random.")] = None,
+    precision: Annotated[str | None, option("--precision", "NAME", "fp16, bf16 or fp32.")] = None,
+    batch_norm: Annotated[str | None, option("--batch-norm", "NAME", "sync, local or frozen.")] = None,
     activation_checkpointing: Annotated[
         bool | None,
         typer.Option(
@@ -77,12 +57,9 @@ def train(
     compiled: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="torch.compile the network, or not.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", help="Processes that read images, per GPU.")
-    ] = None,
+    workers: Annotated[int | None, option("--workers", "N", "Processes that read images, per GPU.")] = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other value of the recipe; may be given again."),
+        list[str] | None, option("--set", "KEY=VALUE", "Any other value of the recipe; may be given again.")
     ] = None,
     allow_unlabelled: options.Unlabelled = False,
     dry_run: options.DryRun = False,

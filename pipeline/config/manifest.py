@@ -183,8 +183,7 @@ class Member(FrozenModel):
     def checkpoint_path(self) -> Path:
         """Return the absolute path of the checkpoint, which need not exist.
 
-        Raises:
-            ManifestError: an environment variable in it is not set, or the model is external.
+        ManifestError if an environment variable in it is not set, or the model is external.
         """
         if self.checkpoint is None:
             raise ManifestError(f"model '{self.name}' is external: fill its store with import-logits")
@@ -238,10 +237,8 @@ class DatasetEntry(FrozenModel):
     def root_path(self) -> Path:
         """Return the absolute path of the dataset's folder, which need not exist.
 
-        BRAVO names the images of ACDC from the folder ``rgb_anon``, which is found in ACDC as its authors pack it.
-
-        Raises:
-            ManifestError: an environment variable in it is not set.
+        BRAVO names the images of ACDC from the folder ``rgb_anon``, which is found in ACDC as its authors pack it;
+        ManifestError if an environment variable in it is not set.
         """
         root = resolved_path(self.root, f"dataset '{self.name}': root {self.root}: ")
         if self.type != "bravo":

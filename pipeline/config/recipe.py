@@ -130,8 +130,7 @@ class Init(FrozenModel):
     def path(self) -> Path | None:
         """Return the first of the files that exists; None if the weights are to be random.
 
-        Raises:
-            ManifestError: none exists, or an environment variable is not set.
+        ManifestError if none exists, or an environment variable is not set.
         """
         paths = [resolved_path(p, f"init.checkpoint {p}: ") for p in self.checkpoint]
         found = next((path for path in paths if path.exists()), None)

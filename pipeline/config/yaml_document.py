@@ -87,11 +87,8 @@ def read_document(path: Path, name: str | None = None) -> Document:
     """Read a YAML file; messages call it ``name`` (its path if None).
 
     Duplicate keys are refused, of which PyYAML silently takes the last; so are tags and merge keys, which no file of
-    settings needs. Dates stay text.
-
-    Raises:
-        ManifestError: there is no such file, it is a folder, cannot be read, is larger than 1 MiB, not UTF-8, not
-            YAML, empty, or its top level is no mapping.
+    settings needs. Dates stay text. ManifestError if there is no such file, it is a folder, cannot be read, is larger
+    than 1 MiB, not UTF-8, not YAML, empty, or its top level is no mapping.
     """
     name = str(path) if name is None else name
     text = _read_text(path, name)

@@ -28,11 +28,7 @@ class DrawnDataset:
 
 
 def frame_size(text: str | None) -> tuple[int, int] | None:
-    """``HxW`` as (height, width), None as it is.
-
-    Raises:
-        ManifestError: it is something else.
-    """
+    """``HxW`` as (height, width), None as it is; ManifestError if it is something else."""
     from ..config.load_recipe import parse_size
 
     if text is None:

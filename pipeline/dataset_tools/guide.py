@@ -19,11 +19,7 @@ _LABEL = 10
 
 
 def known_source(name: str) -> DatasetSpec:
-    """The facts about a dataset.
-
-    Raises:
-        DatasetError: none is called ``name``; the error lists all that there are.
-    """
+    """The facts about a dataset; DatasetError if none is called ``name``, which lists all that there are."""
     if name not in KNOWN_DATASETS:
         raise DatasetError(f"{name}: is no dataset that is known; known: {', '.join(KNOWN_DATASETS)}")
     return dataset_spec(name)

@@ -122,8 +122,7 @@ def plan_render(
 def run_render(plan: RenderPlan) -> RenderResult:
     """Draw one dataset's pictures; an image that cannot be read is listed, the others are drawn.
 
-    Raises:
-        DiskError: a picture cannot be written.
+    DiskError if a picture cannot be written.
     """
     result = RenderResult(plan.dataset)
 

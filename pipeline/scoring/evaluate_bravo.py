@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -92,20 +93,17 @@ class BravoScores:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-Read = Callable[[str], Mapping[str, tuple[np.ndarray, np.ndarray]]]
-"""From a base to each subject's class map (H, W) uint8 and sampled confidences (N,) uint16."""
+Answers = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Each subject's class map (H, W) uint8 and sampled confidences (N,) uint16."""
 
 
-def score_submission(ground_truth: Path, samples: Path, submission: Path) -> BravoScores:
-    """Score a tar file as `submit_bravo` writes it.
+def score_submission(ground_truth: Path, samples: Path, submission: Path) -> dict[str, BravoScores]:
+    """Score a tar file as `submit_bravo` writes it; DatasetError if one is none, or lacks images.
 
     Args:
         ground_truth: the challenge's tar file of train ids and invalid masks.
         samples: its sampling file.
         submission: the tar file.
-
-    Raises:
-        DatasetError: a tar file is none, or lacks images of the ground truth.
     """
     with (
         TarArchive(ground_truth, "ground truth") as truth,
@@ -115,38 +113,23 @@ def score_submission(ground_truth: Path, samples: Path, submission: Path) -> Bra
         images = _labelled(truth, sampling)
         absent = [image.base for image in images if f"{image.base}{ENCODED}" not in archive]
         _require_images(archive, absent, "no prediction", len(images))
-        return _score(images, truth, sampling, [ENSEMBLE], _from_submission(archive, sampling))[ENSEMBLE]
+        return _score(images, truth, sampling, [ENSEMBLE], _from_submission(archive, sampling))
 
 
-def score_predictions(ground_truth: Path, samples: Path, folder: Path) -> BravoScores:
-    """Score predictions that would become a submission.
-
-    Args:
-        ground_truth: the challenge's tar file of train ids and invalid masks.
-        samples: its sampling file.
-        folder: of all predictions, as ``<folder>/bravo_ACDC/fog/..._pred.png``.
-
-    Raises:
-        DatasetError: a tar file is none, or lacks images of the ground truth.
-        StoreError: predictions are missing.
-    """
-    with TarArchive(ground_truth, "ground truth") as truth, TarArchive(samples, "a sampling file") as sampling:
-        images = _labelled(truth, sampling)
-        require_sampled(folder, [image.base for image in images])
-        return _score(images, truth, sampling, [ENSEMBLE], _from_predictions(folder, sampling))[ENSEMBLE]
-
-
-def score_members(
-    ground_truth: Path, samples: Path, folder: Path, manifest: Manifest, subjects: Mapping[str, Sequence[int]]
+def score_predictions(
+    ground_truth: Path,
+    samples: Path,
+    folder: Path,
+    manifest: Manifest | None = None,
+    subjects: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> dict[str, BravoScores]:
-    """Score predictions, and beside them members from their stores.
+    """Score predictions that would become a submission, and beside them members from their stores.
 
     Args:
-        ground_truth: the challenge's tar file of train ids and invalid masks.
-        samples: its sampling file.
-        folder: of all predictions.
+        ground_truth, samples: see `score_submission`.
+        folder: of all predictions, as ``<folder>/bravo_ACDC/fog/..._pred.png``.
         manifest: whose stores; its datasets have the names of the challenge's folders, such as ``bravo_ACDC``.
-        subjects: of `member_stores.scored_combinations`.
+        subjects: of `member_stores.scored_combinations`; none if there is no manifest.
 
     Returns:
         By subject, the ensemble first.
@@ -158,18 +141,18 @@ def score_members(
     """
     with TarArchive(ground_truth, "ground truth") as truth, TarArchive(samples, "a sampling file") as sampling:
         images = _labelled(truth, sampling)
-        require_sampled(folder, [image.base for image in images])
-        places = _stores_by_image(manifest, [image.base for image in images])
-        predicted = _from_predictions(folder, sampling)
+        bases = [image.base for image in images]
+        require_sampled(folder, bases)
+        places = _stores_by_image(manifest, bases) if manifest and subjects else {}
 
-        def read(base: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-            members, image = places[base]
-            found = predict_from_stores(members, image, subjects, manifest.ensemble)
-            sampled = {
-                name: (label, at_samples(sampling, base, label, confidence, members[0][1]))
-                for name, (label, confidence) in found.items()
-            }
-            return {**predicted(base), **sampled}
+        def read(base: str) -> Answers:
+            found = {ENSEMBLE: sampled_prediction(folder, base, sampling, checked=False)}
+            if manifest is not None and base in places:
+                members, image = places[base]
+                fused = predict_from_stores(members, image, subjects, manifest.ensemble)
+                for name, (label, confidence) in fused.items():
+                    found[name] = label, at_samples(sampling, base, label, confidence, members[0][1])
+            return found
 
         return _score(images, truth, sampling, [ENSEMBLE, *subjects], read)
 
@@ -200,10 +183,6 @@ def _stores_by_image(manifest: Manifest, bases: Sequence[str]) -> dict[str, tupl
     return found
 
 
-def _from_predictions(folder: Path, sampling: TarArchive) -> Read:
-    return lambda base: {ENSEMBLE: sampled_prediction(folder, base, sampling, checked=False)}
-
-
 def _labelled(truth: TarArchive, sampling: TarArchive) -> list[_Image]:
     """The images with ground truth, sorted by name; DatasetError unless all of them are sampled."""
     found: list[_Image] = []
@@ -228,8 +207,8 @@ def _require_images(archive: TarArchive, missing: list[str], what: str, count: i
         )
 
 
-def _from_submission(archive: TarArchive, sampling: TarArchive) -> Read:
-    def read(base: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _from_submission(archive: TarArchive, sampling: TarArchive) -> Callable[[str], Answers]:
+    def read(base: str) -> Answers:
         label, confidences = read_encoded(archive, base)
         sampled = read_samples(sampling, base).size
         if confidences.size != sampled:
@@ -242,7 +221,11 @@ def _from_submission(archive: TarArchive, sampling: TarArchive) -> Read:
 
 
 def _score(
-    images: list[_Image], truth: TarArchive, sampling: TarArchive, subjects: Sequence[str], read: Read
+    images: list[_Image],
+    truth: TarArchive,
+    sampling: TarArchive,
+    subjects: Sequence[str],
+    read: Callable[[str], Answers],
 ) -> dict[str, BravoScores]:
     counts: dict[str, dict[str, _Counts]] = {
         name: {subset: (PixelCounts(), PixelCounts(ood=True)) for subset in SUBSETS} for name in subjects

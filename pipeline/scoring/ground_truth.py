@@ -73,8 +73,7 @@ class GroundTruth:
     def read(self, pair: ImageMaskPair, size: tuple[int, int]) -> np.ndarray:
         """(H, W) uint8 train ids, or 0 and 1 if `ood`; 255 where nothing is known.
 
-        Raises:
-            DatasetError: the mask cannot be read, or is not of ``size``.
+        DatasetError if the mask cannot be read, or is not of ``size``.
         """
         return self.reader.read(pair, size)
 
@@ -170,8 +169,7 @@ class BravoMaskReader:
     def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> np.ndarray:
         """(H, W) uint8: train ids, 255 where a pixel is invalid or has no label; or 0, 1 and 255 if `ood`.
 
-        Raises:
-            DatasetError: a file is missing, damaged or something else, or not of ``size``.
+        DatasetError if a file is missing, damaged or something else, or not of ``size``.
         """
         archive = self._archive()
         ids_ending, invalid_ending = truth_endings(self._split)

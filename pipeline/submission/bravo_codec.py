@@ -48,8 +48,7 @@ def encode(label: np.ndarray, confidences: np.ndarray) -> bytes:
 def decode(content: bytes) -> tuple[np.ndarray, np.ndarray]:
     """Class map (H, W) uint8 and confidences (N,) uint16 of an ``_encoded.bin``.
 
-    Raises:
-        DatasetError: it is damaged, of another version, or no such file; the message does not name it.
+    DatasetError if it is damaged, of another version, or no such file; the message does not name it.
     """
     if len(content) < HEADER.size + 4 or content[:4] != MAGIC:
         raise DatasetError("is no encoded prediction")
@@ -69,8 +68,7 @@ def decode(content: bytes) -> tuple[np.ndarray, np.ndarray]:
 def encode_samples(indices: np.ndarray) -> bytes:
     """Which pixels are sampled: (N,) ascending flat positions below 2**24, at least one.
 
-    Raises:
-        ValueError: they are none, not ascending, or too large.
+    ValueError if they are none, not ascending, or too large.
     """
     indices = np.asarray(indices, np.int64)
     steps = np.diff(indices)
@@ -85,8 +83,7 @@ def encode_samples(indices: np.ndarray) -> bytes:
 def decode_samples(content: bytes) -> np.ndarray:
     """Flat positions of the sampled pixels, (N,) int64, ascending.
 
-    Raises:
-        DatasetError: it is damaged, or no such file; the message does not name it.
+    DatasetError if it is damaged, or no such file; the message does not name it.
     """
     data = np.frombuffer(_unpacked(content), np.uint8)
     if data.size < 6:

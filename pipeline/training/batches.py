@@ -201,11 +201,7 @@ def _end_by(parent: int) -> None:
 
 
 def batches(loader: DataLoader[Any]) -> Iterator[Batch]:
-    """The loader's batches.
-
-    Raises:
-        DatasetError: an image or its mask cannot be read.
-    """
+    """The loader's batches; DatasetError if an image or its mask cannot be read."""
     for batch in loader:
         if isinstance(batch, HmsaError):
             raise batch

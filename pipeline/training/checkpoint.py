@@ -104,11 +104,7 @@ def save_run(path: Path, run: TrainingCheckpoint, *, arch: str) -> None:
 
 
 def read_run(path: Path) -> TrainingCheckpoint:
-    """Read what `save_run` wrote.
-
-    Raises:
-        CheckpointError: the file cannot be read or was not written by it.
-    """
+    """Read what `save_run` wrote; CheckpointError if the file cannot be read or was not written by it."""
     weights = {key: tensor.clone() for key, tensor in read_state_dict(path).items()}
     content = read_checkpoint(path)
     _require_intact(path)

@@ -61,11 +61,7 @@ class TrainingLog:
             self._board.add_image(f"gallery/{number}", picture, step)
 
     def epoch(self, history: list[dict[str, Any]]) -> None:
-        """Write the whole history once more, with its chart.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
+        """Write the whole history once more, with its chart; OSError if the folder cannot be written."""
         self._board.flush()
         write_json(self._output / HISTORY, history)
         _draw_chart(self._output / CHART, history)

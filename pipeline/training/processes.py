@@ -42,8 +42,7 @@ class TrainingProcess:
     def from_environment(cls) -> TrainingProcess | None:
         """Read torchrun's environment variables; None without them.
 
-        Raises:
-            ManifestError: one is missing, or they contradict one another.
+        ManifestError if one is missing, or they contradict one another.
         """
         names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         if not os.environ.get("WORLD_SIZE"):
@@ -112,10 +111,8 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     """Run the command line ``arguments`` in several processes by torch's own launcher; the exit code of the first
     that ends badly, else 0.
 
-    When one process ends badly, the others are ended too. An interrupt is passed on to all of them.
-
-    Raises:
-        TrainingError: a process was killed, so that it could not say why.
+    When one process ends badly, the others are ended too. An interrupt is passed on to all of them. TrainingError if
+    a process was killed, so that it could not say why.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -80,8 +80,7 @@ def index_masks(plan: TrainingPlan, process: TrainingProcess) -> tuple[LabelRead
 def build_network(plan: TrainingPlan, process: TrainingProcess) -> OCRNet:
     """The network on its device, with the weights that the plan names.
 
-    Raises:
-        CheckpointError: the initial weights do not fit.
+    CheckpointError if the initial weights do not fit.
     """
     recipe = plan.recipe
     torch.manual_seed(recipe.seed)
@@ -150,8 +149,7 @@ def build_loaders(
 def prepare_output(plan: TrainingPlan) -> None:
     """Remove an older run where that is wanted, and write down the recipe.
 
-    Raises:
-        OSError: the folder cannot be written.
+    OSError if the folder cannot be written.
     """
     output = plan.recipe.output
     if plan.overwrite:

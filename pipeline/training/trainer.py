@@ -185,8 +185,7 @@ class Trainer:
     def _synchronise(self, parts: list[Batch]) -> tuple[int, bool]:
         """Exchange what processes must know before a step: the whole batch's labelled pixels, and whether to stop.
 
-        Raises:
-            TrainingError: the last step's loss was no number, in any process.
+        TrainingError if the last step's loss was no number, in any process.
         """
         labelled = sum(int((part.labels != IGNORE).sum()) for part in parts)
         # A step late: by now the GPU has it, and to ask does not hold it up.

@@ -1,37 +1,59 @@
-"""Prints what dump and predict say: notes, the plan, each job when it ends, and all of them together."""
+"""Runs the jobs of dump and predict, and prints each when it ends and all of them together."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import typer
+
+from .options import refuse_timeout_without_workers
 from .output import Output, end_command, print_error, print_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from typing import TypeVar
 
     from ...inference.plan import InferencePlan, InferenceResult
 
-
-def print_notes(notes: Sequence[str]) -> None:
-    """Print what the user should know of a plan on standard error."""
-    for note in notes:
-        print(note, file=sys.stderr)
+    Plan = TypeVar("Plan", bound=InferencePlan)
+    Result = TypeVar("Result", bound=InferenceResult)
 
 
-def print_plan(say: Output, plan: InferencePlan, workers: Sequence[str]) -> None:
-    """Print what a run would do, for ``--dry-run``.
+def run_jobs(
+    say: Output, context: typer.Context, plan: Callable[[Any], Plan], run: Callable[..., list[Result]]
+) -> tuple[Plan, list[Result]]:
+    """Choose the workers that the options of ``context`` name, plan for their device, and run.
 
     Args:
-        say: where it goes.
-        plan: of the run.
-        workers: descriptions of those who would do it.
+        say: where it is printed.
+        context: of the command.
+        plan: makes the plan for a device.
+        run: carries a plan out.
+
+    Raises:
+        typer.Exit: it was a dry run.
     """
-    say.lines(plan.lines(workers))
-    say.figures(plan.as_json())
+    from ...workers.choose import choose_workers
+
+    given = context.params
+    refuse_timeout_without_workers(context)
+    names = ("device", "workers", "scheduler", "image_timeout")
+    chosen = choose_workers(**{name: given[name] for name in names})
+    try:
+        planned = plan(chosen.device)
+        for note in planned.notes:
+            print(note, file=sys.stderr)
+        if given["dry_run"]:
+            say.lines(planned.lines(chosen.pool.describe()))
+            say.figures(planned.as_json())
+            raise typer.Exit
+        return planned, run(planned, chosen, lambda result: _print_job(say, result))
+    finally:
+        chosen.pool.close()
 
 
-def print_job(say: Output, result: InferenceResult) -> None:
+def _print_job(say: Output, result: InferenceResult) -> None:
     """Print the result of one job when it ends."""
     from ...inference.predictor import IN_TILES, SCALE_BY_SCALE, WITHOUT_COMPILE
 
@@ -73,8 +95,7 @@ def conclude_jobs(
         results: of the jobs.
         todo: images that were to be done.
         nothing: follows their number if there was nothing to do.
-        done: what was done with an image.
-        before: what is said of images that were complete.
+        done, before: what is said of images that were done, and that were complete.
         where: where the results lie.
         jobs: how many jobs there were, and of what kind.
     """

@@ -17,37 +17,38 @@ if TYPE_CHECKING:
     from ...config.manifest import Manifest
 
 
-def path_reader(flag: str) -> Callable[[str | Path], Path]:
-    """Return the parser of an option that names a folder or a file."""
+def path_reader(flag: str, kind: type = Path) -> Callable[[str | Path], Any]:
+    """Return the parser of an option that names a folder or a file, or, as a text, also a URL."""
 
-    def parsed(text: str | Path) -> Path:
+    def parsed(text: str | Path) -> Any:
         # A variable of the shell that is not set would else mean the current folder.
         if not str(text).strip():
             raise HmsaError(f"{flag}: an empty name names nothing; give one, or leave the option out")
-        return Path(text)
+        return kind(text)
 
     return parsed
 
 
-def _location_reader(flag: str) -> Callable[[str | Path], str]:
-    """Return the parser of an option that names a folder or a URL, which as a path would lose a slash."""
-
-    def parsed(text: str | Path) -> str:
-        path_reader(flag)(text)
-        return str(text)
-
-    return parsed
-
-
-def path_option(*flags: str, metavar: str, help: str) -> Any:
-    """Declare an option that names a folder or a file; an empty name is an error that names the first flag.
+def option(flag: str, metavar: str, help: str, *others: str, **more: Any) -> Any:
+    """Declare an option that takes a value.
 
     Args:
-        flags: names of the option.
+        flag: its name.
         metavar: its value in the help.
         help: what it is for.
+        others: further names, such as ``-o``.
+        more: what else `typer.Option` takes.
     """
-    return typer.Option(*flags, metavar=metavar, parser=path_reader(flags[0]), help=help)
+    return typer.Option(flag, *others, metavar=metavar, help=help, **more)
+
+
+def path_option(flag: str, metavar: str, help: str, *others: str) -> Any:
+    """Declare an option that names a folder or a file; an empty name is an error.
+
+    Args:
+        flag, metavar, help, others: as of `option`.
+    """
+    return option(flag, metavar, help, *others, parser=path_reader(flag))
 
 
 def target_file(parameter: typer.CallbackParam, target: str | None) -> str | None:
@@ -57,110 +58,60 @@ def target_file(parameter: typer.CallbackParam, target: str | None) -> str | Non
     return target
 
 
-ManifestFile = Annotated[
-    str,
-    typer.Option("--manifest", "-m", metavar="FILE", help="A manifest, or the bare name of a shipped one."),
-]
-OutputFolder = Annotated[
-    str | None,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="DIR",
-        parser=_location_reader("--output"),
-        help="Folder of all results, or a URL such as s3://bucket/run (not to train); wins over the manifest.",
-    ),
-]
-Models = Annotated[
-    str | None, typer.Option("--models", metavar="A,B", help="Only these models, by name, comma separated.")
-]
-Datasets = Annotated[
-    str | None, typer.Option("--datasets", metavar="A,B", help="Only these datasets, by name, comma separated.")
-]
 UNLABELLED = "--allow-unlabelled"
 Unlabelled = Annotated[bool, typer.Option(UNLABELLED, help="Leave out images that have no mask, and name them.")]
-Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each dataset.")
-]
-SplitLimit = Annotated[
-    int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images of each split.")
-]
+Limit = Annotated[int | None, option("--limit", "N", "Only the first N images of each dataset.", min=1)]
+SplitLimit = Annotated[int | None, option("--limit", "N", "Only the first N images of each split.", min=1)]
 Average = Annotated[
     str,
-    typer.Option(
+    option(
         "--average",
-        metavar="NAME",
-        help="What mIoU is the mean of: dataset (the classes of its table), labelled-or-predicted, labelled.",
+        "NAME",
+        "What mIoU is the mean of: dataset (the classes of its table), labelled-or-predicted, labelled.",
     ),
 ]
-Precision = Annotated[
-    str | None,
-    typer.Option("--precision", metavar="NAME", help="fp16, bf16 or fp32; wins over the manifest."),
-]
-Label = Annotated[
-    str | None,
-    typer.Option("--label", metavar="NAME", help="mean-softmax, max-softmax, min-softmax or mean-logit."),
-]
+Precision = Annotated[str | None, option("--precision", "NAME", "fp16, bf16 or fp32; wins over the manifest.")]
+Label = Annotated[str | None, option("--label", "NAME", "mean-softmax, max-softmax, min-softmax or mean-logit.")]
 Confidence = Annotated[
-    str | None,
-    typer.Option(
-        "--confidence", metavar="NAME", help="mean-softmax, mean-logit, min-softmax, entropy, energy or rba."
-    ),
+    str | None, option("--confidence", "NAME", "mean-softmax, mean-logit, min-softmax, entropy, energy or rba.")
 ]
-Devices = Annotated[
-    str,
-    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda (all GPUs), or some of them: cuda:0,2."),
-]
+Devices = Annotated[str, option("--device", "NAME", "auto, cpu, cuda (all GPUs), or some of them: cuda:0,2.")]
 Workers = Annotated[
     int | None,
-    typer.Option(
-        "--workers",
-        min=0,
-        max=512,
-        metavar="N",
-        help="Worker processes on a CPU; 0: in this process. GPUs have one each.",
-    ),
+    option("--workers", "N", "Worker processes on a CPU; 0: in this process. GPUs have one each.", min=0, max=512),
 ]
 Scheduler = Annotated[
     str | None,
-    typer.Option(
-        "--scheduler", metavar="WHERE", help="Use a running Dask cluster: tcp://host:port, or its scheduler file."
-    ),
+    option("--scheduler", "WHERE", "Use a running Dask cluster: tcp://host:port, or its scheduler file."),
 ]
 ImageTimeout = Annotated[
-    float,
-    typer.Option(
-        "--image-timeout", min=1.0, metavar="SECONDS", help="An image in work for longer is given up and listed."
+    float, option("--image-timeout", "SECONDS", "An image in work for longer is given up and listed.", min=1.0)
+]
+Samples = Annotated[Path | None, path_option("--samples", "TAR", "BRAVO's sampling file, bravo_SAMPLING.tar.")]
+OutputFolder = Annotated[
+    str | None,
+    option(
+        "--output",
+        "DIR",
+        "Folder of all results, or a URL such as s3://bucket/run (not to train); wins over the manifest.",
+        "-o",
+        parser=path_reader("--output", str),
     ),
 ]
-Samples = Annotated[
-    Path | None, path_option("--samples", metavar="TAR", help="BRAVO's sampling file, bravo_SAMPLING.tar.")
-]
-DataRoot = Annotated[
-    Path | None, path_option("--data-root", metavar="DIR", help="Wins over the variable HMSA_DATA_ROOT.")
-]
-Root = Annotated[
-    Path | None, path_option("--root", metavar="DIR", help="The dataset's own folder, over --data-root.")
-]
-Assets = Annotated[Path | None, path_option("--assets", metavar="DIR", help="Wins over the variable HMSA_ASSETS.")]
+DataRoot = Annotated[Path | None, path_option("--data-root", "DIR", "Wins over the variable HMSA_DATA_ROOT.")]
+Root = Annotated[Path | None, path_option("--root", "DIR", "The dataset's own folder, over --data-root.")]
+Assets = Annotated[Path | None, path_option("--assets", "DIR", "Wins over the variable HMSA_ASSETS.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start over: all results that lie there are removed first.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
 Json = Annotated[
-    str | None,
-    typer.Option(
-        "--json", metavar="FILE", callback=target_file, help="Write the figures there; - is standard output."
-    ),
+    str | None, option("--json", "FILE", "Write the figures there; - is standard output.", callback=target_file)
 ]
 
 
 def split_names(flag: str, text: str | None) -> list[str] | None:
-    """Split a comma-separated list of names; None where the option was not given.
-
-    Raises:
-        HmsaError: the list names nothing.
-    """
+    """Split a comma-separated list of names; None where the option was not given, HmsaError if it names nothing."""
     if text is None:
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -170,15 +121,12 @@ def split_names(flag: str, text: str | None) -> list[str] | None:
 
 
 def refuse_without_effect(context: typer.Context, why: str, *names: str) -> None:
-    """Refuse options that change nothing here.
+    """Raise HmsaError if an option was given on the command line that changes nothing here.
 
     Args:
         context: of the command.
         why: follows "changes nothing" in the message.
         names: parameters of the command.
-
-    Raises:
-        HmsaError: one of them was given on the command line.
     """
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
@@ -186,12 +134,17 @@ def refuse_without_effect(context: typer.Context, why: str, *names: str) -> None
             raise HmsaError(f"{parameter.opts[0]}: changes nothing {why}; leave it out")
 
 
-def refuse_timeout_without_workers(context: typer.Context, workers: int | None) -> None:
+def refuse_timeout_without_workers(context: typer.Context) -> None:
     """Refuse ``--image-timeout`` where the work is done in this process."""
-    if workers == 0:
-        refuse_without_effect(
-            context, "with --workers 0: nobody is there to end a process that hangs", "image_timeout"
-        )
+    if context.params["workers"] == 0:
+        why = "with --workers 0: nobody is there to end a process that hangs"
+        refuse_without_effect(context, why, "image_timeout")
+
+
+def require_there(flag: str, folder: Path | None) -> None:
+    """Raise HmsaError, which names the option, if it names a folder that is not there."""
+    if folder is not None and not folder.exists():
+        raise HmsaError(f"{flag} {folder}: there is no such folder; name another, or leave the option out")
 
 
 def require_average(name: str) -> str:
@@ -204,16 +157,17 @@ def require_average(name: str) -> str:
     return name
 
 
-SHARED: dict[str, tuple[Any, Any]] = {
-    "manifest": (ManifestFile, "bravo.yaml"),
-    "output": (OutputFolder, None),
-    "models": (Models, None),
-    "datasets": (Datasets, None),
-    "data_root": (DataRoot, None),
-    "assets": (Assets, None),
-    "json_file": (Json, None),
+SHARED: dict[str, Any] = {
+    "manifest": Annotated[str, option("--manifest", "FILE", "A manifest, or the bare name of a shipped one.", "-m")],
+    "output": OutputFolder,
+    "models": Annotated[str | None, option("--models", "A,B", "Only these models, by name, comma separated.")],
+    "datasets": Annotated[str | None, option("--datasets", "A,B", "Only these datasets, by name, comma separated.")],
+    "data_root": DataRoot,
+    "assets": Assets,
+    "json_file": Json,
 }
-"""The options of every command that reads a manifest: parameter -> (annotation, default)."""
+"""The options of every command that reads a manifest: parameter -> annotation."""
+_DEFAULTS = {"manifest": "bravo.yaml"}
 _LAST = ("data_root", "assets", "json_file")
 
 
@@ -222,8 +176,7 @@ def manifest_command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options that read a manifest.
 
-    The decorated function takes the manifest, an `Output`, and its own options by name. Typer sees one function
-    with the shared options and its own.
+    The decorated function takes the manifest, an `Output`, and its own options by name; Typer sees all of them.
 
     Args:
         without: shared options that the command leaves out or declares itself.
@@ -238,17 +191,16 @@ def manifest_command(
         own = list(inspect.signature(function).parameters.values())[2:]
         shared = [name for name in SHARED if name not in without]
         parameters = [
-            *(_parameter(name, *SHARED[name]) for name in shared if name not in _LAST),
+            *(_parameter(name, SHARED[name], _DEFAULTS.get(name)) for name in shared if name not in _LAST),
             *(_parameter(one.name, hints[one.name], one.default) for one in own),
-            *(_parameter(name, *SHARED[name]) for name in shared if name in _LAST),
+            *(_parameter(name, SHARED[name], None) for name in shared if name in _LAST),
         ]
 
         @functools.wraps(function)
         def command(**given: Any) -> None:
             read = {name: given.pop(name) for name in shared if name != "json_file"}
-            for section, names in (overrides or {}).items():
-                read[section] = {name: given[name] for name in names}
-            load = functools.partial(read_manifest, **read)
+            winning = {section: {name: given[name] for name in names} for section, names in (overrides or {}).items()}
+            load = functools.partial(_read_manifest, read.pop("manifest"), overrides=winning, **read)
             function(load if lazy else load(), Output(given.pop("json_file")), **given)
 
         command.__dict__["__signature__"] = inspect.Signature(parameters)
@@ -263,41 +215,11 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def read_manifest(
-    manifest: str,
-    *,
-    output: str | None = None,
-    models: str | None = None,
-    datasets: str | None = None,
-    data_root: Path | None = None,
-    assets: Path | None = None,
-    **overrides: Any,
-) -> Manifest:
-    """Read the manifest that the command line asks for.
-
-    Args:
-        manifest: a file, or the bare name of a shipped one.
-        output: wins over the manifest's.
-        models: comma-separated names; None for all.
-        datasets: comma-separated names; None for all.
-        data_root: wins over the variable HMSA_DATA_ROOT.
-        assets: wins over the variable HMSA_ASSETS.
-        overrides: section -> settings that win over the manifest's; None changes nothing.
-
-    Raises:
-        HmsaError: an option or the manifest is wrong.
-    """
+def _read_manifest(source: str, *, models: str | None = None, datasets: str | None = None, **given: Any) -> Manifest:
     from ...config.load_manifest import load_manifest
     from ...storage.filesystem import require_no_file
 
-    found = load_manifest(
-        manifest,
-        output=output,
-        data_root=data_root,
-        assets=assets,
-        models=split_names("--models", models),
-        datasets=split_names("--datasets", datasets),
-        overrides=overrides,
-    )
+    names = {"models": split_names("--models", models), "datasets": split_names("--datasets", datasets)}
+    found = load_manifest(source, **names, **given)
     require_no_file(found.output)
     return found

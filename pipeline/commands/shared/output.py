@@ -45,7 +45,7 @@ class Output:
     def figures(self, value: Any) -> None:
         """Write the figures where ``--json`` says."""
         if self.target:
-            write_figures(self.target, value)
+            _write(self.target, as_json(value), "--json")
 
     def try_again(self) -> None:
         """Print the command that tries again what failed, and skips what is complete."""
@@ -72,12 +72,7 @@ def print_note(line: str) -> None:
 
 
 def end_command(failed: int, *, interrupted: bool = False) -> None:
-    """End the command with the exit code that says what happened.
-
-    Raises:
-        KeyboardInterrupt: it was interrupted.
-        typer.Exit: something failed.
-    """
+    """End the command with the exit code that says what happened: 1 if something ``failed``, 130 if interrupted."""
     if interrupted:
         raise KeyboardInterrupt
     if failed:
@@ -85,15 +80,7 @@ def end_command(failed: int, *, interrupted: bool = False) -> None:
 
 
 def require_target(target: str, flag: str = "--json") -> None:
-    """Refuse before the work what could not be written after it.
-
-    Args:
-        target: what the option was given.
-        flag: the option, for messages.
-
-    Raises:
-        HmsaError: ``target`` is no file that can be written.
-    """
+    """Raise HmsaError before the work if ``target``, which ``flag`` was given, cannot be written after it."""
     if not target.strip():
         raise HmsaError(f"{flag}: an empty name names no file; give one, or leave the option out")
     path = Path(target)
@@ -110,11 +97,7 @@ def require_target(target: str, flag: str = "--json") -> None:
 
 
 def require_folder(folder: Path, flag: str) -> None:
-    """Refuse before the work a folder that could not be filled after it; nothing is made.
-
-    Raises:
-        HmsaError: ``folder`` cannot be made, or nothing can be written into it.
-    """
+    """Raise HmsaError before the work if ``folder`` could not be made or filled after it; nothing is made."""
     try:
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=there):
@@ -123,30 +106,13 @@ def require_folder(folder: Path, flag: str) -> None:
         raise HmsaError(f"{flag} {folder}: cannot be written ({reason(error)}); name another folder") from error
 
 
-def write_figures(target: str, figures: Any, flag: str = "--json") -> None:
-    """Write ``figures`` as JSON.
-
-    Args:
-        target: a file, or ``-`` for standard output.
-        figures: what JSON can hold.
-        flag: the option that named the target, for messages.
-
-    Raises:
-        HmsaError: ``target`` cannot be written.
-    """
-    _write(target, as_json(figures), flag)
-
-
 def write_rows(target: str, rows: Sequence[Mapping[str, Any]], flag: str) -> None:
-    """Write ``rows`` as CSV, under all their names; a row is empty where it has none.
+    """Write ``rows`` as CSV, under all their names; HmsaError if that fails.
 
     Args:
         target: a file, or ``-`` for standard output.
-        rows: name -> value.
+        rows: name -> value; a row is empty where it has none.
         flag: the option that named the target, for messages.
-
-    Raises:
-        HmsaError: ``target`` cannot be written.
     """
     text = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))
