@@ -18,6 +18,9 @@ class HmsaError(Exception):
 class ManifestError(HmsaError, ValueError):
     """A manifest, a recipe, a flag or an environment variable asks for something that cannot be done."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))  # it quotes what people wrote
+
 
 class CheckpointError(HmsaError):
     """A checkpoint is missing, damaged, refused, or belongs to another network."""

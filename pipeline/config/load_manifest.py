@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import ManifestError, one_line, reason
+from ...errors import ManifestError, reason
 from .manifest import Manifest, select
 from .path_variables import PathContext, expand_home, refuse_unused
 from .yaml_document import read_document, validate
@@ -20,33 +20,23 @@ def shipped_manifests(folder: Path = SHIPPED) -> list[str]:
 
 
 def find_manifest(source: str | Path, shipped: Path = SHIPPED) -> Path:
-    """Find a manifest: a file, or the bare name of a shipped one, with or without ``.yaml``.
+    """Find a manifest: a file, or the bare name of one in the folder ``shipped``, with or without ``.yaml``.
 
-    A file wins over a shipped manifest of its name.
-
-    Args:
-        source: the file or the name.
-        shipped: folder of the package with the shipped manifests.
-
-    Returns:
-        The absolute path.
-
-    Raises:
-        ManifestError: there is neither a file nor a shipped manifest of that name.
+    The file wins. Returns the absolute path; ManifestError if there is neither.
     """
     path = expand_home(str(source))
     shown, bare = str(source) or "''", str(source).removesuffix(".yaml")
     try:
         exists, folder = path.exists(), path.is_dir()
     except (OSError, ValueError) as error:
-        raise ManifestError(one_line(f"{shown}: cannot be read: {reason(error)}")) from None
+        raise ManifestError(f"{shown}: cannot be read: {reason(error)}") from None
     if bare in shipped_manifests(shipped) and (folder or not exists):
         return shipped / f"{bare}.yaml"
     if folder:
-        raise ManifestError(one_line(f"{shown}: is a folder; name the YAML file in it"))
+        raise ManifestError(f"{shown}: is a folder; name the YAML file in it")
     if not exists:
         known = ", ".join(shipped_manifests(shipped))
-        raise ManifestError(one_line(f"{shown}: no such manifest; the package ships {known}"))
+        raise ManifestError(f"{shown}: no such manifest; the package ships {known}")
     return path.absolute()
 
 
@@ -67,8 +57,7 @@ def load_manifest(
         output: wins over the manifest's ``output``; relative to the current folder.
         data_root: wins over the environment variable HMSA_DATA_ROOT.
         assets: wins over HMSA_ASSETS.
-        models: names of the models to keep, all if None or empty; the manifest's order stays.
-        datasets: names of the datasets to keep, all if None or empty.
+        models, datasets: names of those to keep, all if None or empty; the manifest's order stays.
         overrides: settings that win over the manifest's, as a tree of its shape, for example
             ``{"inference": {"precision": "fp32"}}``; a None in it changes nothing.
 
@@ -81,7 +70,7 @@ def load_manifest(
     if output is not None:
         document = document.override({"output": str(output)})
     refuse_unused(document, data_root, assets)
-    manifest = validate(Manifest, document, PathContext.of(path, data_root, assets))
+    manifest = validate(Manifest, document, PathContext.of(path.parent, data_root, assets))
     return manifest.model_copy(
         update={
             "models": select("model", manifest.models, models or [m.name for m in manifest.models]),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...datasets.dataset_specs import NAMES
-from ...errors import ManifestError, nearest, one_line
+from ...errors import ManifestError, nearest
 from .load_manifest import find_manifest
-from .overrides import SetOption, apply_overrides
+from .overrides import SetOption
 from .path_variables import PathContext, expand_home, is_url, refuse_unused
 from .recipe import RANDOM, RECIPES, Recipe
 from .yaml_document import Document, read_document, validate
@@ -24,7 +25,7 @@ def recipe_of(dataset: str) -> str:
         known = f"known: {', '.join(NAMES)}"
         meant = nearest(dataset, NAMES)
         hint = known if meant == known else f"{meant} {known}"
-        raise ManifestError(one_line(f"--dataset {dataset}: is not known; {hint}"))
+        raise ManifestError(f"--dataset {dataset}: is not known; {hint}")
     return str(RECIPES / f"{dataset}.yaml")
 
 
@@ -45,10 +46,8 @@ def load_recipe(
     Args:
         source: a file, or the bare name of a shipped recipe.
         output: wins over the recipe's; relative to the current folder, as are all paths that follow.
-        data_root: wins over the environment variable HMSA_DATA_ROOT.
-        assets: wins over HMSA_ASSETS.
-        root: wins over the recipe's ``data.root``.
-        cache: wins over the recipe's ``data.cache``.
+        data_root, assets: see `load_manifest`.
+        root, cache: win over the recipe's ``data.root`` and ``data.cache``.
         init: a checkpoint that wins over the recipe's, or `RANDOM`. The recipe's fresh layers apply to it too, unless
             the architecture is not the recipe's: then the recipe's ``init`` is ignored.
         overrides: settings that win over the recipe's, as a tree of its shape; a None in it changes nothing.
@@ -61,34 +60,34 @@ def load_recipe(
     name = f"train/{path.name}" if path.parent == RECIPES else str(source)
     document = read_document(path, name)
     given = [SetOption.parse(setting) for setting in settings]
-    document, notes = _with_initial_weights(document, apply_overrides(document, overrides or {}, given).tree, init)
-    document = apply_overrides(document, overrides or {}, given)
-    for place, folder in ((("output",), output), (("data", "root"), root), (("data", "cache"), cache)):
+
+    def changed(document: Document) -> Document:
+        return functools.reduce(lambda found, one: one.over(found), given, document.override(overrides or {}))
+
+    document, notes = _with_initial_weights(document, changed(document).tree, init)
+    document = changed(document)
+    if output is not None:
+        document = document.override({"output": _from_here(output)})
+    for place, folder in (("root", root), ("cache", cache)):
         if folder is not None:
-            tree: Any = _from_here(folder)
-            for key in reversed(place):
-                tree = {key: tree}
-            document = document.override(tree)
+            document = document.override({"data": {place: _from_here(folder)}})
     refuse_unused(document, data_root, assets)
-    recipe = validate(Recipe, document, PathContext.of(path, data_root, assets))
+    recipe = validate(Recipe, document, PathContext.of(path.parent, data_root, assets))
     recipe._notes = notes
     return recipe
 
 
 def parse_size(text: str, flag: str, example: str) -> list[int]:
-    """Read ``HEIGHTxWIDTH`` as [height, width].
+    """Read ``HEIGHTxWIDTH`` as [height, width]; ManifestError if the text is something else.
 
     Args:
         text: what the user wrote.
         flag: the option it was given to, for messages.
         example: a size that suits the option, for messages.
-
-    Raises:
-        ManifestError: the text is something else.
     """
     found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
     if not found:
-        raise ManifestError(one_line(f"{flag} {text}: write HEIGHTxWIDTH, such as {example}"))
+        raise ManifestError(f"{flag} {text}: write HEIGHTxWIDTH, such as {example}")
     return [int(found[1]), int(found[2])]
 
 
@@ -102,10 +101,7 @@ def _with_initial_weights(
 ) -> tuple[Document, tuple[str, ...]]:
     """Put the initial weights that ``init`` names into the recipe, and list notes about them for the user.
 
-    Args:
-        document: the recipe as it was written.
-        wanted: its tree with the command line's changes.
-        init: see `load_recipe`.
+    ``document`` is the recipe as it was written, ``wanted`` its tree with the command line's changes.
     """
     default = Recipe.model_fields["arch"].default
     of_recipe = document.tree.get("arch", default)

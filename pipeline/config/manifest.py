@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from ...datasets.layout.find_images import LAYOUTS
-from ...errors import ManifestError, describe_value, nearest, one_line
+from ...errors import ManifestError, describe_value, nearest
 from ...models.registry import KNOWN
 from ..storage.output_folder import store_path
 from .path_variables import resolved_path
@@ -65,6 +65,17 @@ class FrozenModel(BaseModel):
     """A pydantic model that never changes and forbids unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every setting, defaults included, with absolute paths, in types that JSON and YAML can hold.
+
+        Paths with a variable that is not set keep it as ``${NAME}``.
+        """
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """Write `resolved` as YAML; loaded from any folder it gives an equal manifest or recipe."""
+        return as_yaml(self.resolved())
 
 
 Scales = Annotated[tuple[Positive, ...], AfterValidator(_check_scales)]
@@ -295,17 +306,6 @@ class Manifest(FrozenModel):
             for member in self.models
         ]
 
-    def resolved(self) -> dict[str, Any]:
-        """Return every setting, defaults included, with absolute paths, in types that JSON and YAML can hold.
-
-        Paths with a variable that is not set keep it as ``${NAME}``.
-        """
-        return self.model_dump(mode="json")
-
-    def to_yaml(self) -> str:
-        """Write `resolved` as YAML; loaded from any folder it gives an equal manifest."""
-        return as_yaml(self.resolved())
-
 
 def _check_unique(key: str, entries: Sequence[Member | DatasetEntry]) -> None:
     first: dict[str, int] = {}
@@ -317,19 +317,16 @@ def _check_unique(key: str, entries: Sequence[Member | DatasetEntry]) -> None:
 
 
 def select(kind: str, entries: Sequence[Entry], names: Iterable[str]) -> tuple[Entry, ...]:
-    """Keep the models or datasets of these names, in the manifest's order.
+    """Keep the models or datasets of these names, in the manifest's order; ManifestError if there is none of a name.
 
     Args:
         kind: ``model`` or ``dataset``, for messages.
         entries: all there are.
         names: those to keep.
-
-    Raises:
-        ManifestError: there is none of a name.
     """
     known = [entry.name for entry in entries]
     names = list(names)
     for name in names:
         if name not in known:
-            raise ManifestError(one_line(f"no {kind} {name!r} in the manifest; {nearest(name, known)}"))
+            raise ManifestError(f"no {kind} {name!r} in the manifest; {nearest(name, known)}")
     return tuple(entry for entry in entries if entry.name in names)

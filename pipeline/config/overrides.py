@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
-from ...errors import ManifestError, describe_value, one_line
+from ...errors import ManifestError, describe_value
 from .yaml_document import Document
 
 _BY_FLAG = {"output": "--output", "data.root": "--root", "data.cache": "--cache", "init.checkpoint": "--init"}
@@ -17,17 +16,11 @@ _SHOWN = 80  # characters of what --set was given
 
 @dataclass(frozen=True)
 class SetOption:
-    """One ``--set KEY=VALUE``.
+    """One ``--set KEY=VALUE``."""
 
-    Attributes:
-        shown: the text as given, shortened for messages.
-        place: the key's steps, such as ``("augmentation", "flip")``.
-        value: in YAML's types; never a mapping.
-    """
-
-    shown: str
-    place: tuple[str, ...]
-    value: Any
+    shown: str  # as given, shortened for messages
+    place: tuple[str, ...]  # the key's steps, such as ("augmentation", "flip")
+    value: Any  # in YAML's types; never a mapping
 
     @classmethod
     def parse(cls, text: str) -> SetOption:
@@ -36,24 +29,20 @@ class SetOption:
         place, equals, written = text.partition("=")
         steps = tuple(place.strip().split("."))
         if not equals or not all(steps):
-            raise ManifestError(one_line(f"--set {shown}: write KEY=VALUE, such as augmentation.flip=0.0"))
+            raise ManifestError(f"--set {shown}: write KEY=VALUE, such as augmentation.flip=0.0")
         if flag := _BY_FLAG.get(place.strip()):
-            raise ManifestError(one_line(f"--set {shown}: use {flag}, whose paths start where you are"))
+            raise ManifestError(f"--set {shown}: use {flag}, whose paths start where you are")
         try:
             value = yaml.safe_load(written)
         except (yaml.YAMLError, ValueError, RecursionError):  # PyYAML lets the latter two through
             raise ManifestError(
-                one_line(f"--set {shown}: {describe_value(written)} is no value in YAML; put text in quotes")
+                f"--set {shown}: {describe_value(written)} is no value in YAML; put text in quotes"
             ) from None
         if isinstance(value, dict):
-            raise ManifestError(
-                one_line(f"--set {shown}: one value is needed, not a mapping; set its keys one by one")
-            )
+            raise ManifestError(f"--set {shown}: one value is needed, not a mapping; set its keys one by one")
         if not (value is None or isinstance(value, (str, int, float, list))):
             raise ManifestError(
-                one_line(
-                    f"--set {shown}: a number, a text, a list, true, false or null is needed; put text in quotes"
-                )
+                f"--set {shown}: a number, a text, a list, true, false or null is needed; put text in quotes"
             )
         return cls(shown, steps, value)
 
@@ -65,28 +54,9 @@ class SetOption:
             if below is not None and not isinstance(below, dict):
                 section = ".".join(self.place[:depth])
                 raise ManifestError(
-                    one_line(
-                        f"--set {self.shown}: {section} is {describe_value(below)}, no section; write {section}=VALUE"
-                    )
+                    f"--set {self.shown}: {section} is {describe_value(below)}, no section; write {section}=VALUE"
                 )
             level[step] = dict(below or {})
             level = level[step]
         level[self.place[-1]] = self.value
         return replace(document, tree=tree, overridden=document.overridden | {self.place})
-
-
-def apply_overrides(document: Document, overrides: Mapping[str, Any], settings: Sequence[SetOption]) -> Document:
-    """Replace settings of a document.
-
-    Args:
-        document: the file's settings.
-        overrides: a tree of its shape; a None in it changes nothing.
-        settings: applied after ``overrides``, in order.
-
-    Raises:
-        ManifestError: a step of a setting's place is no section.
-    """
-    document = document.override(overrides)
-    for setting in settings:
-        document = setting.over(document)
-    return document

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import ManifestError, describe_value, one_line
+from ...errors import ManifestError, describe_value
 from .yaml_document import Document
 
 FLAGS = {"HMSA_DATA_ROOT": "--data-root", "HMSA_ASSETS": "--assets"}
@@ -31,32 +31,29 @@ class PathContext:
     variables: Mapping[str, str]
 
     @classmethod
-    def of(cls, source: Path, data_root: Path | None = None, assets: Path | None = None) -> PathContext:
-        """Make the context of the paths in a file.
+    def of(cls, folder: Path, data_root: Path | None = None, assets: Path | None = None) -> PathContext:
+        """Make the context of the paths in a file of ``folder``.
 
         Args:
-            source: the file.
+            folder: absolute.
             data_root: wins over the environment variable HMSA_DATA_ROOT.
             assets: wins over HMSA_ASSETS.
         """
-        return cls(source.absolute().parent, _variables(data_root, assets))
-
-    @classmethod
-    def here(cls) -> PathContext:
-        """Make the context of settings made in Python: the current folder."""
-        return cls(Path.cwd(), _variables(None, None))
+        variables = {name: value for name, value in os.environ.items() if value}
+        for name, flag in zip(FLAGS, (data_root, assets), strict=True):
+            value = variables.get(name) if flag is None else str(flag)
+            if value is not None:
+                # Unlike the paths in a manifest these are typed in a shell, so relative to the current folder.
+                variables[name] = str(Path.cwd() / expand_home(value))
+        return cls(folder, variables)
 
 
 def refuse_unused(document: Document, data_root: Path | None, assets: Path | None) -> None:
-    """Refuse a folder given on the command line that no path of the document uses.
+    """Raise ManifestError if a folder was given whose ``${NAME}`` stands nowhere in the document.
 
     Args:
         document: the file's settings.
-        data_root: value of ``--data-root``, None if not given.
-        assets: value of ``--assets``, None if not given.
-
-    Raises:
-        ManifestError: a folder was given, and its ``${NAME}`` stands nowhere in the document.
+        data_root, assets: values of ``--data-root`` and ``--assets``, None if not given.
     """
     for (name, flag), value in zip(FLAGS.items(), (data_root, assets), strict=True):
         if value is not None and not any(f"${{{name}}}" in text for text in _texts(document.tree)):
@@ -76,37 +73,24 @@ def _texts(tree: object) -> Iterator[str]:
         yield tree
 
 
-def _variables(data_root: Path | None, assets: Path | None) -> dict[str, str]:
-    variables = {name: value for name, value in os.environ.items() if value}
-    for name, flag in zip(FLAGS, (data_root, assets), strict=True):
-        value = variables.get(name) if flag is None else str(flag)
-        if value is not None:
-            # Unlike the paths in a manifest these are typed in a shell, so relative to the current folder.
-            variables[name] = str(Path.cwd() / expand_home(value))
-    return variables
-
-
 def expand_home(text: str) -> Path:
     """Expand a leading ``~`` or ``~user``; `ManifestError` if there is no such user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        raise ManifestError(one_line(f"{text}: '~' means no folder here; write it out")) from None
+        raise ManifestError(f"{text}: '~' means no folder here; write it out") from None
 
 
 def expand(value: object, folder: Path, variables: Mapping[str, str]) -> str:
     """Make an absolute path: expand variables and ``~``, and put a relative path under ``folder``.
 
     A variable that is not set stays as ``${NAME}``; a path that begins with one is not put under a folder. Expanding
-    the result again, from any folder, changes nothing.
+    the result again, from any folder, changes nothing. ValueError if it cannot be written into a manifest.
 
     Args:
         value: a text or path.
         folder: absolute.
         variables: name -> value.
-
-    Raises:
-        ValueError: the value is no path, or one that cannot be written into a manifest.
     """
     if not isinstance(value, (str, Path)):
         raise ValueError(f"a path is needed, not {describe_value(value)}")
@@ -138,14 +122,14 @@ def require_expanded(path: str, where: str = "") -> str:
     if unset := _VARIABLE.search(path):
         name = unset[1]
         flag = f" or give {FLAGS[name]} FOLDER" if name in FLAGS else ""
-        raise ManifestError(one_line(f"{where}the environment variable {name} is not set; set it{flag}"))
+        raise ManifestError(f"{where}the environment variable {name} is not set; set it{flag}")
     return path
 
 
 def resolved_path(path: str, where: str = "") -> Path:
     """Return what `expand` made of a path on a disk; `ManifestError` as `require_expanded`, and for a URL."""
     if is_url(path):
-        raise ManifestError(one_line(f"{where}only the output may be a URL; put this on a disk, or mount it"))
+        raise ManifestError(f"{where}only the output may be a URL; put this on a disk, or mount it")
     return Path(require_expanded(path, where))
 
 

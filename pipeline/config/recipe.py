@@ -8,7 +8,7 @@ and the field.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Strict, model_validator
 
@@ -30,14 +30,12 @@ from .value_types import (
     check_mapping,
     one_of,
 )
-from .yaml_document import FieldError, as_yaml
+from .yaml_document import FieldError
 
 RECIPES = SHIPPED / "train"
 RANDOM = "random"
 """Value of ``--init`` for random weights."""
-_MAX_BATCH = 65_536  # images; above, the list of an epoch's images is larger than the images
 _MAX_FACTOR = 100
-_MAX_NUMBER = 3e38  # what float32 holds
 
 
 def _as_list(value: object) -> object:
@@ -61,13 +59,19 @@ def _check_factors(limits: tuple[float, float]) -> tuple[float, float]:
     return limits
 
 
-def _check_single(number: float) -> float:
-    if number > _MAX_NUMBER:
-        raise ValueError(f"{_MAX_NUMBER:g} at most, with which networks can compute, not {number:g}")
-    return number
+def _at_most(limit: float, why: str = "", effect: str = "") -> AfterValidator:
+    """Make a check that a number is not above ``limit``."""
+
+    def check(number: float) -> float:
+        if number > limit:
+            shown = f"{number:g}" if isinstance(number, float) else number
+            raise ValueError(f"{limit:g} at most{why}, not {shown}{effect}")
+        return number
+
+    return AfterValidator(check)
 
 
-_single = AfterValidator(_check_single)
+_single = _at_most(3e38, ", with which networks can compute")  # what float32 holds
 
 
 class Data(FrozenModel):
@@ -146,13 +150,7 @@ class RandAugment(FrozenModel):
     """Some of the photometric operations of RandAugment (arXiv 1909.13719), drawn again for every image."""
 
     operations: Count = Field(default=2, description="How many, one after the other.")
-    magnitude: Natural = Field(default=9, description="How strong, 0 to 30.")
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> RandAugment:
-        if self.magnitude > 30:
-            raise FieldError(f"30 at most, not {self.magnitude}", "magnitude")
-        return self
+    magnitude: Annotated[Natural, _at_most(30)] = Field(default=9, description="How strong, 0 to 30.")
 
 
 class Augmentation(FrozenModel):
@@ -168,21 +166,13 @@ class Augmentation(FrozenModel):
         default=None, description="Longer side that every image is brought to first, at validation too."
     )
     flip: Share = Field(default=0.5, description="How many of the images are mirrored.")
-    color_jitter: Share = Field(
+    color_jitter: Annotated[Share, _at_most(0.5, effect=": the hue turns half round at that")] = Field(
         default=0.25, description="How far brightness, contrast, saturation and hue may go, at most 0.5."
     )
     gaussian_blur: Annotated[bool, Strict()] = Field(
         default=False, description="Blur every image by a random amount, sigma 0.15 to 1.3 pixels."
     )
     rand_augment: RandAugment | None = Field(default=None, description="Further random changes of the colours.")
-
-    @model_validator(mode="after")
-    def _is_possible(self) -> Augmentation:
-        if self.color_jitter > 0.5:
-            raise FieldError(
-                f"0.5 at most, not {self.color_jitter:g}: the hue turns half round at that", "color_jitter"
-            )
-        return self
 
 
 class Sampling(FrozenModel):
@@ -266,7 +256,8 @@ class Recipe(FrozenModel):
     data: Data = Field(description="What is learnt from, and what is scored on.")
     init: Init = Field(default=Init(), description="What the network starts from.")
     epochs: Count = Field(description="How often the training split is gone through.")
-    global_batch: Count = Field(
+    # Above, the list of an epoch's images is larger than the images.
+    global_batch: Annotated[Count, _at_most(65_536)] = Field(
         description="Images per step of the optimiser, over all GPUs; made up by accumulation where they are fewer."
     )
     batch_size: Count = Field(description="Images on a GPU at once.")
@@ -298,14 +289,12 @@ class Recipe(FrozenModel):
 
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:
-        if self.global_batch > _MAX_BATCH:
-            raise FieldError(f"{_MAX_BATCH} at most, not {self.global_batch}", "global_batch")
         if self.global_batch % self.batch_size:
-            message = (
+            raise FieldError(
                 f"{self.global_batch} images per step cannot be had {self.batch_size} at a time; "
-                "let --batch-size divide --global-batch"
+                "let --batch-size divide --global-batch",
+                "batch_size",
             )
-            raise FieldError(message, "batch_size")
         if self.loss.criterion == "rmi" and min(self.augmentation.crop) < 8:
             raise FieldError("8 pixels at least on each side for the loss rmi", "augmentation", "crop")
         return self
@@ -320,11 +309,3 @@ class Recipe(FrozenModel):
         if self.data.cache is None:
             return self.output / "cache"
         return resolved_path(self.data.cache, f"data.cache {self.data.cache}: ")
-
-    def resolved(self) -> dict[str, Any]:
-        """Return every setting, defaults included, with absolute paths, in types that JSON and YAML can hold."""
-        return self.model_dump(mode="json")
-
-    def to_yaml(self) -> str:
-        """Write `resolved` as YAML, which gives an equal recipe when it is loaded."""
-        return as_yaml(self.resolved())

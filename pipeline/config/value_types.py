@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -34,12 +35,12 @@ def check_mapping(name: str, mapping: str | None) -> None:
 
 
 def _input_path(value: object, info: ValidationInfo) -> str:
-    around = info.context or PathContext.here()
+    around = info.context or PathContext.of(Path.cwd())
     return expand(value, around.folder, around.variables)
 
 
 def _output_path(value: object, info: ValidationInfo) -> Path:
-    around = info.context or PathContext.here()
+    around = info.context or PathContext.of(Path.cwd())
     return parse_location(require_expanded(expand(value, Path.cwd(), around.variables)))
 
 
@@ -52,16 +53,20 @@ def _local_output_path(value: object, info: ValidationInfo) -> Path:
     return found
 
 
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"a number is needed, not {describe_value(value)}{_as_number(value)}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"a finite number is needed, not {describe_value(value)}")
-    return number
+def _number_that(fits: Callable[[float], bool], rule: str) -> BeforeValidator:
+    """Make a check that a value is a finite number for which ``fits`` holds; ``rule`` says in words when it does."""
+
+    def check(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"a number is needed, not {describe_value(value)}{_as_number(value)}")
+        # Whole numbers beyond what a float holds are not finite either.
+        if abs(value) > sys.float_info.max or math.isnan(value):
+            raise ValueError(f"a finite number is needed, not {describe_value(value)}")
+        if not fits(number := float(value)):
+            raise ValueError(f"must {rule}, not {number:g}")
+        return number
+
+    return BeforeValidator(check)
 
 
 def _as_number(value: object) -> str:
@@ -72,32 +77,17 @@ def _as_number(value: object) -> str:
     return ""
 
 
-def _whole_number(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"a whole number is needed, not {describe_value(value)}")
-    if value >= 2**31:
-        raise ValueError(f"must be below {2**31}, not {describe_value(value)}")
-    return value
-
-
-def _number_that(fits: Callable[[float], bool], rule: str) -> BeforeValidator:
-    """Make a check that a value is a finite number for which ``fits`` holds; ``rule`` says in words when it does."""
-
-    def check(value: object) -> float:
-        if not fits(number := _number(value)):
-            raise ValueError(f"must {rule}, not {number:g}")
-        return number
-
-    return BeforeValidator(check)
-
-
 def _whole_number_from(least: int) -> BeforeValidator:
     """Make a check that a value is a whole number of at least ``least``."""
 
     def check(value: object) -> int:
-        if (number := _whole_number(value)) < least:
-            raise ValueError(f"must be {least} or more, not {number}")
-        return number
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"a whole number is needed, not {describe_value(value)}")
+        if value >= 2**31:
+            raise ValueError(f"must be below {2**31}, not {describe_value(value)}")
+        if value < least:
+            raise ValueError(f"must be {least} or more, not {value}")
+        return value
 
     return BeforeValidator(check)
 

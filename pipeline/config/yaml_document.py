@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ...errors import ManifestError, describe_value, nearest, one_line, reason, shortened
+from ...errors import ManifestError, describe_value, nearest, reason, shortened
 
 KeyPath = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
@@ -64,7 +64,7 @@ class Document:
         said = [self._said(place, message, first=not i) for i, (place, message) in enumerate(ordered)]
         more = len(said) - PROBLEMS_SHOWN
         rest = f"; and {more} more problem{'s' if more > 1 else ''}" if more > 0 else ""
-        return ManifestError(one_line("; ".join(said[:PROBLEMS_SHOWN]) + rest))
+        return ManifestError("; ".join(said[:PROBLEMS_SHOWN]) + rest)
 
     def _line(self, place: KeyPath) -> int | None:
         said = any(place[:n] in self.overridden for n in range(len(place) + 1))
@@ -98,14 +98,14 @@ def read_document(path: Path, name: str | None = None) -> Document:
         root = loader.get_single_node()
         tree = None if root is None else _Builder(name, loader, lines).build(root, ())
     except RecursionError:
-        raise ManifestError(one_line(f"{name}: nested too deeply, or a value that contains itself")) from None
+        raise ManifestError(f"{name}: nested too deeply, or a value that contains itself") from None
     except yaml.YAMLError as error:
-        raise ManifestError(one_line(f"{name}:{_yaml_problem(error, text)}")) from None
+        raise ManifestError(f"{name}:{_yaml_problem(error, text)}") from None
     if tree is None:
-        raise ManifestError(one_line(f"{name}: the file is empty"))
+        raise ManifestError(f"{name}: the file is empty")
     if not isinstance(tree, dict):
         shown = describe_value(tree)
-        raise ManifestError(one_line(f"{name}:{lines[()]}: a mapping (key: value) is needed, not {shown}"))
+        raise ManifestError(f"{name}:{lines[()]}: a mapping (key: value) is needed, not {shown}")
     return Document(name, tree, lines)
 
 
@@ -157,20 +157,18 @@ def _read_text(path: Path, name: str) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
-        raise ManifestError(one_line(f"{name}: is a folder; name the YAML file")) from None
+        raise ManifestError(f"{name}: is a folder; name the YAML file") from None
     except (OSError, ValueError) as error:
-        raise ManifestError(one_line(f"{name}: cannot be read: {reason(error)}")) from None
+        raise ManifestError(f"{name}: cannot be read: {reason(error)}") from None
     if b"\0" in data:
-        raise ManifestError(one_line(f"{name}: is a binary file; name a YAML file in UTF-8"))
+        raise ManifestError(f"{name}: is a binary file; name a YAML file in UTF-8")
     if len(data) > MAX_BYTES:
-        raise ManifestError(one_line(f"{name}: is larger than {MAX_BYTES >> 20} MiB; name a YAML file of settings"))
+        raise ManifestError(f"{name}: is larger than {MAX_BYTES >> 20} MiB; name a YAML file of settings")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
-        raise ManifestError(
-            one_line(f"{name}:{line}: is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8 text")
-        ) from None
+        raise ManifestError(f"{name}:{line}: is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8 text") from None
 
 
 def _yaml_problem(error: yaml.YAMLError, text: str) -> str:
@@ -237,7 +235,7 @@ class _Builder:
 
     def _refuse(self, node: yaml.Node, place: KeyPath, message: str) -> ManifestError:
         where = f"{_dotted(place)}: " if place else ""
-        return ManifestError(one_line(f"{self.name}:{node.start_mark.line + 1}: {where}{message}"))
+        return ManifestError(f"{self.name}:{node.start_mark.line + 1}: {where}{message}")
 
 
 def _key_path(problem: ErrorDetails) -> KeyPath:
