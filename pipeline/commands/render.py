@@ -46,7 +46,7 @@ def render(
     results = [run_render(plan) for plan in plans]
     for result in results:
         print_failed(result.dataset, result.failed)
-    say.figures([result.as_json() for result in results])
+    say.figures([vars(result) for result in results])
     failed = sum(len(result.failed) for result in results)
     say.line(f"{sum(result.pictures for result in results)} pictures, {failed} images failed; {write}")
     end_command(failed)

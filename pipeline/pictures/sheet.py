@@ -91,6 +91,20 @@ def member_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], width: int) -> 
     return sheet
 
 
+def reduced(picture: Image.Image, width: int | None, *, exact: bool) -> Image.Image:
+    """A picture at a width, unless it is smaller.
+
+    Args:
+        picture: of any mode.
+        width: in pixels; None for its own.
+        exact: mix no colours.
+    """
+    if width is None or width >= picture.width:
+        return picture
+    size = (width, max(1, round(picture.height * width / picture.width)))
+    return picture.resize(size, Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS)
+
+
 def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """An image under its labels in the colours of the classes; what is ignored is striped.
 

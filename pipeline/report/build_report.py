@@ -29,7 +29,7 @@ from ..scoring.ground_truth import BRAVO, LABELLED, GroundTruth, load_bravo_grou
 from ..storage.output_folder import own_folders, predictions_path
 from .image_summary import load_cached, summarise_image
 from .page import FIGURES, write_page
-from .records import PICTURES, DatasetPage, DatasetSetup, DatasetSummary
+from .records import PICTURES, DatasetSetup, DatasetSummary, Item
 
 
 def plan_report(
@@ -41,8 +41,8 @@ def plan_report(
     limit: int | None = None,
     ground_truth: Path | None = None,
     average: str = DATASET,
-) -> list[DatasetPage]:
-    """Check that photographs, predictions, labels and stores are there, and that the folder may be written to.
+) -> list[tuple[DatasetSetup, list[Item]]]:
+    """Check that photographs, predictions, labels and stores are there, and list each dataset's images.
 
     Args:
         manifest: whose predictions and stores.
@@ -97,23 +97,18 @@ def plan_report(
                 exif=entry.exif,
             )
             selected = [file.path for file in files if part is None or file.split == part]
-            pages.append(DatasetPage(setup, tuple((image, pairs.get(image)) for image in selected)))
-    _begin(folder)
-    return pages
-
-
-def _begin(folder: Path) -> None:
-    """Make the folder, and mark it as that of a report."""
+            pages.append((setup, [(image, pairs.get(image)) for image in selected]))
     try:
         (folder / PICTURES).mkdir(parents=True, exist_ok=True)
         if not (folder / FIGURES).is_file():
-            write_json(folder / FIGURES, {})
+            write_json(folder / FIGURES, {})  # marks it as a report's
     except OSError as error:
         raise disk_error(folder, error) from error
+    return pages
 
 
 def run_report(
-    pages: Sequence[DatasetPage], manifest: Manifest, processes: int | None = None
+    pages: Sequence[tuple[DatasetSetup, list[Item]]], manifest: Manifest, processes: int | None = None
 ) -> list[DatasetSummary]:
     """Make the pictures, the plots and the page; an image that cannot be read is listed, the others are shown.
 
@@ -126,20 +121,15 @@ def run_report(
         DatasetError: a process was ended from outside.
         DiskError: a file cannot be written.
     """
-    folder = pages[0].setup.folder
-    setups = [page.setup for page in pages]
-    summaries = [
-        DatasetSummary(
-            setup.dataset,
-            [member.name for member, _ in setup.members],
-            setup.truth.average if setup.truth else PLAIN,
-        )
-        for setup in setups
-    ]
+    setups = [setup for setup, _ in pages]
+    folder = setups[0].folder
+    summaries = []
     remaining = []
-    for number, page in enumerate(pages):
-        for item in page.items:
-            if cached := load_cached(page.setup, item):
+    for number, (setup, items) in enumerate(pages):
+        average = setup.truth.average if setup.truth else PLAIN
+        summaries.append(DatasetSummary(setup.dataset, [member.name for member, _ in setup.members], average))
+        for item in items:
+            if cached := load_cached(setup, item):
                 summaries[number].add(item[0], cached)
             else:
                 remaining.append((number, item))
@@ -151,18 +141,14 @@ def run_report(
         ):
             summaries[number].add(image, result)
             progress.advance()
-    for summary, page in zip(summaries, pages, strict=True):
-        summary.gallery = {image: summary.gallery[image] for image, _ in page.items if image in summary.gallery}
+    for summary, (_, items) in zip(summaries, pages, strict=True):
+        summary.gallery = {image: summary.gallery[image] for image, _ in items if image in summary.gallery}
+    shown = {entry.key for summary in summaries for entry in summary.gallery.values()}
     try:
         write_page(folder, manifest, summaries)
-        _remove_old_pictures(folder, {entry.key for summary in summaries for entry in summary.gallery.values()})
+        for old in (folder / PICTURES).iterdir():
+            if re.fullmatch("[0-9a-f]{20}", old.name) and old.name not in shown:
+                shutil.rmtree(old)
     except OSError as error:
         raise disk_error(folder, error) from error
     return summaries
-
-
-def _remove_old_pictures(folder: Path, keys: set[str]) -> None:
-    """Remove pictures that no page shows any more."""
-    for old in (folder / PICTURES).iterdir():
-        if re.fullmatch("[0-9a-f]{20}", old.name) and old.name not in keys:
-            shutil.rmtree(old)

@@ -16,6 +16,7 @@ from PIL import Image
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
 from ...files import write_bytes, write_text
 from ..pictures.colours import confidence_as_float, heat_map
+from ..pictures.sheet import reduced
 from .records import DatasetSetup, ImageSummary
 
 TWO_CAMPS = math.log(2)
@@ -92,12 +93,7 @@ def _indexed(ids: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Image.
 
 def _write_picture(path: Path, picture: Image.Image, width: int) -> None:
     """Write a picture, reduced to ``width``: ids by their middle, all else by averaging."""
-    if width < picture.width:
-        size = (width, max(1, round(picture.height * width / picture.width)))
-        mixing = Image.Resampling.NEAREST if picture.mode == "P" else Image.Resampling.LANCZOS
-        information = dict(picture.info)
-        picture = picture.resize(size, mixing)
-        picture.info |= information
+    picture = reduced(picture, width, exact=picture.mode == "P")
     file = io.BytesIO()
     if path.suffix == ".jpg":
         picture.save(file, "JPEG", quality=88)

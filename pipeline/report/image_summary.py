@@ -38,39 +38,39 @@ from ..storage.filesystem import version_tag
 from ..store.logit_store import LogitStore
 from ..text import without_nan
 from .image_pictures import draw_pictures
-from .records import BINS, PICTURES, DatasetSetup, GalleryEntry, ImageSummary
+from .records import BINS, PICTURES, DatasetSetup, GalleryEntry, ImageSummary, Item
 
 _FORMAT = 1
 _SUMMARY_FILE = "exhibit.npz"
 _LEAST_SHARE = 0.0005
 
 
-def _how_wrong(found: PixelCounts) -> float | None:
-    figures = without_nan(found.figures())
-    if found.ood:
-        return figures["fpr95"]
-    return None if figures["accuracy"] is None else 1 - figures["accuracy"]
-
-
-def load_cached(setup: DatasetSetup, item: tuple[str, ImageMaskPair | None]) -> ImageSummary | None:
-    """Load an image's cached summary if none of its inputs changed; None otherwise."""
+def load_cached(setup: DatasetSetup, item: Item) -> ImageSummary | None:
+    """Load an image's cached summary; None if it is missing or incomplete, or one of its inputs changed."""
     try:
-        return _load(setup.folder / PICTURES / _key(setup, *item))
-    except OSError:
+        with np.load(setup.folder / PICTURES / _key(setup, *item) / _SUMMARY_FILE, allow_pickle=False) as arrays:
+            record = json.loads(str(arrays["said"]))
+            counts = {
+                name: PixelCounts(
+                    one["ood"],
+                    arrays[f"confusion{one['number']}"],
+                    arrays[f"levels{one['number']}"].astype(np.int64),
+                    one["images"],
+                )
+                for name, one in record.pop("counts").items()
+            }
+            record["size"] = tuple(record["size"])
+            return ImageSummary(
+                GalleryEntry(**record), counts, histogram=arrays["histogram"], disputes=arrays["disputes"]
+            )
+    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
 
 
-def summarise_image(
-    setups: Sequence[DatasetSetup], item: tuple[int, tuple[str, ImageMaskPair | None]]
-) -> ImageSummary | str:
-    """Look at one image and draw its pictures; or why it cannot be.
+def summarise_image(setups: Sequence[DatasetSetup], item: tuple[int, Item]) -> ImageSummary | str:
+    """Look at one image of one of the datasets, and draw its pictures; or why it cannot be.
 
-    Args:
-        setups: the datasets.
-        item: which of them; the image's path in it, and which mask it has.
-
-    Raises:
-        DiskError: a picture cannot be written.
+    DiskError if a picture cannot be written.
     """
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)  # there are as many processes as cores
@@ -110,7 +110,7 @@ def _summarise(setup: DatasetSetup, image: str, pair: ImageMaskPair | None, fold
     label, confidence = read_prediction(setup.predictions, prediction_names(image))
     size = (label.shape[0], label.shape[1])
     photograph = read_photograph(located(setup.root, image), label, setup.exif)
-    truth = setup.truth.read(pair, size) if setup.truth and pair else None
+    truth = setup.truth.reader.read(pair, size) if setup.truth and pair else None
     pixels_of_class = np.bincount(label.ravel(), minlength=256)
     if truth is not None and setup.truth and not setup.truth.ood:
         pixels_of_class = np.maximum(pixels_of_class, np.bincount(truth.ravel(), minlength=256))
@@ -123,13 +123,14 @@ def _summarise(setup: DatasetSetup, image: str, pair: ImageMaskPair | None, fold
         information=None,
         classes=np.flatnonzero(pixels_of_class[:CLASSES] >= max(1, _LEAST_SHARE * label.size)).tolist(),
     )
-    summary = ImageSummary(
-        entry,
-        histogram=np.bincount((confidence.ravel() >> 10).astype(np.int64), minlength=BINS),
-    )
+    histogram = np.bincount((confidence.ravel() >> 10).astype(np.int64), minlength=BINS)
+    summary = ImageSummary(entry, histogram=histogram)
     if truth is not None and setup.truth:
-        summary.counts[ENSEMBLE] = setup.truth.count(label, confidence, truth)
-        entry.ood, entry.wrong = setup.truth.ood, _how_wrong(summary.counts[ENSEMBLE])
+        counts = summary.counts[ENSEMBLE] = setup.truth.count(label, confidence, truth)
+        figures = without_nan(counts.figures())
+        entry.ood, entry.wrong = counts.ood, figures["fpr95"]
+        if not counts.ood:
+            entry.wrong = None if figures["accuracy"] is None else 1 - figures["accuracy"]
     information = _compare_members(setup, image, truth, summary) if setup.members else None
     draw_pictures(setup, folder, summary, photograph, label, confidence, truth, information)
     _save(folder, summary)
@@ -211,25 +212,3 @@ def _save(folder: Path, summary: ImageSummary) -> None:
         arrays |= {f"confusion{number}": one.confusion, f"levels{number}": one.levels.astype(np.uint32)}
     with atomic_path(folder / _SUMMARY_FILE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, said=np.array(json.dumps(record)), **arrays)
-
-
-def _load(folder: Path) -> ImageSummary | None:
-    """Read a cached summary; None if it is missing or incomplete."""
-    try:
-        with np.load(folder / _SUMMARY_FILE, allow_pickle=False) as arrays:
-            record = json.loads(str(arrays["said"]))
-            counts = {
-                name: PixelCounts(
-                    one["ood"],
-                    arrays[f"confusion{one['number']}"],
-                    arrays[f"levels{one['number']}"].astype(np.int64),
-                    one["images"],
-                )
-                for name, one in record.pop("counts").items()
-            }
-            record["size"] = tuple(record["size"])
-            return ImageSummary(
-                GalleryEntry(**record), counts, histogram=arrays["histogram"], disputes=arrays["disputes"]
-            )
-    except (FileNotFoundError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
-        return None

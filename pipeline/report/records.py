@@ -17,18 +17,8 @@ from ..scoring.ground_truth import GroundTruth
 from ..scoring.pixel_counts import PixelCounts
 from ..text import without_nan
 
-
-@dataclass(frozen=True)
-class DatasetPage:
-    """One dataset of a report, ready to be made.
-
-    Attributes:
-        setup: where its images, predictions and labels are.
-        items: the images, each with its mask if it has one.
-    """
-
-    setup: DatasetSetup
-    items: tuple[tuple[str, ImageMaskPair | None], ...]
+Item = tuple[str, ImageMaskPair | None]
+"""An image, with its mask if it has one."""
 
 
 @dataclass

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -23,7 +22,7 @@ from ..config.manifest import Manifest
 from ..fusion.member_stores import ENSEMBLE, MemberStore, predict_from_stores, stores_of
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction, require_predictions
 from ..pictures.colours import blend_over, class_colours, confidence_as_float, heat_map
-from ..pictures.sheet import member_sheet
+from ..pictures.sheet import member_sheet, reduced
 from ..runtime.ordered_threads import usable
 from ..storage.output_folder import own_folders, predictions_path
 
@@ -69,10 +68,6 @@ class RenderResult:
     dataset: str
     pictures: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """All fields by name."""
-        return vars(self)
 
 
 def plan_render(
@@ -154,17 +149,9 @@ def _draw(plan: RenderPlan, image: str) -> None:
                 pixels = blend_over(
                     read_photograph(located(plan.root, image), label, plan.exif), class_colours(label), plan.opacity
                 )
-            picture = _reduced(Image.fromarray(pixels), plan.width, exact=kind == "colour")
+            picture = reduced(Image.fromarray(pixels), plan.width, exact=kind == "colour")
         with atomic_path(plan.target / f"{label_name.removesuffix('_pred.png')}_{kind}.png") as temporary:
             picture.save(temporary, format="PNG")
-
-
-def _reduced(picture: Image.Image, width: int | None, *, exact: bool) -> Image.Image:
-    """A picture at a width, unless it is smaller; ``exact`` mixes no colours."""
-    if width is None or width >= picture.width:
-        return picture
-    size = (width, max(1, round(picture.height * width / picture.width)))
-    return picture.resize(size, Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS)
 
 
 def _sheet(plan: RenderPlan, image: str, label: np.ndarray, confidence: np.ndarray) -> Image.Image:

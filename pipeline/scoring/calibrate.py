@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,7 @@ class Calibration:
         before: the ensemble as the manifest has it.
         after: with the fitted numbers.
         alone: of each member by name, before and after.
-        images: how many were fitted to, and how many judged.
-        pixels: how many were fitted to, and how many judged.
+        images, pixels: how many were fitted to, and how many judged.
         average: which classes the mean IoU runs over.
     """
 
@@ -175,19 +175,15 @@ def calibrate(
     for member, temperature, share in zip(members, temperatures, shares, strict=True):
         found = {"temperature": round(temperature, _DIGITS)} | ({"weight": round(share, _DIGITS)} if weights else {})
         calibrated.append(member.model_copy(update=found))
-    alone = {
-        old.name: (
-            _score_held_out(manifest, [old], held_out, [i], average),
-            _score_held_out(manifest, [new], held_out, [i], average),
-        )
-        for i, (old, new) in enumerate(zip(members, calibrated, strict=True))
-    }
-    every = list(range(len(members)))
+    score = partial(_score_held_out, manifest, held_out, average)
     return Calibration(
         members=tuple(calibrated),
-        before=_score_held_out(manifest, members, held_out, every, average),
-        after=_score_held_out(manifest, calibrated, held_out, every, average),
-        alone=alone,
+        before=score(members),
+        after=score(calibrated),
+        alone={
+            old.name: (score([old], i), score([new], i))
+            for i, (old, new) in enumerate(zip(members, calibrated, strict=True))
+        },
         images=(half, len(images) - half),
         pixels=(len(fitted.labels), len(held_out.labels)),
         average=average,
@@ -217,7 +213,7 @@ def _sample_image(image: CalibrationImage, each: int, seed: Sequence[int]) -> tu
     rows = [store.index[image.pair.image] for store in image.stores]
     entry = image.stores[0].images[rows[0]]
     height, width = entry.height or 0, entry.width or 0
-    truth = image.truth.read(image.pair, (height, width)).ravel()
+    truth = image.truth.reader.read(image.pair, (height, width)).ravel()
     known = np.flatnonzero(truth != IGNORE)
     if known.size > each:
         known = np.sort(np.random.default_rng(seed).choice(known, each, replace=False))
@@ -232,28 +228,20 @@ def _sample_image(image: CalibrationImage, each: int, seed: Sequence[int]) -> tu
 
 
 def _score_held_out(
-    manifest: Manifest, members: Sequence[Member], pixels: LabelledPixels, which: Sequence[int], average: Average
+    manifest: Manifest, pixels: LabelledPixels, average: Average, members: Sequence[Member], only: int | None = None
 ) -> HeldOutScores:
+    """Scores of ``members``: of the pixels' logits all, or ``only`` those of one of them."""
     functions = manifest.ensemble
+    logits = pixels.logits if only is None else pixels.logits[[only]]
+    heat = torch.tensor([member.temperature for member in members], dtype=torch.float64)
+    shares = torch.tensor([member.weight for member in members], dtype=torch.float64).log().log_softmax(0)
     loss = 0.0
     matrix = torch.zeros(len(CLASS_NAMES), len(CLASS_NAMES), dtype=torch.int64)
     levels = np.zeros((2, CONFIDENCE_LEVELS), np.int64)
     count = len(pixels.labels)
-    for start in range(0, count, PIXELS_AT_ONCE):
-        y = pixels.labels[start : start + PIXELS_AT_ONCE]
-        parts = [pixels.logits[i, start : start + PIXELS_AT_ONCE].T for i in which]
-        fused = fuse_members(parts, members, functions)
-        loss -= (
-            log_likelihood(
-                pixels.logits[list(which), start : start + PIXELS_AT_ONCE],
-                torch.tensor([member.temperature for member in members], dtype=torch.float64),
-                torch.tensor([member.weight for member in members], dtype=torch.float64).log().log_softmax(0),
-                y,
-                functions.label == "mean-logit",
-            )
-            .sum()
-            .item()
-        )
+    for z, y in zip(logits.split(PIXELS_AT_ONCE, 1), pixels.labels.split(PIXELS_AT_ONCE), strict=True):
+        fused = fuse_members([each.T for each in z], members, functions)
+        loss -= log_likelihood(z, heat, shares, y, functions.label == "mean-logit").sum().item()
         matrix += confusion(fused.label, y)
         levels += level_counts((fused.label == y).numpy(), quantise(fused.confidence).numpy())
     return HeldOutScores(loss / count, ece(levels), mean_iou(matrix, average), int(average.counted(matrix).sum()))

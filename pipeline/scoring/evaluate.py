@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, without_masks
 from ...datasets.parallel import map_files
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
@@ -31,7 +29,7 @@ from ..fusion.prediction_files import prediction_names, read_prediction, require
 from ..runtime.progress import Progress
 from ..storage.output_folder import predictions_path
 from ..text import figure, without_nan
-from .averages import DATASET, PLAIN, Average
+from .averages import DATASET
 from .ground_truth import LABELLED, GroundTruth, load_ground_truth
 from .pixel_counts import PixelCounts
 
@@ -61,40 +59,25 @@ class EvaluationPlan:
         """Message on images left out because they have no mask; None if there are none."""
         return without_masks(self.dataset, self.truth.left_out) if self.truth.left_out else None
 
-    @property
-    def names(self) -> list[str]:
-        """All that is scored, in the order of the table."""
-        return [ENSEMBLE, *self.subjects]
-
 
 @dataclass
 class EvaluationResult:
-    """Counts of each subject over one dataset, how its mean is taken, and images that were not scored -> reasons.
-
-    ``official`` says how many images its authors publish labels of, None if that is not known; ``unsure`` that it is
-    what others say.
-    """
+    """Counts of each subject over one dataset, and images that were not scored -> reasons."""
 
     dataset: str
+    truth: GroundTruth
     counts: dict[str, PixelCounts]
-    average: Average = PLAIN
-    official: int | None = None
-    unsure: bool = False
     failed: dict[str, str] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Figures by subject; null where one is not defined."""
-        scores = {name: without_nan(counts.figures(self.average)) for name, counts in self.counts.items()}
+        average = self.truth.average
+        scores = {name: without_nan(counts.figures(average)) for name, counts in self.counts.items()}
         found = {"dataset": self.dataset, "classes": list(CLASS_NAMES), "scores": scores, "failed": self.failed}
-        if self.left_out:
-            found["without_mask"] = list(self.left_out)
-        return found if self.ood else found | {"average": self.average.as_json()}
-
-    @property
-    def ood(self) -> bool:
-        """True if the scores are of finding out-of-distribution pixels; there is no mean IoU then."""
-        return any(counts.ood for counts in self.counts.values())
+        if self.truth.left_out:
+            found["without_mask"] = list(self.truth.left_out)
+        # Where pixels out of distribution are found there is no mean IoU.
+        return found if self.truth.ood else found | {"average": average.as_json()}
 
 
 def plan_evaluation(
@@ -130,17 +113,14 @@ def plan_evaluation(
             f"that have: {', '.join(LABELLED)}; BRAVO is scored with --ground-truth and --samples"
         )
     if predictions is not None and len(labelled) > 1:
-        raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {_named(labelled)}")
+        names = ", ".join(entry.name for entry in labelled)
+        raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {names}")
     subjects = scored_combinations(voting_members(manifest), per_model=per_model, leave_one_out=leave_one_out)
     return [
         _plan_dataset(manifest, entry, part, truth, predictions, subjects)
         for entry in labelled
         for part, truth in load_ground_truth(entry, limit, average, allow_unlabelled=allow_unlabelled).items()
     ]
-
-
-def _named(entries: Sequence[DatasetEntry]) -> str:
-    return ", ".join(entry.name for entry in entries)
 
 
 def _plan_dataset(
@@ -162,19 +142,12 @@ def _plan_dataset(
 
 
 def evaluate(plan: EvaluationPlan, workers: int | None = None) -> EvaluationResult:
-    """Score one dataset; an image that cannot be read is listed, the others are counted.
+    """Score one dataset in ``workers`` processes, None for one a usable core.
 
-    Args:
-        plan: of `plan_evaluation`.
-        workers: processes; None for one a usable core.
-
-    Raises:
-        DatasetError: a process was ended from outside.
+    An image that cannot be read is listed, the others are counted; DatasetError if a process was ended from outside.
     """
-    counts = {name: PixelCounts(plan.truth.ood) for name in plan.names}
-    result = EvaluationResult(
-        plan.dataset, counts, plan.truth.average, plan.truth.official, plan.truth.unsure, left_out=plan.truth.left_out
-    )
+    subjects = (ENSEMBLE, *plan.subjects)  # in the order of the table
+    result = EvaluationResult(plan.dataset, plan.truth, {name: PixelCounts(plan.truth.ood) for name in subjects})
     with Progress(len(plan.truth.pairs)) as progress:
         progress.job(plan.dataset, len(plan.truth.pairs))
         found: Iterator[dict[str, PixelCounts] | str] = map_files(partial(_scored, plan), plan.truth.pairs, workers)
@@ -191,47 +164,38 @@ def evaluate(plan: EvaluationPlan, workers: int | None = None) -> EvaluationResu
 def _scored(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts] | str:
     """The image's counts for each subject, or why there are none."""
     try:
-        return _counted(plan, pair)
+        # What a class map says where nothing is labelled counts nowhere, as with BRAVO: often 255.
+        names = prediction_names(pair.image)
+        label, confidence = read_prediction(plan.folder, names, checked=False)
+        truth = plan.truth.reader.read(pair, (label.shape[0], label.shape[1]))
+        if not plan.truth.ood:
+            require_classes(label[truth != IGNORE], str(plan.folder / names[0]), " on labelled pixels")
+        answers = {ENSEMBLE: (label, confidence)}
+        if plan.subjects:
+            answers |= predict_from_stores(plan.members, pair.image, plan.subjects, plan.functions)
     except (DatasetError, StoreError) as error:
         return str(error)
-
-
-def _counted(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts]:
-    # What a class map says where nothing is labelled counts nowhere, as with BRAVO: often 255.
-    names = prediction_names(pair.image)
-    label, confidence = read_prediction(plan.folder, names, checked=False)
-    truth = plan.truth.read(pair, (label.shape[0], label.shape[1]))
-    if not plan.truth.ood:
-        require_classes(label[truth != IGNORE], str(plan.folder / names[0]), " on labelled pixels")
-    found = {ENSEMBLE: plan.truth.count(label, confidence, truth)}
-    return found | _from_stores(plan, pair, truth) if plan.subjects else found
-
-
-def _from_stores(plan: EvaluationPlan, pair: ImageMaskPair, truth: np.ndarray) -> dict[str, PixelCounts]:
-    found = {}
-    for name, (label, confidence) in predict_from_stores(
-        plan.members, pair.image, plan.subjects, plan.functions
-    ).items():
+    for label, _ in answers.values():
         if label.shape != truth.shape:
-            raise DatasetError(
+            return (
                 f"{plan.members[0][1]}: holds {pair.image} as {label.shape[0]}x{label.shape[1]}, its prediction is "
                 f"{truth.shape[0]}x{truth.shape[1]}; score them one after the other"
             )
-        found[name] = plan.truth.count(label, confidence, truth)
-    return found
+    return {name: plan.truth.count(label, confidence, truth) for name, (label, confidence) in answers.items()}
 
 
 def evaluation_table(result: EvaluationResult) -> list[str]:
     """A line for each subject and, where there are classes, one for each with its IoU in every subject."""
-    figures = {name: counts.figures(result.average) for name, counts in result.counts.items()}
+    truth = result.truth
+    figures = {name: counts.figures(truth.average) for name, counts in result.counts.items()}
     wide = max(map(len, [*figures, *CLASS_NAMES]))
     pixels = max(row["pixels"] for row in figures.values())
     images = max(row["images"] for row in figures.values())
-    whose = "it should have by others' count" if result.unsure else "its authors label"
-    of = f" of the {result.official} that {whose}" if images < (result.official or 0) else ""
+    whose = "it should have by others' count" if truth.unsure else "its authors label"
+    of = f" of the {truth.official} that {whose}" if images < (truth.official or 0) else ""
     lines = [f"{result.dataset}: {images} images{of}, {pixels} labelled pixels"]
-    if not result.ood:
-        lines.append(f"mIoU {result.average.words()}; miou_classes says how many")
+    if not truth.ood:
+        lines.append(f"mIoU {truth.average.words()}; miou_classes says how many")
     columns = [name for name in next(iter(figures.values())) if name not in ("images", "pixels", "iou")]
     lines.append(f"{'':{wide}}  " + "  ".join(f"{name:>13}" for name in columns))
     lines += [
@@ -253,8 +217,8 @@ def evaluation_rows(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]
     found = []
     for result in results:
         for name, counts in result.counts.items():
-            figures = without_nan(counts.figures(result.average))
+            figures = without_nan(counts.figures(result.truth.average))
             iou = {f"iou {c}": value for c, value in zip(CLASS_NAMES, figures.pop("iou", ()), strict=False)}
-            rule = {} if counts.ood else {"average": result.average.name}
+            rule = {} if counts.ood else {"average": result.truth.average.name}
             found.append({"dataset": result.dataset, "subject": name, **figures, **rule, **iou})
     return found

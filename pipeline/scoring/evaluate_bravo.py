@@ -31,6 +31,7 @@ from ..submission.bravo_archives import (
     read_encoded,
     read_mask,
     read_samples,
+    read_train_ids,
     require_sampled,
     sampled_bases,
     sampled_prediction,
@@ -255,7 +256,7 @@ def _score(
 def _count(
     truth: TarArchive, image: _Image, label: np.ndarray, confidences: np.ndarray, indices: np.ndarray
 ) -> _Counts:
-    base, ids, mask = image.base, read_mask(truth, image.ids), read_mask(truth, image.mask)
+    base, ids, mask = image.base, read_train_ids(truth, image.ids), read_mask(truth, image.mask)
     if not ids.shape == mask.shape == label.shape:
         raise DatasetError(
             f"{base}: the prediction is {label.shape}, its ground truth {ids.shape}, the mask {mask.shape}"
@@ -265,8 +266,6 @@ def _count(
         raise DatasetError(
             f"{base}: pixel {indices[-1]} is sampled of {ids.size}; the sampling file is another release's"
         )
-    if ((ids >= CLASSES) & (ids != IGNORE)).any():
-        raise DatasetError(f"{truth.path}: {base} holds ids that are neither train ids nor {IGNORE}: label ids?")
     kept = (ids != IGNORE) & valid
     # What a class map says where the truth is void or invalid counts nowhere, as in the toolkit: often 255.
     if (highest := int(label[kept].max(initial=0))) >= CLASSES:

@@ -18,9 +18,9 @@ from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError
 from ..config.manifest import DatasetEntry
 from ..config.value_types import NamesOf
-from ..submission.bravo_archives import TarArchive, base_of, read_mask, split_of, truth_endings
+from ..submission.bravo_archives import TarArchive, base_of, read_mask, read_train_ids, split_of, truth_endings
 from .averages import DATASET, PLAIN, Average, average_of
-from .pixel_counts import CLASSES, PixelCounts, count_classes, count_ood
+from .pixel_counts import PixelCounts, count_classes, count_ood
 
 LABELLED = NamesOf(KNOWN_DATASETS, OUTLIERS)
 """The types of dataset that have labels beside their photographs."""
@@ -36,7 +36,10 @@ class MaskReader(Protocol):
     """Folder that the masks' paths are relative to."""
 
     def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> np.ndarray:
-        """(H, W) uint8; DatasetError if the mask cannot be read, or is not of ``size``."""
+        """(H, W) uint8 train ids, or 0 and 1 for ``ood``, 255 where nothing is known.
+
+        DatasetError if the mask cannot be read, or is not of ``size``.
+        """
         ...
 
 
@@ -69,13 +72,6 @@ class GroundTruth:
     def source(self, pair: ImageMaskPair) -> Path:
         """The file that the mask is read from."""
         return self.reader.root if isinstance(self.reader, BravoMaskReader) else located(self.reader.root, pair.mask)
-
-    def read(self, pair: ImageMaskPair, size: tuple[int, int]) -> np.ndarray:
-        """(H, W) uint8 train ids, or 0 and 1 if `ood`; 255 where nothing is known.
-
-        DatasetError if the mask cannot be read, or is not of ``size``.
-        """
-        return self.reader.read(pair, size)
 
     def count(self, label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> PixelCounts:
         """Count one image's pixels; see `pixel_counts.count_classes` and `pixel_counts.count_ood`.
@@ -125,7 +121,7 @@ def load_ground_truth(
     facts = OUTLIERS[entry.type]
     reader = OutlierReader(root, entry.type)
     found = reader.pairs(entry.split)
-    first = {pair.image for pair in sorted((p for pairs in found.values() for p in pairs), key=_image)[:limit]}
+    first = set(sorted(pair.image for pairs in found.values() for pair in pairs)[:limit])
     truths: dict[str | None, GroundTruth] = {}
     for part, pairs in found.items():
         if kept := tuple(pair for pair in pairs if pair.image in first):
@@ -133,10 +129,6 @@ def load_ground_truth(
     if entry.split is None and facts.layout.default is None:
         return truths
     return {None: next(iter(truths.values()))}
-
-
-def _image(pair: ImageMaskPair) -> str:
-    return pair.image
 
 
 _archives: dict[str, TarArchive] = {}
@@ -173,7 +165,7 @@ class BravoMaskReader:
         """
         archive = self._archive()
         ids_ending, invalid_ending = truth_endings(self._split)
-        ids = read_mask(archive, pair.mask)
+        ids = read_train_ids(archive, pair.mask)
         invalid = read_mask(archive, f"{pair.mask.removesuffix(ids_ending)}{invalid_ending}")
         for mask in (ids, invalid):
             if size is not None and mask.shape != size:
@@ -181,10 +173,6 @@ class BravoMaskReader:
                     f"{self.root}: {pair.mask} is {mask.shape[0]}x{mask.shape[1]}, its image {size[0]}x{size[1]}; "
                     "is it of another release?"
                 )
-        if ((ids >= CLASSES) & (ids != IGNORE)).any():
-            raise DatasetError(
-                f"{self.root}: {pair.mask} holds ids that are neither train ids nor {IGNORE}: label ids?"
-            )
         if self.ood:
             return np.where(ids == IGNORE, IGNORE, invalid != 0).astype(np.uint8)
         return np.where(invalid != 0, IGNORE, ids).astype(np.uint8)

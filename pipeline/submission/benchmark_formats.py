@@ -45,10 +45,9 @@ class UploadFormat(ABC):
 
     @abstractmethod
     def target(self, image: str) -> str | None:
-        """The path in the submission of an image's file; None if the image is none of this benchmark.
+        """The path in the submission of the file of ``image``, which begins with the dataset's own folder.
 
-        Args:
-            image: path of the photograph, beginning with the name of the dataset's own folder.
+        None if the image is none of this benchmark.
         """
 
     @abstractmethod
@@ -242,15 +241,7 @@ FORMATS: tuple[str, ...] = (BRAVO, *(one.name for one in _MAPS), AnomalyScores.n
 
 
 def upload_format(name: str, method: str | None = None) -> UploadFormat:
-    """A format other than `BRAVO`.
-
-    Args:
-        name: one of `FORMATS`.
-        method: for ``smiyc``; None for ``hmsa-pipeline``.
-
-    Raises:
-        HmsaError: the method's name cannot name a folder.
-    """
+    """A format of `FORMATS` other than `BRAVO`; ``method`` is for ``smiyc``, None for ``hmsa-pipeline``."""
     if name == AnomalyScores.name:
         return AnomalyScores("hmsa-pipeline" if method is None else method)
     return next(one for one in _MAPS if one.name == name)

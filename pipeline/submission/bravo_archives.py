@@ -23,7 +23,7 @@ import numpy as np
 
 from ...datasets.decode.arrays import decode_grey
 from ...datasets.layout.folder_layout import output_stem
-from ...datasets.taxonomy import IGNORE
+from ...datasets.taxonomy import IGNORE, NUM_CLASSES
 from ...errors import DatasetError, disk_error
 from ...files import atomic_path
 from ..fusion.prediction_files import CONFIDENCE, LABEL, read_prediction, require_predictions
@@ -61,13 +61,12 @@ def truth_endings(split: str) -> tuple[str, str]:
 
 _OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open))
 """How compressed files begin, and what unpacks them."""
-_MACOS = "__MACOSX"
 
 
 def _is_rubbish(name: str) -> bool:
     """True if macOS has added the file to those that were packed."""
     parts = name.split("/")
-    return _MACOS in parts or parts[-1].startswith("._") or parts[-1] == ".DS_Store"
+    return "__MACOSX" in parts or parts[-1].startswith("._") or parts[-1] == ".DS_Store"
 
 
 def plain_name(name: str) -> str:
@@ -169,6 +168,14 @@ def read_mask(archive: TarArchive, name: str) -> np.ndarray:
     return pixels
 
 
+def read_train_ids(archive: TarArchive, name: str) -> np.ndarray:
+    """Train ids (H, W) uint8, 255 for none; DatasetError as `read_mask`, and if there are others."""
+    ids = read_mask(archive, name)
+    if ((ids >= NUM_CLASSES) & (ids != IGNORE)).any():
+        raise DatasetError(f"{archive.path}: {name} holds ids that are neither train ids nor {IGNORE}: label ids?")
+    return ids
+
+
 def plain_file(name: str, size: int) -> tarfile.TarInfo:
     """A member of an archive that is the same wherever and whenever it is made."""
     member = tarfile.TarInfo(name)
@@ -196,14 +203,13 @@ def sampled_prediction(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class map (H, W) uint8 of an image, and its confidences (N,) uint16 at the sampled pixels.
 
+    DatasetError if a file is missing, damaged or something else, or another picture's.
+
     Args:
         folder: of the predictions.
         base: which image.
         samples: says which pixels are sampled.
         checked: whether every pixel of the class map must be a train id.
-
-    Raises:
-        DatasetError: a file is missing, damaged or something else, or another picture's.
     """
     names = prediction_files(base)
     label, confidence = read_prediction(folder, names, checked=checked)
@@ -256,14 +262,10 @@ def write_samples(ground_truth: Path, target: Path, *, most: int = 100_000, seed
     """Sample the pixels that have a label, as the challenge's toolkit does; the same seed gives the same bytes.
 
     Args:
-        ground_truth: the tar file of train ids.
+        ground_truth: the tar file of train ids; DatasetError if it is none, or an image has no label.
         target: the sampling file to write.
         most: pixels of an image; if fewer have a label, all of them.
         seed: of the random numbers, which start again with every image.
-
-    Raises:
-        DatasetError: the ground truth is no such file, or an image has no label.
-        DiskError: the target cannot be written.
     """
     with TarArchive(ground_truth, "ground truth") as truth:
         contents = {}

@@ -38,9 +38,6 @@ def pack(
         encode: the bytes of a name; a DatasetError says why there are none.
         written: gives a function that adds a name and its bytes; if its block ends with an exception the target must
             stay as it was.
-
-    Raises:
-        DiskError: ``target`` cannot be written.
     """
     result = Packed()
     try:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
 from ...errors import DatasetError, first_few
 from ...files import atomic_path
@@ -36,13 +34,8 @@ def submit_bravo(folder: Path, samples: Path, target: Path) -> Packed:
 
     Args:
         folder: of all predictions, as ``<folder>/bravo_ACDC/fog/..._pred.png``.
-        samples: the challenge's sampling file.
+        samples: the challenge's sampling file; DatasetError if it is none.
         target: the tar file to write.
-
-    Raises:
-        DatasetError: the sampling file is none.
-        StoreError: predictions are missing.
-        DiskError: ``target`` cannot be written.
     """
     with TarArchive(samples, "a sampling file") as archive:
         bases = sampled_bases(archive)
@@ -81,14 +74,9 @@ class SubmissionCheck:
 
 
 def check_bravo(path: Path, samples: Path | None) -> SubmissionCheck:
-    """Decode every image of a submission.
+    """Decode every image of a submission, and hold its confidences against ``samples``, None to leave that out.
 
-    Args:
-        path: the tar file.
-        samples: the sampling file, to hold the numbers of confidences against; None to leave that out.
-
-    Raises:
-        DatasetError: one of the files is no such tar file.
+    DatasetError if one of the files is no such tar file.
     """
     result = SubmissionCheck()
     with contextlib.ExitStack() as opened:
@@ -111,7 +99,17 @@ def check_bravo(path: Path, samples: Path | None) -> SubmissionCheck:
             label, confidences = read_encoded(archive, base)
             if (label == IGNORE).any():
                 void.append(base)
-            _require_fit(label, confidences, read_samples(sampling, base) if sampling else None)
+            if (highest := int(label[label != IGNORE].max(initial=0))) >= len(CLASS_NAMES):
+                raise DatasetError(
+                    f"holds class {highest}, but predictions are train ids, 0 to {len(CLASS_NAMES) - 1}"
+                )
+            if sampling is None:
+                return
+            indices = read_samples(sampling, base)
+            if indices.size != confidences.size:
+                raise DatasetError(f"holds {confidences.size} confidences, and {indices.size} pixels are sampled")
+            if indices[-1] >= label.size:
+                raise DatasetError(f"is {label.shape[0]}x{label.shape[1]}, but pixel {indices[-1]} is sampled")
 
         def count(base: str, _: None) -> None:
             result.images += 1
@@ -144,12 +142,3 @@ def _packing(archive: TarArchive) -> list[str]:
             "COPYFILE_DISABLE=1"
         )
     return found
-
-
-def _require_fit(label: np.ndarray, confidences: np.ndarray, indices: np.ndarray | None) -> None:
-    if (highest := int(label[label != IGNORE].max(initial=0))) >= len(CLASS_NAMES):
-        raise DatasetError(f"holds class {highest}, but predictions are train ids, 0 to {len(CLASS_NAMES) - 1}")
-    if indices is not None and indices.size != confidences.size:
-        raise DatasetError(f"holds {confidences.size} confidences, and {indices.size} pixels are sampled")
-    if indices is not None and indices[-1] >= label.size:
-        raise DatasetError(f"is {label.shape[0]}x{label.shape[1]}, but pixel {indices[-1]} is sampled")

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from ...datasets.decode.image_header import read_size
 from ...datasets.layout.find_images import list_images
@@ -152,11 +151,10 @@ def _require_free(plan: UploadPlan, target: Path) -> None:
     # The folder is replaced: photographs and predictions may be called like the files of a submission.
     place = target.resolve()
     for what, other in (("photographs", plan.root), ("predictions", plan.folder)):
-        here = Path(other).resolve() if isinstance(other, Path) else None
-        if here is not None and (here in (place, *place.parents) or place in here.parents):
+        here = other.resolve()
+        if here in (place, *place.parents) or place in here.parents:
             raise HmsaError(f"--output: {target} and the {what} ({other}) lie in one another; name another folder")
-    others = [name for name in _below(target) if name not in plan.files]
-    if others:
+    if others := [name for name in _below(target) if name not in plan.files]:
         raise HmsaError(
             f"--output: {target} holds {len(others)} files that are no part of this submission "
             f"({first_few(others, 1)}); name another folder"
@@ -273,12 +271,8 @@ def check_upload(plan: UploadPlan, path: Path) -> UploadCheck:
     return result
 
 
-class _Read(Protocol):
-    def __call__(self, name: str, /) -> bytes: ...
-
-
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[list[str], _Read]]:
+def _opened(path: Path) -> Iterator[tuple[list[str], Callable[[str], bytes]]]:
     if path.is_dir():
         yield _below(path), lambda name: _content(path / name)
         return
