@@ -46,27 +46,16 @@ random weights."""
 
 @dataclass(frozen=True)
 class DemoSize:
-    """Sizes of the demonstration.
+    """Sizes of the demonstration; those of images are (height, width)."""
 
-    Attributes:
-        train: training frames of each of the seven sets.
-        val: validation frames of each.
-        frames: (height, width) of these.
-        crop: (height, width) of the crops that members are trained on.
-        epochs: of members that start from random weights, and of those that start from another member's.
-        test_dozens: images of the test set, in dozens.
-        test_size: (height, width) of most of them.
-        pixels: labelled pixels that calibration looks at.
-    """
-
-    train: int
+    train: int  # frames of each of the seven sets
     val: int
     frames: tuple[int, int]
     crop: tuple[int, int]
-    epochs: tuple[int, int]
-    test_dozens: int
+    epochs: tuple[int, int]  # of members that start from random weights, and from another member's
+    test_dozens: int  # images of the test set, in dozens
     test_size: tuple[int, int]
-    pixels: int
+    pixels: int  # that calibration looks at
 
 
 FULL = DemoSize(
@@ -84,15 +73,8 @@ QUICK = DemoSize(
 )
 
 
-@dataclass(frozen=True)
-class _Command:
-    """One command line."""
-
-    words: tuple[str, ...]
-
-    @property
-    def line(self) -> str:
-        return f"hmsa-pipeline {shlex.join(self.words)}"
+Words = tuple[str, ...]
+"""A command line without its program."""
 
 
 @dataclass(frozen=True)
@@ -127,32 +109,31 @@ class _DemoPlan:
         """Worker processes for the test set; for a few images starting them takes longer than it saves."""
         return 0 if self.size is QUICK else min(_WORKERS, _cores())
 
-    def draw(self) -> _Command:
+    def draw(self) -> Words:
         size = self.size
         frames = "x".join(map(str, size.frames))
         numbers = ("--train", str(size.train), "--val", str(size.val), "--size", frames, "--seed", str(self.seed))
-        return _Command(("datasets", "draw", "--output", str(self.folder / "data"), *numbers))
+        return ("datasets", "draw", "--output", str(self.folder / "data"), *numbers)
 
-    def train(self, name: str) -> _Command:
+    def train(self, name: str) -> Words:
         resume = ("--resume",) if (self.training_folder(name) / "checkpoints" / "last.pth").exists() else ()
-        return _Command(("train", "--manifest", str(self.recipe(name)), "--device", "cpu", *resume))
+        return ("train", "--manifest", str(self.recipe(name)), "--device", "cpu", *resume)
 
-    def after_training(self) -> list[_Command]:
+    def after_training(self) -> list[Words]:
         """List the steps that follow training."""
-        manifest, calibrated = str(self.manifest), str(self.folder / "calibrated.yaml")
-        tars = ("--ground-truth", str(self.truth), "--samples", str(self.samples))
-        figures = [str(self.folder / f"{name}.json") for name in ("scores", "calibrated")]
+        calibrated = str(self.folder / "calibrated.yaml")
+        first, then = ("--manifest", str(self.manifest)), ("--manifest", calibrated)
+        truth, samples = ("--ground-truth", str(self.truth)), ("--samples", str(self.samples))
+        scored = (*truth, *samples, "--per-model", "--json")
         return [
-            _Command(("dump", "--manifest", manifest, "--device", "cpu", "--workers", str(self.workers))),
-            _Command(("ensemble", "--manifest", manifest, "--workers", "0")),
-            _Command(("evaluate", "--manifest", manifest, *tars, "--per-model", "--json", figures[0])),
-            _Command(("calibrate", "--manifest", manifest, "--pixels", str(self.size.pixels), "--write", calibrated)),
-            _Command(("ensemble", "--manifest", calibrated, "--workers", "0", "--overwrite")),
-            _Command(("evaluate", "--manifest", calibrated, *tars, "--per-model", "--json", figures[1])),
-            _Command(
-                ("submit", "--manifest", calibrated, *tars[2:], "--output", str(self.folder / "submission.tar"))
-            ),
-            _Command(("report", "--manifest", calibrated, *tars[:2], "--write", str(self.folder / "report"))),
+            ("dump", *first, "--device", "cpu", "--workers", str(self.workers)),
+            ("ensemble", *first, "--workers", "0"),
+            ("evaluate", *first, *scored, str(self.folder / "scores.json")),
+            ("calibrate", *first, "--pixels", str(self.size.pixels), "--write", calibrated),
+            ("ensemble", *then, "--workers", "0", "--overwrite"),
+            ("evaluate", *then, *scored, str(self.folder / "calibrated.json")),
+            ("submit", *then, *samples, "--output", str(self.folder / "submission.tar")),
+            ("report", *then, *truth, "--write", str(self.folder / "report")),
         ]
 
 
@@ -164,13 +145,10 @@ def run_demo(folder: Path, seed: int, *, quick: bool = False) -> int:
     """Draw, train, and run the stages; return the exit code of the first one that fails, else 0.
 
     Args:
-        folder: where everything goes. Run again with the same seed, nothing is made twice.
+        folder: where everything goes; ManifestError if it holds another manifest. Run again with the same seed,
+            nothing is made twice.
         seed: of the streets and of the members' first weights.
         quick: do a small part of everything.
-
-    Raises:
-        ManifestError: the folder holds another manifest.
-        StoreError: the folder cannot be written.
     """
     plan = _DemoPlan(folder.resolve(), seed, QUICK if quick else FULL)
     text = _manifest(plan)
@@ -207,23 +185,24 @@ class _FinishedSteps:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._steps: list[str] = json.loads(path.read_text(encoding="utf-8"))["steps"]
+            self.steps: list[str] = json.loads(path.read_text(encoding="utf-8"))["steps"]
         except (OSError, ValueError, KeyError, TypeError):
-            self._steps = []
-
-    def __contains__(self, step: str) -> bool:
-        return step in self._steps
+            self.steps = []
 
     def add(self, step: str) -> None:
         """Remember it."""
-        self._steps.append(step)
-        write_json(self._path, {"version": __version__, "steps": self._steps})
+        self.steps.append(step)
+        write_json(self._path, {"version": __version__, "steps": self.steps})
 
 
-def _run_step(finished: _FinishedSteps, step: _Command) -> int:
+def _line(step: Words) -> str:
+    return shlex.join(("hmsa-pipeline", *step))
+
+
+def _run_step(finished: _FinishedSteps, step: Words) -> int:
     """Run a step unless it is done; its exit code."""
-    print(f"\n$ {step.line}", flush=True)
-    if step.line in finished:
+    print(f"\n$ {_line(step)}", flush=True)
+    if _line(step) in finished.steps:
         print("done before", flush=True)
         return 0
     process = _start_process(step)
@@ -233,22 +212,18 @@ def _run_step(finished: _FinishedSteps, step: _Command) -> int:
         _stop([process])
         raise
     if not code:
-        finished.add(step.line)
+        finished.add(_line(step))
     return code
 
 
 def _train_members(finished: _FinishedSteps, plan: _DemoPlan) -> int:
     """Train the members that are missing, those that others start from first; return the first exit code but 0."""
-    left = [name for name in NAMES if f"trained {name}" not in finished]
+    left = [name for name in NAMES if f"trained {name}" not in finished.steps]
     parallel = max(1, min(len(left), _cores()))
     print(f"\ntraining {len(left)} of {len(NAMES)} members, {parallel} at a time; each keeps a log", flush=True)
-    for generation in (
-        [name for name in left if name not in INITIAL_WEIGHTS_OF],
-        [name for name in left if name in INITIAL_WEIGHTS_OF],
-    ):
-        if code := _train_generation(finished, plan, generation, parallel):
-            return code
-    return 0
+    first = [name for name in left if name not in INITIAL_WEIGHTS_OF]
+    then = [name for name in left if name in INITIAL_WEIGHTS_OF]
+    return _train_generation(finished, plan, first, parallel) or _train_generation(finished, plan, then, parallel)
 
 
 def _train_generation(finished: _FinishedSteps, plan: _DemoPlan, names: Sequence[str], parallel: int) -> int:
@@ -264,11 +239,11 @@ def _train_generation(finished: _FinishedSteps, plan: _DemoPlan, names: Sequence
             code = process.wait()
         if code:
             last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
-            print(f"$ {step.line}\nfailed: {' '.join(last)} ({log})", file=sys.stderr, flush=True)
+            print(f"$ {_line(step)}\nfailed: {' '.join(last)} ({log})", file=sys.stderr, flush=True)
         else:
             finished.add(f"trained {name}")
             # With its line's end, which print writes by itself: another thread's line could come between.
-            print(f"$ {step.line}\n  {_validation_score(plan, name)} ({log})\n", end="", flush=True)
+            print(f"$ {_line(step)}\n  {_validation_score(plan, name)} ({log})\n", end="", flush=True)
         return code
 
     with ThreadPoolExecutor(parallel) as pool:
@@ -287,13 +262,13 @@ def _train_generation(finished: _FinishedSteps, plan: _DemoPlan, names: Sequence
 
 
 def _start_process(
-    step: _Command, *, threads: int | None = None, out: IO[bytes] | None = None
+    step: Words, *, threads: int | None = None, out: IO[bytes] | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a step in its own process group: Ctrl-C in the terminal does not reach it, `_stop` passes it on once."""
     environment = dict(os.environ)
     if threads is not None:
         environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *step.words]
+    command = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *step]
     return subprocess.Popen(command, stdout=out, stderr=out, env=environment, process_group=0)
 
 
@@ -336,13 +311,13 @@ def _summary(plan: _DemoPlan) -> list[str]:
     ]
 
 
-def _means(figures: dict[str, Any]) -> tuple[float, float, float]:
+def _means(figures: dict[str, Any]) -> list[float]:
     """mIoU, AUROC and ECE of a subject, each as the mean over the subsets that have it."""
     found = []
     for name in ("miou", "auroc", "ece"):
         values = [value for key, value in figures.items() if key.endswith(f"_{name}_valid") and value is not None]
         found.append(sum(values) / max(1, len(values)))
-    return found[0], found[1], found[2]
+    return found
 
 
 def _mean_validation_miou(plan: _DemoPlan) -> dict[str, float]:

@@ -88,13 +88,13 @@ def draw(
 
     Example: hmsa-pipeline datasets draw gta5 --output drawn
     """
-    from ..dataset_tools.draw import draw_datasets, frame_size
+    from ..config.load_recipe import parse_size
+    from ..dataset_tools.draw import draw_datasets
 
     say = Output(json_file)
     drawn = []
-    for one in draw_datasets(
-        names or [], output, train=train, val=val, seed=seed, size=frame_size(size), style=style
-    ):
+    frames = None if size is None else parse_size(size, "--size", "128x256")
+    for one in draw_datasets(names or [], output, train=train, val=val, seed=seed, size=frames, style=style):
         say.line(f"drawn: {one.folder}")
         drawn.append(one)
     say.lines(["", "to train on them, some seconds each on a CPU:", *(one.command for one in drawn)])

@@ -77,8 +77,8 @@ def load_recipe(
     return recipe
 
 
-def parse_size(text: str, flag: str, example: str) -> list[int]:
-    """Read ``HEIGHTxWIDTH`` as [height, width]; ManifestError if the text is something else.
+def parse_size(text: str, flag: str, example: str) -> tuple[int, int]:
+    """Read ``HEIGHTxWIDTH`` as (height, width); ManifestError if the text is something else.
 
     Args:
         text: what the user wrote.
@@ -88,7 +88,7 @@ def parse_size(text: str, flag: str, example: str) -> list[int]:
     found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
     if not found:
         raise ManifestError(f"{flag} {text}: write HEIGHTxWIDTH, such as {example}")
-    return [int(found[1]), int(found[2])]
+    return int(found[1]), int(found[2])
 
 
 def _from_here(path: str | Path) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from ...datasets.dataset_specs import EVALUATED, NAMES
 from ...errors import DatasetError, ManifestError, StoreError, reason
-from .guide import _CROP, _LONG_EDGE, known_sources
+from .guide import known_sources
 
 DRAWN = Path("drawn")
 """The data root that datasets are drawn into, below the current folder."""
 
 TINY = "hrnet_tiny_ocr_mscale"
+_CROP, _LONG_EDGE = (96, 192), 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +26,6 @@ class DrawnDataset:
     folder: Path
     command: str
     """The command that trains on it."""
-
-
-def frame_size(text: str | None) -> tuple[int, int] | None:
-    """``HxW`` as (height, width), None as it is; ManifestError if it is something else."""
-    from ..config.load_recipe import parse_size
-
-    if text is None:
-        return None
-    height, width = parse_size(text, "--size", "128x256")
-    return height, width
 
 
 def draw_datasets(

@@ -14,7 +14,6 @@ from .findings import COUNTED
 WIDTH = 100
 """Columns of a terminal that the guide is to be read on."""
 _KINDS = {"download": "where to get it", "archives": "the archives' names", "counts": "the numbers of images"}
-_CROP, _LONG_EDGE = (96, 192), 240
 _LABEL = 10
 
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,41 +126,36 @@ def _collate(samples: list[Sample | HmsaError]) -> Batch | HmsaError:
     return Batch(images, labels, list(paths))
 
 
-def train_loader(
-    dataset: SegmentationDataset, sampler: StepSampler, workers: int, device: torch.device
-) -> DataLoader[Any]:
-    """Load batches as ``sampler`` lists them, read ahead by worker processes that live as long as the loader.
-
-    Args:
-        dataset: the training split.
-        sampler: lists the batches of this process.
-        workers: processes that read ahead; 0 for none.
-        device: to which batches will go.
-    """
-    return _loader(dataset, workers, device, batch_sampler=sampler)
-
-
 def validation_loader(
     dataset: SegmentationDataset, rank: int, world_size: int, workers: int, device: torch.device
 ) -> DataLoader[Any]:
     """Load the images that this process scores, one at a time; the processes share them without overlap.
 
     Args:
-        dataset: the validation split.
+        dataset, workers, device: see `batch_loader`.
         rank: of this process.
         world_size: how many processes there are.
+    """
+    return batch_loader(dataset, [[place] for place in range(rank, len(dataset), world_size)], workers, device)
+
+
+def batch_loader(
+    dataset: SegmentationDataset, sampler: Iterable[list[Any]], workers: int, device: torch.device
+) -> DataLoader[Any]:
+    """Load batches as ``sampler`` lists them, read ahead by worker processes that live as long as the loader.
+
+    Args:
+        dataset: a split.
+        sampler: lists the batches of this process.
         workers: processes that read ahead; 0 for none.
         device: to which batches will go.
     """
-    return _loader(dataset, workers, device, batch_size=1, sampler=range(rank, len(dataset), world_size))
-
-
-def _loader(dataset: SegmentationDataset, workers: int, device: torch.device, **how: Any) -> DataLoader[Any]:
     workers = min(workers, os.cpu_count() or 1)
     if workers:
         start_workers_server()
     return DataLoader(
         _ErrorsAsItems(dataset),
+        batch_sampler=sampler,
         num_workers=workers,
         # Never a plain fork: by now this process holds threads, whose locks nobody would open in the copy.
         multiprocessing_context="forkserver" if workers else None,
@@ -170,7 +165,6 @@ def _loader(dataset: SegmentationDataset, workers: int, device: torch.device, **
         worker_init_fn=_end_with_parent if workers else None,
         # One of its own: else every epoch would take a number from those that dropout is drawn from.
         generator=torch.Generator(),
-        **how,
     )
 
 

@@ -74,33 +74,25 @@ def save_run(path: Path, run: TrainingCheckpoint, *, arch: str) -> None:
     """Write a run, atomically, as a checkpoint that `dump` can read too.
 
     Args:
-        path: the file to write or replace.
+        path: the file to write or replace; OSError if that fails.
         run: its state.
         arch: name of the architecture.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
     """
+    at = run.position
     training = {
         "scheduler": run.scheduler,
         "scaler": run.scaler,
-        "step": run.position.step,
-        "best": run.position.best,
-        "sums": run.position.sums,
-        "history": run.position.history,
+        "step": at.step,
+        "best": at.best,
+        "sums": at.sums,
+        "history": at.history,
         "rng": run.rng,
         "recipe": run.recipe,
         "images": run.images,
         "version": __version__,
     }
-    save_checkpoint(
-        path,
-        run.weights,
-        arch=arch,
-        epoch=run.position.epoch,
-        mean_iu=run.position.best or 0.0,
-        more={"optimizer": run.optimizer, "training": training},
-    )
+    more = {"optimizer": run.optimizer, "training": training}
+    save_checkpoint(path, run.weights, arch=arch, epoch=at.epoch, mean_iu=at.best or 0.0, more=more)
 
 
 def read_run(path: Path) -> TrainingCheckpoint:
@@ -188,7 +180,7 @@ def require_same_recipe(path: Path, saved: Mapping[str, Any], recipe: Recipe) ->
     before, now = _ADDED | dict(_leaves(saved)), dict(_leaves(recipe.resolved()))
     names = sorted(before.keys() | now.keys())
     different = [
-        f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
+        f"{name} was {before.get(name, 'not known')} and is {now.get(name, 'not known')}"
         for name in names
         if name not in _FREE and not name.startswith(_FREE_SECTIONS) and _said(before, name) != _said(now, name)
     ]
@@ -211,7 +203,3 @@ def _said(leaves: Mapping[str, Any], name: str) -> Any:
     value = leaves.get(name)
     # Assets may have moved; a file of another name is another file.
     return [Path(p).name for p in value] if name == "init.checkpoint" and isinstance(value, Sequence) else value
-
-
-def _shown(leaves: Mapping[str, Any], name: str) -> str:
-    return str(leaves[name]) if name in leaves else "not known"

@@ -94,9 +94,7 @@ def iou_table(iou: Sequence[float], mean: float, classes: int) -> str:
     cells = [f"{name:13} {_percent(value):>5}" for name, value in zip(CLASS_NAMES, iou, strict=True)]
     cells.append(f"{f'mean of {classes}':13} {_percent(mean):>5}")
     rows = math.ceil(len(cells) / _COLUMNS)
-    lines = ["   ".join(cells[row + column * rows] for column in range(_COLUMNS) if row + column * rows < len(cells))
-             for row in range(rows)]  # fmt: skip
-    return "\n".join(f"  {line}" for line in lines)
+    return "\n".join(f"  {'   '.join(cells[row::rows])}" for row in range(rows))
 
 
 def _percent(value: float | None) -> str:

@@ -134,8 +134,7 @@ def plan_training(
     notes = [note] if note else []
     if left_out:
         notes.append(without_masks(data.type, left_out))
-    both = {pair.image for pair in train} & {pair.image for pair in validation}
-    if both:
+    if both := {pair.image for pair in train} & {pair.image for pair in validation}:
         notes.append(f"data: {len(both)} images are both learnt from and scored on")
     saved = _saved(recipe, train, resume, overwrite)
     init = None
@@ -143,10 +142,8 @@ def plan_training(
         notes = [*recipe.notes, *notes]
         init = recipe.init.path()
         if init is not None:
-            settings = recipe.init
-            said = check_initial(
-                init, recipe.arch, fresh=settings.fresh, unused=settings.unused, prefix=settings.prefix
-            )
+            given = recipe.init
+            said = check_initial(init, recipe.arch, fresh=given.fresh, unused=given.unused, prefix=given.prefix)
             if said:
                 notes.append(f"init: {init.name}: {said}")
         if resume:
@@ -252,12 +249,9 @@ def _pairs(recipe: Recipe, split: str) -> tuple[list[ImageMaskPair], list[str]]:
         allow_unlabelled=data.allow_unlabelled,
         all_there=False,
     )
-    pairs = pairs[: data.limit]
     if not pairs:
-        raise DatasetError(
-            f"{recipe.data.root_path()}: split '{split}' is empty; check the folder or the split lists"
-        )
-    return pairs, left_out
+        raise DatasetError(f"{data.root_path()}: split '{split}' is empty; check the folder or the split lists")
+    return pairs[: data.limit], left_out
 
 
 def _saved(recipe: Recipe, train: list[ImageMaskPair], resume: bool, overwrite: bool) -> TrainingCheckpoint | None:

@@ -94,16 +94,13 @@ class TrainingProcess:
         dist.all_gather_object(found, value)
         return found
 
-    def rank_zero_first(self) -> contextlib.AbstractContextManager[None]:
-        """A block that the first process runs before all others, which then find what it made."""
-        return self._rank_zero_first() if self.world_size > 1 else contextlib.nullcontext()
-
     @contextlib.contextmanager
-    def _rank_zero_first(self) -> Iterator[None]:
+    def rank_zero_first(self) -> Iterator[None]:
+        """A block that the first process runs before all others, which then find what it made."""
         if not self.is_first:
             dist.barrier()
         yield
-        if self.is_first:
+        if self.is_first and self.world_size > 1:
             dist.barrier()
 
 

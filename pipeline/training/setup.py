@@ -25,7 +25,7 @@ from ...models.hmsa import OCRNet
 from ...models.partial_weights import load_initial
 from ...models.registry import build
 from ..runtime.progress import Progress
-from .batches import StepSampler, train_loader, validation_loader
+from .batches import StepSampler, batch_loader, validation_loader
 from .log import CHART, HISTORY
 from .plan import CHECKPOINTS, WEIGHTS, TrainingPlan
 from .processes import TrainingProcess
@@ -141,7 +141,7 @@ def build_loaders(
     learnt = SegmentationDataset(plan.root, plan.train, reader, transform)
     scored = SegmentationDataset(plan.root, plan.validation, reader, EvalTransform(given.long_edge))
     return (
-        train_loader(learnt, sampler, workers, plan.device),
+        batch_loader(learnt, sampler, workers, plan.device),
         validation_loader(scored, process.rank, process.world_size, min(workers, 2), plan.device),
     )
 

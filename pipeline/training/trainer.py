@@ -40,24 +40,17 @@ from .plan import BEST, CHECKPOINTS, LAST, WEIGHTS, TrainingPlan
 from .processes import TrainingProcess
 from .setup import build_loaders, build_network, index_masks, prepare_output, wrap_ddp
 
-RECIPE = "recipe.yaml"
 _LOG_EVERY = 20  # steps; to read a loss makes the CPU wait for the GPU
 _GALLERY = 4  # images
 
 
 @dataclass
 class TrainingResult:
-    """Result of a run.
-
-    Attributes:
-        output: its folder.
-        position: how far it has come.
-        interrupted: whether it was asked to stop before its end.
-    """
+    """The folder of a run, how far it has come, and whether it was asked to stop before its end."""
 
     output: Path
     position: TrainingProgress
-    interrupted: bool = False
+    interrupted: bool
 
 
 class Trainer:
@@ -100,18 +93,16 @@ class Trainer:
 
     def run(self) -> TrainingResult:
         """All epochs that are left."""
-        result = TrainingResult(self.recipe.output, self.position)
+        interrupted = False
         left = self.recipe.epochs - self.position.epoch
         learnt = self._steps_per_epoch() * self.recipe.global_batch
         scored = sum(map(self._is_scored, range(self.position.epoch, self.recipe.epochs)))
         total = left * learnt - self.position.step * self.recipe.global_batch + scored * len(self.plan.validation)
         # Until here there is nothing to save, and a signal ends the run at once.
         with Progress(total if self.process.is_first else 0) as self.progress, StopSignal() as self.stopping:
-            while self.position.epoch < self.recipe.epochs:
-                if not self._epoch():
-                    result.interrupted = True
-                    break
-        return result
+            while self.position.epoch < self.recipe.epochs and not interrupted:
+                interrupted = not self._epoch()
+        return TrainingResult(self.recipe.output, self.position, interrupted)
 
     def _resume(self, saved: TrainingCheckpoint) -> None:
         self.optimizer.load_state_dict(saved.optimizer)
@@ -156,10 +147,10 @@ class Trainer:
             if todo:
                 self._save(LAST)
             self.progress.job(f"{name}, scoring", len(self.plan.validation))
-            matrix = self._validate()
-            if matrix is None:
+            scores = self._validate()
+            if scores is None:
                 return False
-            row |= self._scores(matrix)
+            row |= scores
         self._close_epoch(row)
         return True
 
@@ -268,8 +259,8 @@ class Trainer:
                 if isinstance(module, _BatchNorm):
                     module.eval()
 
-    def _validate(self) -> Tensor | None:
-        """The confusion matrix (C, C) int64 of the whole validation split; None if somebody asked to stop."""
+    def _validate(self) -> dict[str, Any] | None:
+        """The scores on the whole validation split; None if somebody asked to stop."""
         self._set_training(False)
         settings = self.recipe.validation
         matrix = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=self.device)
@@ -294,9 +285,7 @@ class Trainer:
             return None
         if self.log:
             self.log.gallery(self._steps_done(), pictures)
-        return torch.tensor(counts).view_as(matrix)
-
-    def _scores(self, matrix: Tensor) -> dict[str, Any]:
+        matrix = torch.tensor(counts).view_as(matrix)
         iou = [None if math.isnan(value) else value for value in class_iou(matrix).tolist()]
         average = average_of(DATASET, [dataset_spec(self.recipe.data.type).mapped(self.recipe.data.mapping)])
         mean = mean_iou(matrix, average)
@@ -327,23 +316,19 @@ class Trainer:
             weights = self.recipe.output / WEIGHTS
             save_checkpoint(weights, self.network, arch=self.recipe.arch, epoch=position.epoch, mean_iu=score or 0.0)
         if self.log:
-            self._log_epoch(self.log, row, steps)
+            named = {"lr": row["lr"], "memory/peak_bytes": row["peak_memory"]}
+            if row["images_per_second"]:
+                named["speed/images_per_second"] = row["images_per_second"]
+            if score is not None:
+                named["iou/mean"] = score
+                named |= {f"iou/{name}": value for name, value in row["iou"].items() if value is not None}
+            self.log.scalars(steps, named)
+            self.log.epoch(position.history)
         # Last of all: a run that is killed before this finds the epoch not over, and does the rest again.
         self._save(*names, LAST)
         if self.process.is_first:
             with self.progress.aside():
                 self.on_epoch(row)
-
-    def _log_epoch(self, log: TrainingLog, row: dict[str, Any], steps: int) -> None:
-        score = row["mean_iou"]
-        named = {"lr": row["lr"], "memory/peak_bytes": row["peak_memory"]}
-        if row["images_per_second"]:
-            named["speed/images_per_second"] = row["images_per_second"]
-        if score is not None:
-            named["iou/mean"] = score
-            named |= {f"iou/{name}": value for name, value in row["iou"].items() if value is not None}
-        log.scalars(steps, named)
-        log.epoch(self.position.history)
 
     def _save(self, *names: str) -> None:
         """Save the run under all of ``names``; every process must come here at the same time."""

@@ -339,7 +339,7 @@ def test_every_dataset_has_its_recipe(name: str) -> None:
 
 @given(st.integers(0, 999_999), st.integers(0, 999_999), st.sampled_from("xX"))
 def test_a_size_is_height_by_width(height: int, width: int, times: str) -> None:
-    assert parse_size(f"{height}{times}{width}", "--size", "128x256") == [height, width]
+    assert parse_size(f"{height}{times}{width}", "--size", "128x256") == (height, width)
 
 
 def test_a_run_from_before_a_setting_was_known_goes_on(tmp_path: Path) -> None:

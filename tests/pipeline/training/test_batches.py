@@ -28,9 +28,9 @@ from hmsa_pipeline.pipeline.config.recipe import Recipe
 from hmsa_pipeline.pipeline.training.batches import (
     Batch,
     StepSampler,
+    batch_loader,
     batches,
     epoch_samples,
-    train_loader,
     validation_loader,
 )
 from hypothesis import given, settings
@@ -244,7 +244,7 @@ def test_a_batch_holds_what_was_drawn(streets: Path, workers: int) -> None:
     draws = epoch_samples(recipe(4, 2), len(learnt), build_index(learnt.reader, learnt.pairs, 16), 0)
     sampler = StepSampler(4, 2, 0, 1)
     sampler.begin(draws, 0)
-    for number, batch in enumerate(batches(train_loader(learnt, sampler, workers, CPU))):
+    for number, batch in enumerate(batches(batch_loader(learnt, sampler, workers, CPU))):
         samples = [learnt[draw] for draw in draws[2 * number : 2 * number + 2]]
         assert (batch.images.shape, batch.images.dtype) == ((2, 3, 32, 64), torch.uint8)
         assert (batch.labels.shape, batch.labels.dtype) == ((2, 32, 64), torch.uint8)
@@ -256,8 +256,8 @@ def test_a_batch_holds_what_was_drawn(streets: Path, workers: int) -> None:
 def test_epochs_follow_one_another_in_the_same_worker_processes(streets: Path) -> None:
     learnt = dataset(streets)
     sampler = StepSampler(2, 1, 0, 1)
-    loader = train_loader(learnt, sampler, 1, CPU)
-    plain = train_loader(learnt, sampler, 0, CPU)
+    loader = batch_loader(learnt, sampler, 1, CPU)
+    plain = batch_loader(learnt, sampler, 0, CPU)
     for epoch, first in ((0, 0), (1, 1), (2, 2), (3, 0)):
         sampler.begin(epoch_samples(recipe(2), len(learnt), None, epoch), first)
         there = seen(loader)
@@ -273,7 +273,7 @@ def test_loading_leaves_the_random_numbers_alone(streets: Path, workers: int) ->
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    assert len(seen(train_loader(learnt, sampler, workers, CPU))) == 1
+    assert len(seen(batch_loader(learnt, sampler, workers, CPU))) == 1
     assert torch.equal(torch.rand(4), expected)
 
 
@@ -309,7 +309,7 @@ def spoilt(streets: Path, tmp_path: Path, name: str, content: bytes) -> Segmenta
 def all_of(learnt: SegmentationDataset, workers: int) -> DataLoader[Any]:
     sampler = StepSampler(len(learnt), 1, 0, 1)
     sampler.begin([SampleRequest(image, 0) for image in range(len(learnt))], 0)
-    return train_loader(learnt, sampler, workers, CPU)
+    return batch_loader(learnt, sampler, workers, CPU)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -372,7 +372,7 @@ def test_an_image_that_has_shrunk_since_its_mask_was_read_is_named(streets: Path
     sampler = StepSampler(1, 1, 0, 1)
     sampler.begin([SampleRequest(2, 0, (500, 500))], 0)
     with pytest.raises(DatasetError, match=r"centroid \(500, 500\).*remove the cache") as caught:
-        seen(train_loader(learnt, sampler, workers, CPU))
+        seen(batch_loader(learnt, sampler, workers, CPU))
     assert str(caught.value).startswith(f"{learnt.root / learnt.pairs[2].image}: ")
 
 
@@ -388,7 +388,7 @@ def test_one_error_of_a_batch_is_enough(streets: Path, failing: Any) -> None:
     sampler = StepSampler(5, 5, 0, 1)
     sampler.begin([SampleRequest(image, 0) for image in range(5)], 0)
     with pytest.raises(DatasetError, match=r"^the first$"):
-        seen(train_loader(learnt, sampler, 0, CPU))
+        seen(batch_loader(learnt, sampler, 0, CPU))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -23,14 +23,14 @@ LOADER = """
 import os, sys, time, warnings
 import torch
 from hmsa_pipeline.datasets.segmentation_dataset import SampleRequest
-from hmsa_pipeline.pipeline.training.batches import StepSampler, batches, train_loader
+from hmsa_pipeline.pipeline.training.batches import StepSampler, batches, batch_loader
 sys.path.insert(0, {folder!r})
 from frames import Frames
 
 warnings.simplefilter("error")
 sampler = StepSampler(1, 1, 0, 1)
 sampler.begin([SampleRequest(0, 0)] * 9, 0)
-loader = train_loader(Frames(), sampler, 1, torch.device("cpu"))
+loader = batch_loader(Frames(), sampler, 1, torch.device("cpu"))
 found = batches(loader)
 next(found)
 (worker,) = [process.pid for process in loader._iterator._workers]
