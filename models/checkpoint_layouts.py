@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, first_few
-from .pickled_weights import Array
+from .pickled_weights import ENTRIES, Array
 
 COUNTER = "num_batches_tracked"
 """Counter of batches that a norm has seen; evaluation does not need it, and files of old or other tools lack it."""
 
-_USUAL = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params")
 _DEPTH = 3  # of entries within entries
 _AVERAGED = re.compile(r"(^|_)(ema|swa|avg|averaged?|average)(_|$)")
 # Moments have the names and shapes of the weights that they belong to.
@@ -119,9 +118,18 @@ def find_weights(path: Path, content: Any, expected: Collection[str] | None, kee
         if any(isinstance(value, Tensor | Array) for value in mapping.values())
     ]
     if not found:
-        raise CheckpointError(f"{path}: holds no state dict; is it a checkpoint?")
+        raise CheckpointError(f"{path}: holds no state dict, but {_described(content)}; is it a checkpoint?")
     chosen, others = _choose(path, found)
     return _weights(path, chosen, others, expected, keep)
+
+
+def _described(content: Any) -> str:
+    if not isinstance(content, dict):
+        return f"one object of the type {type(content).__name__}"
+    odd = next((key for key in content if not isinstance(key, str)), None)
+    if odd is not None:
+        return f"a mapping whose keys are no names ({odd!r})"
+    return f"entries without weights ({first_few(content)})" if content else "nothing at all"
 
 
 def _entries(content: Any, name: str, depth: int) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -181,7 +189,7 @@ def _choose(path: Path, found: list[_Found]) -> tuple[_Found, list[_Found]]:
         fitting.sort(key=lambda one: -len(one.names))
     for some in (
         [one for one in fitting if one.averaged],
-        *([one for one in fitting if one.entry.rpartition(".")[2] == usual] for usual in ("", *_USUAL)),
+        *([one for one in fitting if one.entry.rpartition(".")[2] == usual] for usual in ("", *ENTRIES)),
         fitting,
     ):
         if len(some) > 1 and best:
@@ -216,7 +224,8 @@ def _weights(
         if key != short:
             prefixes[key.removesuffix(short) if key.endswith(short) else "_orig_mod."] = None
     if not tensors:
-        raise CheckpointError(f"{path}: holds no state dict; is it a checkpoint?")
+        held = f"only what stands beside a network ({first_few(left_out)})"
+        raise CheckpointError(f"{path}: holds no weights, {held}; is it a checkpoint?")
     counters = [key for key in expected or () if key.endswith(f".{COUNTER}")]
     absent = counters if not any(key in tensors for key in counters) else []
     tensors |= {key: torch.zeros((), dtype=torch.int64) for key in absent}

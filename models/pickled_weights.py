@@ -7,11 +7,13 @@ given and do nothing: not even NumPy's own constructors are called with what a f
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import pickletools
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +23,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 
+ENTRIES = ("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights", "params")
+"""Names under which trainers save a network, the usual ones first."""
 _NUMERIC = re.compile(r"b1|[iu][1248]|f[248]")
 
 
@@ -130,7 +134,7 @@ def read_pickled(path: Path, *, mmap: bool) -> Any:
         raise CheckpointError(
             f"{path}: refused, it asks for '{name}', which weights do not need; save its state_dict alone, where you "
             "trust who made it: "
-            f"""torch.save(torch.load("{path.name}", weights_only=False)["state_dict"], "weights.pth")"""
+            f"""torch.save(torch.load("{path.name}", weights_only=False){_access(path)}, "weights.pth")"""
         ) from error
 
 
@@ -141,15 +145,37 @@ def _refused_name(error: pickle.UnpicklingError, path: Path) -> str | None:
         return named[1]
     # torch gives up on pickle protocol 4 and later before it has seen a name.
     try:
-        if not is_zip(path):
-            with path.open("rb") as file:
-                return _first_foreign_name(file)
-        with zipfile.ZipFile(path) as archive:
-            pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(pickled) as file:
-                return _first_foreign_name(file)
+        with _pickles(path) as file:
+            return _first_foreign_name(file)
     except Exception:  # the pickles end without one, or zipfile makes of damage what it likes
         return None
+
+
+@contextlib.contextmanager
+def _pickles(path: Path) -> Iterator[IO[bytes]]:
+    """The stream of pickles in a file of either format."""
+    if not is_zip(path):
+        with path.open("rb") as file:
+            yield file
+        return
+    with zipfile.ZipFile(path) as archive:
+        pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        with archive.open(pickled) as file:
+            yield file
+
+
+def _access(path: Path) -> str:
+    """Python that gets from what a file holds to its state dict, by the texts in its pickles, which are not run."""
+    texts: list[str] = []
+    # Numbers follow the pickles of the old format, and are no opcodes.
+    with contextlib.suppress(Exception), _pickles(path) as file:
+        while True:
+            texts += [text for _, text, _ in pickletools.genops(file) if isinstance(text, str)]
+    if "_modules" not in texts:
+        return f'["{next((name for name in ENTRIES if name in texts), ENTRIES[0])}"]'
+    # A network itself; after this text stand the names of its parts, and "module" is a word of the old format.
+    before = {*texts[: texts.index("_modules")]} - {"module"}
+    return "".join(f'["{name}"]' for name in ENTRIES if name in before) + ".state_dict()"
 
 
 def _first_foreign_name(file: IO[bytes]) -> str:

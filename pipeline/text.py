@@ -25,9 +25,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.{min(5, max(0, 2 - math.floor(math.log10(100 * share))))}f} %"
 
 
-def plural(number: int, what: str) -> str:
-    """Format a count, such as ``1 image`` and ``2 images``."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def plural(number: int, what: str, many: str | None = None) -> str:
+    """Format a count, such as ``1 image`` and ``2 images``.
+
+    Args:
+        number: how many.
+        what: follows one.
+        many: follows another number, where that is not ``what`` and an s.
+    """
+    return f"{number} {what if number == 1 else many or what + 's'}"
 
 
 def figure(value: float | None) -> str:

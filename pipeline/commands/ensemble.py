@@ -39,6 +39,7 @@ def ensemble(
     Example: hmsa-pipeline ensemble --manifest bravo.yaml --confidence entropy --output runs/entropy
     """
     from ..fusion.ensemble import plan_ensemble, run_ensemble
+    from ..text import plural
     from ..workers.choose import choose_workers
 
     refuse_timeout_without_workers(context)
@@ -55,7 +56,8 @@ def ensemble(
     def ended(result: EnsembleResult) -> None:
         print_failed(result.dataset, result.failed)
         if result.partial:
-            print(f"{result.dataset}: {result.partial} images are fused from fewer than all members", file=sys.stderr)
+            what = plural(result.partial, "image is", "images are")
+            print(f"{result.dataset}: {what} fused from fewer than all members", file=sys.stderr)
         if result.done or result.failed:
             say.line(
                 f"{result.dataset}: {result.done} fused, {result.skipped} done before, "
@@ -73,5 +75,6 @@ def ensemble(
     if not done and not failed and skipped:
         say.line(f"nothing to do: all {skipped} predictions are there")
     else:
-        say.line(f"{done} images fused, {skipped} done before, {failed} failed; {manifest.output}/predictions")
+        made = plural(done, "image")
+        say.line(f"{made} fused, {skipped} done before, {failed} failed; {manifest.output}/predictions")
     end_command(failed, interrupted=any(r.interrupted for r in results))

@@ -41,6 +41,7 @@ def import_logits(
     """
     from ..inference.import_logits import import_logits as fill
     from ..inference.import_logits import parse_channels
+    from ..text import plural
 
     result = fill(
         manifest,
@@ -53,10 +54,12 @@ def import_logits(
     )
     print_failed(f"{dataset}/{model}", result.failed)
     if result.extra:
-        print(f"{folder}: {result.extra} files belong to no photograph of {dataset}", file=sys.stderr)
+        extra = plural(result.extra, "file belongs", "files belong")
+        print(f"{folder}: {extra} to no photograph of {dataset}", file=sys.stderr)
     if not result.done and not result.failed:
         say.line(f"nothing to do: all {result.skipped} images are complete")
     else:
-        say.line(f"{result.done} images imported, {result.skipped} complete before, {len(result.failed)} failed")
+        made = plural(result.done, "image")
+        say.line(f"{made} imported, {result.skipped} complete before, {len(result.failed)} failed")
     say.figures({"done": result.done, "skipped": result.skipped, "failed": result.failed})
     end_command(len(result.failed), interrupted=result.interrupted)

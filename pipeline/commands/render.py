@@ -37,6 +37,7 @@ def render(
     Example: hmsa-pipeline render --manifest bravo.yaml --datasets bravo_ACDC --limit 20 --write slides
     """
     from ..report.render import KINDS, plan_render, run_render
+    from ..text import plural
 
     wanted = split_names("--kinds", kinds) or []
     if unknown := [kind for kind in wanted if kind not in KINDS]:
@@ -48,5 +49,6 @@ def render(
         print_failed(result.dataset, result.failed)
     say.figures([vars(result) for result in results])
     failed = sum(len(result.failed) for result in results)
-    say.line(f"{sum(result.pictures for result in results)} pictures, {failed} images failed; {write}")
+    pictures = plural(sum(result.pictures for result in results), "picture")
+    say.line(f"{pictures}, {plural(failed, 'image')} failed; {write}")
     end_command(failed)

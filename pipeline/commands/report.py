@@ -45,6 +45,7 @@ def report(
     """
     from ..report.build_report import plan_report, run_report
     from ..report.page import PAGE
+    from ..text import plural
 
     if no_members:
         refuse_without_effect(context, "beside --no-members", "models")
@@ -64,5 +65,5 @@ def report(
         print_failed(result.dataset, result.failed)
     say.figures([result.as_json() for result in results])
     failed = sum(len(result.failed) for result in results)
-    say.line(f"{sum(len(result.gallery) for result in results)} images, {failed} failed; {write / PAGE}")
+    say.line(f"{plural(sum(len(result.gallery) for result in results), 'image')}, {failed} failed; {write / PAGE}")
     end_command(failed)

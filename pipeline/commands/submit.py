@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import HmsaError, nearest
+from ..text import as_size, plural
 from .shared import options
 from .shared.options import manifest_command, option, path_option, refuse_without_effect, require_there
 from .shared.output import Output, end_command, print_failed
@@ -137,18 +138,17 @@ def _print_check(say: Output, name: str, looked: SubmissionCheck | UploadCheck, 
     for warning in getattr(looked, "warnings", ()):
         print(f"warning: {name}: {warning}", file=sys.stderr)
     say.figures(asdict(looked))
-    say.line(f"{looked.images} images are sound, {len(looked.wrong)} wrong, {len(missing)} missing{held}")
+    sound = plural(looked.images, "image is", "images are")
+    say.line(f"{sound} sound, {len(looked.wrong)} wrong, {len(missing)} missing{held}")
     end_command(len(looked.wrong) + len(missing))
 
 
 def _print_written(say: Output, name: str, output: Path, result: Packed) -> None:
     """Print what was written, or why nothing was, and end with the exit code that says it too."""
-    from ..text import as_size
-
     print_failed(name, result.failed)
     say.figures(asdict(result))
     if result.failed:
-        say.line(f"{len(result.failed)} images cannot be used, and nothing was written")
+        say.line(f"{plural(len(result.failed), 'image')} cannot be used, and nothing was written")
     else:
-        say.line(f"{result.images} images, {as_size(result.bytes)}: {output}")
+        say.line(f"{plural(result.images, 'image')}, {as_size(result.bytes)}: {output}")
     end_command(len(result.failed))

@@ -29,6 +29,7 @@ def verify(
     Example: hmsa-pipeline verify --repair && hmsa-pipeline dump
     """
     from ..store.verify import verify as read_all
+    from ..text import plural
 
     found = read_all(manifest.output, manifest.stores(), repair=repair)
     for result in found:
@@ -43,8 +44,9 @@ def verify(
     problems = sum(r.problem is not None for r in found)
     moved = sum(r.moved for r in found)
     say.figures([vars(r) for r in found])
-    line = f"{sum(r.sound for r in found)} images are sound, {damaged} damaged, {unreadable} unreadable"
+    sound = plural(sum(r.sound for r in found), "image is", "images are")
+    line = f"{sound} sound, {damaged} damaged, {unreadable} unreadable"
     if problems:
-        line += f", {problems} stores cannot be read"
+        line += f", {plural(problems, 'store')} cannot be read"
     say.line(f"{line}; {moved} moved aside" if repair else line)
     end_command(damaged - moved + unreadable + problems)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...datasets.dataset_specs import EVALUATED, KNOWN_DATASETS, DatasetSpec, dataset_spec
+from ...datasets.layout.find_images import LAYOUTS
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
 from ...errors import DatasetError
 from .findings import COUNTED
@@ -19,6 +20,10 @@ _LABEL = 10
 
 def known_source(name: str) -> DatasetSpec:
     """The facts about a dataset; DatasetError if none is called ``name``, which lists all that there are."""
+    if name in LAYOUTS and name not in KNOWN_DATASETS:
+        raise DatasetError(
+            f"{name}: is no dataset to train on; name it in a manifest, which 'hmsa-pipeline manifest check' looks at"
+        )
     if name not in KNOWN_DATASETS:
         raise DatasetError(f"{name}: is no dataset that is known; known: {', '.join(KNOWN_DATASETS)}")
     return dataset_spec(name)

@@ -28,7 +28,7 @@ from ..fusion.member_stores import (
 from ..fusion.prediction_files import prediction_names, read_prediction, require_classes, require_predictions
 from ..runtime.progress import Progress
 from ..storage.output_folder import predictions_path
-from ..text import figure, without_nan
+from ..text import figure, plural, without_nan
 from .averages import DATASET
 from .ground_truth import LABELLED, GroundTruth, load_ground_truth
 from .pixel_counts import PixelCounts
@@ -193,7 +193,7 @@ def evaluation_table(result: EvaluationResult) -> list[str]:
     images = max(row["images"] for row in figures.values())
     whose = "it should have by others' count" if truth.unsure else "its authors label"
     of = f" of the {truth.official} that {whose}" if images < (truth.official or 0) else ""
-    lines = [f"{result.dataset}: {images} images{of}, {pixels} labelled pixels"]
+    lines = [f"{result.dataset}: {plural(images, 'image')}{of}, {pixels} labelled pixels"]
     if not truth.ood:
         lines.append(f"mIoU {truth.average.words()}; miou_classes says how many")
     columns = [name for name in next(iter(figures.values())) if name not in ("images", "pixels", "iou")]

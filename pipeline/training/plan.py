@@ -17,6 +17,7 @@ from ...models.partial_weights import check_initial
 from ..config.recipe import Recipe
 from ..runtime.device import resolve_device, resolve_precision
 from ..storage.writer_lock import require_free
+from ..text import plural
 from .checkpoint import TrainingCheckpoint, fingerprint, read_run, require_same_recipe
 from .log import require_extra
 from .processes import TrainingProcess
@@ -79,7 +80,7 @@ class TrainingPlan:
             start = f"epoch {at.epoch + 1}, step {at.step}, of the run that lies there"
         else:
             start = str(self.init or f"random weights (seed {r.seed})")
-        images = f"{len(self.train)} images to learn from, {len(self.validation)} to score on"
+        images = f"{plural(len(self.train), 'image')} to learn from, {len(self.validation)} to score on"
         lines = [f"data:    {r.data.type}, {images}; {self.root}", f"network: {r.arch}, from {start}"]
         if self.init is not None and r.init.fresh:
             lines.append(f"fresh:   {', '.join(r.init.fresh)} (from random weights)")
@@ -135,7 +136,7 @@ def plan_training(
     if left_out:
         notes.append(without_masks(data.type, left_out))
     if both := {pair.image for pair in train} & {pair.image for pair in validation}:
-        notes.append(f"data: {len(both)} images are both learnt from and scored on")
+        notes.append(f"data: {plural(len(both), 'image is', 'images are')} both learnt from and scored on")
     saved = _saved(recipe, train, resume, overwrite)
     init = None
     if saved is None:

@@ -210,6 +210,11 @@ def times(folder: Path) -> dict[str, int]:
     return {p.relative_to(folder).as_posix(): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
+def counted(images: int) -> str:
+    """Return ``1 image`` or ``2 images``, as the last lines of commands have it."""
+    return f"{images} image{'' if images == 1 else 's'}"
+
+
 def changed(folder: Path, work: Callable[[], object]) -> set[str]:
     """The files below ``folder`` that ``work`` made, wrote again or removed."""
     before = times(folder) if folder.exists() else {}

@@ -122,7 +122,7 @@ def test_predictions_that_are_something_else_are_listed_and_nothing_is_written(
     assert result.code == 1
     assert result.err.startswith(f"failed: submission: {FOG}: ")
     assert reason in result.err
-    assert "1 images cannot be used, and nothing was written" in result.out
+    assert "1 image cannot be used, and nothing was written" in result.out
     assert target.read_bytes() == b"the last one"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions", "sub.tar"]
 

@@ -123,6 +123,13 @@ def test_what_is_only_evaluated_on_is_neither_drawn_nor_has_a_recipe(name: str, 
     assert files(tmp_path) == {}
 
 
+@pytest.mark.parametrize("name", ["smiyc", "bravo", "folder"])
+def test_a_type_without_classes_is_sent_to_the_manifest(name: str) -> None:
+    said = run("datasets", "check", name).refusal()
+    assert said.startswith(f"{name}: is no dataset to train on")
+    assert "'hmsa-pipeline manifest check'" in said
+
+
 def test_the_list_of_some() -> None:
     result = run("datasets", "list", "shift", "idd", "shift", "--json", "-")
     assert [figures["name"] for figures in result.figures] == ["shift", "idd"]

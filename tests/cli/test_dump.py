@@ -96,7 +96,7 @@ def test_a_deleted_shard_is_made_again_and_nothing_else(full: Bench) -> None:
     shard.unlink()
 
     def again() -> None:
-        assert "1 images dumped, 17 complete before, 0 failed" in full.run("dump").out
+        assert "1 image dumped, 17 complete before, 0 failed" in full.run("dump").out
 
     assert changed(full.logits, again) == {shard.relative_to(full.logits).as_posix()}
     assert files(full.logits) == before
@@ -245,7 +245,7 @@ def test_a_photograph_that_does_not_decode_is_listed_and_the_rest_goes_on(empty:
     assert again.code == 1
     assert "0 images dumped, 5 complete before, 1 failed" in again.out
     photo.write_bytes(sound)
-    assert "1 images dumped, 5 complete before, 0 failed" in empty.run("dump", "--models", "ant").out
+    assert "1 image dumped, 5 complete before, 0 failed" in empty.run("dump", "--models", "ant").out
     direct = network(empty.root / "weights" / "ant.pth")
     found = stored(empty.store("garden", "ant"))["flower.png"]
     np.testing.assert_array_equal(found, logits(direct, photo, [0.5, 1.0, 2.0]))
@@ -257,7 +257,7 @@ def test_a_damaged_photograph_mended_to_its_old_length_is_dumped(empty: Bench) -
     photo.write_bytes(bytes(len(sound)))
     assert empty.run("dump", "--models", "ant").code == 1
     photo.write_bytes(sound)
-    assert "1 images dumped, 5 complete before, 0 failed" in empty.run("dump", "--models", "ant").out
+    assert "1 image dumped, 5 complete before, 0 failed" in empty.run("dump", "--models", "ant").out
 
 
 def test_a_photograph_that_changed_since_it_was_dumped_is_an_error(full: Bench) -> None:

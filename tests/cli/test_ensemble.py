@@ -246,7 +246,7 @@ def test_allow_missing_fuses_what_is_there_and_later_redoes_it(full: Bench) -> N
         path.unlink()
     result = full.run("ensemble", "--allow-missing")
     assert result.code == 0
-    assert result.err == "street: 1 images are fused from fewer than all members\n"
+    assert result.err == "street: 1 image is fused from fewer than all members\n"
     assert record(full, "street")["partial"] == {"day/a.png": ["ant", "cat"]}
     expected = fused(full, "street", "day/a.png", ("ant", "cat"))
     np.testing.assert_array_equal(prediction(full, "street", "day/a.png"), expected)
@@ -257,7 +257,7 @@ def test_allow_missing_fuses_what_is_there_and_later_redoes_it(full: Bench) -> N
     os.utime(shard, ns=(0, 0))
 
     def again() -> None:
-        assert "1 images fused, 5 done before" in full.run("ensemble").out
+        assert "1 image fused, 5 done before" in full.run("ensemble").out
 
     redone = {"street/day/a_pred.png", "street/day/a_conf.png", "street/ensemble.json"}
     assert changed(full.predictions, again) == redone
@@ -335,7 +335,7 @@ def test_a_shard_that_was_made_again_is_fused_again(full: Bench) -> None:
     assert full.run("dump").code == 0
 
     def again() -> None:
-        assert "1 images fused, 5 done before" in full.run("ensemble").out
+        assert "1 image fused, 5 done before" in full.run("ensemble").out
 
     assert changed(full.predictions, again) == {"street/day/a_pred.png", "street/day/a_conf.png"}
 
@@ -343,5 +343,5 @@ def test_a_shard_that_was_made_again_is_fused_again(full: Bench) -> None:
 def test_photographs_that_were_added_are_fused(full: Bench) -> None:
     full.photo("street/day/aa.png", seed=9)
     assert full.run("dump").code == 0
-    assert "1 images fused, 6 done before" in full.run("ensemble").out
+    assert "1 image fused, 6 done before" in full.run("ensemble").out
     np.testing.assert_array_equal(prediction(full, "street", "day/aa.png"), fused(full, "street", "day/aa.png"))

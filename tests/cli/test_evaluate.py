@@ -302,7 +302,7 @@ def test_each_track_has_a_row_of_its_own(tracks: Bench, tmp_path: Path) -> None:
     rows = (tmp_path / "s.csv").read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["dataset", "odd/anomaly", "odd/obstacle"]
     lines = tracks.run("evaluate").out.splitlines()
-    assert lines[0] == "odd/anomaly: 1 images of the 10 that its authors label, 3200 labelled pixels"
+    assert lines[0] == "odd/anomaly: 1 image of the 10 that its authors label, 3200 labelled pixels"
 
 
 def test_a_track_that_is_named_keeps_the_datasets_name(tracks: Bench) -> None:

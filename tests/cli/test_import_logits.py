@@ -66,7 +66,7 @@ def test_again_it_does_nothing_and_a_lost_shard_is_made_again(bench: Bench) -> N
 
     assert changed(bench.logits, again) == set()
     bench.shard("street", "dog", "night/c.png").unlink()
-    assert "1 images imported, 3 complete before" in fill(bench).out
+    assert "1 image imported, 3 complete before" in fill(bench).out
     assert files(bench.logits) == before
 
 
@@ -148,7 +148,7 @@ def test_a_file_that_does_not_fit_is_listed_and_the_rest_goes_on(bench: Bench, m
     assert "3 images imported, 0 complete before, 1 failed" in result.out
     assert not bench.shard("street", "dog", "day/a.png").exists()
     write(bench.root / "elsewhere", "day/a.png", A)
-    assert "1 images imported, 3 complete before, 0 failed" in fill(bench).out
+    assert "1 image imported, 3 complete before, 0 failed" in fill(bench).out
 
 
 def test_missing_files_are_listed_and_foreign_ones_counted(bench: Bench) -> None:
@@ -158,7 +158,7 @@ def test_missing_files_are_listed_and_foreign_ones_counted(bench: Bench) -> None
     assert result.code == 1
     assert result.err.splitlines() == [
         f"failed: street/dog: day/a.png: {missing}: there is no such file; make it and import again",
-        f"{bench.root / 'elsewhere'}: 1 files belong to no photograph of street",
+        f"{bench.root / 'elsewhere'}: 1 file belongs to no photograph of street",
     ]
 
 

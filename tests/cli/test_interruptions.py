@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 
-from .bench import Bench, changed, ended, files, start_python
+from .bench import Bench, changed, counted, ended, files, start_python
 from .conftest import plain_cpu
 from .test_evaluate import scored
 
@@ -98,7 +98,7 @@ def test_a_dump_that_was_killed_goes_on_to_the_same_bytes(bench: Bench, referenc
 
     result = bench.run("dump")
     assert (result.code, result.err) == (0, "")
-    assert f"{2 * IMAGES - complete} images dumped, {complete} complete before, 0 failed" in result.out
+    assert f"{counted(2 * IMAGES - complete)} dumped, {complete} complete before, 0 failed" in result.out
     assert files(bench.logits) == files(reference.logits)
 
 
@@ -186,7 +186,7 @@ def test_a_dump_that_was_interrupted_says_how_to_go_on(bench: Bench, reference: 
     assert result.err.splitlines()[-1] == AGAIN
     complete = shards(bench, "ant")
     assert 3 <= complete < IMAGES
-    assert f"{complete} images dumped, 0 complete before, 0 failed" in result.out
+    assert f"{counted(complete)} dumped, 0 complete before, 0 failed" in result.out
     left = [path.name for path in bench.logits.rglob("*") if path.name.endswith((".lock", ".partial"))]
     assert left == []
     kept = {name: content for name, content in files(bench.logits).items() if "/c." in name}
@@ -249,10 +249,10 @@ def test_an_ensemble_that_was_interrupted_says_how_to_go_on(dumped: Bench, refer
     assert result.err.splitlines()[-1] == AGAIN
     complete = predictions(dumped)
     assert 4 <= complete < IMAGES
-    assert f"{complete} images fused, 0 done before, 0 failed" in result.out
+    assert f"{counted(complete)} fused, 0 done before, 0 failed" in result.out
     assert files(dumped.predictions).items() <= files(reference.predictions).items()
 
-    assert f"{IMAGES - complete} images fused, {complete} done before" in dumped.run("ensemble").out
+    assert f"{counted(IMAGES - complete)} fused, {complete} done before" in dumped.run("ensemble").out
     assert files(dumped.predictions) == files(reference.predictions)
 
 

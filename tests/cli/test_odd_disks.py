@@ -113,5 +113,5 @@ def test_a_damaged_shard_is_moved_to_another_disk(full: Bench, finished: Bench) 
     assert (result.code, result.out) == (0, "17 images are sound, 1 damaged, 0 unreadable; 1 moved aside\n")
     assert not shard.exists()
     assert list(files(full.output / "damaged").values()) == [broken]
-    assert "1 images dumped, 17 complete before" in full.run("dump").out
+    assert "1 image dumped, 17 complete before" in full.run("dump").out
     assert files(full.logits) == files(finished.logits)

@@ -101,7 +101,7 @@ def test_a_manifest_names_the_architecture_and_the_dataset_of_the_package(instal
     assert result.code == 0, result
     assert json.loads(result.out)[0]["dataset"] == "town"
     assert (
-        "1 images predicted"
+        "1 image predicted"
         in run(installed, town, "predict", *words, "--workers", "0", "--output", "other", "--limit", "1").out
     )
 

@@ -141,7 +141,7 @@ def test_a_photograph_that_changed_is_refused(done: Bench) -> None:
 def test_one_that_is_not_predicted_yet_may_change(done: Bench) -> None:
     done.photo("street/day/a.png", seed=99)
     (done.predictions / "street/day/a_pred.png").unlink()
-    assert "1 images predicted, 5 done before, 0 failed" in done.run("predict").out
+    assert "1 image predicted, 5 done before, 0 failed" in done.run("predict").out
     assert "nothing to do" in done.run("predict").out
 
 
@@ -167,7 +167,7 @@ def test_predict_takes_up_what_ensemble_began(full: Bench) -> None:
     assert changed(full.predictions, lambda: full.run("predict")) == set()
     (full.predictions / "garden/flower_pred.png").unlink()
     result = full.run("predict")
-    assert "1 images predicted, 5 done before, 0 failed" in result.out
+    assert "1 image predicted, 5 done before, 0 failed" in result.out
 
 
 def test_images_that_were_fused_from_some_members_are_predicted_from_all(full: Bench, finished: Bench) -> None:
@@ -176,7 +176,7 @@ def test_images_that_were_fused_from_some_members_are_predicted_from_all(full: B
     assert full.run("ensemble", "--allow-missing", *GARDEN).code == 0
     assert json.loads((full.predictions / "garden/ensemble.json").read_text())["partial"] != {}
     result = full.run("predict", *GARDEN)
-    assert "1 images predicted, 1 done before" in result.out
+    assert "1 image predicted, 1 done before" in result.out
     assert files(full.predictions) == files(finished.predictions)
 
 
@@ -244,7 +244,7 @@ def test_limit_models_and_datasets_choose_what_is_predicted(empty: Bench) -> Non
     assert "3 images predicted, 0 done before, 0 failed" in result.out
     assert len(list(empty.predictions.rglob("*_pred.png"))) == 3
     assert (
-        "1 images predicted, 3 done before" in empty.run("predict", "--models", "ant,bee", "--datasets", "street").out
+        "1 image predicted, 3 done before" in empty.run("predict", "--models", "ant,bee", "--datasets", "street").out
     )
     message = empty.run("predict", "--datasets", "street").refusal()
     assert "holds predictions made in another way (members ant, bee there, ant, bee, cat now)" in message
@@ -335,7 +335,7 @@ def test_a_damaged_photograph_is_listed_and_the_rest_is_done(empty: Bench, finis
     photo.write_bytes(sound)
     os.utime(photo)
     result = empty.run("predict", "--keep", "ant")
-    assert (result.code, "1 images predicted, 5 done before" in result.out) == (0, True)
+    assert (result.code, "1 image predicted, 5 done before" in result.out) == (0, True)
     assert files(empty.predictions) == files(finished.predictions)
 
 
@@ -433,7 +433,7 @@ def test_kept_logits_that_were_written_survive_a_lost_prediction(
     monkeypatch.setattr(
         ShardWriter, "write", lambda self, entry, logits: (wrote.append(entry.path), write(self, entry, logits))
     )
-    assert "1 images predicted, 5 done before" in empty.run("predict", "--keep", "ant").out
+    assert "1 image predicted, 5 done before" in empty.run("predict", "--keep", "ant").out
     assert wrote == []
     assert files(empty.predictions) == files(finished.predictions)
 

@@ -95,7 +95,7 @@ def test_a_photograph_that_is_damaged_is_listed(full: Bench, tmp_path: Path) -> 
     result = full.run("render", "--write", str(tmp_path / "p"), "--datasets", "street")
     assert result.code == 1
     assert result.err.startswith("failed: street: day/a.png: ")
-    assert "9 pictures, 1 images failed" in result.out
+    assert "9 pictures, 1 image failed" in result.out
 
 
 def test_what_is_missing_is_counted(full: Bench, tmp_path: Path) -> None:

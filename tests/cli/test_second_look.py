@@ -67,7 +67,7 @@ def test_a_damaged_photograph_that_was_taken_away_is_missed_by_nobody(empty: Ben
     assert result.out == "nothing to do: all 3 images are complete\n"
     result = empty.run("ensemble", *GARDEN)
     assert (result.code, result.err) == (0, "")
-    assert "1 images fused, 0 done before, 0 failed" in result.out
+    assert "1 image fused, 0 done before, 0 failed" in result.out
     assert "nothing to do" in empty.run("ensemble", *GARDEN).out
 
 

@@ -128,7 +128,7 @@ def test_damage_is_listed_moved_aside_and_made_again(full: Bench, damage: Callab
     assert sum(row["moved"] for row in result.figures) == 1
     assert not shard.exists()
     assert files(full.output / "damaged") == {"street/bee/33x57/c.0.0.0.0": damaged}
-    assert "1 images dumped, 17 complete before" in full.run("dump").out
+    assert "1 image dumped, 17 complete before" in full.run("dump").out
     assert files(full.logits) == before
     assert full.run("verify").code == 0
 
@@ -145,7 +145,7 @@ def test_an_emptied_shard_is_no_complete_image(full: Bench) -> None:
     before = files(full.logits)
     empty_out(full.shard("street", "bee", "night/c.png"))
     assert full.run("ensemble").refusal().startswith("street: of 4 images bee lacks 1; ")
-    assert "1 images dumped, 17 complete before" in full.run("dump").out
+    assert "1 image dumped, 17 complete before" in full.run("dump").out
     assert files(full.logits) == before
 
 
@@ -184,7 +184,7 @@ def test_a_damaged_import_is_imported_again(full: Bench) -> None:
     before = files(full.store("garden", "dog"))
     cut_short(full.shard("garden", "dog", "flower.png"))
     assert full.run("verify", "--repair").code == 0
-    assert "1 images imported, 1 complete before" in full.run(*fill).out
+    assert "1 image imported, 1 complete before" in full.run(*fill).out
     assert files(full.store("garden", "dog")) == before
 
 

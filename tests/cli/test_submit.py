@@ -301,7 +301,7 @@ def test_predictions_that_cannot_be_used_are_listed_and_the_old_submission_stays
     for target in (tmp_path / "sub.zip", tmp_path / "sub"):
         result = submit(bench, form, target)
         assert result.code == 1
-        assert result.out == "1 images cannot be used, and nothing was written\n"
+        assert result.out == "1 image cannot be used, and nothing was written\n"
         assert result.err.startswith("failed: set: ")
         assert "is 20x80, its photograph 48x80" in result.err
     assert (files(tmp_path / "sub"), (tmp_path / "sub.zip").read_bytes()) == before
@@ -417,6 +417,14 @@ def test_half_a_zip_of_a_killed_run_is_removed(city: Bench, tmp_path: Path) -> N
         (("--format", "smiyc", "--method", "", "--output", "x"), "--method: '' cannot name a folder"),
         (("--format", "cityscapes", "--datasets", "sett", "--output", "x"), "no dataset 'sett' in the manifest"),
         (
+            ("--format", "cityscapes", "--output", "x", "--predictions", "no/where"),
+            "--predictions no/where: there is no such folder",
+        ),
+        (
+            ("--samples", "s.tar", "--output", "x.tar", "--predictions", "no/where"),
+            "--predictions no/where: there is no such folder",
+        ),
+        (
             ("--format", "cityscapes", "--check", "nothing.zip"),
             "nothing.zip: cannot be read as a submission (No such",
         ),
@@ -494,7 +502,7 @@ def test_what_is_wrong_with_a_file_is_said(request: pytest.FixtureRequest, tmp_p
     first.write_bytes(damage(first.read_bytes()))
     result = bench.run("submit", "--format", form, "--check", str(tmp_path / "sub"))
     assert result.code == 1
-    assert result.out == "1 images are sound, 1 wrong, 0 missing; set has 2\n"
+    assert result.out == "1 image is sound, 1 wrong, 0 missing; set has 2\n"
     (line,) = result.err.splitlines()
     assert line.startswith("failed: sub: ")
     assert reason in line

@@ -165,7 +165,7 @@ def test_an_image_too_large_for_the_memory_is_listed_and_the_others_are_done(
         assert_the_odd_one_failed(empty)
     result = empty.run("dump", "--models", "ant")
     assert (result.code, result.err) == (0, "")
-    assert "1 images dumped, 5 complete before, 0 failed" in result.out
+    assert "1 image dumped, 5 complete before, 0 failed" in result.out
 
 
 def test_an_image_too_large_to_decode_is_listed_and_the_others_are_done(

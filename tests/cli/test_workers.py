@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 from hmsa_pipeline.errors import StoreError
 
-from .bench import Bench, ended, files, quiet
+from .bench import Bench, counted, ended, files, quiet
 from .conftest import plain_cpu
 from .faults import kill, slow, troubled, wait_for, workers
 
@@ -121,7 +121,7 @@ def test_workers_finish_what_is_in_flight_when_the_run_is_told_to_stop(
     assert result.code == 130
     complete = shards(bench)
     assert 3 <= complete < 2 * IMAGES
-    assert f"{complete} images dumped, 0 complete before, 0 failed" in result.out
+    assert f"{counted(complete)} dumped, 0 complete before, 0 failed" in result.out
     assert [path.name for path in bench.logits.rglob("*") if path.name.endswith((".lock", ".partial"))] == []
     assert f"{complete} complete before" in bench.run("dump").out
     assert files(bench.logits) == files(reference.logits)

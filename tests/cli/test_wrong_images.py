@@ -74,8 +74,8 @@ def test_one_that_does_not_decode_is_listed_and_the_others_are_done(empty: Bench
     assert "3 images fused, 0 done before, 1 failed" in result.out
 
     photo.write_bytes(sound)
-    assert "1 images dumped, 3 complete before, 0 failed" in empty.run("dump", *chosen).out
-    assert "1 images fused, 3 done before, 0 failed" in empty.run("ensemble", *chosen).out
+    assert "1 image dumped, 3 complete before, 0 failed" in empty.run("dump", *chosen).out
+    assert "1 image fused, 3 done before, 0 failed" in empty.run("ensemble", *chosen).out
     assert empty.run("verify").out == "4 images are sound, 0 damaged, 0 unreadable\n"
 
 

@@ -220,7 +220,7 @@ def passed_over(bench: Bench, *options: str) -> str:
     result = bench.run("verify", *options)
     (line,) = result.err.splitlines()
     assert (result.code, files(bench.output)) == (1, before)
-    assert "14 images are sound, 0 damaged, 0 unreadable, 1 stores cannot be read" in result.out
+    assert "14 images are sound, 0 damaged, 0 unreadable, 1 store cannot be read" in result.out
     return line.removeprefix("unreadable: ")
 
 

@@ -207,6 +207,37 @@ def test_harmless_globals_are_refused_too(tmp_path: Path, content: Any, name: st
     assert f"asks for '{name}" in message(tmp_path / "w.pth")
 
 
+class Parts(nn.Module):
+    """A network with a part whose name is one that trainers give to a whole network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Conv2d(1, 1, 1)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("content", "access"),
+    [
+        (lambda state: {"model": state, "at": Fraction(1, 2)}, '["model"]'),
+        (
+            lambda state: {"model_state_dict": state, "args": {"model": "w48"}, "at": Fraction(1, 2)},
+            '["model_state_dict"]',
+        ),
+        (lambda state: {"state_dict": state, "at": Fraction(1, 2)}, '["state_dict"]'),
+        (lambda _: {"net": Parts()}, '["net"].state_dict()'),
+        (lambda _: Parts(), ".state_dict()"),
+    ],
+)
+def test_a_refusal_says_how_to_get_at_the_weights(
+    tmp_path: Path, state: State, content: Callable[[State], Any], access: str, zipped: bool
+) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(content(state), path, _use_new_zipfile_serialization=zipped)
+    advice = f'torch.save(torch.load("w.pth", weights_only=False){access}, "weights.pth")'
+    assert message(path).endswith(advice)
+
+
 def test_reading_leaves_no_global_allowed(tmp_path: Path, state: State) -> None:
     path = tmp_path / "w.pth"
     torch.save(published(state), path)
@@ -281,20 +312,21 @@ def test_files_with_a_wrong_byte_load_or_are_refused(
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "held"),
     [
-        {},
-        {"state_dict": {}},
-        {"state_dict": 3, "epoch": 1},
-        [torch.ones(2)],
-        torch.ones(2),
-        {1: torch.ones(2)},
+        ({}, "no state dict, but nothing at all"),
+        ({"state_dict": {}}, "no state dict, but entries without weights (state_dict)"),
+        ({"state_dict": 3, "epoch": 1}, "no state dict, but entries without weights (state_dict, epoch)"),
+        ([torch.ones(2)], "no state dict, but one object of the type list"),
+        (torch.ones(2), "no state dict, but one object of the type Tensor"),
+        ({1: torch.ones(2)}, "no state dict, but a mapping whose keys are no names (1)"),
+        ({"loss": torch.ones(2)}, "no weights, only what stands beside a network (loss)"),
     ],
     ids=repr,
 )
-def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: Any) -> None:
+def test_files_without_a_state_dict_are_refused(tmp_path: Path, content: Any, held: str) -> None:
     torch.save(content, tmp_path / "w.pth")
-    assert "holds no state dict" in message(tmp_path / "w.pth")
+    assert message(tmp_path / "w.pth") == f"holds {held}; is it a checkpoint?"
 
 
 @pytest.mark.parametrize("read", [check, load])

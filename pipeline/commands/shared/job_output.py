@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ...text import plural
 from .options import refuse_timeout_without_workers
 from .output import Output, end_command, print_error, print_failed
 
@@ -63,13 +64,14 @@ def _print_job(say: Output, result: InferenceResult) -> None:
         print_error(f"failed: {name}: {result.problem}")
     ways = list(result.fallbacks.values())
     if parts := sum(SCALE_BY_SCALE in way or IN_TILES in way for way in ways):
+        made = f"{'was' if parts == 1 else 'were'} made in parts; run.json lists them"
         print(
-            f"{name}: {parts} images did not fit into the device's memory at once and were made "
-            "in parts; run.json lists them",
+            f"{name}: {plural(parts, 'image')} did not fit into the device's memory at once and {made}",
             file=sys.stderr,
         )
     if uncompiled := sum(WITHOUT_COMPILE in way for way in ways):
-        print(f"{name}: {uncompiled} images were made {WITHOUT_COMPILE}; run.json lists them", file=sys.stderr)
+        what = plural(uncompiled, "image was", "images were")
+        print(f"{name}: {what} made {WITHOUT_COMPILE}; run.json lists them", file=sys.stderr)
     if result.done or result.failed:
         say.line(
             f"{name}: {result.done} done, {result.skipped} complete before, {len(result.failed)} failed, "
@@ -108,7 +110,7 @@ def conclude_jobs(
     if not made and not failed and not problems and not todo:
         say.line(f"nothing to do: all {skipped} {nothing}")
     else:
-        say.line(f"{made} images {done}, {skipped} {before}, {failed} failed; {where}")
+        say.line(f"{plural(made, 'image')} {done}, {skipped} {before}, {failed} failed; {where}")
         if line := limited_by(r.times for r in results):
             say.line(line)
     if problems:
