@@ -46,10 +46,8 @@ def ensemble(
     plans = plan_ensemble(manifest, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
     if dry_run:
         for plan in plans:
-            say.line(
-                f"{plan.dataset}: {len(plan.tasks)} to fuse, {plan.skipped} done before, "
-                f"{len(plan.absent)} in no store"
-            )
+            todo = f"{len(plan.tasks)} to fuse, {plan.skipped} done before, {len(plan.absent)} in no store"
+            say.line(f"{plan.dataset}: {todo}")
         say.figures([{"dataset": p.dataset, "todo": len(p.tasks), "skipped": p.skipped} for p in plans])
         return
 

@@ -39,15 +39,12 @@ _PICTURES = 12
 
 @dataclass(frozen=True)
 class CheckPlan:
-    """A dataset that can be looked at, and what will be read of it.
+    """A dataset that can be looked at, and what will be read of it; ``limit`` and ``workers`` as in `plan_check`.
 
     Attributes:
-        spec: which dataset it is.
         root: its folder.
         output: where the figures and pictures go.
         splits: split -> its images with masks, and its images without.
-        limit: how many images of each split are read; all if None.
-        workers: processes that read; one per core if None.
     """
 
     spec: DatasetSpec
@@ -127,16 +124,13 @@ def run_check(plan: CheckPlan) -> DatasetFindings:
 
 
 def expected_images(root: Path, spec: DatasetSpec, split: str, found: int) -> int | None:
-    """How many images of a split its authors distribute.
+    """How many images of a split its authors distribute; None where it is not known, or the dataset was drawn.
 
     Args:
         root: the dataset's folder.
         spec: which dataset it is.
         split: which split.
         found: how many are there; if it is one of the dataset's parts, that part is what is expected.
-
-    Returns:
-        None where it is not known, or the dataset was drawn.
     """
     if (root / DRAWN_MARK).is_file():
         return None
@@ -190,21 +184,15 @@ def inspect_pair(reader: LabelReader, pair: ImageMaskPair) -> PairFindings:
 
 
 def find_strays(root: Path, spec: DatasetSpec, splits: Sequence[str]) -> list[str]:
-    """Masks that belong to no image, wherever masks of these splits may lie.
+    """Masks that belong to no image, wherever masks of these splits may lie: paths relative to the root, sorted.
 
     Linked folders are not followed. Images count that lie in the folder of the split, whether they belong to
-    it or not.
+    it or not. DatasetError if a folder of images cannot be read.
 
     Args:
         root: the dataset's folder.
         spec: its specification.
         splits: the splits whose masks are looked for.
-
-    Returns:
-        Paths relative to the root, sorted.
-
-    Raises:
-        DatasetError: a folder of images cannot be read.
     """
     strays: set[str] = set()
     wanted: set[str] = set()
@@ -230,14 +218,9 @@ def _stems_below(folder: Path, ending: str) -> Iterator[str]:
 
 
 def spread(counts: Sequence[int], total: int) -> list[list[int]]:
-    """Places in several lists, equally many in each and far apart, up to ``total`` in all.
+    """Ascending places in lists of the lengths ``counts``, as many in each and far apart, up to ``total`` in all.
 
-    Args:
-        counts: how long each list is.
-        total: how many places are wanted.
-
-    Returns:
-        For each list ascending places in it; short lists leave their part to the others.
+    Short lists leave their part to the others.
     """
     shares = [0] * len(counts)
     while sum(shares) < min(total, sum(counts)):

@@ -22,14 +22,11 @@ def draw_class_chart(
     """Write a chart of the classes: their share of the labelled pixels, and how many images show them.
 
     Args:
-        path: PNG to write.
+        path: PNG to write; OSError if that fails.
         title: what stands above it.
         pixels: (20,) pixels of each class, and of none.
         images: (20,) images that show each class, and that have pixels of none.
         total: images in all.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     labelled = int(pixels[:NUM_CLASSES].sum())
     shares = pixels[:NUM_CLASSES] / max(1, labelled)

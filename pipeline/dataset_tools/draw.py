@@ -20,12 +20,11 @@ _CROP, _LONG_EDGE = (96, 192), 240
 
 @dataclass(frozen=True, slots=True)
 class DrawnDataset:
-    """A dataset that was drawn."""
+    """A dataset that was drawn, and the command that trains on it."""
 
     name: str
     folder: Path
     command: str
-    """The command that trains on it."""
 
 
 def draw_datasets(

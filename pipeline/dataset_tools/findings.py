@@ -50,29 +50,18 @@ class SplitFindings:
     """Findings of one split."""
 
     name: str
-    spec: DatasetSpec
-    """The dataset that the split belongs to."""
-    pairs: int
-    """Images that have a mask."""
+    spec: DatasetSpec  # of the dataset that it belongs to
+    pairs: int  # images that have a mask
     without_mask: list[str]
-    """Images that have none."""
-    expected: int | None = None
-    """Images that its authors distribute; None where that is not known, or not asked for."""
+    expected: int | None = None  # images that its authors distribute; None where that is not known
     looked_at: int = 0
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """(height, width) -> how many images."""
-    resized: int = 0
-    """Masks of another size than their image, as this dataset is known to have them."""
-    other_size: list[str] = field(default_factory=list)
-    """Masks of another size than their image, where that is an error, with both sizes."""
-    unknown: dict[int, list[str]] = field(default_factory=dict)
-    """Id that is not in the table -> the masks that hold it."""
-    unreadable: list[str] = field(default_factory=list)
-    """Problems of files that cannot be read."""
-    sound: list[ImageMaskPair] = field(default_factory=list)
-    """Pairs that can be trained on."""
-    empty: list[str] = field(default_factory=list)
-    """Masks of these that label nothing."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (height, width) -> how many images
+    resized: int = 0  # masks of another size than their image, as this dataset is known to have them
+    other_size: list[str] = field(default_factory=list)  # the same where it is an error, with both sizes
+    unknown: dict[int, list[str]] = field(default_factory=dict)  # id that is not in the table -> masks that hold it
+    unreadable: list[str] = field(default_factory=list)  # problems of files
+    sound: list[ImageMaskPair] = field(default_factory=list)  # can be trained on
+    empty: list[str] = field(default_factory=list)  # sound masks that label nothing
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(SLOTS), np.int64))
     """(20,): pixels of each class, and of none, in what can be trained on."""
     images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(len(SLOTS), np.int64))
@@ -188,10 +177,7 @@ class DatasetFindings:
     """Findings of a dataset.
 
     Attributes:
-        spec: which one it is.
-        root: its folder.
         limit: how many images of each split were read; all if None.
-        splits: what each split holds.
         without_image: masks that belong to no image; paths relative to the root.
         all_images: how many images lie in the folders of all splits; None where nobody says how many there must be.
         beside: folders of further parts beside the root, which are read as if they lay in it.
@@ -212,12 +198,12 @@ class DatasetFindings:
 
     @property
     def pixels(self) -> NDArray[np.int64]:
-        """(20,): as `SplitReport.pixels`, over all splits."""
+        """(20,): as `SplitFindings.pixels`, over all splits."""
         return np.sum([split.pixels for split in self.splits], axis=0)
 
     @property
     def images(self) -> NDArray[np.int64]:
-        """(20,): as `SplitReport.images`, over all splits."""
+        """(20,): as `SplitFindings.images`, over all splits."""
         return np.sum([split.images for split in self.splits], axis=0)
 
     @property

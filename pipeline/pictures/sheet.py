@@ -69,11 +69,9 @@ def dataset_sheet(path: Path, title: str, reader: LabelReader, shown: Sequence[t
 
 
 def member_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], width: int) -> Image.Image:
-    """Pictures of one scene side by side, their names below them, above the colours of the classes.
+    """Pictures of one scene side by side, ``width`` pixels each, their names below, above the colours of the classes.
 
-    Args:
-        tiles: name and (H, W, 3) uint8 pixels of each picture, all of one size; one at least.
-        width: of a picture on the sheet.
+    ``tiles`` are name and (H, W, 3) uint8 pixels of each picture, all of one size; one at least.
     """
     height = max(1, round(tiles[0][1].shape[0] * width / tiles[0][1].shape[1]))
     rows = math.ceil(len(tiles) / _ABREAST)
@@ -106,15 +104,7 @@ def reduced(picture: Image.Image, width: int | None, *, exact: bool) -> Image.Im
 
 
 def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image under its labels in the colours of the classes; what is ignored is striped.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-        labels: (H, W) uint8 train ids.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """An image (H, W, 3) uint8 under its labels (H, W) in the colours of the classes; what is ignored is striped."""
     tinted = blend_over(image, class_colours(labels), _OPACITY)
     ignored = labels == IGNORE
     tinted[ignored] = image[ignored]

@@ -51,7 +51,7 @@ def plan_report(
         width: of the pictures.
         limit: images per dataset, from the first; None for all.
         ground_truth: BRAVO's tar file, for its datasets; None for none.
-        average: which classes a mean IoU runs over, one of `averages.AVERAGES`.
+        average: one of `averages.AVERAGES`.
 
     Raises:
         HmsaError: the folder holds something else.

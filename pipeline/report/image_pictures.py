@@ -59,10 +59,10 @@ def draw_pictures(
         _write_picture(folder / "disagreement.jpg", Image.fromarray(heat_map(information / TWO_CAMPS)), width)
         summary.entry.layers.append("disagreement")
     if truth is not None and setup.truth and setup.truth.ood:
-        _write_picture(folder / "foreign.png", _indexed(_foreign(truth), (_FOREIGN, _UNKNOWN)), width)
+        _write_picture(folder / "foreign.png", _marked(truth == 1, truth, _FOREIGN), width)
         summary.entry.layers.append("foreign")
     elif truth is not None:
-        _write_picture(folder / "errors.png", _indexed(_errors(label, truth), (_WRONG, _UNKNOWN)), width)
+        _write_picture(folder / "errors.png", _marked(label != truth, truth, _WRONG), width)
         _write_picture(folder / "labels.png", _indexed(truth, PALETTE), width)
         summary.entry.layers += ["errors", "labels"]
     values: dict[str, Any] = {"prediction": label, "confidence": np.rint(confidence_share * 255).astype(np.uint8)}
@@ -73,14 +73,10 @@ def draw_pictures(
     write_text(folder / "values.js", _pixel_values(folder.name, values))
 
 
-def _errors(label: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """0 wrong, 1 not labelled, 255 right."""
-    return np.where(truth == IGNORE, 1, np.where(label == truth, IGNORE, 0)).astype(np.uint8)
-
-
-def _foreign(mask: np.ndarray) -> np.ndarray:
-    """0 out of distribution, 1 unknown, 255 of the known world."""
-    return np.where(mask == IGNORE, 1, np.where(mask == 1, 0, IGNORE)).astype(np.uint8)
+def _marked(marked: np.ndarray, truth: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
+    """Pixels that are ``marked`` (H, W) bool in a colour, those without a label black, the others transparent."""
+    ids = np.where(truth == IGNORE, 1, np.where(marked, 0, IGNORE)).astype(np.uint8)
+    return _indexed(ids, (colour, _UNKNOWN))
 
 
 def _indexed(ids: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Image.Image:

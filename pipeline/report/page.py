@@ -62,10 +62,7 @@ def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSumm
         images=sum(len(summary.gallery) for summary in summaries),
         overview=_overview_table(summaries),
         summary=[_summary_table(summary) for summary in summaries],
-        sections=[
-            {"dataset": summary.dataset, "plots": _plots(folder, number, summary)}
-            for number, summary in enumerate(summaries)
-        ],
+        sections=[{"dataset": each.dataset, "plots": _plots(folder, i, each)} for i, each in enumerate(summaries)],
         failed=[(each.dataset, image, reason) for each in summaries for image, reason in each.failed.items()],
         legend=CLASS_LEGEND,
         datasets=[summary.dataset for summary in summaries],
@@ -118,10 +115,7 @@ def _summary_table(summary: DatasetSummary) -> dict[str, Any]:
         "average": f"mIoU {summary.average.words()}." if summary.semantic else None,
         "columns": [_TITLES[name] for name in names],
         "rows": [
-            {
-                "subject": subject,
-                "cells": [(figure(row[name]), row[name] == best.get(name)) for name in names],
-            }
+            {"subject": subject, "cells": [(figure(row[name]), row[name] == best.get(name)) for name in names]}
             for subject, row in figures.items()
         ],
         "iou": [

@@ -26,10 +26,7 @@ class DatasetSummary:
     """Totals over a dataset's images.
 
     Attributes:
-        dataset: its name.
         members: names of those that were looked at.
-        average: which classes the mean IoU runs over.
-        gallery: entry of each image.
         counts: by subject, over all images; empty without labels.
         histogram: pixels by the ensemble's confidence, (64,) int64.
         failed: images that could not be looked at -> reasons.
@@ -88,18 +85,11 @@ class DatasetSummary:
             "images": len(self.gallery),
             "scores": self.figures(without_nan),
             **({"average": self.average.as_json()} if self.semantic else {}),
-            "confidence": self.mean("confidence"),
-            "disagreement": self.mean("disagreement"),
-            "information": self.mean("information"),
+            **{name: self.mean(name) for name in _MEANS},
             "members": self.members,
             "disputes": None if disputes is None else disputes.tolist(),
             "by_image": {
-                image: {
-                    "wrong": entry.wrong,
-                    "confidence": entry.confidence,
-                    "disagreement": entry.disagreement,
-                    "information": entry.information,
-                }
+                image: {name: getattr(entry, name) for name in ("wrong", *_MEANS)}
                 for image, entry in self.gallery.items()
             },
             "failed": self.failed,
@@ -109,6 +99,7 @@ class DatasetSummary:
 PICTURES = "pictures"
 BINS = 64
 """Bins of the confidence histogram."""
+_MEANS = ("confidence", "disagreement", "information")
 
 
 @dataclass(frozen=True)
@@ -116,12 +107,10 @@ class DatasetSetup:
     """One dataset, ready to be shown.
 
     Attributes:
-        dataset: its name.
         root: the folder of the photographs.
         predictions: the folder of the predictions.
         truth: reads the labels; None if there are none.
         members: whose stores are looked at; none if they are left out.
-        functions: of label and confidence.
         folder: of the report.
         width: to which pictures are reduced.
         exif: whether photographs are turned as EXIF says.
@@ -176,7 +165,6 @@ class ImageSummary:
     """Figures of one image.
 
     Attributes:
-        entry: its entry in the gallery.
         counts: by subject (the ensemble, members); empty without labels.
         histogram: (64,) int64 pixels by the ensemble's confidence.
         disputes: (M, M) int64: pixels of which two members say another class.

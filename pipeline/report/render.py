@@ -35,17 +35,13 @@ class RenderPlan:
     """The pictures of one dataset, ready to be made.
 
     Attributes:
-        dataset: its name.
         root: the folder of the photographs.
         images: their paths below it.
         predictions: the folder of the predictions.
         target: the folder of the pictures.
-        kinds: which of `KINDS`.
-        opacity: of the classes over the photograph, 0 to 1.
-        width: to which pictures, and those on a sheet, are reduced; None to leave them as they are.
         members: with their stores; none without sheets.
-        functions: of members' labels and confidences.
         exif: whether photographs are turned as EXIF says.
+        kinds, opacity, width: see `plan_render`; a picture on a sheet is reduced to the width too.
     """
 
     dataset: str

@@ -44,14 +44,7 @@ class Average:
     classes: tuple[int, ...] | None = None
 
     def counted(self, matrix: Tensor) -> Tensor:
-        """Mark the classes that the mean runs over.
-
-        Args:
-            matrix: (C, C) integer counts, rows are labels, columns predictions.
-
-        Returns:
-            (C,) bool.
-        """
+        """Mark the classes that the mean runs over, (C,) bool, by the counts (C, C) of `metrics.confusion`."""
         counted = matrix.sum(1) > 0
         if self.rule == LABELLED_OR_PREDICTED:
             counted |= matrix.sum(0) > 0
@@ -79,18 +72,10 @@ PLAIN = Average()
 
 
 def average_of(name: str, sources: Iterable[DatasetSpec]) -> Average:
-    """How the mean of a dataset is taken, or one mean of several datasets.
+    """How the mean of a dataset is taken, or one mean of several, by the name of one of `AVERAGES`; ValueError else.
 
-    Args:
-        name: one of `AVERAGES`.
-        sources: of the scored pixels; none if no dataset file gives their label table, as BRAVO.
-
-    Returns:
-        For `DATASET` over the classes that any of the sources can hold, by their rule if they have the same one and
-        as `LABELLED_OR_PREDICTED` else.
-
-    Raises:
-        ValueError: ``name`` is none of `AVERAGES`.
+    `DATASET` is over the classes that any of ``sources`` can hold, by their rule if they have the same one and as
+    `LABELLED_OR_PREDICTED` else. There are no sources if no dataset file gives their label table, as for BRAVO.
     """
     if name not in AVERAGES:
         raise ValueError(f"unknown average {name!r}; one of {', '.join(AVERAGES)}")

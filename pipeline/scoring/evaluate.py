@@ -44,7 +44,6 @@ class EvaluationPlan:
         truth: images with masks.
         members: whose stores are scored.
         subjects: which of them together are scored under which name, with the functions of the manifest.
-        functions: of label and confidence.
     """
 
     dataset: str

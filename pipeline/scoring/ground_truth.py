@@ -192,11 +192,8 @@ def load_bravo_ground_truth(
     Args:
         entry: of the type `BRAVO`, named as the challenge names its folder.
         images: paths of its photographs.
-        ground_truth: the challenge's tar file.
+        ground_truth: the challenge's tar file; DatasetError if it is none, or knows none of the images.
         average: one of `averages.AVERAGES`; the challenge's own is that over labelled or predicted classes.
-
-    Raises:
-        DatasetError: it is no such file, or knows none of the images.
     """
     reader = BravoMaskReader(ground_truth, entry.name)
     pairs = tuple(filter(None, map(reader.pair, images)))

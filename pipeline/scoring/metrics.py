@@ -43,13 +43,9 @@ def confusion(predicted: Tensor, labels: Tensor, num_classes: int = 19) -> Tenso
 
 
 def class_iou(matrix: Tensor) -> Tensor:
-    """Intersection over union of each class.
+    """Intersection over union of each class, (C,) float64 in 0..1, from `confusion`.
 
-    Args:
-        matrix: (C, C) int64 of `confusion`.
-
-    Returns:
-        (C,) float64 in 0..1; NaN for a class that is neither labelled nor predicted.
+    NaN for a class that is neither labelled nor predicted.
     """
     matrix = matrix.double()
     hit = matrix.diagonal()
@@ -57,12 +53,7 @@ def class_iou(matrix: Tensor) -> Tensor:
 
 
 def mean_iou(matrix: Tensor, average: Average | None = None) -> float:
-    """Mean of `class_iou` over the classes that ``average`` counts; NaN if there is none.
-
-    Args:
-        matrix: (C, C) int64 of `confusion`.
-        average: which classes; None for all that are labelled or predicted.
-    """
+    """Mean of `class_iou` over the classes that ``average`` counts, None for `PLAIN`; NaN if there is none."""
     return class_iou(matrix)[(average or PLAIN).counted(matrix)].mean().item()
 
 
@@ -96,14 +87,9 @@ def _from_the_top(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def roc(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The ROC curve.
+    """False and true positive rates for counts (2, L), (L + 1,) float64 each, from (0, 0) to (1, 1).
 
-    Args:
-        counts: (2, L) int64 of `level_counts`.
-
-    Returns:
-        false and true positive rates, (L + 1,) float64 each, from (0, 0) to (1, 1); NaN where there are no
-        negatives, or no positives.
+    NaN where there are no negatives, or no positives.
     """
     negatives, positives = _from_the_top(counts)
     with np.errstate(invalid="ignore"):
@@ -148,14 +134,9 @@ def errors_first(counts: np.ndarray) -> np.ndarray:
 
 
 def reliability(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How sure the pixels of each confidence are, and how often they are right.
+    """Pixels (int64), mean confidence and accuracy (float64, NaN in an empty bin) of each bin, (15,) each.
 
-    Args:
-        counts: (2, 65536) int64 of `level_counts`.
-
-    Returns:
-        pixels (int64), mean confidence and accuracy (float64, NaN in an empty bin) of each bin, (15,) each; bins are
-        cut at ``round(linspace(0, 65536, 16))``.
+    From counts (2, 65536); bins are cut at ``round(linspace(0, 65536, 16))``.
     """
     starts = np.round(np.linspace(0, CONFIDENCE_LEVELS, BINS + 1)).astype(np.int64)[:-1]
     every = counts.sum(0)

@@ -71,11 +71,9 @@ def count_classes(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) 
 
 
 def count_ood(confidence: np.ndarray, mask: np.ndarray) -> PixelCounts:
-    """One image's counts of what is out of distribution.
+    """One image's counts of what is out of distribution, from its confidence (H, W) uint16.
 
-    Args:
-        confidence: (H, W) uint16.
-        mask: (H, W) uint8: 1 out of distribution, 0 not, 255 where nothing is known.
+    ``mask`` (H, W) uint8 is 1 out of distribution, 0 in it, 255 where nothing is known.
     """
     known = mask != IGNORE
     levels = level_counts(mask[known] == 1, CONFIDENCE_LEVELS - 1 - confidence[known])

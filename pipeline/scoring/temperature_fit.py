@@ -40,11 +40,7 @@ class LabelledPixels:
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The temperature of least negative log likelihood, between 0.05 and 20.
-
-    Args:
-        logits: (N, C) float16 or float32.
-        labels: (N,) int64.
+    """The temperature of least negative log likelihood, between 0.05 and 20, of logits (N, C) and labels (N,) int64.
 
     With b = 1 / T the likelihood's negative logarithm is convex in b: Newton's method, within what is known to hold
     the minimum.

@@ -28,14 +28,9 @@ _MOST_BYTES = 2**28
 
 
 def encode(label: np.ndarray, confidences: np.ndarray) -> bytes:
-    """One image's prediction.
+    """One image's prediction: train ids (H, W) uint8, confidences (N,) uint16 of the sampled pixels in their order.
 
-    Args:
-        label: (H, W) uint8 train ids.
-        confidences: (N,) uint16, of the sampled pixels in their order.
-
-    Raises:
-        ValueError: other shapes or dtypes.
+    ValueError for other shapes or dtypes.
     """
     if label.dtype != np.uint8 or label.ndim != 2 or confidences.dtype != np.uint16 or confidences.ndim != 1:
         raise ValueError(f"(H, W) uint8 and (N,) uint16 are needed, not {label.dtype} and {confidences.dtype}")

@@ -37,8 +37,6 @@ class UploadPlan:
     """One dataset, ready to be written or to be compared with.
 
     Attributes:
-        format: the benchmark's.
-        dataset: its name.
         root: folder of the photographs.
         folder: of the predictions.
         files: path in the submission -> photograph, sorted by the former.
@@ -95,12 +93,9 @@ def plan_upload(manifest: Manifest, form: UploadFormat, predictions: Path | None
 
 
 def write_upload(plan: UploadPlan, target: Path) -> Packed:
-    """Write the files of all images; nothing if the prediction of one cannot be used.
+    """Write the files of all images into a ``.zip`` file or a folder; nothing if one prediction cannot be used.
 
-    Args:
-        plan: of `plan_upload`.
-        target: a ``.zip`` file, or else a folder. A folder that is there is replaced if it is empty or holds files
-            of an earlier submission, and no others.
+    A folder that is there is replaced if it is empty or holds files of an earlier submission, and no others.
 
     Raises:
         StoreError: predictions are missing.
@@ -221,13 +216,7 @@ def _written(target: Path) -> Iterator[Callable[[str, bytes], None]]:
 
 @dataclass
 class UploadCheck:
-    """Result of checking a submission.
-
-    Attributes:
-        images: that are sound.
-        wrong: file -> reason.
-        missing: photographs that have no file.
-    """
+    """How many images of a submission are sound, files that are not -> reasons, and photographs without a file."""
 
     images: int = 0
     wrong: dict[str, str] = field(default_factory=dict)
@@ -235,14 +224,9 @@ class UploadCheck:
 
 
 def check_upload(plan: UploadPlan, path: Path) -> UploadCheck:
-    """Decode every file of a submission and compare it with the dataset's photographs.
+    """Decode every file of a submission, a ``.zip`` file or a folder, and compare it with the dataset's photographs.
 
-    Args:
-        plan: of `plan_upload`; its predictions need not be there.
-        path: a ``.zip`` file or a folder.
-
-    Raises:
-        DatasetError: it is neither.
+    The predictions of the plan need not be there; DatasetError if ``path`` is neither.
     """
     result = UploadCheck()
     wanted = {plan.format.key(name): image for name, image in plan.files.items()}

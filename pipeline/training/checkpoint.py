@@ -26,21 +26,13 @@ _FREE_SECTIONS = ("checkpoints.",)
 
 @dataclass
 class TrainingProgress:
-    """How far a run has come.
+    """How far a run has come."""
 
-    Attributes:
-        epoch: the one it is in, from 0.
-        step: steps of it that are done.
-        best: the best mean IoU so far; None before the first validation.
-        sums: of each term of the loss over those steps.
-        history: what is known of every epoch that is over, as `TrainingLog.epoch` wants it.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best: float | None = None
-    sums: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    epoch: int = 0  # the one it is in
+    step: int = 0  # steps of it that are done
+    best: float | None = None  # mean IoU; None before the first validation
+    sums: dict[str, float] = field(default_factory=dict)  # of each term of the loss over those steps
+    history: list[dict[str, Any]] = field(default_factory=list)  # of epochs that are over, for `TrainingLog.epoch`
 
 
 @dataclass

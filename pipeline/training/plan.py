@@ -39,11 +39,9 @@ class TrainingPlan:
         device: of this process.
         precision: the one that is really used.
         world_size: processes that train together.
-        train, validation: images and masks.
         init: the checkpoint to start from; None for random weights or a run that goes on.
         saved: the run that goes on; None for a new one.
         notes: what the user should know, a line each.
-        overwrite: whether what lies in the output is removed first.
     """
 
     recipe: Recipe

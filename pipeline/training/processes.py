@@ -26,16 +26,10 @@ _PATIENCE = timedelta(hours=3)
 
 @dataclass(frozen=True)
 class TrainingProcess:
-    """This process among those that train together.
-
-    Attributes:
-        rank: its number, from 0.
-        local_rank: its number on this machine.
-        world_size: how many there are.
-    """
+    """This process among those that train together."""
 
     rank: int = 0
-    local_rank: int = 0
+    local_rank: int = 0  # the number on this machine
     world_size: int = 1
 
     @classmethod

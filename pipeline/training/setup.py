@@ -36,12 +36,8 @@ RECIPE = "recipe.yaml"
 def index_masks(plan: TrainingPlan, process: TrainingProcess) -> tuple[LabelReader, CentroidIndex]:
     """A reader of the masks, and where the classes are in those of the training split.
 
-    Every mask of both splits is looked at once, so that what is wrong with one is found before the first step.
-
-    Raises:
-        DatasetError: a mask cannot be read, or does not fit its image or the dataset's table; or all masks of a split
-            label nothing.
-        DiskError: the cache cannot be written.
+    Every mask of both splits is looked at once, so that what is wrong with one is found before the first step:
+    DatasetError if it cannot be read or does not fit, or all masks of a split label nothing.
     """
     cache = plan.recipe.cache_path()
     reader = LabelReader(plan.root, dataset_spec(plan.recipe.data.type).mapped(plan.recipe.data.mapping), cache)

@@ -121,7 +121,7 @@ def split_names(flag: str, text: str | None) -> list[str] | None:
 
 
 def refuse_without_effect(context: typer.Context, why: str, *names: str) -> None:
-    """Raise HmsaError if an option was given on the command line that changes nothing here.
+    """Raise HmsaError if one of the parameters ``names`` was given on the command line, which changes nothing here.
 
     Args:
         context: of the command.
