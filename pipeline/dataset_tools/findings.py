@@ -33,14 +33,10 @@ SLOTS: tuple[int, ...] = (*range(NUM_CLASSES), IGNORE)
 class PairFindings:
     """Findings of one image and its mask."""
 
-    size: tuple[int, int] | None
-    """(height, width) of the image; None if it cannot be read."""
-    mask_size: tuple[int, int] | None
-    """(height, width) of the mask as it is stored; None if it cannot be read."""
-    unreadable: tuple[str, ...] = ()
-    """Problems of files that cannot be read."""
-    unknown: tuple[int, ...] = ()
-    """Ids in the mask that are not in the dataset's table."""
+    size: tuple[int, int] | None  # (height, width) of the image; None if it cannot be read
+    mask_size: tuple[int, int] | None  # of the mask as it is stored
+    unreadable: tuple[str, ...] = ()  # problems of files
+    unknown: tuple[int, ...] = ()  # ids in the mask that are not in the dataset's table
     pixels: NDArray[np.int64] | None = None
     """(20,): pixels of each class, and of none, as training sees them; None if it cannot be trained on."""
 

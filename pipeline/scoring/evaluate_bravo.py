@@ -31,7 +31,6 @@ from ..submission.bravo_archives import (
     read_encoded,
     read_mask,
     read_samples,
-    read_train_ids,
     require_sampled,
     sampled_bases,
     sampled_prediction,
@@ -72,10 +71,8 @@ def subset_of(base: str) -> str | None:
 class _Image:
     base: str
     subset: str
-    ids: str
-    """Name of the file of train ids."""
-    mask: str
-    """Name of the file of invalid pixels."""
+    ids: str  # name of the file of train ids
+    mask: str  # name of the file of invalid pixels
 
 
 _Counts = tuple[PixelCounts, PixelCounts]
@@ -256,7 +253,7 @@ def _score(
 def _count(
     truth: TarArchive, image: _Image, label: np.ndarray, confidences: np.ndarray, indices: np.ndarray
 ) -> _Counts:
-    base, ids, mask = image.base, read_train_ids(truth, image.ids), read_mask(truth, image.mask)
+    base, ids, mask = image.base, read_mask(truth, image.ids), read_mask(truth, image.mask)
     if not ids.shape == mask.shape == label.shape:
         raise DatasetError(
             f"{base}: the prediction is {label.shape}, its ground truth {ids.shape}, the mask {mask.shape}"
@@ -266,6 +263,8 @@ def _count(
         raise DatasetError(
             f"{base}: pixel {indices[-1]} is sampled of {ids.size}; the sampling file is another release's"
         )
+    if ((ids >= CLASSES) & (ids != IGNORE)).any():
+        raise DatasetError(f"{truth.path}: {base} holds ids that are neither train ids nor {IGNORE}: label ids?")
     kept = (ids != IGNORE) & valid
     # What a class map says where the truth is void or invalid counts nowhere, as in the toolkit: often 255.
     if (highest := int(label[kept].max(initial=0))) >= CLASSES:

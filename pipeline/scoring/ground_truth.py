@@ -18,9 +18,9 @@ from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError
 from ..config.manifest import DatasetEntry
 from ..config.value_types import NamesOf
-from ..submission.bravo_archives import TarArchive, base_of, read_mask, read_train_ids, split_of, truth_endings
+from ..submission.bravo_archives import TarArchive, base_of, read_mask, split_of, truth_endings
 from .averages import DATASET, PLAIN, Average, average_of
-from .pixel_counts import PixelCounts, count_classes, count_ood
+from .pixel_counts import CLASSES, PixelCounts, count_classes, count_ood
 
 LABELLED = NamesOf(KNOWN_DATASETS, OUTLIERS)
 """The types of dataset that have labels beside their photographs."""
@@ -32,8 +32,7 @@ BRAVO = "bravo"
 class MaskReader(Protocol):
     """Reads masks of one dataset, each in a process of its own."""
 
-    root: Path
-    """Folder that the masks' paths are relative to."""
+    root: Path  # that the masks' paths are relative to
 
     def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> np.ndarray:
         """(H, W) uint8 train ids, or 0 and 1 for ``ood``, 255 where nothing is known.
@@ -165,7 +164,7 @@ class BravoMaskReader:
         """
         archive = self._archive()
         ids_ending, invalid_ending = truth_endings(self._split)
-        ids = read_train_ids(archive, pair.mask)
+        ids = read_mask(archive, pair.mask)
         invalid = read_mask(archive, f"{pair.mask.removesuffix(ids_ending)}{invalid_ending}")
         for mask in (ids, invalid):
             if size is not None and mask.shape != size:
@@ -173,6 +172,10 @@ class BravoMaskReader:
                     f"{self.root}: {pair.mask} is {mask.shape[0]}x{mask.shape[1]}, its image {size[0]}x{size[1]}; "
                     "is it of another release?"
                 )
+        if ((ids >= CLASSES) & (ids != IGNORE)).any():
+            raise DatasetError(
+                f"{self.root}: {pair.mask} holds ids that are neither train ids nor {IGNORE}: label ids?"
+            )
         if self.ood:
             return np.where(ids == IGNORE, IGNORE, invalid != 0).astype(np.uint8)
         return np.where(invalid != 0, IGNORE, ids).astype(np.uint8)

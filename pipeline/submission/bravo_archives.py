@@ -23,7 +23,7 @@ import numpy as np
 
 from ...datasets.decode.arrays import decode_grey
 from ...datasets.layout.folder_layout import output_stem
-from ...datasets.taxonomy import IGNORE, NUM_CLASSES
+from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError, disk_error
 from ...files import atomic_path
 from ..fusion.prediction_files import CONFIDENCE, LABEL, read_prediction, require_predictions
@@ -166,14 +166,6 @@ def read_mask(archive: TarArchive, name: str) -> np.ndarray:
     if pixels.dtype != np.uint8:
         raise DatasetError(f"{archive.path}: {name} holds 16 bits a pixel; 8 are expected")
     return pixels
-
-
-def read_train_ids(archive: TarArchive, name: str) -> np.ndarray:
-    """Train ids (H, W) uint8, 255 for none; DatasetError as `read_mask`, and if there are others."""
-    ids = read_mask(archive, name)
-    if ((ids >= NUM_CLASSES) & (ids != IGNORE)).any():
-        raise DatasetError(f"{archive.path}: {name} holds ids that are neither train ids nor {IGNORE}: label ids?")
-    return ids
 
 
 def plain_file(name: str, size: int) -> tarfile.TarInfo:

@@ -27,12 +27,9 @@ from ..runtime.device import is_out_of_memory
 class Batch(NamedTuple):
     """Images that pass through the network together."""
 
-    images: Tensor
-    """(N, 3, H, W) uint8, RGB."""
-    labels: Tensor
-    """(N, H, W) uint8 train ids."""
-    paths: list[str]
-    """Paths of the images, relative to the dataset's root."""
+    images: Tensor  # (N, 3, H, W) uint8, RGB
+    labels: Tensor  # (N, H, W) uint8 train ids
+    paths: list[str]  # of the images, relative to the dataset's root
 
 
 def epoch_samples(recipe: Recipe, num_images: int, index: CentroidIndex | None, epoch: int) -> list[SampleRequest]:

@@ -25,7 +25,7 @@ _COLUMNS = 3
 
 
 def require_extra() -> None:
-    """Raise ManifestError where what a run is told with is not installed."""
+    """Raise ManifestError where a package that logs a run is not installed."""
     try:
         importlib.import_module("tensorboard")
     except ImportError as error:
