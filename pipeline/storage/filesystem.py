@@ -1,7 +1,7 @@
 """Files on a disk or in an object store, through one set of functions.
 
-A location is a `Path`, or a `UPath` of an object store, which is none. Of both holds: a reader sees all of a file or
-nothing, `create_exclusive` succeeds for one caller only, and what fails raises OSError.
+A location is a `Path`, or a `RemotePath` in an object store, which is none. Of both holds: a reader sees all of a
+file or nothing, `create_exclusive` succeeds for one caller only, and what fails raises OSError.
 """
 
 from __future__ import annotations

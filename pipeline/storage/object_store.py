@@ -1,8 +1,4 @@
-"""Files in an object store that fsspec knows (``s3://bucket/run``).
-
-A remote location is a `UPath`, which joins, prints and pickles like a `Path` but is not one. An object appears whole
-or not at all. Errors of the store's library become OSError, so that code which handles a disk's errors handles these.
-"""
+"""Files in an object store (``s3://bucket/run``), through obstore. An object appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,38 +8,28 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from ...errors import reason
 from .interface import FileInfo
+from .object_client import EXTRA, KINDS, as_oserror, connection
 
-EXTRA = "hmsa-pipeline[cloud]"
 TAKEOVER_SECONDS = 30.0
 """Age after which the short lock of another process counts as that of a dead one."""
-_TIMES = ("LastModified", "mtime", "last_modified", "updated", "modified", "created")
-
-_libraries: dict[object, Any] = {}
-_libraries_lock = threading.Lock()
-
-
-def shared_library(key: object, make: Callable[[], Any]) -> Any:
-    """Return the process's only library object of this key; fsspec would make one, with connections, per thread."""
-    with _libraries_lock:
-        if key not in _libraries:
-            _libraries[key] = make()
-        return _libraries[key]
+SETTLE_SECONDS = 1.0
+"""Time after which a writer looks whether another one was there too, on a server that ignores conditions."""
+_PAGE = 1000
+_PART_BYTES = 100 * 2**20
+"""Objects that are larger are sent in parts of this size."""
 
 
-def library(path: Path) -> Any:
-    """Return fsspec's file system of a remote location; ImportError if a package is missing for it."""
-    remote = cast("Any", path)
-    return shared_library(remote.protocol, lambda: remote.fs)
+class RemotePath(PurePosixPath):
+    """A location in an object store: joins, prints and pickles like a `Path`, and cannot be opened as one."""
 
-
-def address(path: Path) -> str:
-    """Name a remote location as its library does."""
-    return cast("Any", path).path
+    def __str__(self) -> str:
+        kind, colon, rest = super().__str__().partition(":/")
+        return f"{kind}://{rest}" if colon else kind
 
 
 def parse_url(text: str) -> Path:
@@ -53,34 +39,39 @@ def parse_url(text: str) -> Path:
         ValueError: there is no such kind of URL, a package is missing for it, or it names no bucket.
     """
     kind, rest = text.split("://", 1)
+    if kind not in KINDS:
+        raise ValueError(f"{text}: {kind}:// is not known; give a folder, or a URL such as s3://bucket/run")
     if not rest.strip("/"):
         raise ValueError(f"{text}: names no bucket; write {kind}://bucket/folder")
+    found = RemotePath(text)
+    if ".." in found.parts:
+        raise ValueError(f"{text}: an object store has no '..'; write the folder's own URL")
     try:
-        from upath import UPath
+        import obstore  # noqa: F401
     except ImportError:
-        raise ValueError(f"{text}: a URL needs some packages more; install {EXTRA}") from None
-    try:
-        found = cast("Path", UPath(text.rstrip("/"), use_listings_cache=False))
-        library(found)
-    except ImportError as error:
-        fix = f"install {EXTRA}" if kind == "s3" else reason(error)
-        raise ValueError(f"{text}: {kind}:// needs a package more; {fix}") from None
-    except ValueError as error:
-        raise ValueError(f"{text}: {reason(error)}; give a folder, or a URL such as s3://bucket/run") from None
-    return found
+        raise ValueError(f"{text}: a URL needs a package more; install {EXTRA}") from None
+    return cast("Path", found)
 
 
-@contextlib.contextmanager
-def as_oserror(path: Path) -> Iterator[None]:
-    """Turn errors of a remote location's library into OSError that names ``path``."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise type(error)(error.errno or errno.EIO, reason(error), str(path)) from error
-    except Exception as error:
-        raise OSError(errno.EIO, reason(error), str(path)) from error
+def address(path: Path) -> tuple[str, str]:
+    """Split a location into the URL of its bucket and the key in it."""
+    kind, bucket, *names = path.parts
+    return f"{kind}//{bucket}", "/".join(names)
+
+
+def _ask(path: Path, request: Callable[[Any, str], Any]) -> Any:
+    """Send a request to the store of ``path``; ``request`` gets obstore's object and the key.
+
+    obstore waits outside Python, where Ctrl-C is not heard, so that the main thread has another one wait.
+    """
+    root, key = address(path)
+    with as_oserror(path):
+        if threading.current_thread() is threading.main_thread():
+            return _waiting.submit(lambda: request(connection(root), key)).result()
+        return request(connection(root), key)
+
+
+_waiting = ThreadPoolExecutor(4, thread_name_prefix="object-store")
 
 
 class ObjectStore:
@@ -88,64 +79,87 @@ class ObjectStore:
 
     has_exact_times = False
 
+    def __init__(self) -> None:
+        self._knows_conditions: dict[str, bool] = {}
+        self._probing = threading.Lock()
+
     def size(self, path: Path) -> int | None:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            with as_oserror(path):
-                found = library(path).info(address(path))
-            return None if found["type"] == "directory" else int(found["size"])
-        return None
+        found = self._find(path)
+        return None if found is None else int(found["size"])
 
     def version_tag(self, path: Path) -> str | None:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), as_oserror(path):
-            return library(path).ukey(address(path))
-        return None
+        found = self._find(path)
+        return None if found is None else f"{found['e_tag']} {found['last_modified']} {found['size']}"
 
     def modified(self, path: Path) -> float:
-        with as_oserror(path):
-            return _modified(library(path).info(address(path))) / 1e9
+        return _ask(path, lambda store, key: store.head(key))["last_modified"].timestamp()
 
     def read_bytes(self, path: Path) -> bytes:
-        with as_oserror(path):
-            return library(path).cat_file(address(path))
+        return _ask(path, lambda store, key: store.get(key).bytes().to_bytes())
 
     def write_bytes(self, path: Path, *pieces: bytes | bytearray | memoryview) -> None:
-        with as_oserror(path):
-            library(path).pipe_file(address(path), b"".join(pieces))
+        self._put(path, b"".join(pieces))
 
     def create_exclusive(self, path: Path, data: bytes) -> None:
+        root = address(path)[0]
+        known = self._knows_conditions.get(root)
+        # Before it is known that the server heeds the condition, what is there is looked for and not overwritten.
+        if not known and self._content(path) is not None:
+            raise FileExistsError(errno.EEXIST, "is there already", str(path))
+        if known is False:
+            self._put(path, data)
+        else:
+            self._create(path, data)
+        if known is None:
+            with self._probing:
+                known = self._knows_conditions[root] = self._is_refused(path, data)
+        if not known:
+            time.sleep(SETTLE_SECONDS)
+            if self._content(path) != data:
+                raise FileExistsError(errno.EEXIST, "another writer came in the same moment", str(path))
+
+    def _create(self, path: Path, data: bytes) -> None:
         for pause in (0.2, 1.0, None):
-            failed: OSError | None = None
             try:
-                with as_oserror(path):
-                    library(path).pipe_file(address(path), data, mode="create")
+                return self._put(path, data, mode="create")
             except OSError as error:
-                failed = error
-            # When an answer is lost, the library asks again and finds the object that it has just made. And a server
-            # that ignores the condition lets two writers pass; the object is then the last one's.
-            there = self._content(path)
-            if there == data:
-                return
-            if there is not None or failed is None or isinstance(failed, FileExistsError):
-                raise FileExistsError(errno.EEXIST, "is there already", str(path)) from failed
-            if pause is None or isinstance(failed, (PermissionError, FileNotFoundError)):
-                raise failed
-            time.sleep(pause)  # of two requests at the same moment both may be refused
+                if error.errno == errno.ENOTSUP:
+                    return self._put(path, data)
+                # When an answer is lost, the library asks again and finds the object that it has just made.
+                there = self._content(path)
+                if there == data:
+                    return None
+                if there is not None:
+                    raise FileExistsError(errno.EEXIST, "is there already", str(path)) from error
+                if pause is None or isinstance(error, (PermissionError, FileNotFoundError)):
+                    raise
+                time.sleep(pause)  # of two requests at the same moment both may be refused, as if there were one
+        return None
+
+    def _is_refused(self, path: Path, data: bytes) -> bool:
+        """Say whether the server refuses to make an object that is there, by trying with its own content."""
+        try:
+            self._put(path, data, mode="create")
+        except FileExistsError:
+            return True
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+        return False
 
     def refresh(self, path: Path, data: bytes) -> None:
         self.write_bytes(path, data)
 
     def remove(self, path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError), as_oserror(path):
-            library(path).rm_file(address(path))
+        with contextlib.suppress(FileNotFoundError):
+            _ask(path, lambda store, key: store.delete(key))
 
     def remove_all(self, folder: Path, names: Iterable[str]) -> None:
-        if paths := [address(folder / name) for name in names]:
-            with as_oserror(folder):
-                library(folder).rm(paths)
+        if names := list(names):
+            _ask(folder, lambda store, key: store.delete([f"{key}/{name}".lstrip("/") for name in names]))
 
     def move(self, path: Path, target: Path) -> None:
-        with as_oserror(path):
-            library(path).copy(address(path), address(target))
+        _ask(path, lambda store, key: store.copy(key, address(target)[1]))
         self.remove(path)
 
     @contextlib.contextmanager
@@ -173,12 +187,6 @@ class ObjectStore:
                 if self._content(path) == mine:
                     self.remove(path)
 
-    def _content(self, path: Path) -> bytes | None:
-        try:
-            return self.read_bytes(path)
-        except FileNotFoundError:
-            return None
-
     def blocking_file(self, folder: Path) -> Path | None:
         return None
 
@@ -186,27 +194,34 @@ class ObjectStore:
         pass
 
     def listing(self, folder: Path) -> Iterator[FileInfo]:
-        try:
-            with as_oserror(folder):
-                found: dict[str, Any] = library(folder).find(address(folder), detail=True)
-        except FileNotFoundError:
-            return
-        start = len(address(folder).rstrip("/")) + 1
-        for path, info in found.items():
-            yield FileInfo(path[start:], int(info["size"]), _modified(info))
+        key = address(folder)[1]
+        start = len(f"{key}/") if key else 0
+        pages = _ask(folder, lambda store, key: store.list(key or None, chunk_size=_PAGE))
+        while page := _ask(folder, lambda store, key: next(pages, None)):
+            for found in page:
+                # A folder's own marker, which some tools make, comes without a name.
+                if name := found["path"][start:]:
+                    yield FileInfo(name, found["size"], int(found["last_modified"].timestamp() * 1e9))
 
     def remove_partials(self, folder: Path) -> None:
         pass
 
     def remove_folder(self, folder: Path) -> None:
-        with contextlib.suppress(FileNotFoundError), as_oserror(folder):
-            library(folder).rm(address(folder), recursive=True)
+        self.remove_all(folder, [found.name for found in self.listing(folder)])
 
     def free_bytes(self, folder: Path) -> int | None:
         return None
 
+    def _find(self, path: Path) -> Any:
+        with contextlib.suppress(FileNotFoundError):
+            return _ask(path, lambda store, key: store.head(key))
+        return None
 
-def _modified(info: dict[str, Any]) -> int:
-    """Read the time of the last write, in nanoseconds since 1970, which each library gives under its own name."""
-    when = next((info[name] for name in _TIMES if info.get(name) is not None), 0.0)
-    return int((when if isinstance(when, (int, float)) else when.timestamp()) * 1e9)
+    def _put(self, path: Path, data: bytes, mode: str = "overwrite") -> None:
+        _ask(path, lambda store, key: store.put(key, data, mode=mode, chunk_size=_PART_BYTES))
+
+    def _content(self, path: Path) -> bytes | None:
+        try:
+            return self.read_bytes(path)
+        except FileNotFoundError:
+            return None

@@ -7,7 +7,6 @@ import json
 import math
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 import zarr
@@ -16,11 +15,12 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.metadata import ArrayV3Metadata
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import LocalStore, ObjectStore
 
 from ...errors import StoreError, cannot_read, reason
 from ..storage.filesystem import is_remote, read_bytes, version_tag, write_bytes
-from ..storage.object_store import address, as_oserror, shared_library
+from ..storage.object_client import as_oserror, connection
+from ..storage.object_store import address
 from .fixed_point import FixedPoint
 from .identity import StoreIdentity
 from .image_table import ImageEntry, images_from_json
@@ -75,23 +75,24 @@ class DurableStore(LocalStore):
             await self.set(key, value)
 
 
-class _RemoteStore(FsspecStore):
+class _RemoteStore(ObjectStore):
     """A store in an object store, where an object appears whole; errors of its library become OSError."""
 
-    def __init__(self, fs: Any, root: Path, *, read_only: bool = False) -> None:
-        super().__init__(fs, read_only=read_only, path=address(root).rstrip("/"))
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        with as_oserror(root):
+            super().__init__(connection(*address(root)), read_only=read_only)
         self._root = root
 
     def with_read_only(self, read_only: bool = False) -> _RemoteStore:
-        return _RemoteStore(self.fs, self._root, read_only=read_only)
+        return _RemoteStore(self._root, read_only=read_only)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: Any = None) -> Buffer | None:
         with as_oserror(self._root / key):
             return await super().get(key, prototype, byte_range)
 
-    async def set(self, key: str, value: Buffer, byte_range: Any = None) -> None:
+    async def set(self, key: str, value: Buffer) -> None:
         with as_oserror(self._root / key):
-            await super().set(key, value, byte_range)
+            await super().set(key, value)
 
     async def exists(self, key: str) -> bool:
         with as_oserror(self._root / key):
@@ -100,14 +101,7 @@ class _RemoteStore(FsspecStore):
 
 def zarr_store(path: Path, *, read_only: bool = False) -> Store:
     """Make the storage object through which Zarr reads and writes the store at ``path``."""
-    if not is_remote(path):
-        return DurableStore(path, read_only=read_only)
-    # Zarr needs the asynchronous kind of fsspec's file systems, which is another object than the storage package's.
-    fs = shared_library(
-        ("zarr", urlsplit(str(path)).scheme),
-        lambda: FsspecStore.from_url(str(path), {"use_listings_cache": False}).fs,
-    )
-    return _RemoteStore(fs, path, read_only=read_only)
+    return _RemoteStore(path, read_only=read_only) if is_remote(path) else DurableStore(path, read_only=read_only)
 
 
 def open_group(path: Path, *, writable: bool = False) -> zarr.Group:
