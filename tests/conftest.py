@@ -11,6 +11,8 @@ from unittest import mock
 
 import pytest
 
+from .s3_server import s3_server
+
 # With the repository's root on the path, `import datasets` would find ours instead of Hugging Face's,
 # and the tests would not see that the package imports its own modules by a wrong name.
 _ROOT = Path(__file__).resolve().parent.parent
@@ -41,19 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def _s3_server() -> Iterator[dict[str, str]]:
     """An object store on this machine; what the environment must hold to reach it."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "tests",
-        "AWS_SECRET_ACCESS_KEY": "tests",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    server.stop()
+    with s3_server() as variables:
+        yield variables
 
 
 @pytest.fixture
