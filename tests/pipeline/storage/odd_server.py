@@ -58,9 +58,11 @@ class OddServer(ThreadingHTTPServer):
             self.objects[path] = body
             return 200, b""
         if method == "POST":  # removes many at once
-            for key in re.findall(r"<Key>([^<]+)</Key>", body.decode()):
+            keys = re.findall(r"<Key>([^<]+)</Key>", body.decode())
+            for key in keys:
                 self.objects.pop(f"{path}/{key}", None)
-            return 200, b"<DeleteResult></DeleteResult>"
+            removed = "".join(f"<Deleted><Key>{key}</Key></Deleted>" for key in keys)
+            return 200, f"<DeleteResult>{removed}</DeleteResult>".encode()
         if "list-type" in query:
             return 200, self._page(path, query.get("prefix", [""])[0])
         found = self.objects.get(path)
