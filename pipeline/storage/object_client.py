@@ -30,7 +30,7 @@ def _made(root: str, prefix: str) -> Any:
     from obstore.store import S3Store, from_url
 
     options: Any = {"allow_http": True, "timeout": f"{REQUEST_SECONDS}s"}
-    retries: Any = {"max_retries": 8}
+    retries: Any = {"max_retries": 8, "backoff": {"init_backoff": timedelta(seconds=0.5)}}
     if not root.startswith("s3://"):
         return from_url(f"{root}/{prefix}".rstrip("/"), client_options=options, retry_config=retries)
     found = _aws_settings()
