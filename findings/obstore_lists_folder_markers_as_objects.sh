@@ -21,17 +21,17 @@ server.start()
 url = "http://%s:%d" % server.get_host_and_port()
 keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
 client = boto3.client("s3", endpoint_url=url, **keys)
-client.create_bucket(Bucket="b")
-client.put_object(Bucket="b", Key="run/logits/", Body=b"")
-client.put_object(Bucket="b", Key="run/logits/a", Body=b"1")
-store = S3Store("b", endpoint=url, access_key_id="x", secret_access_key="x", client_options={"allow_http": True})
+client.create_bucket(Bucket="bucket")
+client.put_object(Bucket="bucket", Key="run/logits/", Body=b"")
+client.put_object(Bucket="bucket", Key="run/logits/a", Body=b"1")
+store = S3Store("bucket", endpoint=url, access_key_id="x", secret_access_key="x", client_options={"allow_http": True})
 
 
 def listed(prefix):
     return [found["path"] for page in store.list(prefix) for found in page]
 
 
-found = {"boto3": [one["Key"] for one in client.list_objects_v2(Bucket="b")["Contents"]]}
+found = {"boto3": [one["Key"] for one in client.list_objects_v2(Bucket="bucket")["Contents"]]}
 found["obstore"], found["below run/logits"] = listed("run"), listed("run/logits")
 try:
     found["read"] = bytes(store.get("run/logits").bytes())

@@ -112,7 +112,9 @@ def open_group(path: Path, *, writable: bool = False) -> zarr.Group:
     """
     try:
         mode = "r+" if writable else "r"
-        return zarr.open_group(zarr_store(path, read_only=not writable), mode=mode, use_consolidated=False)
+        store = zarr_store(path, read_only=not writable)
+        # Otherwise Zarr also asks for the three files of format 2.
+        return zarr.open_group(store, mode=mode, use_consolidated=False, zarr_format=3)
     except OSError as error:
         raise StoreError(cannot_read(path, error)) from error
     except Exception as error:
