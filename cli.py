@@ -14,6 +14,7 @@ from .errors import HmsaError, one_line
 from .files import tell_limits
 from .pipeline.commands import (
     calibrate,
+    cluster,
     datasets,
     demo,
     dump,
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(manifest.app, name="manifest")
 app.add_typer(datasets.app, name="datasets")
+app.add_typer(cluster.app, name="cluster")
 for command in (
     dump.dump,
     predict.predict,

@@ -10,6 +10,7 @@ import typer
 from .shared import options
 from .shared.options import manifest_command, refuse_timeout_without_workers
 from .shared.output import end_command, print_failed
+from .shared.waiting import plan_when_free
 
 if TYPE_CHECKING:
     from ..config.manifest import Manifest
@@ -31,6 +32,7 @@ def ensemble(
     workers: options.Workers = None,
     scheduler: options.Scheduler = None,
     image_timeout: options.ImageTimeout = 1800.0,
+    wait: options.Wait = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
 ) -> None:
@@ -43,7 +45,9 @@ def ensemble(
     from ..workers.choose import choose_workers
 
     refuse_timeout_without_workers(context)
-    plans = plan_ensemble(manifest, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
+    plans = plan_when_free(
+        wait, lambda: plan_ensemble(manifest, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
+    )
     if dry_run:
         for plan in plans:
             todo = f"{len(plan.tasks)} to fuse, {plan.skipped} done before, {len(plan.absent)} in no store"

@@ -16,10 +16,24 @@ from typing import Any
 
 from ...errors import DiskError, StoreError, reason
 from .filesystem import create_exclusive, make_folder, modified, read_bytes, refresh, remove, short_lock
+from .slurm import job_is_over, own_slurm_job
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0
 _HIDDEN = "hidden"
+
+
+class LockHeldError(StoreError):
+    """Another process holds the lock of ``target``.
+
+    Args:
+        message: for the user.
+        target: the folder.
+    """
+
+    def __init__(self, message: str, target: Path) -> None:
+        super().__init__(message)
+        self.target = target
 
 
 @contextlib.contextmanager
@@ -28,13 +42,15 @@ def writer_lock(target: Path) -> Iterator[str]:
 
     The lock is the file ``<target>.lock`` beside the folder, so that the folder may be removed and holds nothing but
     results. The lock of a dead process of this host is free at once. That of another host, or from before a restart,
-    is free after five minutes without heartbeat (the file's modification time, renewed every 30 s).
+    is free after five minutes without heartbeat (the file's modification time, renewed every 30 s), or at once if
+    its Slurm job is known to be over.
 
     Yields:
         A token with which others check that this holder still has the lock (`require_held`).
 
     Raises:
-        StoreError: another process holds the lock, or the folder cannot be written.
+        LockHeldError: another process holds the lock.
+        StoreError: the folder cannot be written.
     """
     path = _lock_file(target)
     token = uuid.uuid4().hex
@@ -59,7 +75,7 @@ def writer_lock(target: Path) -> Iterator[str]:
 
 
 def require_free(target: Path) -> None:
-    """Raise StoreError if a process holds the lock of ``target`` now; nothing is written."""
+    """Raise LockHeldError if a process holds the lock of ``target`` now; nothing is written."""
     _require_dead(_lock_file(target))
 
 
@@ -83,6 +99,10 @@ def _lock_file(target: Path) -> Path:
     return target.with_name(target.name + ".lock")
 
 
+def _target(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".lock"))
+
+
 def _guard(path: Path) -> contextlib.AbstractContextManager[None]:
     """Lock the lock file itself: of two processes that find a dead lock, one could remove the other's new one."""
     return short_lock(path.with_name(f".{path.name}.guard"))
@@ -96,13 +116,16 @@ def _acquire(path: Path, token: str) -> None:
         "started": _process_start(os.getpid()),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "token": token,
+        **own_slurm_job(),
     }
     with _guard(path):
         _clear_dead(path)
         try:
             create_exclusive(path, json.dumps(holder).encode())
         except FileExistsError as error:
-            raise StoreError(f"{path}: another process has just taken it; wait for it, or stop it first") from error
+            raise LockHeldError(
+                f"{path}: another process has just taken it; wait for it, or stop it first", _target(path)
+            ) from error
 
 
 def _release(path: Path, token: str) -> None:
@@ -112,20 +135,20 @@ def _release(path: Path, token: str) -> None:
 
 
 def _clear_dead(path: Path) -> None:
-    """Remove a dead holder's lock; StoreError if the holder is alive."""
+    """Remove a dead holder's lock; LockHeldError if the holder is alive."""
     if _require_dead(path):
         remove(path)
 
 
 def _require_dead(path: Path) -> bool:
-    """Say whether there is the lock of a dead holder; StoreError if the holder is alive."""
+    """Say whether there is the lock of a dead holder; LockHeldError if the holder is alive."""
     holder = _holder(path)
     if holder is None:
         return False
     if _alive(holder, path):
         who = f"process {holder['pid']} on {holder['host']} since {holder['since']}" if holder else "a process"
         dead = "" if _is_here(holder) else "; if it died, its lock is free five minutes after its last sign of life"
-        raise StoreError(f"{path}: held by {who}; wait for it, or stop it first{dead}")
+        raise LockHeldError(f"{path}: held by {who}; wait for it, or stop it first{dead}", _target(path))
     return True
 
 
@@ -160,9 +183,10 @@ def _alive(holder: dict[str, Any], path: Path) -> bool:
         started = _process_start(holder["pid"])
         return started is not None and (started == holder["started"] or _HIDDEN in (started, holder["started"]))
     try:
-        return time.time() - modified(path) < STALE_SECONDS
+        renewed = time.time() - modified(path) < STALE_SECONDS
     except FileNotFoundError:
         return False
+    return renewed and not job_is_over(holder)
 
 
 def machine_id() -> str:

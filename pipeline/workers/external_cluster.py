@@ -24,6 +24,7 @@ from .dask_pool import (
     worker_problem,
 )
 from .pickled_call import pickle_call
+from .slurm_job import refuse_scheduler_of_another_job
 
 CONNECT_SECONDS = 30.0
 LOST_SECONDS = 10.0
@@ -46,6 +47,7 @@ class ExternalCluster(DaskWorkerPool):
         self._asked: set[str] = set()
         self._questions: dict[str, Future] = {}
         self._client = self._connect()
+        refuse_scheduler_of_another_job(self._client, scheduler)
         self._found = {found["name"]: found for found in self._describe_workers(()).values()}
         kinds = {name: found["device"] for name, found in self._found.items()}
         if device not in ("auto", "cpu", "cuda"):

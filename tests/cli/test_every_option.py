@@ -65,6 +65,9 @@ BASES = {
     "--global-batch 2 --batch-size 2 --workers 0 --output new --dry-run",
     "manifest show": "--manifest {m}",
     "manifest check": "--manifest {m}",
+    "cluster slurm": "--manifest {m} --gpus-per-node 2",
+    "cluster ssh": "--manifest {m} --host far --gpus-per-host 2",
+    "cluster kubernetes": "--manifest {m} --image hmsa:1 --claim data --mount / --gpus-per-node 2",
     "datasets list": "gta5",
     "datasets check": "gta5 --data-root {data} --workers 1 --output new",
     "datasets draw": "gta5 --train 1 --val 1 --size 32x64",
@@ -88,6 +91,7 @@ def common(command: str, *options: str) -> dict[tuple[str, str], Row]:
     return {(command, option): rows[option] for option in options}
 
 
+JOBS = {kind: BASES[f"cluster {kind}"].partition(" {m} ")[2] for kind in ("slurm", "ssh", "kubernetes")}
 NAMED = ("--manifest", "--output", "--models", "--datasets", "--json")
 FOLDERS = ("--data-root", "--assets")
 
@@ -109,6 +113,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("dump", "--image-timeout"): Held(
         "cli/test_workers.py::test_a_worker_that_hangs_is_stopped_and_its_image_listed"
     ),
+    ("dump", "--wait"): Held("cli/test_waiting.py::test_dump_waits_for_the_run_that_holds_its_output"),
     ("dump", "--overwrite"): Changes("--overwrite"),
     ("dump", "--dry-run"): Changes("--dry-run", "--manifest {m}"),
     **common("predict", *NAMED, "--limit"),
@@ -123,6 +128,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("predict", "--workers"): Held("cli/test_predict.py::test_processes_of_their_own_make_the_same"),
     ("predict", "--scheduler"): Changes("--scheduler nowhere.json"),
     ("predict", "--image-timeout"): Refused("predict --manifest {m} --workers 0 --image-timeout 5"),
+    ("predict", "--wait"): Held("cli/test_waiting.py::test_predict_waits_for_the_run_that_holds_its_output"),
     ("predict", "--overwrite"): Changes("--overwrite"),
     ("predict", "--dry-run"): Changes("--dry-run", "--manifest {m}"),
     **common("ensemble", *NAMED, "--limit"),
@@ -136,6 +142,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("ensemble", "--workers"): Held("cli/test_workers.py::test_two_workers_make_what_one_process_makes"),
     ("ensemble", "--scheduler"): Held("cli/test_cluster.py::test_a_running_cluster_makes_what_one_process_makes"),
     ("ensemble", "--image-timeout"): Refused("ensemble --manifest {m} --workers 0 --image-timeout 5"),
+    ("ensemble", "--wait"): Held("cli/test_waiting.py::test_ensemble_waits_for_the_run_that_holds_its_output"),
     ("ensemble", "--overwrite"): Changes("--overwrite"),
     ("ensemble", "--dry-run"): Changes("--dry-run", "--manifest {m}"),
     **common("evaluate", *NAMED, "--limit"),
@@ -243,6 +250,68 @@ ROWS: dict[tuple[str, str], Row] = {
     **common("manifest show", *NAMED, *FOLDERS),
     **common("manifest check", *NAMED, *FOLDERS),
     ("manifest check", "--output"): Changes("--output {m}/below"),
+    **{
+        (f"cluster {kind}", option): row
+        for kind in ("slurm", "ssh", "kubernetes")
+        for option, row in {
+            **{name: row for (_, name), row in common("", *NAMED).items()},
+            "--data-root": Changes("--data-root {data}", f"{AWAY['--data-root']} {JOBS[kind]}"),
+            "--assets": Changes("--assets {root}", f"{AWAY['--assets']} {JOBS[kind]}"),
+            "--device": Changes("--device cpu"),
+            "--cpus-per-worker": Changes("--cpus-per-worker 3"),
+            "--run": Changes("--run predict"),
+        }.items()
+    },
+    **{
+        (f"cluster {kind}", option): row
+        for kind in ("slurm", "ssh")
+        for option, row in {
+            "--setup": Changes("--setup true"),
+            "--interface": Changes("--interface ib0"),
+            "--folder": Changes("--folder {root}"),
+            "--certificates": Changes("--certificates nowhere"),
+        }.items()
+    },
+    ("cluster slurm", "--nodes"): Changes("--nodes 2"),
+    ("cluster slurm", "--gpus-per-node"): Changes("--gpus-per-node 4"),
+    ("cluster slurm", "--gpu-type"): Changes("--gpu-type a100"),
+    ("cluster slurm", "--workers-per-node"): Changes(
+        "--workers-per-node 3", "--manifest {m} --device cpu --workers-per-node 2"
+    ),
+    ("cluster slurm", "--memory"): Changes("--memory 64G"),
+    ("cluster slurm", "--time"): Changes("--time 2:00:00"),
+    ("cluster slurm", "--grace"): Changes("--grace 120"),
+    ("cluster slurm", "--max-requeues"): Changes("--max-requeues 3"),
+    ("cluster slurm", "--partition"): Changes("--partition gpu"),
+    ("cluster slurm", "--account"): Changes("--account lab"),
+    ("cluster slurm", "--qos"): Changes("--qos high"),
+    ("cluster slurm", "--constraint"): Changes("--constraint a100|h100"),
+    ("cluster slurm", "--sbatch"): Changes("--sbatch --exclusive"),
+    ("cluster slurm", "--job-name"): Changes("--job-name mine"),
+    ("cluster slurm", "--submit"): Held(
+        "cli/test_cluster_command.py::test_a_job_is_submitted_and_its_number_printed"
+    ),
+    ("cluster ssh", "--host"): Changes("--host near"),
+    ("cluster ssh", "--gpus-per-host"): Changes("--gpus-per-host 3"),
+    ("cluster ssh", "--workers-per-host"): Changes(
+        "--workers-per-host 3", "--manifest {m} --host far --device cpu --workers-per-host 2"
+    ),
+    ("cluster kubernetes", "--image"): Changes("--image hmsa:2"),
+    ("cluster kubernetes", "--claim"): Changes("--claim other"),
+    ("cluster kubernetes", "--mount"): Changes("--mount {root}"),
+    ("cluster kubernetes", "--nodes"): Changes("--nodes 2"),
+    ("cluster kubernetes", "--gpus-per-node"): Changes("--gpus-per-node 3"),
+    ("cluster kubernetes", "--workers-per-node"): Changes(
+        "--workers-per-node 3",
+        "--manifest {m} --image hmsa:1 --claim data --mount / --device cpu --workers-per-node 2",
+    ),
+    ("cluster kubernetes", "--memory"): Changes("--memory 32Gi"),
+    ("cluster kubernetes", "--name"): Changes("--name mine"),
+    ("cluster kubernetes", "--namespace"): Changes("--namespace lab"),
+    ("cluster kubernetes", "--retries"): Changes("--retries 1"),
+    ("cluster certificates", "DIR"): Held(
+        "cli/test_cluster_command.py::test_certificates_let_in_who_has_them_and_nobody_else"
+    ),
     ("datasets list", "NAME"): Changes("gta5", ""),
     ("datasets list", "--json"): Changes("--json new.json"),
     ("datasets check", "NAME"): Changes("gta5", "--data-root {data} --output new"),

@@ -15,7 +15,9 @@ from typer.core import TyperGroup
 from .bench import run
 
 COMMON = {"--manifest", "-m", "--output", "-o", "--models", "--datasets", "--data-root", "--assets", "--json"}
-CREW = {"--workers", "--scheduler", "--image-timeout"}
+CREW = {"--workers", "--scheduler", "--image-timeout", "--wait"}
+JOB = COMMON | {"--device", "--cpus-per-worker", "--cpus-per-gpu", "--run"}
+SCRIPT = {"--setup", "--interface", "--folder", "--certificates"}
 
 SURFACE = {
     "dump": COMMON | CREW | {"--limit", "--device", "--precision", "--overwrite", "--dry-run"},
@@ -41,6 +43,15 @@ SURFACE = {
     | {"--loss", "--seed", "--precision", "--batch-norm", "--activation-checkpointing", "--compile", "--workers"}
     | {"--set", "--allow-unlabelled"},
     "demo": {"--output", "-o", "--seed", "--quick"},
+    "cluster slurm": JOB
+    | SCRIPT
+    | {"--nodes", "--gpus-per-node", "--gpu-type", "--workers-per-node", "--memory", "--time", "--grace"}
+    | {"--max-requeues", "--partition", "--account", "--qos", "--constraint", "--sbatch", "--job-name", "--submit"},
+    "cluster ssh": JOB | SCRIPT | {"--host", "--gpus-per-host", "--workers-per-host"},
+    "cluster kubernetes": JOB
+    | {"--image", "--claim", "--mount", "--nodes", "--gpus-per-node", "--workers-per-node", "--memory"}
+    | {"--name", "--namespace", "--retries"},
+    "cluster certificates": {"DIR"},
     "datasets list": {"NAME", "--json"},
     "datasets check": {
         "NAME",

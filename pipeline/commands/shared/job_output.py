@@ -10,6 +10,7 @@ import typer
 from ...text import plural
 from .options import refuse_timeout_without_workers
 from .output import Output, end_command, print_error, print_failed
+from .waiting import plan_when_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ def run_jobs(
     names = ("device", "workers", "scheduler", "image_timeout")
     chosen = choose_workers(**{name: given[name] for name in names})
     try:
-        planned = plan(chosen.device)
+        planned = plan_when_free(given["wait"], lambda: plan(chosen.device))
         for note in planned.notes:
             print(note, file=sys.stderr)
         if given["dry_run"]:

@@ -105,6 +105,13 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start over: all results that lie there are removed first.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
+Wait = Annotated[
+    bool | None,
+    typer.Option(
+        "--wait/--no-wait",
+        help="Wait while another run holds the output; default: only in a Slurm job that was requeued.",
+    ),
+]
 Json = Annotated[
     str | None, option("--json", "FILE", "Write the figures there; - is standard output.", callback=target_file)
 ]

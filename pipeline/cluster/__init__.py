@@ -1,0 +1,1 @@
+"""Scripts that run commands on Slurm, over ssh and on Kubernetes."""

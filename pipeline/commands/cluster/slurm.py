@@ -1,0 +1,113 @@
+"""``hmsa-pipeline cluster slurm``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..shared.options import manifest_command
+from . import job_options
+
+if TYPE_CHECKING:
+    from ...config.manifest import Manifest
+    from ..shared.output import Output
+
+
+@manifest_command()
+def slurm(
+    manifest: Manifest,
+    say: Output,
+    context: typer.Context,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, metavar="N", help="Number of nodes.")] = 1,
+    gpus_per_node: Annotated[
+        int | None, typer.Option("--gpus-per-node", min=1, metavar="N", help="GPUs of each node, with a worker each.")
+    ] = None,
+    gpu_type: Annotated[
+        str | None,
+        typer.Option("--gpu-type", metavar="NAME", help="Kind of GPU, as the site names it, as a100."),
+    ] = None,
+    workers_per_node: Annotated[
+        int | None,
+        typer.Option("--workers-per-node", min=1, metavar="N", help="Workers of each node, with --device cpu."),
+    ] = None,
+    device: job_options.Device = "cuda",
+    cpus_per_worker: job_options.Threads = 8,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="Memory of each node, such as 200G.")
+    ] = None,
+    time: Annotated[str, typer.Option("--time", metavar="H:MM:SS", help="Time limit of one start.")] = "8:00:00",
+    grace: Annotated[
+        int,
+        typer.Option("--grace", min=60, max=3600, metavar="SECONDS", help="The run stops so long before the limit."),
+    ] = 300,
+    max_requeues: Annotated[
+        int,
+        typer.Option("--max-requeues", min=0, metavar="N", help="How often the job goes back into the queue."),
+    ] = 50,
+    partition: Annotated[str | None, typer.Option("--partition", metavar="NAME", help="As in sbatch.")] = None,
+    account: Annotated[str | None, typer.Option("--account", metavar="NAME", help="As in sbatch.")] = None,
+    qos: Annotated[str | None, typer.Option("--qos", metavar="NAME", help="As in sbatch.")] = None,
+    constraint: Annotated[str | None, typer.Option("--constraint", metavar="LIST", help="As in sbatch.")] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option("--sbatch", metavar="OPTION", help="Any other one, as --sbatch=--exclusive; may be repeated."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--job-name", metavar="NAME", help="Jobs of one name run one after the other."),
+    ] = None,
+    run: job_options.Run = "dump,ensemble",
+    setup: job_options.Setup = None,
+    interface: job_options.Interface = None,
+    folder: job_options.Folder = None,
+    certificates: job_options.Certificates = None,
+    submit: Annotated[bool, typer.Option("--submit", help="Submit the job and print its number.")] = False,
+) -> None:
+    """Write a batch script for Slurm, or submit it.
+
+    The job starts a scheduler and a worker per GPU, runs the commands, and is requeued until all is done.
+
+    Example: hmsa-pipeline cluster slurm --nodes 2 --gpus-per-node 4 --partition gpu --time 8:00:00 > run.sbatch
+    """
+    from ...cluster.settings import worker_count
+    from ...cluster.slurm import SlurmSettings, job_name, slurm_script
+    from ...cluster.slurm import submit as submit_script
+
+    workers = worker_count(device, gpus_per_node, workers_per_node, "node")
+    job = job_options.make_job(
+        context,
+        manifest,
+        run=run,
+        device=device,
+        workers=workers,
+        threads=cpus_per_worker,
+        folder=folder,
+        setup=setup,
+        interface=interface,
+        certificates=certificates,
+    )
+    settings = SlurmSettings(
+        name=name or job_name(context.params["manifest"], str(manifest.output)),
+        nodes=nodes,
+        time=time,
+        grace=grace,
+        max_requeues=max_requeues,
+        gpu_type=gpu_type,
+        memory=memory,
+        partition=partition,
+        account=account,
+        qos=qos,
+        constraint=constraint,
+        extra=tuple(sbatch or ()),
+    )
+    script = slurm_script(job, settings)
+    if not submit:
+        say.lines(script.splitlines())
+        say.figures({"script": script})
+        return
+    number = submit_script(script)
+    log = Path(job.folder, f"{settings.name}-{number}.log")
+    say.line(f"submitted as job {number}; it writes to {log}")
+    say.figures({"script": script, "job": number, "log": str(log)})

@@ -1,0 +1,62 @@
+"""``hmsa-pipeline cluster ssh``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..shared.options import manifest_command
+from . import job_options
+
+if TYPE_CHECKING:
+    from ...config.manifest import Manifest
+    from ..shared.output import Output
+
+
+@manifest_command()
+def ssh(
+    manifest: Manifest,
+    say: Output,
+    context: typer.Context,
+    host: Annotated[
+        list[str],
+        typer.Option("--host", metavar="NAME", help="As for ssh; may be repeated; localhost: this one."),
+    ],
+    gpus_per_host: Annotated[
+        int | None, typer.Option("--gpus-per-host", min=1, metavar="N", help="GPUs of each host, with a worker each.")
+    ] = None,
+    workers_per_host: Annotated[
+        int | None,
+        typer.Option("--workers-per-host", min=1, metavar="N", help="Workers of each host, with --device cpu."),
+    ] = None,
+    device: job_options.Device = "cuda",
+    cpus_per_worker: job_options.Threads = 8,
+    run: job_options.Run = "dump,ensemble",
+    setup: job_options.Setup = None,
+    interface: job_options.Interface = None,
+    folder: job_options.Folder = None,
+    certificates: job_options.Certificates = None,
+) -> None:
+    """Write a script that starts workers on several machines over ssh, runs the commands, and ends the workers.
+
+    Example: hmsa-pipeline cluster ssh --host localhost --host second --gpus-per-host 4 > run.sh
+    """
+    from ...cluster.settings import worker_count
+    from ...cluster.ssh import ssh_script
+
+    job = job_options.make_job(
+        context,
+        manifest,
+        run=run,
+        device=device,
+        workers=worker_count(device, gpus_per_host, workers_per_host, "host"),
+        threads=cpus_per_worker,
+        folder=folder,
+        setup=setup,
+        interface=interface,
+        certificates=certificates,
+    )
+    script = ssh_script(job, host)
+    say.lines(script.splitlines())
+    say.figures({"script": script})

@@ -1,0 +1,53 @@
+"""Waits until no other run holds an output."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from ...runtime.progress import say
+from ...storage.slurm import was_restarted
+from ...storage.writer_lock import LockHeldError, require_free
+
+_LOOK_SECONDS, _SAY_SECONDS = 5.0, 60.0
+Plan = TypeVar("Plan")
+
+
+def plan_when_free(wait: bool | None, plan: Callable[[], Plan]) -> Plan:
+    """Plan a run; if another one holds its output, wait until that has ended, and plan again.
+
+    A line a minute says for what it waits.
+
+    Args:
+        wait: value of ``--wait``; None to wait only in a Slurm job that was put back into the queue.
+        plan: makes the plan, which depends on what is complete.
+
+    Raises:
+        LockHeldError: another run holds the output, and ``wait`` is false.
+    """
+    begin: float | None = None
+    said = -_SAY_SECONDS
+    while True:
+        try:
+            return plan()
+        except LockHeldError as held:
+            if not (was_restarted() if wait is None else wait):
+                raise
+            problem = held
+        begin = time.monotonic() if begin is None else begin
+        while problem is not None:
+            waited = time.monotonic() - begin
+            if waited - said >= _SAY_SECONDS:
+                said = waited
+                say(f"waiting since {waited:.0f} s: {problem}")
+            time.sleep(_LOOK_SECONDS)
+            problem = _held(problem)
+
+
+def _held(before: LockHeldError) -> LockHeldError | None:
+    try:
+        require_free(before.target)
+    except LockHeldError as held:
+        return held
+    return None
