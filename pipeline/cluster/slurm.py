@@ -153,7 +153,7 @@ def _seconds(time: str) -> int:
 
 
 def _pattern(path: Path) -> str:
-    """Quote a path for ``#SBATCH --output``, where ``%`` begins a pattern;"""
+    """Quote a path for ``#SBATCH --output``, where ``%`` begins a pattern."""
     folder = str(path.parent).replace("%", "%%")
     text = f"{folder}/{path.name}"
     return f'"{text}"' if re.search(r"\s", text) else text

@@ -39,10 +39,11 @@ pathlib.Path.open = _slowly
 class Cluster:
     """``dask scheduler`` and ``dask worker``, begun as `docs/cluster.md` says."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.file = folder / "scheduler.json"
         self._folder = folder
-        self.scheduler = self._begin("scheduler", "--scheduler-file", str(self.file), "--port", "0", "--no-dashboard")
+        words = ("--scheduler-file", str(self.file), "--port", "0", "--no-dashboard", *options)
+        self.scheduler = self._begin("scheduler", *words)
         wait_for(lambda: self.file.exists() and self.file.stat().st_size > 0)
         self.workers: list[subprocess.Popen[bytes]] = []
 

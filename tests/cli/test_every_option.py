@@ -288,9 +288,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("cluster slurm", "--constraint"): Changes("--constraint a100|h100"),
     ("cluster slurm", "--sbatch"): Changes("--sbatch --exclusive"),
     ("cluster slurm", "--job-name"): Changes("--job-name mine"),
-    ("cluster slurm", "--submit"): Held(
-        "cli/test_cluster_command.py::test_a_job_is_submitted_and_its_number_printed"
-    ),
+    ("cluster slurm", "--submit"): Held("cli/test_cluster_command.py::test_a_job_is_submitted_and_its_number_said"),
     ("cluster ssh", "--host"): Changes("--host near"),
     ("cluster ssh", "--gpus-per-host"): Changes("--gpus-per-host 3"),
     ("cluster ssh", "--workers-per-host"): Changes(
