@@ -19,6 +19,7 @@ def certificates(
     """
     from ...workers.certificates import write_certificates
 
-    for path in write_certificates(folder):
+    files = write_certificates(folder)
+    for path in files:
         print(path)
-    print(f"to use them, where 'dask scheduler --protocol tls', 'dask worker' and runs start: source {path}")
+    print(f"to use them, where 'dask scheduler --protocol tls', 'dask worker' and runs start: source {files[-1]}")
