@@ -33,7 +33,7 @@ ON_SETTINGS = $(COMMANDS) tests/test_errors.py tests/test_files.py tests/pipelin
 # What depends on the versions of libraries that a newer Python brings: stores, manifests, commands.
 ON_NEWEST = $(COMMANDS) tests/pipeline/store $(wildcard tests/pipeline/config/test_manifest*.py)
 
-.PHONY: help demo docs test test-bare test-settings test-newest test-newest-here test-slow lint format clean same-python
+.PHONY: help demo docs test test-bare test-settings test-newest test-newest-here test-slow test-cluster lint format clean same-python
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -74,6 +74,9 @@ test-newest-here: $(VENV)/.test
 
 test-slow: $(VENV)/.test  ## set up, then run the tests that take minutes: faults, kills, clusters
 	$(PLAIN) $(BIN)/python -m pytest -m slow --timeout=1800
+
+test-cluster: $(VENV)/.test  ## jobs on a real Slurm, which tests/cluster/README.md says how to install; part of test-slow
+	$(PLAIN) $(BIN)/python -m pytest -m slow tests/cluster
 
 docs: $(VENV)/.test  ## the documents as a site, in site/
 	$(BIN)/python -m mkdocs build --quiet

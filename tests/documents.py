@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 # In the text, before a block that is only held against the command line: <!-- needs a GPU -->
 _BLOCK = re.compile(r"^(?:<!-- needs (?P<need>[^>]+) -->\n)?```console\n(?P<lines>.*?)^```", re.DOTALL | re.MULTILINE)
-_ELSEWHERE = {"aws", "cd", "dask", "git", "make", "pip", "source", "ssh"}
+_ELSEWHERE = {"aws", "bash", "cd", "dask", "git", "kubectl", "make", "pip", "sbatch", "source", "ssh"}
 
 
 class Command(NamedTuple):
@@ -32,7 +32,7 @@ class Command(NamedTuple):
         """What our command line is given; nothing where the command is another program's."""
         if self.line.startswith("export "):  # may go on in the next line, within quotes
             return []
-        words = shlex.split(self.line, comments=True)
+        words = shlex.split(self.line.partition(" > ")[0], comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words = words[1:]
         for position, word in enumerate(words):

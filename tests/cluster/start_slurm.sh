@@ -20,7 +20,7 @@ setpriv --reuid munge --regid munge --clear-groups munged --key-file="$dir/munge
     --pid-file="$dir/munge/pid" --log-file="$dir/munge/log" --seed-file="$dir/munge/seed"
 
 for number in 0 1 2 3; do
-    [ -e "$dir/gpu$number" ] || mknod "$dir/gpu$number" c 1 3 || touch "$dir/gpu$number"
+    [ -e "$dir/gpu$number" ] || mknod "$dir/gpu$number" c 1 3
 done
 
 cat > "$dir/slurm.conf" <<END
