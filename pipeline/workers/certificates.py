@@ -33,9 +33,7 @@ def write_certificates(folder: Path) -> list[Path]:
     try:
         security = Security.temporary()
     except ImportError as error:
-        raise ManifestError(
-            "cryptography is missing; install it: pip install 'hmsa-pipeline[tls]'"
-        ) from error
+        raise ManifestError("cryptography is missing; install it: pip install 'hmsa-pipeline[tls]'") from error
     key, certificate, environment = (folder / name for name in (KEY, CERTIFICATE, ENVIRONMENT))
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

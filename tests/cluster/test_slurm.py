@@ -81,7 +81,13 @@ class Job:
         """Wait for its end; its state and exit code."""
         self.wait(lambda: self.state not in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING"), seconds)
         shown = self.shown()
+        self.wait(lambda: not self.processes(), 30)
         return f"{shown['JobState']} {shown['ExitCode']}"
+
+    def processes(self) -> list[list[str]]:
+        """Processes of it that are there."""
+        found = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+        return [words for words in found if any(f"scheduler-{self.number}.json" in word for word in words)]
 
     def requeue_now(self) -> None:
         """Slurm waits two minutes before it starts a requeued job again."""
