@@ -48,6 +48,26 @@ def write_certificates(folder: Path) -> list[Path]:
     return [key, certificate, environment]
 
 
+def refuse_without_certificates(address: str, scheduler: str) -> None:
+    """Raise ManifestError if this process and the scheduler do not agree to encrypt their connection.
+
+    Args:
+        address: of the scheduler.
+        scheduler: value of ``--scheduler``.
+    """
+    security = Security()
+    is_encrypted = address.startswith("tls://")
+    if is_encrypted and not (security.tls_ca_file and security.tls_client_cert):
+        raise ManifestError(
+            f"--scheduler {scheduler}: lets in only who has its certificates; 'source environment.sh' in their folder"
+        )
+    if security.require_encryption and not is_encrypted:
+        raise ManifestError(
+            f"--scheduler {scheduler}: does not encrypt, and the settings of Dask here ask for it; start it with "
+            "'dask scheduler --protocol tls'"
+        )
+
+
 def _environment(key: Path, certificate: Path) -> str:
     values = {"REQUIRE_ENCRYPTION": "True", "TLS__CA_FILE": str(certificate)}
     for role in _ROLES:

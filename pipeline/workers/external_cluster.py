@@ -13,6 +13,7 @@ from distributed import Client, Future
 
 from ...errors import ManifestError, StoreError, first_few, reason
 from ..runtime.progress import say
+from .certificates import refuse_without_certificates
 from .dask_pool import (
     GONE_SECONDS,
     RESOURCE,
@@ -116,6 +117,7 @@ class ExternalCluster(DaskWorkerPool):
                     f"--scheduler {self._address}: is neither an address (tcp://host:8786) nor a readable scheduler "
                     f"file ({getattr(error, 'strerror', None) or 'it holds no address'})"
                 ) from error
+        refuse_without_certificates(address, self._address)
         try:
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
