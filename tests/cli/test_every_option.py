@@ -307,9 +307,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("cluster kubernetes", "--name"): Changes("--name mine"),
     ("cluster kubernetes", "--namespace"): Changes("--namespace lab"),
     ("cluster kubernetes", "--retries"): Changes("--retries 1"),
-    ("cluster certificates", "DIR"): Held(
-        "cli/test_cluster_command.py::test_certificates_let_in_who_has_them_and_nobody_else"
-    ),
+    ("cluster certificates", "DIR"): Changes("keys", ""),
     ("datasets list", "NAME"): Changes("gta5", ""),
     ("datasets list", "--json"): Changes("--json new.json"),
     ("datasets check", "NAME"): Changes("gta5", "--data-root {data} --output new"),

@@ -76,7 +76,7 @@ def test_a_requeued_job_waits_and_others_do_not(full: Bench) -> None:
     child = hold(target)
     with mock.patch.dict(os.environ, {"SLURM_RESTART_COUNT": "1"}):
         assert full.run("dump", "--no-wait").refusal().startswith(f"{target}.lock: held by process {child.pid}")
-        with mock.patch.object(waiting.time, "sleep", lambda seconds: child.communicate("\n", timeout=30)):
+        with mock.patch.object(waiting, "sleep", lambda seconds: child.communicate("\n", timeout=30)):
             result = full.run("dump")
     assert (result.code, len(result.err.splitlines())) == (0, 1), result
     child = hold(target)
@@ -93,7 +93,7 @@ def test_a_line_a_minute_says_for_what_it_waits(full: Bench) -> None:
         if clock[0] == 150:
             child.communicate("\n", timeout=30)
 
-    with mock.patch.multiple(waiting.time, sleep=sleep, monotonic=lambda: clock[0]):
+    with mock.patch.multiple(waiting, sleep=sleep, monotonic=lambda: clock[0]):
         result = full.run("dump", "--wait")
     assert [line.partition(":")[0] for line in result.err.splitlines()] == [
         f"waiting since {seconds} s" for seconds in (0, 60, 120)

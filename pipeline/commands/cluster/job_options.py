@@ -11,7 +11,7 @@ from ....errors import ManifestError
 from ..dump import dump
 from ..ensemble import ensemble
 from ..predict import predict
-from ..shared.options import path_option
+from ..shared.options import option, path_option
 
 if TYPE_CHECKING:
     from ...cluster.settings import JobSettings
@@ -19,30 +19,28 @@ if TYPE_CHECKING:
 
 Run = Annotated[
     str,
-    typer.Option(
-        "--run", metavar="STAGES", help="Commands with options, comma separated, such as 'predict --keep cityscapes'."
-    ),
+    option("--run", "STAGES", "Commands with options, comma separated, such as 'predict --keep cityscapes'."),
 ]
-Device = Annotated[str, typer.Option("--device", metavar="NAME", help="cuda or cpu.")]
+Device = Annotated[str, option("--device", "NAME", "cuda or cpu.")]
 Threads = Annotated[
     int,
-    typer.Option("--cpus-per-worker", "--cpus-per-gpu", min=1, metavar="N", help="CPU threads of each worker."),
+    option("--cpus-per-worker", "N", "CPU threads of each worker.", "--cpus-per-gpu", min=1),
 ]
 Setup = Annotated[
     list[str] | None,
-    typer.Option("--setup", metavar="LINE", help="Shell line that runs first: 'module load cuda'; may be repeated."),
+    option("--setup", "LINE", "Shell line that runs first: 'module load cuda'; may be repeated."),
 ]
 Interface = Annotated[
     str | None,
-    typer.Option("--interface", metavar="NAME", help="Network interface that the machines share, such as ib0."),
+    option("--interface", "NAME", "Network interface that the machines share, such as ib0."),
 ]
 Folder = Annotated[
     Path | None,
-    path_option("--folder", metavar="DIR", help="For log and scheduler's file, on a shared disk; default: here."),
+    path_option("--folder", "DIR", "For log and scheduler's file, on a shared disk; default: here."),
 ]
 Certificates = Annotated[
     Path | None,
-    path_option("--certificates", metavar="DIR", help="Encrypt with what 'cluster certificates DIR' made."),
+    path_option("--certificates", "DIR", "Encrypt with what 'cluster certificates DIR' made."),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..shared.options import manifest_command, path_option
+from ..shared.options import manifest_command, option, path_option
 from ..shared.output import print_note
 from . import job_options
 
@@ -21,35 +21,23 @@ def kubernetes(
     manifest: Manifest,
     say: Output,
     context: typer.Context,
-    image: Annotated[
-        str, typer.Option("--image", metavar="IMAGE", help="Container image with hmsa-pipeline, for all pods.")
-    ],
-    claim: Annotated[
-        str, typer.Option("--claim", metavar="NAME", help="PersistentVolumeClaim with images, weights and output.")
-    ],
-    mount: Annotated[Path, path_option("--mount", metavar="PATH", help="Where all pods see it; the same as here.")],
-    nodes: Annotated[int, typer.Option("--nodes", min=1, metavar="N", help="Number of nodes.")] = 1,
+    image: Annotated[str, option("--image", "IMAGE", "Container image with hmsa-pipeline, for all pods.")],
+    claim: Annotated[str, option("--claim", "NAME", "PersistentVolumeClaim with images, weights and output.")],
+    mount: Annotated[Path, path_option("--mount", "PATH", "Where all pods see it; the same as here.")],
+    nodes: Annotated[int, option("--nodes", "N", "Number of nodes.", min=1)] = 1,
     gpus_per_node: Annotated[
-        int | None, typer.Option("--gpus-per-node", min=1, metavar="N", help="GPUs of each node, with a worker each.")
+        int | None, option("--gpus-per-node", "N", "GPUs of each node, with a worker each.", min=1)
     ] = None,
     workers_per_node: Annotated[
         int | None,
-        typer.Option("--workers-per-node", min=1, metavar="N", help="Workers of each node, with --device cpu."),
+        option("--workers-per-node", "N", "Workers of each node, with --device cpu.", min=1),
     ] = None,
     device: job_options.Device = "cuda",
     cpus_per_worker: job_options.Threads = 8,
-    memory: Annotated[
-        str | None, typer.Option("--memory", metavar="SIZE", help="Memory of each worker, such as 32Gi.")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Of cluster and job; default: the manifest's.")
-    ] = None,
-    namespace: Annotated[
-        str | None, typer.Option("--namespace", metavar="NAME", help="Default: kubectl's current one.")
-    ] = None,
-    retries: Annotated[
-        int, typer.Option("--retries", min=0, metavar="N", help="How often the job starts again after a failure.")
-    ] = 6,
+    memory: Annotated[str | None, option("--memory", "SIZE", "Memory of each worker, such as 32Gi.")] = None,
+    name: Annotated[str | None, option("--name", "NAME", "Of cluster and job; default: the manifest's.")] = None,
+    namespace: Annotated[str | None, option("--namespace", "NAME", "Default: kubectl's current one.")] = None,
+    retries: Annotated[int, option("--retries", "N", "How often the job starts again after a failure.", min=0)] = 6,
     run: job_options.Run = "dump,ensemble",
 ) -> None:
     """Write a DaskCluster for the Dask operator, and a Job that runs the commands on it.

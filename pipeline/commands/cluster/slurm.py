@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..shared.options import manifest_command
+from ..shared.options import manifest_command, option
 from . import job_options
 
 if TYPE_CHECKING:
@@ -20,43 +20,41 @@ def slurm(
     manifest: Manifest,
     say: Output,
     context: typer.Context,
-    nodes: Annotated[int, typer.Option("--nodes", min=1, metavar="N", help="Number of nodes.")] = 1,
+    nodes: Annotated[int, option("--nodes", "N", "Number of nodes.", min=1)] = 1,
     gpus_per_node: Annotated[
-        int | None, typer.Option("--gpus-per-node", min=1, metavar="N", help="GPUs of each node, with a worker each.")
+        int | None, option("--gpus-per-node", "N", "GPUs of each node, with a worker each.", min=1)
     ] = None,
     gpu_type: Annotated[
         str | None,
-        typer.Option("--gpu-type", metavar="NAME", help="Kind of GPU, as the site names it, as a100."),
+        option("--gpu-type", "NAME", "Kind of GPU, as the site names it, as a100."),
     ] = None,
     workers_per_node: Annotated[
         int | None,
-        typer.Option("--workers-per-node", min=1, metavar="N", help="Workers of each node, with --device cpu."),
+        option("--workers-per-node", "N", "Workers of each node, with --device cpu.", min=1),
     ] = None,
     device: job_options.Device = "cuda",
     cpus_per_worker: job_options.Threads = 8,
-    memory: Annotated[
-        str | None, typer.Option("--memory", metavar="SIZE", help="Memory of each node, such as 200G.")
-    ] = None,
-    time: Annotated[str, typer.Option("--time", metavar="H:MM:SS", help="Time limit of one start.")] = "8:00:00",
+    memory: Annotated[str | None, option("--memory", "SIZE", "Memory of each node, such as 200G.")] = None,
+    time: Annotated[str, option("--time", "H:MM:SS", "Time limit of one start.")] = "8:00:00",
     grace: Annotated[
         int,
-        typer.Option("--grace", min=60, max=3600, metavar="SECONDS", help="The run stops so long before the limit."),
+        option("--grace", "SECONDS", "The run stops so long before the limit.", min=60, max=3600),
     ] = 300,
     max_requeues: Annotated[
         int,
-        typer.Option("--max-requeues", min=0, metavar="N", help="How often the job goes back into the queue."),
+        option("--max-requeues", "N", "How often the job goes back into the queue.", min=0),
     ] = 50,
-    partition: Annotated[str | None, typer.Option("--partition", metavar="NAME", help="As in sbatch.")] = None,
-    account: Annotated[str | None, typer.Option("--account", metavar="NAME", help="As in sbatch.")] = None,
-    qos: Annotated[str | None, typer.Option("--qos", metavar="NAME", help="As in sbatch.")] = None,
-    constraint: Annotated[str | None, typer.Option("--constraint", metavar="LIST", help="As in sbatch.")] = None,
+    partition: Annotated[str | None, option("--partition", "NAME", "As in sbatch.")] = None,
+    account: Annotated[str | None, option("--account", "NAME", "As in sbatch.")] = None,
+    qos: Annotated[str | None, option("--qos", "NAME", "As in sbatch.")] = None,
+    constraint: Annotated[str | None, option("--constraint", "LIST", "As in sbatch.")] = None,
     sbatch: Annotated[
         list[str] | None,
-        typer.Option("--sbatch", metavar="OPTION", help="Any other one, as --sbatch=--exclusive; may be repeated."),
+        option("--sbatch", "OPTION", "Any other one, as --sbatch=--exclusive; may be repeated."),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--job-name", metavar="NAME", help="Jobs of one name run one after the other."),
+        option("--job-name", "NAME", "Jobs of one name run one after the other."),
     ] = None,
     run: job_options.Run = "dump,ensemble",
     setup: job_options.Setup = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..shared.options import manifest_command
+from ..shared.options import manifest_command, option
 from . import job_options
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ def ssh(
     context: typer.Context,
     host: Annotated[
         list[str],
-        typer.Option("--host", metavar="NAME", help="As for ssh; may be repeated; localhost: this one."),
+        option("--host", "NAME", "As for ssh; may be repeated; localhost: this one."),
     ],
     gpus_per_host: Annotated[
-        int | None, typer.Option("--gpus-per-host", min=1, metavar="N", help="GPUs of each host, with a worker each.")
+        int | None, option("--gpus-per-host", "N", "GPUs of each host, with a worker each.", min=1)
     ] = None,
     workers_per_host: Annotated[
         int | None,
-        typer.Option("--workers-per-host", min=1, metavar="N", help="Workers of each host, with --device cpu."),
+        option("--workers-per-host", "N", "Workers of each host, with --device cpu.", min=1),
     ] = None,
     device: job_options.Device = "cuda",
     cpus_per_worker: job_options.Threads = 8,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import monotonic, sleep
 from typing import TypeVar
 
 from ...runtime.progress import say
@@ -35,13 +35,13 @@ def plan_when_free(wait: bool | None, plan: Callable[[], Plan]) -> Plan:
             if not (was_restarted() if wait is None else wait):
                 raise
             problem = held
-        begin = time.monotonic() if begin is None else begin
+        begin = monotonic() if begin is None else begin
         while problem is not None:
-            waited = time.monotonic() - begin
+            waited = monotonic() - begin
             if waited - said >= _SAY_SECONDS:
                 said = waited
                 say(f"waiting since {waited:.0f} s: {problem}")
-            time.sleep(_LOOK_SECONDS)
+            sleep(_LOOK_SECONDS)
             problem = _held(problem)
 
 
