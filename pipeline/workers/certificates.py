@@ -19,7 +19,7 @@ _ROLES = ("SCHEDULER", "WORKER", "CLIENT")
 def write_certificates(folder: Path) -> list[Path]:
     """Make a key, its certificate, and a file that sets the environment variables by which Dask uses them.
 
-    Dask makes the certificate, which is its own authority and is valid for a year. Everyone who has the key is let in.
+    Dask makes the certificate, which is its own authority and valid for a year. Who has the key is let in.
 
     Args:
         folder: is created, and readable by its owner alone.
