@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import __version__
-from .errors import HmsaError, one_line
+from .errors import HmsaError, TryAgainError, one_line
 from .files import tell_limits
 from .pipeline.commands import (
     calibrate,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 RESUMABLE = {"demo", "dump", "ensemble", "import-logits", "predict", "report", "train"}
 """Commands that skip what is complete when they are run again."""
+TRY_AGAIN = 75
+"""Exit code of a run that may succeed later, EX_TEMPFAIL of sysexits.h."""
 
 app = typer.Typer(
     name="hmsa-pipeline",
@@ -95,7 +97,7 @@ def _how_to_resume(words: Sequence[str]) -> str:
 
 
 def main() -> None:
-    """Run the command line; errors in one line, exit codes 0, 1, 2 and 130 as the README says."""
+    """Run the command line; errors in one line, exit codes 0, 1, 2, 75 and 130 as the README says."""
     output_streams.prepare()
     tell_limits(print_note)
     signal.signal(signal.SIGTERM, _terminate)
@@ -119,7 +121,7 @@ def main() -> None:
         if debug:
             raise
         print(f"error: {one_line(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(TRY_AGAIN if isinstance(error, TryAgainError) else 2)
     except OSError as error:
         if debug:
             raise

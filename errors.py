@@ -38,6 +38,10 @@ class StoreError(HmsaError):
     """A logit store is damaged, locked, or was made with other settings."""
 
 
+class TryAgainError(StoreError):
+    """Something that a run needs is not there now, such as every worker; the exit code is 75, as of sendmail."""
+
+
 class DiskError(StoreError):
     """A file could not be written to the disk, so that going on is of no use."""
 

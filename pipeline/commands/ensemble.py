@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .shared import options
-from .shared.options import manifest_command, refuse_timeout_without_workers
+from .shared.options import manifest_command, refuse_without_workers
 from .shared.output import end_command, print_failed
 from .shared.waiting import plan_when_free
 
@@ -32,6 +32,7 @@ def ensemble(
     workers: options.Workers = None,
     scheduler: options.Scheduler = None,
     image_timeout: options.ImageTimeout = 1800.0,
+    patience: options.Patience = options.PATIENCE,
     wait: options.Wait = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,
@@ -44,7 +45,7 @@ def ensemble(
     from ..text import plural
     from ..workers.choose import choose_workers
 
-    refuse_timeout_without_workers(context)
+    refuse_without_workers(context)
     plans = plan_when_free(
         wait, lambda: plan_ensemble(manifest, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
     )
@@ -66,7 +67,14 @@ def ensemble(
                 f"{len(result.failed)} failed, {result.seconds:.1f} s"
             )
 
-    chosen = choose_workers("cpu", workers=workers, scheduler=scheduler, image_timeout=image_timeout, needs_gpu=False)
+    chosen = choose_workers(
+        "cpu",
+        workers=workers,
+        scheduler=scheduler,
+        image_timeout=image_timeout,
+        patience=patience,
+        needs_gpu=False,
+    )
     try:
         results = run_ensemble(manifest, plans, chosen, ended, overwrite=overwrite)
     finally:

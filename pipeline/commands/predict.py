@@ -29,6 +29,7 @@ def predict(
     workers: options.Workers = None,
     scheduler: options.Scheduler = None,
     image_timeout: options.ImageTimeout = 1800.0,
+    patience: options.Patience = options.PATIENCE,
     wait: options.Wait = None,
     overwrite: options.Overwrite = False,
     dry_run: options.DryRun = False,

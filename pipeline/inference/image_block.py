@@ -26,12 +26,25 @@ from ..runtime.device import is_out_of_memory
 from ..store.image_table import ImageEntry
 from ..workers.protocol import BlockResult, ProgressReporter
 from .image_prefetch import prefetch_images
-from .networks import BlockMember, ComputedImage, Missing, Networks, load_networks
+from .networks import BlockMember, ComputedImage, FailedImage, Missing, Networks, load_networks
 from .predictor import InferenceSettings
 from .store_writes import LostLockError, require_place
 from .transfer import MAX_WAITING, ByteBudget, StageTimes
 
 WRITE_BYTES = 2**30
+MAX_SAME_ERRORS = 5
+"""Number of images in a row on which a network may raise the same error before it is given up."""
+
+
+class NetworkGivenUpError(Exception):
+    """A network raised the same error on image after image; ``failed`` has those images and their reasons."""
+
+    def __init__(self, reason: str, failed: dict[str, str]) -> None:
+        super().__init__(
+            f"{reason}, on {MAX_SAME_ERRORS} images in a row; fix the network or its checkpoint, and run the same "
+            "command again"
+        )
+        self.failed = failed
 
 
 @dataclass(frozen=True)
@@ -84,6 +97,8 @@ class ImageBlock:
                     missing = self._missing(todo)
             for _ in result.failed:
                 report.image_done()
+        except NetworkGivenUpError as error:
+            result.network_problem, result.failed = str(error), error.failed
         except LostLockError as error:
             result.problem = str(error)
         except DiskError as error:
@@ -120,6 +135,7 @@ class ImageBlock:
         budget = ByteBudget(WRITE_BYTES, MAX_WAITING)
         writes: dict[Future[None], str] = {}
         failed: dict[str, str] = {}
+        same_errors: list[str] = []
         device, threads = torch.device(self.settings.device), self.settings.io_threads
         at_once = networks.images_at_once(self.entries)
         folders = [] if self.prediction_target is None else [self.prediction_target.folder]
@@ -171,9 +187,15 @@ class ImageBlock:
                         if answer is None:
                             break
                         entry, computed = answer
-                        if isinstance(computed, str):
-                            failed[entry.path] = computed
+                        if isinstance(computed, FailedImage):
+                            failed[entry.path] = computed.reason
+                            same_errors = [one for one in same_errors if one == computed.network_error]
+                            if computed.network_error:
+                                same_errors.append(computed.network_error)
+                            if len(same_errors) == MAX_SAME_ERRORS:
+                                raise NetworkGivenUpError(computed.reason, failed)
                             continue
+                        same_errors.clear()
                         if computed.fallbacks:
                             ways = computed.fallbacks.items()
                             result.fallbacks[entry.path] = "; ".join(

@@ -6,13 +6,16 @@ images, whose logits wait in the CPU's memory.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...datasets.taxonomy import NUM_CLASSES
+from ...errors import HmsaError, reason
 from ..config.manifest import FusionFunctions, Member
 from ..fusion.member_stores import fuse_members
 from ..runtime.device import is_out_of_memory
@@ -39,6 +42,26 @@ class BlockMember:
     member: Member
     digest: str | None
     logits_target: LogitsTarget | None
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """Why an image could not be computed, and where a network raised the error, if one did."""
+
+    reason: str
+    network_error: str | None = None
+
+
+class NetworkError(Exception):
+    """A network raised an error of its own; ``where`` is its type and the line that raised it."""
+
+    def __init__(self, member: str, error: Exception) -> None:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        kind = type(error).__name__
+        super().__init__(
+            f"the network of {member} raised {kind}: {reason(error)} ({Path(last.filename).name}, line {last.lineno})"
+        )
+        self.where = f"{kind} {last.filename}:{last.lineno}"
 
 
 @dataclass
@@ -108,7 +131,7 @@ class Networks:
 
     def compute(
         self, images: Sequence[tuple[ImageEntry, Tensor]], missing: Missing
-    ) -> Iterator[tuple[ImageEntry, ComputedImage | str]]:
+    ) -> Iterator[tuple[ImageEntry, ComputedImage | FailedImage]]:
         """Compute what is missing of some photographs (3, H, W) uint8; yield a result each, or why it failed."""
         if not self.are_together:
             yield from self._network_by_network(images, missing)
@@ -116,8 +139,20 @@ class Networks:
         for entry, image in images:
             try:
                 yield entry, self._image_through_all(image, missing[entry.path])
-            except (RuntimeError, MemoryError) as error:
-                yield entry, _too_large(entry, error)
+            except (RuntimeError, MemoryError, NetworkError) as error:
+                yield entry, _failed(entry, error)
+
+    def _run(self, member: Member, image: Tensor) -> tuple[Tensor, str | None]:
+        """Run a network on an image; NetworkError for an error that is neither ours nor a lack of memory."""
+        network = self._network(member.name)
+        try:
+            return network(image)
+        except HmsaError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise NetworkError(member.name, error) from error
 
     def _image_through_all(self, image: Tensor, missing: set[str | None]) -> ComputedImage:
         kept: dict[str, Fetch] = {}
@@ -126,7 +161,7 @@ class Networks:
         def logits(members: Sequence[Member]) -> Iterator[Tensor]:
             """Yield each member's logits (C, H, W) float16, and start the copy of those that are kept."""
             for member in members:
-                found, fallback = self._network(member.name)(image)
+                found, fallback = self._run(member, image)
                 if fallback is not None:
                     fallbacks[member.name] = fallback
                 if member.name in missing:
@@ -140,11 +175,11 @@ class Networks:
 
     def _network_by_network(
         self, images: Sequence[tuple[ImageEntry, Tensor]], missing: Missing
-    ) -> Iterator[tuple[ImageEntry, ComputedImage | str]]:
+    ) -> Iterator[tuple[ImageEntry, ComputedImage | FailedImage]]:
         """Run each network on all images before the next network, then fuse."""
         waiting: dict[str, dict[str, Fetch]] = {entry.path: {} for entry, _ in images}
         fallbacks: dict[str, dict[str, str]] = {entry.path: {} for entry, _ in images}
-        failed: dict[str, str] = {}
+        failed: dict[str, FailedImage] = {}
         for member in self._members:
             name = member.name
             for entry, image in images:
@@ -152,10 +187,10 @@ class Networks:
                 if entry.path in failed or not (votes or name in missing[entry.path]):
                     continue
                 try:
-                    found, fallback = self._network(name)(image)
+                    found, fallback = self._run(member, image)
                     waiting[entry.path][name] = self._host_copy.start(found)
-                except (RuntimeError, MemoryError) as error:
-                    failed[entry.path] = _too_large(entry, error)
+                except (RuntimeError, MemoryError, NetworkError) as error:
+                    failed[entry.path] = _failed(entry, error)
                     continue
                 if fallback is not None:
                     fallbacks[entry.path][name] = fallback
@@ -171,7 +206,7 @@ class Networks:
                 kept = {name: fetch for name, fetch in fetches.items() if name in missing[path]}
                 yield entry, ComputedImage(kept, prediction, fallbacks[path])
             except (RuntimeError, MemoryError) as error:
-                yield entry, _too_large(entry, error)
+                yield entry, _failed(entry, error)
 
     def _fused(self, logits: Iterator[Tensor]) -> tuple[Fetch, Fetch]:
         assert self._functions is not None
@@ -180,11 +215,13 @@ class Networks:
         return self._host_copy.start(fused.label), self._host_copy.start(fused.confidence)
 
 
-def _too_large(entry: ImageEntry, error: Exception) -> str:
-    """Say that an image does not fit into the device's memory, or raise ``error`` again if that is not its cause."""
+def _failed(entry: ImageEntry, error: Exception) -> FailedImage:
+    """Say why an image failed; raise ``error`` again if neither a network nor a lack of memory is its cause."""
+    if isinstance(error, NetworkError):
+        return FailedImage(str(error), error.where)
     if not is_out_of_memory(error):
         raise error
-    return f"{entry.height}x{entry.width} does not fit into the device's memory"
+    return FailedImage(f"{entry.height}x{entry.width} does not fit into the device's memory")
 
 
 def free_gpu_memory(device: torch.device) -> int | None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NoReturn, Self
 
 from tqdm import tqdm
 
+from ..text import plural
+
 LOG_SECONDS = 30.0
+LINE_LENGTH = 120
 
 
 def say(line: str) -> None:
@@ -70,6 +74,12 @@ class Progress:
             bar.reset(total=total)
         self._parts[worker] = _Part(name, total, bar=bar)
 
+    def drop(self, worker: str) -> None:
+        """Forget a worker that is gone."""
+        part = self._parts.pop(worker, None)
+        if part is not None and part.bar is not None:
+            part.bar.close()
+
     def advance(self, count: int = 1, worker: str = "") -> None:
         """Count images as done, whether they failed or not."""
         self._done += count
@@ -82,11 +92,7 @@ class Progress:
             self._bar.update(count)
         elif time.monotonic() - self._logged >= LOG_SECONDS:
             self._logged = time.monotonic()
-            self.note(self._line())
-
-    def note(self, line: str) -> None:
-        """Print a line without tearing the bars."""
-        say(line)
+            say(self._line())
 
     def aside(self) -> AbstractContextManager[None]:
         """Hide the bars while the block prints."""
@@ -95,7 +101,11 @@ class Progress:
     def _line(self) -> str:
         rate = self._done / max(1e-9, time.monotonic() - self._start)
         left = tqdm.format_interval(int((self._total - self._done) / rate))
-        at = ", ".join(
-            f"{worker} {part.name} {part.done}/{part.total}".strip() for worker, part in sorted(self._parts.items())
-        )
-        return f"{at}, total {self._done}/{self._total} {self._unit}s, {rate:.2f} {self._unit}s/s, {left} left"
+        total = f"total {self._done}/{self._total} {self._unit}s, {rate:.2f} {self._unit}s/s, {left} left"
+        parts = sorted(self._parts.items())
+        workers = [f"{worker} {part.name} {part.done}/{part.total}".strip() for worker, part in parts]
+        names = Counter(part.name for _, part in parts).most_common()
+        jobs = [f"{plural(count, 'worker')} {name}" for name, count in names]
+        most = [*jobs[:1], plural(len(names) - 1, "other job")]
+        shown = (", ".join([*one, total]) for one in (workers, jobs, most, [plural(len(parts), "worker")]))
+        return next((line for line in shown if len(line) < LINE_LENGTH), total)

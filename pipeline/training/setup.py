@@ -24,7 +24,7 @@ from ...models.activation_checkpointing import recompute_activations
 from ...models.hmsa import OCRNet
 from ...models.partial_weights import load_initial
 from ...models.registry import build
-from ..runtime.progress import Progress
+from ..runtime.progress import Progress, say
 from .batches import StepSampler, batch_loader, validation_loader
 from .log import CHART, HISTORY
 from .plan import CHECKPOINTS, WEIGHTS, TrainingPlan
@@ -63,13 +63,13 @@ def index_masks(plan: TrainingPlan, process: TrainingProcess) -> tuple[LabelRead
                 f"look at them ('hmsa-pipeline datasets check {data.type}') and unpack them again, or take others"
             )
         if empty and process.is_first:
-            progress.note(f"masks: {len(empty)} of the {len(some)} of split '{split}' label nothing ({masks})")
+            say(f"masks: {len(empty)} of the {len(some)} of split '{split}' label nothing ({masks})")
     if process.is_first:
         for what, index in (("learn", learnt), ("score", scored)):
             there = set(index.centroids[:, 1].tolist())
             absent = [name for label, name in enumerate(CLASS_NAMES) if label not in there]
             if absent:
-                progress.note(f"classes: there is nothing to {what} of {', '.join(absent)}")
+                say(f"classes: there is nothing to {what} of {', '.join(absent)}")
     return reader, learnt
 
 

@@ -21,6 +21,7 @@ def choose_workers(
     workers: int | None,
     scheduler: str | None,
     image_timeout: float,
+    patience: float,
     needs_gpu: bool = True,
 ) -> Workers:
     """Choose the worker pool that the options ask for.
@@ -30,6 +31,7 @@ def choose_workers(
         workers: processes on the CPU; 0 to work in this process; None for one per GPU, or one.
         scheduler: address (``tcp://host:port``) or scheduler file of a running cluster; None to start one here.
         image_timeout: see `Workers`.
+        patience: seconds to wait while a running cluster has no worker.
         needs_gpu: the work is faster on a GPU; if it is not, there is one worker for every few CPU threads.
 
     Raises:
@@ -39,7 +41,7 @@ def choose_workers(
     if scheduler is not None:
         if workers is not None:
             raise ManifestError("--workers: a running cluster has its own; leave it out, or leave --scheduler out")
-        cluster = ExternalCluster(scheduler, device)
+        cluster = ExternalCluster(scheduler, device, patience)
         return Workers(cluster, torch.device(cluster.device), None, image_timeout)
     devices = resolve_devices(device)
     if devices[0].type == "cuda" and needs_gpu:

@@ -37,6 +37,7 @@ WAIT_SECONDS = 1.0
 HEARTBEAT_SECONDS = 5.0
 START_SECONDS = 120.0
 GONE_SECONDS = 60.0
+WAITING_SECONDS = 60.0
 THREADS_EACH = 4
 QUIET = logging.CRITICAL + 1
 _MEMORY_ADVICE = "start workers with --memory-limit 0, since most of what they hold is not Dask's"
@@ -126,7 +127,8 @@ class DaskWorkerPool(ABC):
 
     dashboard: str | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, first_seconds: float = START_SECONDS, gone_seconds: float = GONE_SECONDS) -> None:
+        self._first_seconds, self._gone_seconds = first_seconds, gone_seconds
         self._run = f"hmsa-{uuid.uuid4().hex[:12]}"
         self._client: Client | None = None
         self._events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
@@ -153,6 +155,21 @@ class DaskWorkerPool(ABC):
     def _gone(self, seconds: float) -> None:
         """Raise the error that no worker has been there for so long."""
 
+    def _say_waiting(self) -> None:
+        """Say once a minute that no worker is there, where that may last."""
+        now = time.monotonic()
+        if now - self._noted_at > WAITING_SECONDS < self._gone_seconds:
+            self._noted_at = now
+            what = self._memory() or f"no worker with the resource {RESOURCE}=1 is there"
+            say(f"{what}; waiting for one up to {self._gone_seconds:.0f} s")
+
+    def loss_hint(self, worker: str) -> str | None:
+        """Say why a worker may be gone, if Dask was told how much memory it may take."""
+        if worker not in self._limited:
+            return None
+        limit = _memory_limit(self._limited[worker])
+        return f"it had a memory limit of {limit}, at which Dask ends it; {_MEMORY_ADVICE}"
+
     def _is_one_starting(self) -> bool:
         """Return whether a worker process is being started, however long that takes."""
         return False
@@ -161,14 +178,19 @@ class DaskWorkerPool(ABC):
         """Connect, and compare every worker with this process; StoreError if one does not fit, or misses a path."""
         client = self._open()
         for address, description in self._describe_workers(required_paths).items():
-            if problem := worker_problem(description, required_paths):
-                raise StoreError(problem)
-            self._admitted.add(address)
+            if self._is_wanted(address, description):
+                if problem := worker_problem(description, required_paths):
+                    raise StoreError(problem)
+                self._admitted.add(address)
         client.subscribe_topic(self._run, self._on_status)
         if self.dashboard:
             say(f"dashboard: {self.dashboard}")
         self._alive_at = time.monotonic()
         self._required_paths = required_paths
+
+    def _is_wanted(self, address: str, description: dict[str, Any]) -> bool:
+        """Return whether a worker that was there at the start computes on the run's device."""
+        return True
 
     def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
         """Return whether a worker that Dask's scheduler knows was checked, and may have blocks."""
@@ -181,15 +203,16 @@ class DaskWorkerPool(ABC):
 
     def _describe_workers(self, required_paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
         """Return address -> description of each worker that is there; wait for the first one."""
-        client, end = self._open(), time.monotonic() + START_SECONDS
+        client, end = self._open(), time.monotonic() + self._first_seconds
         local = [str(path) for path in required_paths[1:]]
         found: dict[str, dict[str, Any]] = {}
         with output_marker(required_paths[0] if required_paths else None) as marker:
             while not found:
                 known = self._scheduler_workers()
                 if not known and time.monotonic() > end and not self._is_one_starting():
-                    self._gone(START_SECONDS)
+                    self._gone(self._first_seconds)
                 if not known:
+                    self._say_waiting()
                     time.sleep(0.05)
                     continue
                 answers: Any = client.run(describe_worker, local, marker, workers=list(known), on_error="return")
@@ -291,8 +314,10 @@ class DaskWorkerPool(ABC):
         now = time.monotonic()
         if self.workers() or self._is_one_starting():
             self._alive_at = now
-        elif now - self._alive_at > GONE_SECONDS:
+        elif now - self._alive_at > self._gone_seconds:
             self._gone(now - self._alive_at)
+        else:
+            self._say_waiting()
 
     def stop(self) -> None:
         """Ask all workers to end their blocks after the images in flight."""

@@ -11,12 +11,13 @@ from typing import Any
 
 from distributed import Client, Future
 
-from ...errors import ManifestError, StoreError, first_few, reason
+from ...errors import ManifestError, StoreError, TryAgainError, first_few, reason
 from ..runtime.progress import say
 from .certificates import refuse_without_certificates
 from .dask_pool import (
     GONE_SECONDS,
     RESOURCE,
+    WAITING_SECONDS,
     DaskWorkerPool,
     describe_worker,
     no_answer,
@@ -29,41 +30,63 @@ from .slurm_job import refuse_scheduler_of_another_job
 
 CONNECT_SECONDS = 30.0
 LOST_SECONDS = 10.0
+SETTLE_SECONDS = 10.0
+"""How long ``auto`` waits for a worker with a GPU after the last worker that has none came."""
 
 
 class ExternalCluster(DaskWorkerPool):
     """Uses a Dask cluster that a batch system, Kubernetes or a user has started; connects at once.
 
-    ``scheduler`` is its address (``tcp://host:port``) or its scheduler file, ``device`` is auto, cpu or cuda.
+    ``scheduler`` is its address (``tcp://host:port``) or its scheduler file, ``device`` is auto, cpu or cuda, and
+    ``patience`` is how many seconds a run waits while no worker is there.
 
     Raises:
         ManifestError: ``scheduler`` is neither, or the workers do not have the device.
         StoreError: the scheduler or its workers do not answer.
+        TryAgainError: no worker came in time.
     """
 
-    def __init__(self, scheduler: str, device: str) -> None:
-        super().__init__()
+    def __init__(self, scheduler: str, device: str, patience: float) -> None:
+        super().__init__(patience, patience)
         self._address = scheduler
         self._answered_at = time.monotonic()
+        self._noted_at = self._answered_at - WAITING_SECONDS + SETTLE_SECONDS
         self._asked: set[str] = set()
         self._questions: dict[str, Future] = {}
         self._client = self._connect()
         refuse_scheduler_of_another_job(self._client, scheduler)
-        self._found = {found["name"]: found for found in self._describe_workers(()).values()}
-        kinds = {name: found["device"] for name, found in self._found.items()}
         if device not in ("auto", "cpu", "cuda"):
             raise ManifestError(
                 f"--device {device}: on a running cluster each worker has its own; use auto, cpu or cuda"
             )
-        self.device = device if device != "auto" else ("cuda" if set(kinds.values()) == {"cuda"} else "cpu")
-        without = [name for name, kind in kinds.items() if kind != "cuda"]
-        if device == "auto" and "cuda" in kinds.values() and without:
-            raise ManifestError(
-                f"--device auto: some workers have a GPU and some have none ({first_few(without, 3)}), and their "
-                "logits would differ; stop those, or use --device cpu"
-            )
-        if self.device == "cuda" and without:
-            raise ManifestError(f"--device cuda: workers {first_few(without, 3)} have none; use --device cpu")
+        found = self._first_workers(device)
+        with_gpu = [one for one in found if one["device"] == "cuda"]
+        self.device = device if device != "auto" else ("cuda" if with_gpu else "cpu")
+        if device == "cuda" and not with_gpu:
+            names = first_few([one["name"] for one in found], 3)
+            raise ManifestError(f"--device cuda: no worker has a GPU ({names}); use --device cpu")
+        self._found = {one["name"]: one for one in (with_gpu if self.device == "cuda" else found)}
+
+    def _first_workers(self, device: str) -> list[dict[str, Any]]:
+        """Describe the workers that are there; unless GPUs are not wanted, wait a moment for one that has a GPU."""
+        settled, known = 0.0, 0
+        while True:
+            found = list(self._describe_workers(()).values())
+            if device == "cpu" or any(one["device"] == "cuda" for one in found):
+                return found
+            if len(found) > known:
+                settled, known = time.monotonic() + SETTLE_SECONDS, len(found)
+            if time.monotonic() > settled:
+                return found
+            time.sleep(0.5)
+
+    def _is_wanted(self, address: str, description: dict[str, Any]) -> bool:
+        """Leave out a worker without a GPU where the run computes on GPUs: its logits would differ."""
+        if self.device != "cuda" or description["device"] == "cuda":
+            return True
+        self._asked.add(address)
+        say(f"left out: {worker_problem(description, (), self.device)}")
+        return False
 
     def _may_work(self, address: str, worker: dict[str, Any]) -> bool:
         if self._required_paths is None or address in self._admitted:
@@ -134,26 +157,24 @@ class ExternalCluster(DaskWorkerPool):
 
     def _gone(self, seconds: float) -> None:
         if memory := self._memory():
-            raise StoreError(
+            raise TryAgainError(
                 f"--scheduler {self._address}: no worker took work for {seconds:.0f} s: {memory}, and run the same "
                 "command again"
             )
-        raise StoreError(
+        raise TryAgainError(
             f"--scheduler {self._address}: no worker with the resource {RESOURCE}=1 was there for {seconds:.0f} s; "
-            "start one with 'dask worker ... --nthreads 1 --resources GPU=1', and run the same command again"
+            "start one with 'dask worker ... --nthreads 1 --resources GPU=1', and run the same command again "
+            "(--patience waits longer)"
         )
 
     def _check_workers(self) -> None:
         now = time.monotonic()
         if self._client is None or self._client.status != "running":
             if now - self._answered_at > LOST_SECONDS:
-                raise StoreError(
+                raise TryAgainError(
                     f"--scheduler {self._address}: is gone; start it again, and run the same command again: what is "
                     "complete is kept"
                 )
             return
         self._answered_at = now
-        if not self.workers() and now - self._noted_at > 30:
-            self._noted_at = now
-            say(f"{self._address}: {self._memory() or 'no worker is there'}; waiting for one")
         super()._check_workers()

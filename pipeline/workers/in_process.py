@@ -45,6 +45,9 @@ class InProcessPool:
         report = ProgressReporter(is_stopping, lambda: on_event(number, report.status()))
         on_event(number, block.run(report))
 
+    def loss_hint(self, worker: str) -> str | None:
+        """Return None: no worker is lost without this process."""
+
     def stop(self) -> None:
         """Do nothing: the block asks ``is_stopping`` by itself."""
 

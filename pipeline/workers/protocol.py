@@ -22,6 +22,7 @@ class BlockResult:
         left: paths that were not tried, because the worker was told to stop or could not continue.
         fallbacks: path -> how an image was computed that could not be computed as planned.
         problem: why the whole job cannot be done here (its store is in use, its lock is lost); None if it can.
+        network_problem: why no job with the same networks can be done; None if they can.
         disk_problem: why nothing more can be written; None if it can.
         seconds: from the first image to the last.
         times: stage (read, forward, write) -> seconds spent in it, where they were measured.
@@ -32,6 +33,7 @@ class BlockResult:
     left: tuple[str, ...] = ()
     fallbacks: dict[str, str] = field(default_factory=dict)
     problem: str | None = None
+    network_problem: str | None = None
     disk_problem: str | None = None
     seconds: float = 0.0
     times: dict[str, float] = field(default_factory=dict)
@@ -146,6 +148,10 @@ class WorkerPool(Protocol):
 
         A pool that works in this process takes as long as its block does, and ends it early if ``is_stopping``.
         """
+
+    def loss_hint(self, worker: str) -> str | None:
+        """Say why a worker that is gone may have ended; None if nothing is known."""
+        ...
 
     def stop(self) -> None:
         """Ask all workers to finish the images in flight and end their blocks."""

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,8 @@ class _Scheduler:
             self._is_started = True
         busy = {assignment.worker for assignment in self._assignments.values()}
         workers = self._pool.workers()
+        for worker in self._loaded.keys() - busy - {*workers}:
+            self._lose(worker)
         for worker in workers:
             if worker in busy:
                 continue
@@ -160,6 +163,8 @@ class _Scheduler:
 
     def _open(self, state: JobState) -> None:
         state.opened_at = time.monotonic()
+        if state.summary.problem:  # its networks were given up
+            return
         try:
             state.images.extend(state.job.open())
         except DiskError as error:
@@ -224,10 +229,19 @@ class _Scheduler:
         if isinstance(event, BlockResult):
             self._after_block(assignment, event)
         elif isinstance(event, WorkerDied):
-            self._loaded.pop(assignment.worker, None)
+            self._lose(assignment.worker, assignment)
             self._retries.after_death(assignment, event.deaths)
         else:
             raise event
+
+    def _lose(self, worker: str, assignment: Assignment | None = None) -> None:
+        """Say that a worker is gone, when, and what it had in hand."""
+        self._loaded.pop(worker, None)
+        self._progress.drop(worker)
+        at = datetime.now().astimezone().isoformat(timespec="seconds")
+        had = "it had no image in work" if assignment is None else assignment.in_work()
+        hint = self._pool.loss_hint(worker)
+        say(f"worker {worker} was lost at {at}: {had}" + (f"; {hint}" if hint else ""))
 
     def _after_block(self, assignment: Assignment, result: BlockResult) -> None:
         state, worker = assignment.state, assignment.worker
@@ -251,7 +265,11 @@ class _Scheduler:
             self._pixels_per_second[state.job.key] = sum(image.pixels for image in finished) / result.seconds
         if result.disk_problem:
             self.disk_problem = self.disk_problem or result.disk_problem
-        if result.problem:
+        if result.network_problem:
+            for one in self._states:
+                if one.job.key == state.job.key and not one.is_closed:
+                    one.give_up(result.network_problem)
+        elif result.problem:
             state.give_up(result.problem)
         elif left and self._is_stopping():
             state.summary.interrupted = True

@@ -113,6 +113,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("dump", "--image-timeout"): Held(
         "cli/test_workers.py::test_a_worker_that_hangs_is_stopped_and_its_image_listed"
     ),
+    ("dump", "--patience"): Held("cli/test_cluster.py::test_a_scheduler_without_workers_for_us_is_said_so"),
     ("dump", "--wait"): Held("cli/test_waiting.py::test_dump_waits_for_the_run_that_holds_its_output"),
     ("dump", "--overwrite"): Changes("--overwrite"),
     ("dump", "--dry-run"): Changes("--dry-run", "--manifest {m}"),
@@ -128,6 +129,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("predict", "--workers"): Held("cli/test_predict.py::test_processes_of_their_own_make_the_same"),
     ("predict", "--scheduler"): Changes("--scheduler nowhere.json"),
     ("predict", "--image-timeout"): Refused("predict --manifest {m} --workers 0 --image-timeout 5"),
+    ("predict", "--patience"): Refused("predict --manifest {m} --patience 5"),
     ("predict", "--wait"): Held("cli/test_waiting.py::test_predict_waits_for_the_run_that_holds_its_output"),
     ("predict", "--overwrite"): Changes("--overwrite"),
     ("predict", "--dry-run"): Changes("--dry-run", "--manifest {m}"),
@@ -142,6 +144,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("ensemble", "--workers"): Held("cli/test_workers.py::test_two_workers_make_what_one_process_makes"),
     ("ensemble", "--scheduler"): Held("cli/test_cluster.py::test_a_running_cluster_makes_what_one_process_makes"),
     ("ensemble", "--image-timeout"): Refused("ensemble --manifest {m} --workers 0 --image-timeout 5"),
+    ("ensemble", "--patience"): Refused("ensemble --manifest {m} --patience 5"),
     ("ensemble", "--wait"): Held("cli/test_waiting.py::test_ensemble_waits_for_the_run_that_holds_its_output"),
     ("ensemble", "--overwrite"): Changes("--overwrite"),
     ("ensemble", "--dry-run"): Changes("--dry-run", "--manifest {m}"),

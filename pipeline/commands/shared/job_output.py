@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ...text import plural
-from .options import refuse_timeout_without_workers
+from .options import refuse_without_workers
 from .output import Output, end_command, print_error, print_failed
 from .waiting import plan_when_free
 
@@ -39,8 +39,8 @@ def run_jobs(
     from ...workers.choose import choose_workers
 
     given = context.params
-    refuse_timeout_without_workers(context)
-    names = ("device", "workers", "scheduler", "image_timeout")
+    refuse_without_workers(context)
+    names = ("device", "workers", "scheduler", "image_timeout", "patience")
     chosen = choose_workers(**{name: given[name] for name in names})
     try:
         planned = plan_when_free(given["wait"], lambda: plan(chosen.device))

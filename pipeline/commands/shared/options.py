@@ -87,6 +87,11 @@ Scheduler = Annotated[
 ImageTimeout = Annotated[
     float, option("--image-timeout", "SECONDS", "An image in work for longer is given up and listed.", min=1.0)
 ]
+Patience = Annotated[
+    float,
+    option("--patience", "SECONDS", "With --scheduler: how long to wait while no worker is there.", min=1.0),
+]
+PATIENCE = 3600.0
 Samples = Annotated[Path | None, path_option("--samples", "TAR", "BRAVO's sampling file, bravo_SAMPLING.tar.")]
 OutputFolder = Annotated[
     str | None,
@@ -141,8 +146,10 @@ def refuse_without_effect(context: typer.Context, why: str, *names: str) -> None
             raise HmsaError(f"{parameter.opts[0]}: changes nothing {why}; leave it out")
 
 
-def refuse_timeout_without_workers(context: typer.Context) -> None:
-    """Refuse ``--image-timeout`` where the work is done in this process."""
+def refuse_without_workers(context: typer.Context) -> None:
+    """Refuse ``--image-timeout`` where the work is done in this process, ``--patience`` without a running cluster."""
+    if context.params["scheduler"] is None:
+        refuse_without_effect(context, "without --scheduler", "patience")
     if context.params["workers"] == 0:
         why = "with --workers 0: nobody is there to end a process that hangs"
         refuse_without_effect(context, why, "image_timeout")

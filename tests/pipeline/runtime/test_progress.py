@@ -75,7 +75,7 @@ def test_a_terminal_gets_two_bars_and_notes_between_them(monkeypatch: pytest.Mon
         progress.job("street/ant", 2)
         progress.advance()
         progress.advance()
-        progress.note("interrupted: 2 are done")
+        progress_module.say("interrupted: 2 are done")
         progress.job("street/bee", 3)
         for _ in range(3):
             progress.advance()
@@ -86,7 +86,28 @@ def test_a_terminal_gets_two_bars_and_notes_between_them(monkeypatch: pytest.Mon
     assert "interrupted: 2 are done\n" in shown
 
 
+def test_a_line_stays_short_however_many_workers_there_are(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(500) as progress:
+        for number in range(32):
+            job = "bravo_outofcontext/cityscapes" if number % 4 else "bravo_ACDC/bdd100k"
+            progress.job(job, 10, f"node{number // 8}-{number % 8}")
+        for worker in ("node3-7", "node3-6", "nobody"):
+            progress.drop(worker)
+        clock.now += 31
+        progress.advance(20)
+        for job in range(30):
+            progress.job(f"dataset{job}/" + "model" * 20, 10, f"node{job // 8}-{job % 8}")
+        clock.now += 31
+        progress.advance()
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith(
+        "22 workers bravo_outofcontext/cityscapes, 8 workers bravo_ACDC/bdd100k, total 20/500 images"
+    )
+    assert second.startswith("30 workers, total 21/500 images")
+    assert max(len(first), len(second)) < 120
+
+
 def test_a_note_is_a_line_of_its_own_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(1) as progress:
-        progress.note("a line")
+    with Progress(1):
+        progress_module.say("a line")
     assert capsys.readouterr() == ("", "a line\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,6 +122,10 @@ class ScriptedPool:
                 result.disk_problem = "the disk is full"
                 result.left = block.paths[position:]
                 break
+            if "broken" in path:
+                result.network_problem, result.failed[path] = "the network is broken", "broken"
+                result.left = block.paths[position + 1 :]
+                break
             if "bug" in path:
                 del self._given[number]
                 on_event(number, RuntimeError("a bug"))
@@ -132,6 +137,9 @@ class ScriptedPool:
             on_event(number, BlockStatus(position + 1))
         del self._given[number]
         on_event(number, result)
+
+    def loss_hint(self, worker: str) -> str | None:
+        return "look at its log"
 
     def stop(self) -> None:
         self.stopped += 1
@@ -203,6 +211,41 @@ def test_workers_that_always_die_end_the_job_and_not_the_run() -> None:
     assert len(summaries["s"].failed) == 3
     assert summaries["t"].done == 2
     assert len(pool.blocks) < 20
+
+
+def test_a_network_that_is_given_up_ends_all_its_jobs_and_no_other() -> None:
+    jobs = [
+        MemoryJob("street/ant", ["a", "broken", "b"], key="ant"),
+        MemoryJob("garden/ant", ["c"], key="ant"),
+        MemoryJob("street/bee", ["a", "b"], key="bee"),
+    ]
+    found = run(jobs, ScriptedPool(1))
+    assert [found[job.name].problem for job in jobs] == ["the network is broken"] * 2 + [None]
+    assert found["street/ant"].failed == {"broken": "broken"}
+    assert jobs[1].done == []
+    assert jobs[2].done == ["a", "b"]
+
+
+def test_a_lost_worker_is_said_with_its_image(capsys: pytest.CaptureFixture[str]) -> None:
+    run([MemoryJob("street/ant", ["a", "kill", "b"])], ScriptedPool(2))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("worker w")]
+    assert len(lines) == 4
+    first = (
+        r"worker w\d was lost at \d{4}-\d\d-\d\dT[\d:+-]+: it (was at|had a block).* of street/ant; look at its log"
+    )
+    assert all(re.fullmatch(first, line) for line in lines)
+
+
+def test_a_worker_that_leaves_between_blocks_is_said() -> None:
+    progress = Progress(0)
+    pool = ScriptedPool(2)
+    shown: list[str] = []
+    pool.workers = lambda: pool._workers if len(pool.blocks) < 2 else ["w1"]  # type: ignore[method-assign]
+    progress.drop = shown.append  # type: ignore[method-assign]
+    job = MemoryJob("street/ant", [f"{number}" for number in range(40)])
+    run_jobs([job], Workers(pool, torch.device("cpu"), None, 60.0), progress, lambda *_: None, ())  # type: ignore[arg-type]
+    assert shown == ["w0"]
+    assert len(job.done) == 40
 
 
 def test_a_worker_keeps_what_it_has_loaded() -> None:
