@@ -40,6 +40,7 @@ GONE_SECONDS = 60.0
 WAITING_SECONDS = 60.0
 THREADS_EACH = 4
 QUIET = logging.CRITICAL + 1
+_NEAR_LIMIT = 0.6  # Dask ends workers at 0.95; memory may grow fast
 _MEMORY_ADVICE = "start workers with --memory-limit 0, since most of what they hold is not Dask's"
 
 _stopped_runs: set[str] = set()
@@ -164,11 +165,11 @@ class DaskWorkerPool(ABC):
             say(f"{what}; waiting for one up to {self._gone_seconds:.0f} s")
 
     def loss_hint(self, worker: str) -> str | None:
-        """Say why a worker may be gone, if Dask was told how much memory it may take."""
-        if worker not in self._limited:
+        """Say that a worker was close to its memory limit when Dask last heard of it; None if it was not."""
+        known = self._limited.get(worker)
+        if known is None or known.get("metrics", {}).get("memory", 0) < _NEAR_LIMIT * known["memory_limit"]:
             return None
-        limit = _memory_limit(self._limited[worker])
-        return f"it had a memory limit of {limit}, at which Dask ends it; {_MEMORY_ADVICE}"
+        return f"it was near its memory limit of {_memory_limit(known)}, at which Dask ends it; {_MEMORY_ADVICE}"
 
     def _is_one_starting(self) -> bool:
         """Return whether a worker process is being started, however long that takes."""
@@ -187,6 +188,11 @@ class DaskWorkerPool(ABC):
             say(f"dashboard: {self.dashboard}")
         self._alive_at = time.monotonic()
         self._required_paths = required_paths
+
+    @property
+    def is_reachable(self) -> bool:
+        """False while Dask's scheduler does not answer."""
+        return self._client is not None and self._client.status == "running"
 
     def _is_wanted(self, address: str, description: dict[str, Any]) -> bool:
         """Return whether a worker that was there at the start computes on the run's device."""
@@ -228,7 +234,7 @@ class DaskWorkerPool(ABC):
 
     def _scheduler_workers(self) -> dict[str, dict[str, Any]]:
         """Return address -> what Dask's scheduler knows about each worker with our resource."""
-        if self._client is None or self._client.status != "running":
+        if self._client is None or not self.is_reachable:
             return {}
         known = self._client.scheduler_info(n_workers=-1)["workers"]
         fit = {a: w for a, w in known.items() if w.get("resources", {}).get(RESOURCE, 0) >= 1}

@@ -45,6 +45,11 @@ class InProcessPool:
         report = ProgressReporter(is_stopping, lambda: on_event(number, report.status()))
         on_event(number, block.run(report))
 
+    @property
+    def is_reachable(self) -> bool:
+        """True: the worker is this process."""
+        return True
+
     def loss_hint(self, worker: str) -> str | None:
         """Return None: no worker is lost without this process."""
 

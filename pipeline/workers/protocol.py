@@ -123,6 +123,11 @@ class Block(Protocol):
 class WorkerPool(Protocol):
     """Workers, each of which does one block at a time. A worker's name stays when its process is restarted."""
 
+    @property
+    def is_reachable(self) -> bool:
+        """False while nothing is known of the workers, because their cluster does not answer."""
+        ...
+
     def start(self, required_paths: tuple[Path, ...]) -> None:
         """Make the workers ready; HmsaError if one cannot reach a required path, of which the first is the output."""
 

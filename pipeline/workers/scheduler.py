@@ -147,8 +147,9 @@ class _Scheduler:
             self._is_started = True
         busy = {assignment.worker for assignment in self._assignments.values()}
         workers = self._pool.workers()
-        for worker in self._loaded.keys() - busy - {*workers}:
-            self._lose(worker)
+        had = {assignment.worker: assignment for assignment in self._assignments.values()}
+        for worker in self._loaded.keys() - {*workers}:
+            self._lose(worker, had.get(worker))
         for worker in workers:
             if worker in busy:
                 continue
@@ -235,9 +236,12 @@ class _Scheduler:
             raise event
 
     def _lose(self, worker: str, assignment: Assignment | None = None) -> None:
-        """Say that a worker is gone, when, and what it had in hand."""
-        self._loaded.pop(worker, None)
+        """Say once that a worker is gone, when, and what it was working on."""
+        if self._loaded.pop(worker, None) is None:
+            return
         self._progress.drop(worker)
+        if not self._pool.is_reachable:  # it may live: its cluster does not answer
+            return
         at = datetime.now().astimezone().isoformat(timespec="seconds")
         had = "it had no image in work" if assignment is None else assignment.in_work()
         hint = self._pool.loss_hint(worker)

@@ -138,6 +138,8 @@ class ScriptedPool:
         del self._given[number]
         on_event(number, result)
 
+    is_reachable = True
+
     def loss_hint(self, worker: str) -> str | None:
         return "look at its log"
 
