@@ -26,7 +26,9 @@ from ..fusion.prediction_files import prediction_names, require_predictions
 from ..runtime.progress import Progress, say
 from ..scoring.averages import DATASET, PLAIN
 from ..scoring.ground_truth import BRAVO, LABELLED, GroundTruth, load_bravo_ground_truth, load_ground_truth
+from ..storage.filesystem import remove_partials
 from ..storage.output_folder import own_folders, predictions_path
+from ..storage.writer_lock import writer_lock
 from .image_summary import load_cached, summarise_image
 from .page import FIGURES, write_page
 from .records import PICTURES, DatasetSetup, DatasetSummary, Item
@@ -119,10 +121,27 @@ def run_report(
 
     Raises:
         DatasetError: a process was ended from outside.
+        StoreError: another run makes the same report now.
         DiskError: a file cannot be written.
     """
+    folder = pages[0][0].folder
+    with writer_lock(folder):  # two at once would remove one another's pictures
+        summaries = _draw_pictures(pages, processes)
+        shown = {entry.key for summary in summaries for entry in summary.gallery.values()}
+        try:
+            write_page(folder, manifest, summaries)
+            for old in (folder / PICTURES).iterdir():
+                if re.fullmatch("[0-9a-f]{20}", old.name) and old.name not in shown:
+                    shutil.rmtree(old)
+            remove_partials(folder)
+        except OSError as error:
+            raise disk_error(folder, error) from error
+    return summaries
+
+
+def _draw_pictures(pages: Sequence[tuple[DatasetSetup, list[Item]]], processes: int | None) -> list[DatasetSummary]:
+    """Draw the pictures that are not there yet; summarise every dataset."""
     setups = [setup for setup, _ in pages]
-    folder = setups[0].folder
     summaries = []
     remaining = []
     for number, (setup, items) in enumerate(pages):
@@ -143,12 +162,4 @@ def run_report(
             progress.advance()
     for summary, (_, items) in zip(summaries, pages, strict=True):
         summary.gallery = {image: summary.gallery[image] for image, _ in items if image in summary.gallery}
-    shown = {entry.key for summary in summaries for entry in summary.gallery.values()}
-    try:
-        write_page(folder, manifest, summaries)
-        for old in (folder / PICTURES).iterdir():
-            if re.fullmatch("[0-9a-f]{20}", old.name) and old.name not in shown:
-                shutil.rmtree(old)
-    except OSError as error:
-        raise disk_error(folder, error) from error
     return summaries

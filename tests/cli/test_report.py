@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hmsa_pipeline.datasets.taxonomy import PALETTE
+from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
 
@@ -312,6 +313,22 @@ def test_a_record_that_was_cut_short_is_made_again(told: tuple[Bench, Path], tmp
     record.write_bytes(whole[: len(whole) // 2] if content is None else content)
     assert bench.run("report", "--write", str(tmp_path / "r")).code == 0
     assert files(tmp_path / "r") == files(folder)
+
+
+def test_the_next_run_removes_what_a_dead_one_has_left_and_two_at_once_are_refused(
+    told: tuple[Bench, Path], tmp_path: Path
+) -> None:
+    bench, folder = told
+    shutil.copytree(folder, tmp_path / "r")
+    left = next((tmp_path / "r" / "pictures").iterdir()) / f".{'0' * 32}.partial"
+    left.write_bytes(b"half a picture")
+    with writer_lock(tmp_path / "r"):
+        message = bench.run("report", "--write", str(tmp_path / "r")).refusal()
+    assert message.startswith(f"{tmp_path / 'r'}.lock: held by process ")
+    assert left.exists()
+    assert bench.run("report", "--write", str(tmp_path / "r")).code == 0
+    assert files(tmp_path / "r") == files(folder)
+    assert not left.exists()
 
 
 def test_several_processes_make_the_same(scored: Bench, tmp_path: Path) -> None:
