@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from .bench import run
 
 COMMON = {"--manifest", "-m", "--output", "-o", "--models", "--datasets", "--data-root", "--assets", "--json"}
-CREW = {"--workers", "--scheduler", "--image-timeout", "--wait"}
+CREW = {"--workers", "--scheduler", "--image-timeout", "--patience", "--wait"}
 JOB = COMMON | {"--device", "--cpus-per-worker", "--cpus-per-gpu", "--run"}
 SCRIPT = {"--setup", "--interface", "--folder", "--certificates"}
 
