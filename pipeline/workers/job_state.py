@@ -74,9 +74,8 @@ class Assignment:
 
     def in_work(self) -> str:
         """Name the image that the worker has been at for longest."""
-        if self.status.image is None:
-            return f"it had a block of {self.state.job.name}"
-        return f"it was at {self.status.image} of {self.state.job.name}"
+        image = self.images[0].path if len(self.images) == 1 else self.status.image
+        return f"it {f'was at {image}' if image else 'had a block'} of {self.state.job.name}"
 
     def show(self, progress: Progress, finished: int) -> None:
         """Show that ``finished`` of the block's images are done or failed; the last status may have said so."""

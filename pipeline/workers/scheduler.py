@@ -240,8 +240,8 @@ class _Scheduler:
         if self._loaded.pop(worker, None) is None:
             return
         self._progress.drop(worker)
-        if not self._pool.is_reachable:  # it may live: its cluster does not answer
-            return
+        if not self._pool.is_reachable or (assignment is not None and assignment.is_killed):
+            return  # it may live, since its cluster does not answer; or it was ended on purpose
         at = datetime.now().astimezone().isoformat(timespec="seconds")
         had = "it had no image in work" if assignment is None else assignment.in_work()
         hint = self._pool.loss_hint(worker)

@@ -178,7 +178,15 @@ def _without_progress(err: str) -> str:
 
 def quiet(err: str) -> list[str]:
     """What stands on standard error beside the address of the dashboard, which shows only where bokeh is."""
-    return [line for line in err.splitlines() if not line.startswith("dashboard: ")]
+    return [line for line in err.splitlines() if not line.startswith("dashboard: ") and not _LOST.match(line)]
+
+
+_LOST = re.compile(r"worker (\S+) was lost at [\dT:+-]+: it (?:was at \S+ of|had a block of|had no image)")
+
+
+def lost(err: str) -> list[str]:
+    """The workers that standard error says were lost, in their order."""
+    return [found[1] for line in err.splitlines() if (found := _LOST.match(line))]
 
 
 def picture(seed: int, height: int, width: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 from hmsa_pipeline.errors import StoreError
 
-from .bench import Bench, counted, ended, files, quiet
+from .bench import Bench, counted, ended, files, lost, quiet
 from .conftest import plain_cpu
 from .faults import kill, slow, troubled, wait_for, workers
 
@@ -75,6 +75,7 @@ def test_a_worker_that_dies_costs_nothing(bench: Bench, reference: Bench) -> Non
     kill(workers(process.pid)[0])
     result = ended(process)
     assert (result.code, quiet(result.err)) == (0, [])
+    assert lost(result.err) in (["cpu0"], ["cpu1"])
     assert files(bench.logits) == files(reference.logits)
 
 
@@ -83,7 +84,7 @@ def test_a_worker_whose_next_process_starts_slowly_is_waited_for(bench: Bench, r
     wait_for(lambda: shards(bench) >= 3)
     kill(workers(process.pid)[0])
     result = ended(process)
-    assert (result.code, quiet(result.err)) == (0, [])
+    assert (result.code, quiet(result.err), lost(result.err)) == (0, [], ["cpu"])
     assert files(bench.store("street", "ant")) == files(reference.store("street", "ant"))
 
 
@@ -93,6 +94,8 @@ def test_an_image_that_kills_workers_is_given_up_and_the_others_are_done(bench: 
     assert result.code == 1
     (line,) = quiet(result.err)
     assert line.startswith("failed: street/ant: kill.png: 4 workers died while it was made")
+    assert lost(result.err) == ["cpu"] * 4
+    assert "it was at kill.png of street/ant" in result.err
     assert f"street/ant: {IMAGES} done, 0 complete before, 1 failed" in result.out
     made = {name: content for name, content in files(bench.store("street", "ant")).items() if "/c." in name}
     assert made.items() <= files(reference.store("street", "ant")).items()
@@ -106,6 +109,7 @@ def test_a_worker_that_hangs_is_stopped_and_its_image_listed(bench: Bench) -> No
     assert result.code == 1
     (line,) = quiet(result.err)
     assert line.startswith("failed: street/ant: hang.png: was still in work after 4 s")
+    assert lost(result.err) == []  # it was not: the run itself ended it
     assert f"street/ant: {IMAGES} done, 0 complete before, 1 failed" in result.out
 
 
