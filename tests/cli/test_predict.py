@@ -295,6 +295,7 @@ def test_wrong_input_is_refused_before_anything_is_written(empty: Bench) -> None
     empty.photo("garden/flower.jpg")
     message = empty.run("predict", "--models", "ant", *GARDEN).refusal()
     assert "2 images differ in their suffix alone" in message
+    (empty.root / "photos/garden/flower.jpg").unlink()
     empty.tree["models"][0]["sha256"] = "0" * 64
     assert "the manifest says 000000000000" in empty.save().run("predict", "--models", "ant").refusal()
     assert not empty.output.exists()
