@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,18 @@ def worker_count(device: str, gpus: int | None, processes: int | None, place: st
     if given is None:
         raise ManifestError(f"--device {device}: give {needed} N, the number of workers of each {place}")
     return given
+
+
+def require_shell(lines: Sequence[str]) -> None:
+    """Raise ManifestError if bash cannot read one of the lines of ``--setup``, which would spoil all that follow."""
+    for line in lines:
+        try:
+            done = subprocess.run(["bash", "-n"], input=line, capture_output=True, text=True, check=False)
+        except OSError:  # no bash on this machine
+            return
+        if done.returncode:
+            why = done.stderr.splitlines()[0].partition(": ")[2] if done.stderr else "it is no shell"
+            raise ManifestError(f"--setup {line!r}: {why}")
 
 
 def folder_on_disk(folder: Path | None, flag: str = "--folder") -> Path:

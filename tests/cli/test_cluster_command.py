@@ -105,6 +105,7 @@ WRONG = {
     "--gpus-per-node 4 --run=dump|--scheduler=x": "--run dump: leave --scheduler out",
     "--gpus-per-node 4 --run=dump|--keep|ant": "--run dump: No such option: --keep",
     "--gpus-per-node 4 --run=dump|'": "--run dump ': No closing quotation",
+    "--gpus-per-node 4 --setup=echo|'open": '--setup "echo \'open": ',
     "--gpus-per-node 4 --models cat": "--models: no model 'cat'",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -43,7 +44,7 @@ def slowly(folder: Path, seconds: float) -> tuple[str, str]:
     site = folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(SLOW.format(seconds=seconds))
-    return ("--setup", f"export PYTHONPATH={site}")
+    return ("--setup", f"export PYTHONPATH={shlex.quote(str(site))}")
 
 
 class Job:
@@ -177,7 +178,7 @@ def test_a_killed_worker_costs_nothing(slurm: Path, bench: Bench, reference: Ben
 def test_near_the_time_limit_a_job_is_requeued_until_all_is_done(
     slurm: Path, bench: Bench, reference: Bench, folder: Path
 ) -> None:
-    job = Job(bench, folder, "--nodes", "2", "--time", "2", "--grace", "60", *slowly(folder, 4))
+    job = Job(bench, folder, "--nodes", "2", "--time", "2", "--grace", "60", *slowly(folder, 8))
     job.wait(lambda: "goes back into the queue" in job.log)
     assert locks(bench) == []
     job.wait(lambda: job.state == "PENDING")

@@ -74,13 +74,14 @@ def make_job(
     Raises:
         ManifestError: a value is wrong.
     """
-    from ...cluster.settings import JobSettings, certificates_folder, folder_on_disk
+    from ...cluster.settings import JobSettings, certificates_folder, folder_on_disk, require_shell
     from ...cluster.stages import path_variables, plan_stages, require_resolved, split_stages
 
     given = context.params
     asked = split_stages(run)
     for words in asked:
         _require_options(words)
+    require_shell(setup or ())
     require_resolved(manifest)
     return JobSettings(
         stages=plan_stages(
