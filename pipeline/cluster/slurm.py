@@ -89,7 +89,7 @@ def slurm_script(job: JobSettings, slurm: SlurmSettings) -> str:
     is_gpu = job.device == "cuda"
     own = {
         "job-name": slurm.name,
-        "dependency": "singleton",
+        "dependency": None if any(re.match("--dependency|-d", option) for option in slurm.extra) else "singleton",
         "nodes": slurm.nodes,
         "ntasks-per-node": job.workers,
         "cpus-per-task": job.threads,
@@ -111,6 +111,7 @@ def slurm_script(job: JobSettings, slurm: SlurmSettings) -> str:
         directives=[*directives, "--requeue", *slurm.extra],
         gpu=f"{gpu}1",
         max_requeues=slurm.max_requeues,
+        stop_seconds=slurm.grace * 2 // 3,
     )
 
 
