@@ -92,7 +92,11 @@ class Job:
         return [words for words in found if any(f"scheduler-{self.number}.json" in word for word in words)]
 
     def requeue_now(self) -> None:
-        """Slurm waits two minutes before it starts a requeued job again."""
+        """Slurm waits two minutes before it starts a requeued job again.
+
+        In the second of the requeue the nodes would refuse it: "Job credential revoked".
+        """
+        time.sleep(5)
         subprocess.run(["scontrol", "update", f"JobId={self.number}", "StartTime=now"], check=True)
 
 
@@ -187,6 +191,21 @@ def test_near_the_time_limit_a_job_is_requeued_until_all_is_done(
     job.requeue_now()
     assert job.ended() == "COMPLETED 0:0", job.log
     assert job.shown()["Restarts"] == "1"
+    assert files(bench.logits) == files(reference.logits)
+    assert files(bench.predictions) == files(reference.predictions)
+
+
+def test_a_run_that_does_not_stop_in_time_is_ended_and_goes_on(
+    slurm: Path, bench: Bench, reference: Bench, folder: Path
+) -> None:
+    job = Job(bench, folder, "--nodes", "2", "--time", "2", "--grace", "60", *slowly(folder, 300))
+    job.wait(lambda: "goes back into the queue" in job.log)
+    assert "error: the images in work are not complete after 40 s; ask for a longer --grace" in job.log
+    job.wait(lambda: job.state == "PENDING")
+    assert len(locks(bench)) == 2  # of the process that was killed
+    (folder / "site/sitecustomize.py").unlink()
+    job.requeue_now()
+    assert job.ended() == "COMPLETED 0:0", job.log
     assert files(bench.logits) == files(reference.logits)
     assert files(bench.predictions) == files(reference.predictions)
 
