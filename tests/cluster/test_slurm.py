@@ -24,14 +24,14 @@ from ..cli.test_workers import record, shards
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 CPUS = ("--device", "cpu", "--workers-per-node", "1", "--cpus-per-worker", "1", "--time", "10")
-# Photographs are read slowly, so that a job is still at work when something happens to it.
+# Workers read photographs slowly, so that a job is still at work when something happens to it.
 SLOW = """
-import pathlib, time
+import multiprocessing, pathlib, time
 
 _whole = pathlib.Path.open
 
 def _slowly(path, *arguments, **options):
-    if path.suffix == ".png" and "photos" in path.parts:
+    if path.suffix == ".png" and "photos" in path.parts and multiprocessing.parent_process() is not None:
         time.sleep({seconds})
     return _whole(path, *arguments, **options)
 
