@@ -146,7 +146,7 @@ def test_each_worker_has_a_gpu_of_its_own(slurm: Path, bench: Bench, folder: Pat
     wait_for(ended, 240)
     assert seen == {"a-0": "0", "a-1": "1", "b-0": "0", "b-1": "1"}
     # They are no real ones, which the run says, and by which names.
-    assert re.search(r"^error: --device cuda: workers [ab]-[01].* have none", log.read_text(), re.MULTILINE)
+    assert re.search(r"^error: --device cuda: no worker has a GPU \([ab]-[01], ", log.read_text(), re.MULTILINE)
 
 
 def test_a_cancelled_job_is_not_requeued_and_the_next_goes_on(
