@@ -23,7 +23,7 @@ PIPELINE = {
     "runtime": set(),
     "store": {"storage", "runtime"},
     "workers": {"storage", "runtime"},
-    "cluster": {"config", "storage"},
+    "cluster": {"config", "storage", "workers"},
     "fusion": {"config", "store", "storage", "workers", "runtime", "datasets"},
     "submission": {"fusion", "config", "storage", "runtime", "datasets"},
     "inference": {"fusion", "config", "store", "storage", "workers", "runtime", "datasets", "models"},

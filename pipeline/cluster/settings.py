@@ -14,11 +14,10 @@ import jinja2
 
 from ... import __version__
 from ...errors import ManifestError
+from ..workers.certificates import CERTIFICATE, ENVIRONMENT, KEY
 from .stages import Stage
 
 _TEMPLATES = Path(__file__).with_name("template")
-CERTIFICATES = ("key.pem", "certificate.pem", "environment.sh")
-"""Files of a folder that ``cluster certificates`` made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,7 @@ def certificates_folder(folder: Path | None) -> Path | None:
     if folder is None:
         return None
     path = Path.cwd() / folder
-    for name in CERTIFICATES:
+    for name in (KEY, CERTIFICATE, ENVIRONMENT):
         if not (path / name).is_file():
             raise ManifestError(f"--certificates {folder}: has no {name}; make it: 'cluster certificates {folder}'")
     return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from .predictor import InferenceSettings, usable_options
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobPlan:
+class JobPlan(ABC):
     """Base of the plans of one job.
 
     Attributes:
@@ -48,9 +49,9 @@ class JobPlan:
         """Number of images that are not complete."""
         return len(self.wanted) - len(self.complete)
 
+    @abstractmethod
     def remove_results(self) -> None:
         """Remove existing results, so that the job is started over; StoreError if they are in use."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

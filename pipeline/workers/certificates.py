@@ -6,8 +6,6 @@ import os
 import shlex
 from pathlib import Path
 
-from distributed.security import Security
-
 from ...errors import ManifestError, reason
 from ...files import write_text
 
@@ -30,6 +28,8 @@ def write_certificates(folder: Path) -> list[Path]:
     Raises:
         ManifestError: there is a key already, the folder cannot be written, or the package cryptography is missing.
     """
+    from distributed.security import Security  # takes a second to load
+
     try:
         security = Security.temporary()
     except ImportError as error:
@@ -55,6 +55,8 @@ def refuse_without_certificates(address: str, scheduler: str) -> None:
         address: of the scheduler.
         scheduler: value of ``--scheduler``.
     """
+    from distributed.security import Security
+
     security = Security()
     is_encrypted = address.startswith("tls://")
     if is_encrypted and not (security.tls_ca_file and security.tls_client_cert):

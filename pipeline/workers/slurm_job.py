@@ -7,8 +7,7 @@ import os
 from distributed import Client
 
 from ...errors import ManifestError
-
-_JOB = "SLURM_JOB_ID"
+from ..storage.slurm import own_slurm_job
 
 
 def refuse_scheduler_of_another_job(client: Client, scheduler: str) -> None:
@@ -20,10 +19,10 @@ def refuse_scheduler_of_another_job(client: Client, scheduler: str) -> None:
         client: connected to the scheduler.
         scheduler: value of ``--scheduler``.
     """
-    own = os.environ.get(_JOB)
-    if not own:
+    own = own_slurm_job().get("slurm_job")
+    if own is None:
         return
-    other = client.run_on_scheduler(os.getenv, _JOB)
+    other = client.run_on_scheduler(os.getenv, "SLURM_JOB_ID")
     if other and other != own:
         raise ManifestError(
             f"--scheduler {scheduler}: belongs to Slurm job {other}, and this is job {own}; give each job a "

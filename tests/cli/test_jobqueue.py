@@ -49,7 +49,7 @@ def _recipe() -> str:
 def test_the_program_for_dask_jobqueue_brings_workers_that_dump(
     bench: Bench, reference: Bench, tmp_path: Path
 ) -> None:
-    pytest.importorskip("dask_jobqueue")
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue, which nothing else needs, is not installed")
     (tmp_path / "bin").mkdir()
     jobs = tmp_path / "jobs"
     jobs.mkdir()

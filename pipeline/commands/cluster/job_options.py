@@ -21,6 +21,11 @@ Run = Annotated[
     str,
     option("--run", "STAGES", "Commands with options, comma separated, such as 'predict --keep cityscapes'."),
 ]
+Nodes = Annotated[int, option("--nodes", "N", "Number of nodes.", min=1)]
+GpusPerNode = Annotated[int | None, option("--gpus-per-node", "N", "GPUs of each node, with a worker each.", min=1)]
+WorkersPerNode = Annotated[
+    int | None, option("--workers-per-node", "N", "Workers of each node, with --device cpu.", min=1)
+]
 Device = Annotated[str, option("--device", "NAME", "cuda or cpu.")]
 Threads = Annotated[
     int,
@@ -44,44 +49,33 @@ Certificates = Annotated[
 ]
 
 
-def make_job(
-    context: typer.Context,
-    manifest: Manifest,
-    *,
-    run: str,
-    device: str,
-    workers: int,
-    threads: int,
-    folder: Path | None = None,
-    setup: list[str] | None = None,
-    interface: str | None = None,
-    certificates: Path | None = None,
-) -> JobSettings:
+def make_job(context: typer.Context, manifest: Manifest, place: str) -> JobSettings:
     """Make the settings that all kinds of clusters share.
 
     Args:
-        context: of the command; has the options that read the manifest.
+        context: of the command; has its options, of which it may lack those from ``--setup`` on.
         manifest: of the job.
-        run: value of ``--run``.
-        device: ``cuda`` or ``cpu``.
-        workers: on each machine.
-        threads: CPU threads of each worker.
-        folder: value of ``--folder``.
-        setup: lines of shell.
-        interface: of the network.
-        certificates: value of ``--certificates``.
+        place: what the command calls a machine, ``node`` or ``host``.
 
     Raises:
         ManifestError: a value is wrong.
     """
-    from ...cluster.settings import JobSettings, certificates_folder, folder_on_disk, require_shell
+    from ...cluster.settings import (
+        JobSettings,
+        certificates_folder,
+        folder_on_disk,
+        require_shell,
+        worker_count,
+    )
     from ...cluster.stages import path_variables, plan_stages, require_resolved, split_stages
 
     given = context.params
-    asked = split_stages(run)
+    device, setup = given["device"], given.get("setup") or ()
+    workers = worker_count(device, given[f"gpus_per_{place}"], given[f"workers_per_{place}"], place)
+    asked = split_stages(given["run"])
     for words in asked:
         _require_options(words)
-    require_shell(setup or ())
+    require_shell(setup)
     require_resolved(manifest)
     return JobSettings(
         stages=plan_stages(
@@ -93,12 +87,12 @@ def make_job(
         ),
         device=device,
         workers=workers,
-        threads=threads,
-        folder=folder_on_disk(folder),
+        threads=given["cpus_per_worker"],
+        folder=folder_on_disk(given.get("folder")),
         variables=path_variables(given["data_root"], given["assets"]),
-        setup=tuple(setup or ()),
-        interface=interface,
-        certificates=certificates_folder(certificates),
+        setup=tuple(setup),
+        interface=given.get("interface"),
+        certificates=certificates_folder(given.get("certificates")),
     )
 
 

@@ -24,14 +24,9 @@ def kubernetes(
     image: Annotated[str, option("--image", "IMAGE", "Container image with hmsa-pipeline, for all pods.")],
     claim: Annotated[str, option("--claim", "NAME", "PersistentVolumeClaim with images, weights and output.")],
     mount: Annotated[Path, path_option("--mount", "PATH", "Where all pods see it; the same as here.")],
-    nodes: Annotated[int, option("--nodes", "N", "Number of nodes.", min=1)] = 1,
-    gpus_per_node: Annotated[
-        int | None, option("--gpus-per-node", "N", "GPUs of each node, with a worker each.", min=1)
-    ] = None,
-    workers_per_node: Annotated[
-        int | None,
-        option("--workers-per-node", "N", "Workers of each node, with --device cpu.", min=1),
-    ] = None,
+    nodes: job_options.Nodes = 1,
+    gpus_per_node: job_options.GpusPerNode = None,
+    workers_per_node: job_options.WorkersPerNode = None,
     device: job_options.Device = "cuda",
     cpus_per_worker: job_options.Threads = 8,
     memory: Annotated[str | None, option("--memory", "SIZE", "Memory of each worker, such as 32Gi.")] = None,
@@ -45,12 +40,10 @@ def kubernetes(
     Example: hmsa-pipeline cluster kubernetes --image hmsa:1 --claim data --mount /data --gpus-per-node 4 > run.yaml
     """
     from ...cluster.kubernetes import KubernetesSettings, default_name, kubernetes_resources, require_below
-    from ...cluster.settings import worker_count
     from ...cluster.stages import manifest_argument
 
     source = context.params["manifest"]
-    workers = worker_count(device, gpus_per_node, workers_per_node, "node")
-    job = job_options.make_job(context, manifest, run=run, device=device, workers=workers, threads=cpus_per_worker)
+    job = job_options.make_job(context, manifest, "node")
     for note in require_below(PurePosixPath(mount), manifest, manifest_argument(source)):
         print_note(note)
     settings = KubernetesSettings(

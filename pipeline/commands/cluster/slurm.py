@@ -20,18 +20,13 @@ def slurm(
     manifest: Manifest,
     say: Output,
     context: typer.Context,
-    nodes: Annotated[int, option("--nodes", "N", "Number of nodes.", min=1)] = 1,
-    gpus_per_node: Annotated[
-        int | None, option("--gpus-per-node", "N", "GPUs of each node, with a worker each.", min=1)
-    ] = None,
+    nodes: job_options.Nodes = 1,
+    gpus_per_node: job_options.GpusPerNode = None,
     gpu_type: Annotated[
         str | None,
         option("--gpu-type", "NAME", "Kind of GPU, as the site names it, as a100."),
     ] = None,
-    workers_per_node: Annotated[
-        int | None,
-        option("--workers-per-node", "N", "Workers of each node, with --device cpu.", min=1),
-    ] = None,
+    workers_per_node: job_options.WorkersPerNode = None,
     device: job_options.Device = "cuda",
     cpus_per_worker: job_options.Threads = 8,
     memory: Annotated[str | None, option("--memory", "SIZE", "Memory of each node, such as 200G.")] = None,
@@ -69,23 +64,10 @@ def slurm(
 
     Example: hmsa-pipeline cluster slurm --nodes 2 --gpus-per-node 4 --partition gpu --time 8:00:00 > run.sbatch
     """
-    from ...cluster.settings import worker_count
     from ...cluster.slurm import SlurmSettings, job_name, slurm_script
     from ...cluster.slurm import submit as submit_script
 
-    workers = worker_count(device, gpus_per_node, workers_per_node, "node")
-    job = job_options.make_job(
-        context,
-        manifest,
-        run=run,
-        device=device,
-        workers=workers,
-        threads=cpus_per_worker,
-        folder=folder,
-        setup=setup,
-        interface=interface,
-        certificates=certificates,
-    )
+    job = job_options.make_job(context, manifest, "node")
     settings = SlurmSettings(
         name=name or job_name(context.params["manifest"], str(manifest.output)),
         nodes=nodes,

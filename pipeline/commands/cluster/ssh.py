@@ -42,21 +42,9 @@ def ssh(
 
     Example: hmsa-pipeline cluster ssh --host localhost --host second --gpus-per-host 4 > run.sh
     """
-    from ...cluster.settings import worker_count
     from ...cluster.ssh import ssh_script
 
-    job = job_options.make_job(
-        context,
-        manifest,
-        run=run,
-        device=device,
-        workers=worker_count(device, gpus_per_host, workers_per_host, "host"),
-        threads=cpus_per_worker,
-        folder=folder,
-        setup=setup,
-        interface=interface,
-        certificates=certificates,
-    )
+    job = job_options.make_job(context, manifest, "host")
     script = ssh_script(job, host)
     say.lines(script.splitlines())
     say.figures({"script": script})
