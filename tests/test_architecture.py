@@ -27,6 +27,7 @@ PIPELINE = {
     "fusion": {"config", "store", "storage", "workers", "runtime", "datasets"},
     "submission": {"fusion", "config", "storage", "runtime", "datasets"},
     "inference": {"fusion", "config", "store", "storage", "workers", "runtime", "datasets", "models"},
+    "external": {"inference", "fusion", "config", "store", "storage", "runtime", "datasets", "models"},
     "scoring": {"submission", "fusion", "config", "store", "storage", "runtime", "datasets"},
     "pictures": {"fusion", "datasets"},
     "report": {"scoring", "pictures", "fusion", "config", "store", "storage", "runtime", "datasets"},
@@ -47,7 +48,7 @@ MAY_IMPORT = {
     "setup": set(),
 }
 STAGES = {
-    *("pipeline.inference.dump", "pipeline.inference.predict", "pipeline.inference.import_logits"),
+    *("pipeline.inference.dump", "pipeline.inference.predict", "pipeline.external.import_logits"),
     *("pipeline.fusion.ensemble", "pipeline.scoring.evaluate", "pipeline.scoring.evaluate_bravo"),
     *("pipeline.scoring.calibrate", "pipeline.submission.submit_bravo", "pipeline.submission.submit_dataset"),
     *("pipeline.report.build_report", "pipeline.report.render", "pipeline.training.run"),

@@ -23,24 +23,32 @@ def import_logits(
     say: Output,
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", parser=path_reader("FOLDER"), help="Tree of <image path>_logits.npz files."),
+        typer.Argument(
+            metavar="FOLDER", parser=path_reader("FOLDER"), help="Tree of <image path>_logits.npz files or the like."
+        ),
     ],
     model: Annotated[str, option("--model", "NAME", "The member (arch: external) to fill.")],
     dataset: Annotated[str, option("--dataset", "NAME", "The dataset they were made of.")],
+    kind: Annotated[
+        str | None, option("--kind", "NAME", "What the files hold: logits, probabilities or scores.")
+    ] = None,
     limit: options.Limit = None,
     channels: Annotated[
         str | None, option("--channels", "LIST", "Which channels are the classes, such as 0-18.")
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Fill a member's store with logits made elsewhere.
+    """Fill a member's store with what a network made elsewhere.
 
-    FOLDER holds <image path without suffix>_logits.npz, each with float16 logits (C, H, W).
+    FOLDER holds a file for each photograph, <image path without suffix>_logits.npz, of numbers (C, H, W). Instead of
+    _logits it may end in _probabilities or _scores, and be .npy or .safetensors; it may be a class map _pred.png with
+    a confidence _conf.png; and FOLDER may be a Zarr group of such arrays. All may be 2, 4, 8, 16 or 32 times smaller
+    than the photographs. docs/extending.md says how each is turned into logits.
 
     Example: hmsa-pipeline import-logits --manifest my.yaml --model segformer --dataset bravo_ACDC logits/
     """
-    from ..inference.import_logits import import_logits as fill
-    from ..inference.import_logits import parse_channels
+    from ..external.import_logits import import_logits as fill
+    from ..external.import_logits import parse_channels
     from ..text import plural
 
     result = fill(
@@ -48,6 +56,7 @@ def import_logits(
         model,
         dataset,
         folder,
+        kind=kind,
         channels=None if channels is None else parse_channels(channels),
         limit=limit,
         overwrite=overwrite,
@@ -61,5 +70,14 @@ def import_logits(
     else:
         made = plural(result.done, "image")
         say.line(f"{made} imported, {result.skipped} complete before, {len(result.failed)} failed")
-    say.figures({"done": result.done, "skipped": result.skipped, "failed": result.failed})
+    if result.uniform:
+        say.line(f"{plural(result.uniform, 'pixel', 'pixels')} had no score for any class and became uniform")
+    say.figures(
+        {
+            "done": result.done,
+            "skipped": result.skipped,
+            "failed": result.failed,
+            "uniform_pixels": result.uniform,
+        }
+    )
     end_command(len(result.failed), interrupted=result.interrupted)

@@ -26,7 +26,8 @@ class StoreIdentity:
         classes: names of the C classes, in train-id order.
         preprocessing: how pixels became the network's input.
         encoding: name of the chunk encoding.
-        source: for imported logits, where they came from and which channels were taken.
+        source: for imported logits, where they came from, what kind of output they were, which channels were taken
+            and how often the files were enlarged.
         compile: mode of torch.compile, which changes the last digits; ``off`` is not written into a store.
     """
 
@@ -70,6 +71,8 @@ class StoreIdentity:
         """Read the identity from a group's attributes; KeyError or ValueError if a field is missing or wrong."""
         known: dict[str, Any] = {"compile": "off"} | dict(attributes)
         known = {field.name: known[field.name] for field in fields(cls)}
+        if isinstance(known["source"], Mapping):
+            known["source"] = {"kind": "logits"} | dict(known["source"])  # versions that knew no other kind
         for name in ("scales", "classes"):
             if isinstance(known[name], list):
                 known[name] = tuple(known[name])

@@ -208,6 +208,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("import-logits", "FOLDER"): Changes("{data}", "--manifest {ext} --model dog --dataset garden --output new"),
     ("import-logits", "--model"): Changes("--model ant"),
     ("import-logits", "--dataset"): Changes("--dataset city"),
+    ("import-logits", "--kind"): Held("cli/test_import_logits.py::test_probabilities_are_believed_as_they_are"),
     **common("import-logits", "--manifest", "--output", "--limit", "--json"),
     **refused("import-logits"),
     ("import-logits", "--channels"): Changes("--channels 18,0-17"),

@@ -36,7 +36,7 @@ SURFACE = {
     "status": COMMON,
     "verify": COMMON | {"--repair"},
     "import-logits": (COMMON - {"--models", "--datasets"})
-    | {"FOLDER", "--model", "--dataset", "--limit", "--channels", "--overwrite"},
+    | {"FOLDER", "--model", "--dataset", "--kind", "--limit", "--channels", "--overwrite"},
     "train": (COMMON - {"--models", "--datasets"})
     | {"--dataset", "--root", "--cache", "--limit", "--device", "--gpus", "--resume", "--overwrite", "--dry-run"}
     | {"--init", "--arch", "--epochs", "--global-batch", "--batch-size", "--lr", "--optimizer", "--crop-size"}

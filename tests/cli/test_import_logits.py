@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from hmsa_pipeline.pipeline.fusion.fuse import fuse, quantise
 from PIL import Image
+from safetensors.torch import save_file
+from scipy.special import softmax
 
 from .bench import Bench, Result, attributes, changed, ended, files, stored
 
@@ -54,7 +58,7 @@ def test_what_was_made_elsewhere_is_stored_bit_by_bit(bench: Bench) -> None:
         np.testing.assert_array_equal(logits, made(image))
     said = attributes(bench.store("street", "dog"))
     assert (said["architecture"], said["checkpoint"], said["scales"]) == ("external", None, None)
-    assert said["source"] == {"folder": str(bench.root / "elsewhere"), "channels": None}
+    assert said["source"] == {"folder": str(bench.root / "elsewhere"), "channels": None, "kind": "logits"}
 
 
 def test_again_it_does_nothing_and_a_lost_shard_is_made_again(bench: Bench) -> None:
@@ -72,7 +76,7 @@ def test_again_it_does_nothing_and_a_lost_shard_is_made_again(bench: Bench) -> N
 
 def test_limit_and_figures(bench: Bench) -> None:
     result = fill(bench, "--limit", "3", "--json", "-")
-    assert result.figures == {"done": 3, "skipped": 0, "failed": {}}
+    assert result.figures == {"done": 3, "skipped": 0, "failed": {}, "uniform_pixels": 0}
     assert len(attributes(bench.store("street", "dog"))["images"]) == 4
 
 
@@ -123,14 +127,15 @@ MISFITS: dict[str, tuple[Callable[[], bytes], str]] = {
     "transposed": (lambda: as_npz(logits=A.transpose(1, 2, 0)), "shape (48, 80, 19); the photograph is 48x80"),
     "a batch": (lambda: as_npz(logits=A[None]), "shape (1, 19, 48, 80); the photograph is 48x80"),
     "more channels": (lambda: as_npz(logits=made("day/a.png", 20)), "20 channels for 19 classes; select with --chan"),
-    "float32": (lambda: as_npz(logits=A.astype(np.float32)), "holds float32; float16 is needed"),
+    "beyond float16": (lambda: as_npz(logits=A.astype(np.float32) * 1e5), "holds logits beyond 65504, the largest"),
+    "integers": (lambda: as_npz(logits=A.astype(np.int32)), "holds int32; floating-point numbers are needed"),
+    "several arrays": (lambda: as_npz(a=A, b=A), "holds 2 arrays, none of them alone is called logits or"),
     "not finite": (lambda: as_npz(logits=np.full_like(A, np.inf)), "not finite"),
-    "another key": (lambda: as_npz(arr_0=A), "has no array 'logits'"),
     "pickled objects": (lambda: as_npz(logits=np.array([{}], dtype=object)), "is no readable .npz file"),
     "empty": (lambda: b"", "is no readable .npz file"),
     "cut short": (lambda: as_npz(logits=A)[:-40], "is no readable .npz file"),
     "damaged in the middle": (damaged_stream, "is no readable .npz file"),
-    "no array within": (lambda: archive(b"hello"), "float16 is needed"),
+    "no array within": (lambda: archive(b"hello"), "is no readable .npz file"),
     "text": (lambda: b"logits: none", "is no readable .npz file"),
 }
 
@@ -218,6 +223,184 @@ def test_a_folder_without_logits_is_refused(bench: Bench) -> None:
     assert "holds none of the 4 files" in message
     assert "(first: day/a_logits.npz)" in message
     assert not bench.output.exists()
+
+
+# ------------------------------------------------------------------ what is no logits
+
+
+def believed(bench: Bench) -> dict[str, np.ndarray]:
+    """Softmax of what is stored, float64."""
+    return {
+        image: softmax(logits.astype(np.float64), 0) for image, logits in stored(bench.store("street", "dog")).items()
+    }
+
+
+def probabilities(image: str) -> np.ndarray:
+    return softmax(made(image).astype(np.float64), 0).astype(np.float32)
+
+
+def test_probabilities_are_believed_as_they_are(bench: Bench) -> None:
+    for image in SIZES:
+        write(bench.root / "p", image, probabilities(image))
+    assert fill(bench, "--kind", "probabilities", folder="p").code == 0
+    for image, belief in believed(bench).items():
+        np.testing.assert_allclose(belief, probabilities(image), rtol=0.01, atol=1e-5)
+    assert attributes(bench.store("street", "dog"))["source"]["kind"] == "probabilities"
+
+
+def test_scores_are_divided_by_their_sum_and_what_nobody_scored_is_uniform_and_counted(bench: Bench) -> None:
+    for image in SIZES:
+        scores = 7 * probabilities(image)
+        if image == "night/c.png":
+            scores[:, 3, 4:9] = 0
+        write(bench.root / "s", image, scores)
+    result = fill(bench, "--kind", "scores", "--json", "-", folder="s")
+    assert (result.code, result.figures["uniform_pixels"]) == (0, 5)
+    for image, belief in believed(bench).items():
+        expected = probabilities(image)
+        if image == "night/c.png":
+            expected[:, 3, 4:9] = 1 / 19
+        np.testing.assert_allclose(belief, expected, rtol=0.01, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.0])
+def test_what_may_be_no_logits_is_refused_until_the_user_says_what_it_is(bench: Bench, scale: float) -> None:
+    for image in SIZES:
+        write(bench.root / "p", image, scale * probabilities(image))
+    message = fill(bench, folder="p").refusal()
+    assert message.startswith(f"{bench.root / 'p'}/day/a_logits.npz: no value is below zero")
+    assert "--kind probabilities" in message
+    assert not bench.output.exists()
+    assert fill(bench, "--kind", "logits", folder="p").code == 0
+    np.testing.assert_array_equal(
+        stored(bench.store("street", "dog"))["day/a.png"], (scale * probabilities("day/a.png")).astype(np.float16)
+    )
+
+
+def test_one_image_that_may_be_no_logits_is_listed(bench: Bench) -> None:
+    write(bench.root / "elsewhere", "night/d.png", np.abs(made("night/d.png")))
+    result = fill(bench)
+    assert result.code == 1
+    assert "night/d_logits.npz: no value is below zero" in result.err
+    assert "3 images imported" in result.out
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        ("probabilities", 7 * probabilities("day/a.png"), "add up to 7.000 to 7.000 instead of 1; are they scores?"),
+        ("probabilities", made("day/a.png"), "below zero; are they logits?"),
+        ("scores", made("day/a.png"), "below zero; are they logits?"),
+        ("scores", np.full((19, 48, 80), np.inf, np.float32), "not all scores are finite"),
+    ],
+)
+def test_a_wrong_kind_is_found_out(bench: Bench, kind: str, values: np.ndarray, said: str) -> None:
+    write(bench.root / "elsewhere", "day/a.png", values)
+    result = fill(bench, "--kind", kind, "--limit", "1")
+    assert result.code == 1
+    assert said in result.err
+    assert fill(bench, "--kind", "labels").refusal().startswith("--kind labels: is unknown; known: logits, ")
+
+
+def test_the_name_of_a_file_says_what_it_holds(bench: Bench) -> None:
+    for image in SIZES:
+        path = write(bench.root / "p", image, probabilities(image), key="arr_0")
+        path.rename(path.with_name(path.name.replace("_logits", "_probabilities")))
+    assert fill(bench, folder="p").code == 0
+    for image, belief in believed(bench).items():
+        np.testing.assert_allclose(belief, probabilities(image), rtol=0.01, atol=1e-5)
+
+
+def as_npy(folder: Path, image: str) -> None:
+    np.save(folder / f"{image.rpartition('.')[0]}_logits.npy", made(image))
+
+
+def as_safetensors(folder: Path, image: str) -> None:
+    save_file({"logits": torch.from_numpy(made(image))}, folder / f"{image.rpartition('.')[0]}_logits.safetensors")
+
+
+def as_zarr(folder: Path, image: str) -> None:
+    group = zarr.open_group(folder, mode="a", zarr_format=2)
+    group.create_array(f"{image.rpartition('.')[0]}_logits", data=made(image))
+
+
+@pytest.mark.parametrize("save", [as_npy, as_safetensors, as_zarr])
+def test_other_formats_hold_the_same(bench: Bench, save: Callable[[Path, str], None]) -> None:
+    folder = bench.root / "other"
+    for image in SIZES:
+        if save is not as_zarr:
+            (folder / image).parent.mkdir(parents=True, exist_ok=True)
+        save(folder, image)
+    assert fill(bench, folder="other").out == "4 images imported, 0 complete before, 0 failed\n"
+    for image, logits in stored(bench.store("street", "dog")).items():
+        np.testing.assert_array_equal(logits, made(image))
+
+
+def test_two_files_for_a_photograph_are_refused(bench: Bench) -> None:
+    as_npy(bench.root / "elsewhere", "day/a.png")
+    message = fill(bench).refusal()
+    assert message == f"{bench.root}/elsewhere/day/a_logits.npz: day/a_logits.npy is there, too; leave one of them"
+
+
+@pytest.mark.parametrize("bits", [np.uint8, np.uint16])
+def test_class_maps_with_confidences_become_one_class_and_an_even_rest(bench: Bench, bits: type) -> None:
+    rng = np.random.default_rng(0)
+    maps = {}
+    for image, size in SIZES.items():
+        label = rng.integers(0, 19, size).astype(np.uint8)
+        label[0, :5] = 255
+        level = rng.integers(0, np.iinfo(bits).max, size, endpoint=True).astype(bits)
+        maps[image] = label, level / np.iinfo(bits).max
+        stem = bench.root / "maps" / image.rpartition(".")[0]
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(label).save(f"{stem}_pred.png")
+        Image.fromarray(level).save(f"{stem}_conf.png")
+    assert fill(bench, folder="maps").code == 0
+    for image, belief in believed(bench).items():
+        label, confidence = maps[image]
+        known = label != 255
+        assert (belief.argmax(0) == label)[known & (confidence > 0.06)].all()
+        sure = np.maximum(confidence, 1.001 / 19)
+        np.testing.assert_allclose(belief.max(0)[known], sure[known], atol=2e-3)
+        np.testing.assert_allclose(belief.min(0)[known], ((1 - sure) / 18)[known], atol=2e-3)
+        np.testing.assert_allclose(belief[:, ~known], 1 / 19, atol=1e-4)
+
+
+def test_a_class_map_without_its_confidence_is_listed(bench: Bench) -> None:
+    (bench.root / "maps/day").mkdir(parents=True)
+    Image.fromarray(np.zeros((48, 80), np.uint8)).save(bench.root / "maps/day/a_pred.png")
+    result = fill(bench, "--limit", "1", folder="maps")
+    assert result.code == 1
+    assert "a_conf.png: there is no such file; a class map needs its confidence" in result.err
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_smaller_outputs_are_enlarged_bilinearly(bench: Bench, step: int) -> None:
+    rng = np.random.default_rng(0)
+    given = {}
+    for image, (height, width) in SIZES.items():
+        # Odd sizes are rounded down here; networks do both.
+        given[image] = rng.normal(0, 3, (19, height // step, width // step)).astype(np.float32)
+        write(bench.root / "small", image, given[image])
+    assert fill(bench, folder="small").code == 0
+    for image, logits in stored(bench.store("street", "dog")).items():
+        enlarged = torch.nn.functional.interpolate(
+            torch.from_numpy(given[image])[None], SIZES[image], mode="bilinear"
+        )
+        np.testing.assert_array_equal(logits, enlarged[0].half().numpy())
+    assert attributes(bench.store("street", "dog"))["source"]["enlarged"] == f"{step} times, bilinearly"
+
+
+def test_a_store_of_a_version_that_knew_only_logits_is_continued(bench: Bench) -> None:
+    assert fill(bench, "--limit", "2").code == 0
+    path = bench.store("street", "dog") / "zarr.json"
+    group = json.loads(path.read_text())
+    del group["attributes"]["source"]["kind"]
+    path.write_text(json.dumps(group))
+    assert "2 images imported, 2 complete before" in fill(bench).out
+    message = fill(bench, "--kind", "scores").refusal()
+    there, _, now = message.partition(" there, ")
+    assert ("'kind': 'logits'" in there, "'kind': 'scores'" in now) == (True, True)
 
 
 def test_an_external_member_is_fused_with_the_others(bench: Bench) -> None:

@@ -306,10 +306,10 @@ def test_an_interrupted_import_goes_on(bench: Bench, monkeypatch: pytest.MonkeyP
     bench.save()
     for number in range(IMAGES):
         shape = (19, *((64, 96), (61, 95))[number % 2])
-        np.savez(bench.root / f"{number:02}_logits.npz", logits=np.zeros(shape, np.float16))
+        np.savez(bench.root / f"{number:02}_logits.npz", logits=np.full(shape, -1, np.float16))
     command = ("import-logits", "--model", "dog", "--dataset", "street", str(bench.root))
     with monkeypatch.context() as patch:
-        interrupt_at(patch, "pipeline.inference.import_logits._read", 4)
+        interrupt_at(patch, "pipeline.external.import_logits._read", 4)
         result = bench.run(*command)
     assert (result.code, shards(bench, "dog")) == (130, 3)
     assert result.err.splitlines()[-1] == AGAIN

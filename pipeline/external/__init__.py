@@ -1,0 +1,1 @@
+"""Members whose outputs other programs made: files of logits become stores."""
