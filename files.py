@@ -24,19 +24,24 @@ _tell: Callable[[str], None] | None = None
 
 
 def tell_limits(tell: Callable[[str], None]) -> None:
-    """Call ``tell`` with a line, once for each operation that a disk does not support and that is left out."""
+    """Call ``tell`` with a line, once for each operation that a disk or server does not support."""
     global _tell
     _tell = tell
     _told.clear()
+
+
+def tell_limit(what: str, line: str) -> None:
+    """Tell once that an operation, ``what``, is not supported, and what follows from it."""
+    if what not in _told and _tell is not None:
+        _told.add(what)
+        _tell(line)
 
 
 def _lacks(what: str, path: Path, error: OSError, consequence: str) -> None:
     """Tell that the disk of ``path`` does not support ``what``; raise the error if it has another cause."""
     if error.errno not in _UNSUPPORTED:
         raise error
-    if what not in _told and _tell is not None:
-        _told.add(what)
-        _tell(f"{path}: this disk has no {what} ({error.strerror}); {consequence}")
+    tell_limit(what, f"{path}: this disk has no {what} ({error.strerror}); {consequence}")
 
 
 def is_partial(name: str) -> bool:

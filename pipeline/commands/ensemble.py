@@ -10,7 +10,7 @@ import typer
 from .shared import options
 from .shared.options import manifest_command, refuse_without_workers
 from .shared.output import end_command, print_failed
-from .shared.waiting import plan_when_free
+from .shared.waiting import when_free
 
 if TYPE_CHECKING:
     from ..config.manifest import Manifest
@@ -46,15 +46,6 @@ def ensemble(
     from ..workers.choose import choose_workers
 
     refuse_without_workers(context)
-    plans = plan_when_free(
-        wait, lambda: plan_ensemble(manifest, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
-    )
-    if dry_run:
-        for plan in plans:
-            todo = f"{len(plan.tasks)} to fuse, {plan.skipped} done before, {len(plan.absent)} in no store"
-            say.line(f"{plan.dataset}: {todo}")
-        say.figures([{"dataset": p.dataset, "todo": len(p.tasks), "skipped": p.skipped} for p in plans])
-        return
 
     def ended(result: EnsembleResult) -> None:
         print_failed(result.dataset, result.failed)
@@ -67,18 +58,28 @@ def ensemble(
                 f"{len(result.failed)} failed, {result.seconds:.1f} s"
             )
 
-    chosen = choose_workers(
-        "cpu",
-        workers=workers,
-        scheduler=scheduler,
-        image_timeout=image_timeout,
-        patience=patience,
-        needs_gpu=False,
-    )
-    try:
-        results = run_ensemble(manifest, plans, chosen, ended, overwrite=overwrite)
-    finally:
-        chosen.pool.close()
+    def attempt() -> list[EnsembleResult]:
+        plans = plan_ensemble(manifest, limit=limit, overwrite=overwrite, allow_missing=allow_missing)
+        if dry_run:
+            for plan in plans:
+                todo = f"{len(plan.tasks)} to fuse, {plan.skipped} done before, {len(plan.absent)} in no store"
+                say.line(f"{plan.dataset}: {todo}")
+            say.figures([{"dataset": p.dataset, "todo": len(p.tasks), "skipped": p.skipped} for p in plans])
+            raise typer.Exit
+        chosen = choose_workers(
+            "cpu",
+            workers=workers,
+            scheduler=scheduler,
+            image_timeout=image_timeout,
+            patience=patience,
+            needs_gpu=False,
+        )
+        try:
+            return run_ensemble(manifest, plans, chosen, ended, overwrite=overwrite)
+        finally:
+            chosen.pool.close()
+
+    results = when_free(wait, attempt)
     done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)
     skipped = sum(r.skipped for r in results)
     say.figures([result.as_json() for result in results])

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
+from ...files import tell_limit
 from .interface import FileInfo
 from .object_client import EXTRA, KINDS, as_oserror, connection
 
@@ -19,6 +20,10 @@ TAKEOVER_SECONDS = 30.0
 """Age after which the short lock of another process counts as that of a dead one."""
 SETTLE_SECONDS = 1.0
 """Time after which a writer looks whether another one was there too, on a server that ignores conditions."""
+NO_CONDITIONS = (
+    "this server ignores If-None-Match; two runs that start in the same moment cannot be kept apart, so start a "
+    "second one later"
+)
 _PAGE = 1000
 _PART_BYTES = 100 * 2**20
 """Objects that are larger are sent in parts of this size."""
@@ -114,6 +119,7 @@ class ObjectStore:
             with self._probing:
                 known = self._knows_conditions[root] = self._is_refused(path, data)
         if not known:
+            tell_limit(f"conditions of {root}", f"{root}: {NO_CONDITIONS}")
             time.sleep(SETTLE_SECONDS)
             if self._content(path) != data:
                 raise FileExistsError(errno.EEXIST, "another writer came in the same moment", str(path))

@@ -20,6 +20,7 @@ from .slurm import job_is_over, own_slurm_job
 
 HEARTBEAT_SECONDS = 30.0
 STALE_SECONDS = 300.0
+_WRITE_SECONDS = 0.2
 _HIDDEN = "hidden"
 
 
@@ -155,7 +156,11 @@ def _require_dead(path: Path) -> bool:
 def _holder(path: Path) -> dict[str, Any] | None:
     """Read the holder from the lock file; empty if the file names none, None if there is no file."""
     try:
-        return _parsed(read_bytes(path))
+        content = read_bytes(path)
+        if not content:  # it may have been made just now, and be written next
+            time.sleep(_WRITE_SECONDS)
+            content = read_bytes(path)
+        return _parsed(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -94,6 +94,12 @@ class _RemoteStore(ObjectStore):
         with as_oserror(self._root / key):
             await super().set(key, value)
 
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        # zarr's own is one conditional write. Servers that ignore the condition would lose the table of images, which
+        # zarr "creates" with each array. A store has one writer.
+        if not await self.exists(key):
+            await self.set(key, value)
+
     async def exists(self, key: str) -> bool:
         with as_oserror(self._root / key):
             return await super().exists(key)

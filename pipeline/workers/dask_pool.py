@@ -46,7 +46,7 @@ _MEMORY_ADVICE = "start workers with --memory-limit 0, since most of what they h
 _stopped_runs: set[str] = set()
 
 
-def _stop_worker(run: str) -> None:
+async def _stop_worker(run: str) -> None:  # a plain function would not run: Client.run(wait=False) is for coroutines
     _stopped_runs.add(run)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 from ...errors import DiskError, StoreError
 from ..runtime.progress import Progress, say
 from ..runtime.stop_signal import StopSignal
+from ..storage.writer_lock import LockHeldError
 from .job_state import Assignment, JobState
 from .jobs import Job, JobImage, JobSummary
 from .protocol import BlockResult, BlockStatus, Event, WorkerDied, Workers
@@ -46,6 +47,7 @@ def run_jobs(
 
     Raises:
         DiskError: the disk cannot be written, or is nearly full; complete images are kept.
+        LockHeldError: another run holds a target of the first jobs, and nothing was begun.
         HmsaError: the workers are gone for good.
         KeyboardInterrupt: told to stop a second time: at once.
     """
@@ -173,6 +175,8 @@ class _Scheduler:
             state.is_closed = True  # and not recorded, which would need the disk, too
             state.job.close()
         except StoreError as error:
+            if isinstance(error, LockHeldError) and not self._is_started:
+                raise  # another run has begun the same since the plan was made
             state.give_up(str(error))
 
     def _choose_job(self, worker: str) -> JobState | None:

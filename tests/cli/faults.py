@@ -40,6 +40,21 @@ if "--multiprocessing-fork" in sys.orig_argv:
     time.sleep({seconds})
 """
 
+# Workers read a few photographs, and the next ones only once they may.
+_GATE = """
+import multiprocessing, pathlib, time
+
+_whole, _here = pathlib.Path.open, pathlib.Path(__file__).parent
+
+def _gated(path, *arguments, **options):
+    if path.suffix == ".png" and path.stem >= "{first}" and multiprocessing.parent_process() is not None:
+        while not (_here / "go").exists():
+            time.sleep(0.01)
+    return _whole(path, *arguments, **options)
+
+pathlib.Path.open = _gated
+"""
+
 # One process saves a training run; it stands still right after one of its saves until it may go on.
 _HOLD = """
 import os, pathlib, time
@@ -98,6 +113,13 @@ def slow(folder: Path, seconds: float) -> dict[str, str]:
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(_SLOW.format(seconds=seconds))
     return {"PYTHONPATH": str(folder / "site"), "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "1s"}
+
+
+def gated(folder: Path, first: str) -> dict[str, str]:
+    """Environment in which workers wait before PNG files from ``first`` on, until ``folder/site/go`` exists."""
+    (folder / "site").mkdir()
+    (folder / "site" / "sitecustomize.py").write_text(_GATE.format(first=first))
+    return {"PYTHONPATH": str(folder / "site")}
 
 
 def workers(pid: int) -> list[psutil.Process]:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 import time
-from typing import Any
+import uuid
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import yaml
 from hmsa_pipeline.pipeline.storage import filesystem as places
+from hmsa_pipeline.pipeline.storage import object_store
 from hmsa_pipeline.pipeline.storage.filesystem import listing, parse_location
+from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 
 from ..documents import DOCS
+from ..pipeline.storage.odd_server import odd_server
 from .bench import Bench, ended, files, quiet, run, start_python, stored
 from .faults import kill, wait_for
 
@@ -180,6 +186,30 @@ def test_a_store_in_use_is_refused(cloud: Bench, url: str) -> None:
     places.write_bytes(parse_location(url) / "logits/street/ant.zarr.lock", json.dumps(holder).encode())
     said = cloud.run("dump").refusal()
     assert said.startswith(f"{url}/logits/street/ant.zarr.lock: held by process 1 on elsewhere since noon")
+
+
+@pytest.mark.parametrize("conditions", ["heed", "ignore", "refuse"])
+def test_a_server_that_cannot_keep_two_runs_apart_is_named_before_the_first_image(
+    empty: Bench, monkeypatch: pytest.MonkeyPatch, conditions: str
+) -> None:
+    monkeypatch.setattr(object_store, "SETTLE_SECONDS", 0.05)
+    root = f"s3://bucket-{uuid.uuid4().hex}"
+    said = f"note: {root}: this server ignores If-None-Match; two runs that start in the same moment cannot be kept "
+    said += "apart, so start a second one later\n"
+    at_first_image: list[str] = []
+
+    def look(request: str) -> None:
+        if request.startswith("PUT") and "/c." in request and not at_first_image:
+            at_first_image.append(cast("io.StringIO", sys.stderr).getvalue())
+
+    with odd_server(AWS_MAX_ATTEMPTS="1") as server:
+        server.conditions, server.before = conditions, look
+        words = ("dump", "--models", "ant", "--limit", "1", "--datasets", "garden", "--output", f"{root}/run")
+        result = empty.run(*words)
+        assert (result.code, result.err) == (0, "" if conditions == "heed" else said)
+        assert at_first_image == [result.err]
+        with writer_lock(parse_location(f"{root}/run/logits/garden/ant.zarr")):
+            assert "held by process" in empty.run(*words).refusal()
 
 
 def test_logits_made_elsewhere_are_imported(cloud: Bench, url: str, finished: Bench) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 from hmsa_pipeline.pipeline.commands.shared import waiting
+from hmsa_pipeline.pipeline.workers import recorded_jobs
 
-from .bench import Bench, Result, ended, files
+from .bench import Bench, Result, ended, files, start_python
 from .faults import wait_for
 
 HOLD = """
@@ -98,6 +102,96 @@ def test_a_line_a_minute_says_for_what_it_waits(full: Bench) -> None:
     assert [line.partition(":")[0] for line in result.err.splitlines()] == [
         f"waiting since {seconds} s" for seconds in (0, 60, 120)
     ]
+
+
+# ------------------------------------------------------------------ two runs that start in the same moment
+
+# Both have made their plans before either begins; whoever has a store's lock keeps it until the other has ended.
+RACER = """
+import os, sys, time
+from pathlib import Path
+from hmsa_pipeline import cli
+from hmsa_pipeline.pipeline.inference.store_job import StoreJob
+from hmsa_pipeline.pipeline.workers import recorded_jobs
+
+folder = Path(sys.argv[1])
+run_jobs, open_store = recorded_jobs.run_jobs, StoreJob.open
+
+def wait_for(when):
+    while not when():
+        time.sleep(0.01)
+
+def run_together(*arguments):
+    (folder / f"planned-{os.getpid()}").touch()
+    wait_for(lambda: len([*folder.glob("planned-*")]) == 2)
+    return run_jobs(*arguments)
+
+def open_and_hold(job):
+    images = open_store(job)
+    wait_for(lambda: (folder / "go").exists())
+    return images
+
+recorded_jobs.run_jobs, StoreJob.open = run_together, open_and_hold
+sys.argv[:2] = ["hmsa-pipeline"]
+cli.main()
+"""
+
+
+def test_of_two_runs_at_once_one_wins_and_the_other_is_told(empty: Bench, finished: Bench, tmp_path: Path) -> None:
+    words = ("-c", RACER, str(tmp_path), "dump", "--workers", "0", "--manifest", str(empty.manifest))
+    racers = [start_python(*words) for _ in range(2)]
+    try:
+        wait_for(lambda: any(racer.poll() is not None for racer in racers), 60)
+    finally:
+        (tmp_path / "go").touch()
+        results = [ended(racer) for racer in racers]
+    (loser, other), (winner, won) = sorted(zip(racers, results, strict=True), key=lambda one: -one[1].code)
+    lock = f"{empty.store('street', 'ant')}.lock"
+    assert other.refusal().startswith(f"{lock}: held by process {winner.pid} on "), loser
+    assert (won.code, won.err) == (0, "")
+    assert files(empty.logits) == files(finished.logits)
+
+
+def beaten(target: Path, held: list[subprocess.Popen[str]]) -> Callable[..., bool]:
+    """Takes the place of `run_jobs`: the first time, another process takes ``target`` between plan and start."""
+    run_jobs = recorded_jobs.run_jobs
+
+    def run(*arguments: Any) -> bool:
+        if not held:
+            held.append(hold(target))
+        return run_jobs(*arguments)
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["dump", "predict", "ensemble"])
+def test_a_run_that_is_beaten_between_plan_and_start_begins_nothing_or_waits(
+    full: Bench, finished: Bench, command: str
+) -> None:
+    shutil.rmtree(full.predictions if command == "ensemble" else full.output)
+    target = full.store("street", "ant") if command == "dump" else full.predictions / "street"
+    held: list[subprocess.Popen[str]] = []
+
+    def made() -> dict[str, bytes]:
+        return {name: data for name, data in files(full.output).items() if name.endswith(".png") or "/c." in name}
+
+    before = made()
+    with mock.patch.object(recorded_jobs, "run_jobs", beaten(target, held)):
+        refusal = full.run(command).refusal()
+    assert refusal.startswith(f"{target}.lock: held by process {held[0].pid} on ")
+    assert made() == before
+    held.pop().communicate("\n", timeout=30)
+
+    with (
+        mock.patch.object(recorded_jobs, "run_jobs", beaten(target, held)),
+        mock.patch.object(waiting, "sleep", lambda seconds: held[0].communicate("\n", timeout=30)),
+    ):
+        result = full.run(command, "--wait")
+    (line,) = result.err.splitlines()
+    assert line.startswith(f"waiting since 0 s: {target}.lock: held by process {held[0].pid} on ")
+    assert result.code == 0
+    assert made().items() <= files(finished.output).items()
+    assert len(made()) == len(before) + {"dump": 18, "predict": 12, "ensemble": 12}[command]
 
 
 # ------------------------------------------------------------------ jobs of Slurm that are over

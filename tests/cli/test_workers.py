@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,7 +16,7 @@ from hmsa_pipeline.errors import StoreError
 
 from .bench import Bench, counted, ended, files, lost, quiet
 from .conftest import plain_cpu
-from .faults import kill, slow, troubled, wait_for, workers
+from .faults import gated, kill, slow, troubled, wait_for, workers
 
 IMAGES = 24
 
@@ -129,6 +130,19 @@ def test_workers_finish_what_is_in_flight_when_the_run_is_told_to_stop(
     assert [path.name for path in bench.logits.rglob("*") if path.name.endswith((".lock", ".partial"))] == []
     assert f"{complete} complete before" in bench.run("dump").out
     assert files(bench.logits) == files(reference.logits)
+
+
+def test_a_block_ends_after_the_images_in_flight(bench: Bench) -> None:
+    process = bench.start("dump", "--workers", "1", "--models", "ant", env=gated(bench.root, "02"))
+    wait_for(lambda: shards(bench) == 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr is not None
+    while "interrupted: the images in flight" not in (line := process.stderr.readline()):
+        assert line, "it ended"
+    time.sleep(3)  # the message reaches the worker, which reads the third image of its first eight
+    (bench.root / "site/go").touch()
+    assert ended(process).code == 130
+    assert shards(bench) == 3
 
 
 def test_a_second_ctrl_c_stops_at_once(bench: Bench, reference: Bench) -> None:

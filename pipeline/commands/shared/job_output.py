@@ -10,7 +10,7 @@ import typer
 from ...text import plural
 from .options import refuse_without_workers
 from .output import Output, end_command, print_error, print_failed
-from .waiting import plan_when_free
+from .waiting import when_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,15 +42,22 @@ def run_jobs(
     refuse_without_workers(context)
     names = ("device", "workers", "scheduler", "image_timeout", "patience")
     chosen = choose_workers(**{name: given[name] for name in names})
-    try:
-        planned = plan_when_free(given["wait"], lambda: plan(chosen.device))
+    noted: set[str] = set()
+
+    def attempt() -> tuple[Plan, list[Result]]:
+        planned = plan(chosen.device)
         for note in planned.notes:
-            print(note, file=sys.stderr)
+            if note not in noted:
+                noted.add(note)
+                print(note, file=sys.stderr)
         if given["dry_run"]:
             say.lines(planned.lines(chosen.pool.describe()))
             say.figures(planned.as_json())
             raise typer.Exit
         return planned, run(planned, chosen, lambda result: _print_job(say, result))
+
+    try:
+        return when_free(given["wait"], attempt)
     finally:
         chosen.pool.close()
 

@@ -11,17 +11,18 @@ from ...storage.slurm import was_restarted
 from ...storage.writer_lock import LockHeldError, require_free
 
 _LOOK_SECONDS, _SAY_SECONDS = 5.0, 60.0
-Plan = TypeVar("Plan")
+Made = TypeVar("Made")
 
 
-def plan_when_free(wait: bool | None, plan: Callable[[], Plan]) -> Plan:
-    """Plan a run; if another one holds its output, wait until that has ended, and plan again.
+def when_free(wait: bool | None, work: Callable[[], Made]) -> Made:
+    """Plan and run; if another run holds the output, wait until that has ended, and begin again.
 
     A line a minute says for what it waits.
 
     Args:
         wait: value of ``--wait``; None to wait only in a Slurm job that was put back into the queue.
-        plan: makes the plan, which depends on what is complete.
+        work: makes the plan, which depends on what is complete, and carries it out. Of two runs that plan in the same
+            moment, the second notices the first one when it starts.
 
     Raises:
         LockHeldError: another run holds the output, and ``wait`` is false.
@@ -30,7 +31,7 @@ def plan_when_free(wait: bool | None, plan: Callable[[], Plan]) -> Plan:
     said = -_SAY_SECONDS
     while True:
         try:
-            return plan()
+            return work()
         except LockHeldError as held:
             if not (was_restarted() if wait is None else wait):
                 raise

@@ -98,6 +98,35 @@ def test_a_server_without_conditions_is_found_out_and_has_one_writer(
     assert list(listing(remote)) == []
 
 
+@pytest.mark.parametrize("conditions", ["heed", "ignore", "refuse"])
+def test_of_two_that_take_a_lock_in_the_same_moment_one_gets_it(
+    server: OddServer, remote: Path, conditions: str, unlike_ours: None
+) -> None:
+    server.conditions = conditions
+    together, left = threading.Barrier(2), threading.Event()
+    ends: list[str] = []
+
+    def race() -> None:
+        together.wait()
+        try:
+            with writer_lock(remote / "ant.zarr"):
+                ends.append("held")
+                left.wait(30)
+        except StoreError as error:
+            ends.append(str(error))
+            left.set()
+
+    racers = [threading.Thread(target=race) for _ in range(2)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+    assert sorted(ends)[0] == "held"
+    assert len(ends) == 2
+    assert f"{remote}/ant.zarr.lock: held by process {os.getpid()} on " in sorted(ends)[1]
+    assert list(listing(remote)) == []
+
+
 def test_a_writer_that_came_first_is_not_overwritten_before_the_server_is_known(
     server: OddServer, remote: Path
 ) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.storage import writer_lock as lock_module
-from hmsa_pipeline.pipeline.storage.writer_lock import STALE_SECONDS, require_held, writer_lock
+from hmsa_pipeline.pipeline.storage.writer_lock import STALE_SECONDS, require_free, require_held, writer_lock
 
 from ..stores import edit_json
 
@@ -215,6 +215,17 @@ def test_a_process_number_that_can_be_none_names_nobody(target: Path, path: Path
     left_behind(target, path, pid=number)
     with pytest.raises(StoreError, match="held by a process;"), writer_lock(target):
         pass
+
+
+def test_a_lock_that_is_being_written_is_read_when_it_is(target: Path, path: Path) -> None:
+    left_behind(target, path, host="elsewhere")
+    written = path.read_bytes()
+    path.write_bytes(b"")
+    later = threading.Timer(0.05, lambda: path.write_bytes(written))
+    later.start()
+    with pytest.raises(StoreError, match=r"held by process .* on elsewhere"):
+        require_free(target)
+    later.join()
 
 
 def test_the_heartbeat_renews_the_files_time(target: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
