@@ -44,3 +44,22 @@ def heat_map(values: np.ndarray) -> np.ndarray:
     shares = np.linspace(0, 1, _STEPS)
     table = np.stack([np.interp(shares, places, [colour[c] for colour in _HEAT]) for c in range(3)], 1)
     return np.rint(table).astype(np.uint8)[np.rint(values.clip(0, 1) * (_STEPS - 1)).astype(np.uint8)]
+
+
+WRONG = (213, 94, 0)
+"""Colour of wrong pixels: Okabe and Ito's vermilion, which people with any colour vision see beside grey."""
+
+
+def wrong_over_grey(photograph: np.ndarray, wrong: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Mark wrong pixels on a dark grey photograph, (H, W, 3) uint8.
+
+    Args:
+        photograph: (H, W, 3) uint8.
+        wrong: (H, W) bool.
+        unknown: (H, W) bool, pixels without a label; they become black.
+    """
+    grey = photograph.mean(2, dtype=np.float32, keepdims=True)
+    pixels = np.rint(np.repeat(0.55 * grey + 40, 3, 2)).astype(np.uint8)
+    pixels[wrong] = WRONG
+    pixels[unknown] = 0
+    return pixels

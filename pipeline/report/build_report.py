@@ -1,9 +1,10 @@
 """The stage ``report``: one folder of pages and pictures that opens from the disk, without a network.
 
-<folder>/index.html      summary, plots, gallery
+<folder>/index.html      one photograph as all members see it, summary, plots, gallery
 <folder>/report.css, report.js
 <folder>/plots/          SVG
 <folder>/pictures/<key>/ one image's pictures and figures; what did not change is not made again
+<folder>/story/          the members' class maps of the photograph on top, and a sheet of all its pictures
 <folder>/report.json     the figures
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from ...datasets.layout.find_images import list_images
 from ...datasets.layout.image_mask_pairs import without_masks
 from ...datasets.parallel import map_files
-from ...errors import HmsaError, disk_error
+from ...errors import DiskError, HmsaError, StoreError, disk_error
 from ...files import write_json
 from ..config.manifest import Manifest
 from ..fusion.member_stores import stores_of
@@ -32,6 +33,7 @@ from ..storage.writer_lock import writer_lock
 from .image_summary import load_cached, summarise_image
 from .page import FIGURES, write_page
 from .records import PICTURES, DatasetSetup, DatasetSummary, Item
+from .story import Story, choose_story, draw_story
 
 
 def plan_report(
@@ -129,7 +131,8 @@ def run_report(
         summaries = _draw_pictures(pages, processes)
         shown = {entry.key for summary in summaries for entry in summary.gallery.values()}
         try:
-            write_page(folder, manifest, summaries)
+            story = _draw_story(pages, summaries)
+            write_page(folder, manifest, summaries, story)
             for old in (folder / PICTURES).iterdir():
                 if re.fullmatch("[0-9a-f]{20}", old.name) and old.name not in shown:
                     shutil.rmtree(old)
@@ -163,3 +166,24 @@ def _draw_pictures(pages: Sequence[tuple[DatasetSetup, list[Item]]], processes: 
     for summary, (_, items) in zip(summaries, pages, strict=True):
         summary.gallery = {image: summary.gallery[image] for image, _ in items if image in summary.gallery}
     return summaries
+
+
+def _draw_story(
+    pages: Sequence[tuple[DatasetSetup, list[Item]]], summaries: Sequence[DatasetSummary]
+) -> Story | None:
+    """Draw the picture on top of the page; None if there is no image to choose from."""
+    choice = choose_story(summaries)
+    if choice is None:
+        return None
+    (setup, items), summary = pages[choice.number], summaries[choice.number]
+    item = next(item for item in items if item[0] == choice.image)
+    cached = load_cached(setup, item)  # its counts, of which the summary keeps only the sums
+    counts = {name: one for name, one in cached.counts.items() if not one.ood} if cached else {}
+    wrong = {name: 1 - one.confusion.trace() / max(1, one.confusion.sum()) for name, one in counts.items()}
+    try:
+        return draw_story(setup, summary, choice, wrong)
+    except StoreError as error:  # it was drawn before, and its logits were damaged since
+        if isinstance(error, DiskError):
+            raise
+        summary.failed[choice.image] = str(error)
+        return None

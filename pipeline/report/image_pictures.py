@@ -15,7 +15,7 @@ from PIL import Image
 
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
 from ...files import write_bytes, write_text
-from ..pictures.colours import confidence_as_float, heat_map
+from ..pictures.colours import WRONG, confidence_as_float, heat_map
 from ..pictures.sheet import reduced
 from .records import DatasetSetup, ImageSummary
 
@@ -23,7 +23,8 @@ TWO_CAMPS = math.log(2)
 """Mutual information from which on a pixel is painted as bright as can be."""
 _THUMB = 320
 _VALUES = 160
-_WRONG, _UNKNOWN, _FOREIGN = (213, 94, 0), (0, 0, 0), (0, 114, 178)
+FOREIGN, UNKNOWN = (0, 114, 178), (0, 0, 0)
+"""Colours of what is out of distribution, and of pixels without a label."""
 
 
 def draw_pictures(
@@ -52,18 +53,18 @@ def draw_pictures(
     confidence_share = confidence_as_float(confidence)
     _write_picture(folder / "photograph.jpg", Image.fromarray(photograph), width)
     _write_picture(folder / "thumb.jpg", Image.fromarray(photograph), min(_THUMB, label.shape[1]))
-    _write_picture(folder / "prediction.png", _indexed(label, PALETTE), width)
+    write_ids(folder / "prediction.png", label, PALETTE, width)
     _write_picture(folder / "confidence.jpg", Image.fromarray(heat_map(confidence_share)), width)
     summary.entry.layers += ["prediction", "confidence"]
     if information is not None:
         _write_picture(folder / "disagreement.jpg", Image.fromarray(heat_map(information / TWO_CAMPS)), width)
         summary.entry.layers.append("disagreement")
     if truth is not None and setup.truth and setup.truth.ood:
-        _write_picture(folder / "foreign.png", _marked(truth == 1, truth, _FOREIGN), width)
+        _write_picture(folder / "foreign.png", _marked(truth == 1, truth, FOREIGN), width)
         summary.entry.layers.append("foreign")
     elif truth is not None:
-        _write_picture(folder / "errors.png", _marked(label != truth, truth, _WRONG), width)
-        _write_picture(folder / "labels.png", _indexed(truth, PALETTE), width)
+        _write_picture(folder / "errors.png", _marked(label != truth, truth, WRONG), width)
+        write_ids(folder / "labels.png", truth, PALETTE, width)
         summary.entry.layers += ["errors", "labels"]
     values: dict[str, Any] = {"prediction": label, "confidence": np.rint(confidence_share * 255).astype(np.uint8)}
     if information is not None:
@@ -76,7 +77,19 @@ def draw_pictures(
 def _marked(marked: np.ndarray, truth: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:
     """Pixels that are ``marked`` (H, W) bool in a colour, those without a label black, the others transparent."""
     ids = np.where(truth == IGNORE, 1, np.where(marked, 0, IGNORE)).astype(np.uint8)
-    return _indexed(ids, (colour, _UNKNOWN))
+    return _indexed(ids, (colour, UNKNOWN))
+
+
+def write_ids(path: Path, ids: np.ndarray, colours: Sequence[tuple[int, int, int]], width: int) -> None:
+    """Write a palette image, transparent where an id has no colour.
+
+    Args:
+        path: PNG to write.
+        ids: (H, W) uint8.
+        colours: of the ids from 0 on.
+        width: to which it is reduced, if it is wider.
+    """
+    _write_picture(path, _indexed(ids, colours), width)
 
 
 def _indexed(ids: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> Image.Image:

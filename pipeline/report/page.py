@@ -1,4 +1,4 @@
-"""Writes a report's page: its tables, plots and gallery."""
+"""Writes a report's page: the picture on top, its tables, plots and gallery."""
 
 from __future__ import annotations
 
@@ -8,42 +8,33 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 
 from ... import __version__
 from ...datasets.taxonomy import CLASS_NAMES
 from ...files import write_bytes, write_json, write_text
 from ..config.manifest import Manifest
 from ..fusion.member_stores import voting_members
-from ..text import figure
+from ..text import percent, plural
 from . import plots
 from .image_pictures import CLASS_LEGEND
 from .records import DatasetSummary
+from .story import Story, shown_story
+from .tables import TITLES, dataset_table, figures_by_dataset, overview_table, summary_tables
+from .worst_images import ClassErrors, worst_over_datasets
 
 PAGE, FIGURES, PLOTS = "index.html", "report.json", "plots"
 _PAGE = Path(__file__).with_name("template")
 _FILES = ("report.css", "report.js")
-_LOWER_IS_BETTER = {"ece", "fpr95"}
-_TITLES = {
-    "miou": "mIoU",
-    "miou_classes": "classes",
-    "accuracy": "accuracy",
-    "ece": "ECE",
-    "auroc": "AUROC",
-    "auprc_success": "AUPR right",
-    "auprc_error": "AUPR wrong",
-    "auprc": "AUPRC",
-    "fpr95": "FPR 95",
-}
 
 
-def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSummary]) -> None:
+def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSummary], story: Story | None) -> None:
     """Write ``index.html``, its style sheet and script, the plots and ``report.json``.
 
     Args:
         folder: of the report.
         manifest: shown on the page.
         summaries: the summaries of the datasets.
+        story: the picture on top; None for none.
     """
     for name in _FILES:
         write_bytes(folder / name, (_PAGE / name).read_bytes())
@@ -60,8 +51,13 @@ def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSumm
         functions=manifest.ensemble,
         members=[member.name for member in voting_members(manifest)],
         images=sum(len(summary.gallery) for summary in summaries),
-        overview=_overview_table(summaries),
-        summary=[_summary_table(summary) for summary in summaries],
+        calibrated=any(member.temperature != 1 for member in voting_members(manifest)),
+        story=shown_story(story),
+        tables=summary_tables(summaries),
+        overview=overview_table(summaries),
+        by_dataset=[dataset_table(summary) for summary in summaries],
+        over_datasets=_plots_over_datasets(folder, summaries),
+        worst=_worst(summaries),
         sections=[{"dataset": each.dataset, "plots": _plots(folder, i, each)} for i, each in enumerate(summaries)],
         failed=[(each.dataset, image, reason) for each in summaries for image, reason in each.failed.items()],
         legend=CLASS_LEGEND,
@@ -69,64 +65,52 @@ def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSumm
         gallery=list(chain.from_iterable(map(_gallery, summaries))),
     )
     write_text(folder / PAGE, page)
-    write_json(folder / FIGURES, {"version": __version__, "datasets": [summary.as_json() for summary in summaries]})
+    figures = {"story": story.as_json() if story else None, "datasets": [summary.as_json() for summary in summaries]}
+    write_json(folder / FIGURES, {"version": __version__, **figures})
 
 
-def _overview_table(summaries: Sequence[DatasetSummary]) -> dict[str, Any] | None:
-    """mIoU of every subject on every dataset that has classes, and its mean; None if there are not two of them."""
-    scores = {
-        summary.dataset: {name: row["miou"] for name, row in summary.figures().items()}
-        for summary in summaries
-        if summary.semantic
-    }
-    if len(scores) < 2:
-        return None
-    subjects = list(next(iter(scores.values())))
-    columns = [{name: float(np.mean([row[name] for row in scores.values()])) for name in subjects}, *scores.values()]
-    best = [max((v for v in column.values() if not np.isnan(v)), default=None) for column in columns]
-    return {
-        "datasets": list(scores),
-        "rows": [
-            {
-                "subject": name,
-                "cells": [
-                    (figure(column[name]), len(subjects) > 1 and column[name] == top)
-                    for column, top in zip(columns, best, strict=True)
-                ],
-            }
-            for name in subjects
-        ],
-    }
+def _plots_over_datasets(folder: Path, summaries: Sequence[DatasetSummary]) -> list[dict[str, Any]]:
+    """Draw ensemble and members on every dataset; none where there are not two datasets to compare."""
+    drawn = []
+    for semantic, names, title in (
+        (True, ("miou", "auroc", "ece"), "Ensemble and members by dataset"),
+        (False, ("auroc", "auprc", "fpr95"), "Out of distribution, by dataset"),
+    ):
+        figures = figures_by_dataset(summaries, semantic=semantic)
+        if len(figures) > 1:
+            file = f"{PLOTS}/datasets-{'classes' if semantic else 'outliers'}.svg"
+            plots.dots_by_dataset(folder / file, figures, {name: TITLES[name] for name in names})
+            words = "Black: the ensemble. Other marks: members. ECE and FPR 95 are better low, all others high."
+            drawn.append({"file": file, "title": title, "words": words, "wide": True})
+    return drawn
 
 
-def _summary_table(summary: DatasetSummary) -> dict[str, Any]:
-    """The dataset's rows of the table, as texts; the best of each figure is marked."""
-    figures = summary.figures()
-    names = [name for name in next(iter(figures.values()), {}) if name in _TITLES]
-    best = {}
-    for name in names:
-        values = [row[name] for row in figures.values() if not np.isnan(row[name])]
-        if len(values) > 1 and name != "miou_classes":
-            best[name] = min(values) if name in _LOWER_IS_BETTER else max(values)
-    disagreement = summary.mean("disagreement")
-    return {
-        "dataset": summary.dataset,
-        "images": len(summary.gallery),
-        "average": f"mIoU {summary.average.words()}." if summary.semantic else None,
-        "columns": [_TITLES[name] for name in names],
-        "rows": [
-            {"subject": subject, "cells": [(figure(row[name]), row[name] == best.get(name)) for name in names]}
-            for subject, row in figures.items()
-        ],
-        "iou": [
-            (name, [figure(row["iou"][number]) for row in figures.values()])
-            for number, name in enumerate(CLASS_NAMES)
-            if figures and all("iou" in row for row in figures.values())
-        ],
-        "confidence": figure(summary.mean("confidence")),
-        "disagreement": None if disagreement is None else f"{100 * disagreement:.2f} %",
-        "information": figure(summary.mean("information")),
-    }
+def _worst(summaries: Sequence[DatasetSummary]) -> list[dict[str, Any]]:
+    """The worst images of each class, as texts."""
+    by_name = {one.dataset: one for one in summaries}
+
+    def shown(found: tuple[str, ClassErrors] | None, verb: str) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        dataset, errors = found
+        share = f"{percent(errors.share)} of its labels"
+        return {
+            "key": by_name[dataset].gallery[errors.image].key,
+            "name": f"{dataset}: {errors.image}",
+            "short": errors.image.split("/")[-1],
+            "pixels": plural(errors.pixels, "pixel"),
+            "words": f"{share}; most are {verb} {CLASS_NAMES[errors.other]}",
+        }
+
+    return [
+        {
+            "class": CLASS_NAMES[number],
+            "colour": CLASS_LEGEND[number][1],
+            "positives": shown(positives, "labelled as"),
+            "negatives": shown(negatives, "predicted as"),
+        }
+        for number, positives, negatives in worst_over_datasets((one.dataset, one.worst) for one in summaries)
+    ]
 
 
 def _plots(folder: Path, number: int, summary: DatasetSummary) -> list[dict[str, Any]]:

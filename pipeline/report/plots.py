@@ -133,6 +133,37 @@ def curves(path: Path, counts: Mapping[str, PixelCounts], *, ood: bool) -> None:
     _write(figure, path)
 
 
+def dots_by_dataset(
+    path: Path, figures: Mapping[str, Mapping[str, Mapping[str, float]]], names: Mapping[str, str]
+) -> None:
+    """Plot each figure of every subject, one line per dataset.
+
+    Args:
+        path: of the SVG file.
+        figures: dataset -> subject -> name -> value.
+        names: of the figures that are shown -> title.
+    """
+    figure, panels = _axes(10.5, 1.4 + 0.3 * len(figures), len(names))
+    lines = np.arange(len(figures))[::-1]
+    subjects = list(next(iter(figures.values())))
+    for axes, (name, title) in zip(panels, names.items(), strict=True):
+        for number, who in reversed(list(enumerate(subjects))):
+            values = [float(row[who][name]) for row in figures.values()]
+            look = _look(number)
+            mark = "D" if number == 0 else _MARKS[(number - 1) % len(_MARKS)]
+            size = 7 if number == 0 else 4.5
+            axes.plot(
+                values, lines, mark, color=look["color"], markersize=size, label=who, zorder=look.get("zorder", 2)
+            )
+        axes.set_yticks(lines, list(figures) if axes is panels[0] else [""] * len(figures))
+        axes.set_title(title, fontsize=10)
+        axes.margins(y=0.6 / max(1, len(figures)))
+    handles = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))
+    shown = [handles[who] for who in subjects]
+    panels[-1].legend(shown, subjects, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    _write(figure, path)
+
+
 def confidence_histogram(path: Path, histogram: np.ndarray) -> None:
     """How sure the ensemble is of how many pixels."""
     figure, (axes,) = _axes(5.2, 3.2)

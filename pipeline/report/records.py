@@ -16,6 +16,7 @@ from ..scoring.averages import PLAIN, Average
 from ..scoring.ground_truth import GroundTruth
 from ..scoring.pixel_counts import PixelCounts
 from ..text import without_nan
+from .worst_images import Gain, WorstImages, gain_of
 
 Item = tuple[str, ImageMaskPair | None]
 """An image, with its mask if it has one."""
@@ -29,6 +30,8 @@ class DatasetSummary:
         members: names of those that were looked at.
         counts: by subject, over all images; empty without labels.
         histogram: pixels by the ensemble's confidence, (64,) int64.
+        gains: by image, what the ensemble gains there over the best member; none without labels of classes.
+        worst: the images with most wrong pixels of each class.
         failed: images that could not be looked at -> reasons.
     """
 
@@ -38,6 +41,8 @@ class DatasetSummary:
     gallery: dict[str, GalleryEntry] = field(default_factory=dict)
     counts: dict[str, PixelCounts] = field(default_factory=dict)
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    gains: dict[str, Gain] = field(default_factory=dict)
+    worst: WorstImages = field(default_factory=WorstImages)
     failed: dict[str, str] = field(default_factory=dict)
     _disputed: np.ndarray | None = None
 
@@ -51,6 +56,10 @@ class DatasetSummary:
         for name, counted in found.counts.items():
             total = self.counts.setdefault(name, PixelCounts(counted.ood))
             total += counted
+        if gain := gain_of(found.counts, found.entry.pixels):
+            self.gains[image] = gain
+        if found.counts and not found.counts[ENSEMBLE].ood:
+            self.worst.add(image, found.counts[ENSEMBLE].confusion)
         if found.entry.disagreement is not None:
             self._disputed = found.disputes if self._disputed is None else self._disputed + found.disputes
 
@@ -89,9 +98,13 @@ class DatasetSummary:
             "members": self.members,
             "disputes": None if disputes is None else disputes.tolist(),
             "by_image": {
-                image: {name: getattr(entry, name) for name in ("wrong", *_MEANS)}
+                image: {
+                    **{name: getattr(entry, name) for name in ("wrong", *_MEANS)},
+                    "gain": self.gains[image].share if image in self.gains else None,
+                }
                 for image, entry in self.gallery.items()
             },
+            **({"worst_by_class": self.worst.as_json()} if self.semantic else {}),
             "failed": self.failed,
         }
 

@@ -75,6 +75,7 @@ def opened(browser: Any, folder: Path) -> Iterator[Opened]:
 
 
 def test_pictures_and_plots_are_there(opened: Opened) -> None:
+    opened.page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     for image in opened.page.locator("img").all():
         image.scroll_into_view_if_needed()
         opened.page.wait_for_function("image => image.complete", arg=image.element_handle())
@@ -195,6 +196,28 @@ def test_layers(opened: Opened) -> None:
     opened.page.locator("#dataset").select_option("garden")
     assert [text.strip() for text in labels.all_inner_texts()] == names[:3]
     assert opened.page.locator("#layer").get_attribute("alt") == "Prediction"
+
+
+def test_links_show_their_image_in_the_gallery(opened: Opened, folder: Path) -> None:
+    chosen = json.loads((folder / "report.json").read_text())["story"]
+    opened.page.locator("#dataset").select_option("garden")
+    opened.page.get_by_text("Look closer").click()
+    assert opened.shown == f"{chosen['dataset']}: {chosen['image']}"
+    assert opened.page.locator("#dataset").input_value() == ""
+    worst = opened.page.locator("#worst a").last
+    opened.page.locator("#search").fill("nothing is named so")
+    worst.click()
+    assert opened.shown == worst.get_attribute("title")
+    assert opened.page.locator("#layers input:checked").input_value() == "errors"
+    assert "errors.png" in opened.page.locator("#layer").get_attribute("src")
+
+
+def test_tables_open_in_their_place(opened: Opened) -> None:
+    table = opened.page.locator("#summary .folds table").first
+    assert not table.is_visible()
+    opened.page.locator("#summary .folds summary").first.click()
+    assert table.is_visible()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 1400
 
 
 def test_on_a_phone(browser: Any, folder: Path) -> None:

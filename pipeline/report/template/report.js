@@ -204,5 +204,17 @@
       step(event.key === "ArrowLeft" ? -1 : 1);
     }
   });
+  for (const link of document.querySelectorAll("a[data-show]")) {
+    link.addEventListener("click", (event) => {
+      const image = images.find((one) => one.key === link.dataset.show);
+      if (!image || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      for (const id of ["dataset", "class", "search"]) by(id).value = "";
+      layer = link.dataset.layer ?? layer;
+      filter();
+      show(image);
+      by("viewer").scrollIntoView({ block: "start" });
+    });
+  }
   filter();
 })();
