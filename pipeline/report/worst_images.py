@@ -15,7 +15,7 @@ from ..scoring.pixel_counts import PixelCounts
 
 @dataclass(frozen=True)
 class Gain:
-    """What the ensemble gains on one image over the member that is best there.
+    """The gain of the ensemble on one image over the member that is best there.
 
     Attributes:
         share: pixels that the ensemble gets right beyond those of the member, as a share of all of the image; below
