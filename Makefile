@@ -20,20 +20,27 @@ empty :=
 WARNINGS = $(subst $(empty) $(empty),$(comma),$(addprefix error:::hmsa_pipeline.,$(MODULES)))
 SET = $(BARE) LC_ALL=C PYTHONUNBUFFERED=1 COLUMNS=60 NO_COLOR=1 OMP_NUM_THREADS=1 PYTHONWARNINGS="$(WARNINGS)"
 PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
-# What depends on such settings: the commands as users run them, and what writes files, prints or starts processes.
-# Left out of the second and third pass are commands that take minutes, of which the first pass has all: the walk of the
-# demo and the documents, training, clusters, object stores, BRAVO's report, the full-size network, the browser.
-LONG = bravo cloud cluster demo every_option kills report report_page train train_interruptions train_wrong_input w48 workers
-COMMANDS = $(filter-out $(LONG:%=tests/cli/test_%.py),$(wildcard tests/cli/test_*.py))
-ON_SETTINGS = $(COMMANDS) tests/test_errors.py tests/test_files.py tests/pipeline/runtime tests/pipeline/storage \
-  tests/pipeline/config/test_manifest_writing.py tests/pipeline/store/test_store.py \
-  tests/pipeline/store/test_store_golden.py tests/pipeline/inference/test_inputs.py \
-  tests/pipeline/workers/test_dask_pool.py tests/pipeline/training/test_log.py \
-  tests/pipeline/training/test_loader_workers.py
-# What depends on the versions of libraries that a newer Python brings: stores, manifests, commands.
-ON_NEWEST = $(COMMANDS) tests/pipeline/store $(wildcard tests/pipeline/config/test_manifest*.py)
+PLAINLY = help usage streams manifest_command status_verify own_processes
+# What depends on such settings: commands in processes of their own, and what prints, writes files, counts threads or
+# starts processes. What a command does within the tests' own process is the same under them, and the first pass turns
+# warnings into errors there as well (pyproject.toml).
+ON_SETTINGS = $(PLAINLY:%=tests/cli/test_%.py) tests/test_errors.py tests/test_files.py tests/pipeline/runtime \
+  tests/pipeline/storage/test_filesystem.py tests/pipeline/storage/test_run_record.py \
+  tests/pipeline/config/test_manifest_writing.py tests/pipeline/inference/test_inputs.py \
+  tests/pipeline/training/test_log.py tests/pipeline/training/test_loader_workers.py
+# What depends on the versions of libraries that a newer Python brings: stores, manifests, and every command, through the
+# walk over all options.
+ON_NEWEST = $(PLAINLY:%=tests/cli/test_%.py) tests/cli/test_every_option.py tests/cli/test_wrong_manifest.py \
+  tests/cli/test_dump.py tests/cli/test_import_logits.py tests/pipeline/store \
+  $(wildcard tests/pipeline/config/test_manifest*.py)
+# Of the tests that take minutes those that every change has to pass, by name.
+OF_SLOW = tests/test_gpu_kit.py::test_a_rehearsal_runs_every_step \
+  tests/cli/test_train.py::test_a_minute_of_training_would_tell_streets_from_skies \
+  tests/cli/test_kills.py::test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes[3] \
+  tests/cli/test_kills.py::test_workers_killed_at_any_moment_cost_nothing[5] \
+  tests/cli/test_kills.py::test_a_run_stops_before_the_disk_is_full_and_goes_on
 
-.PHONY: help demo docs test test-bare test-settings test-newest test-newest-here test-slow test-cluster lint format clean same-python
+.PHONY: help demo docs test test-bare test-settings test-newest test-newest-here test-slow test-slow-part test-cluster lint format clean same-python
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -72,8 +79,11 @@ test-newest:  ## stores, manifests and commands on the newest Python at hand tha
 test-newest-here: $(VENV)/.test
 	$(PLAIN) $(PYTEST) $(ON_NEWEST)
 
-test-slow: $(VENV)/.test  ## set up, then run the tests that take minutes: faults, kills, clusters
-	$(PLAIN) $(BIN)/python -m pytest -m slow --timeout=1800
+test-slow: $(VENV)/.test  ## set up, then run the tests that take minutes: faults, kills, clusters, a GPU's rehearsal
+	$(PLAIN) $(BIN)/python -m pytest -m slow
+
+test-slow-part: $(VENV)/.test  ## of these, some that .ci/run runs
+	$(PLAIN) $(PYTEST) -m slow $(OF_SLOW:%='%')
 
 test-cluster: $(VENV)/.test  ## jobs on a real Slurm, which tests/cluster/README.md says how to install; part of test-slow
 	$(PLAIN) $(BIN)/python -m pytest -m slow tests/cluster

@@ -100,7 +100,21 @@ def check_weights(path: Path, arch: str, num_classes: int = 19) -> str | None:
         arch: name of the architecture.
         num_classes: classes of the scores.
     """
-    return _fitting(path, expected_shapes(arch, num_classes), arch).note()
+    return read_fitting_weights(path, arch, num_classes).note()
+
+
+def read_fitting_weights(path: Path, arch: str, num_classes: int = 19) -> Weights:
+    """Return what `read_weights` would, once `check_weights` has nothing against it.
+
+    Args:
+        path: the file.
+        arch: name of the architecture.
+        num_classes: classes of the scores.
+
+    Raises:
+        CheckpointError: as `load_weights`.
+    """
+    return _fitting(path, expected_shapes(arch, num_classes), arch)
 
 
 def _fitting(path: Path, expected: Mapping[str, tuple[int, ...]], arch: str) -> Weights:

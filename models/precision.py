@@ -42,13 +42,14 @@ def demand_range(path: Path, model: nn.Module, dtype: torch.dtype) -> None:
     )
 
 
-def check_range(path: Path, arch: str, dtype: torch.dtype) -> None:
+def check_range(path: Path, arch: str, dtype: torch.dtype, weights: Mapping[str, Tensor] | None = None) -> None:
     """Raise what `demand_range` would of a file that `checkpoint.check_weights` passes.
 
     Args:
         path, arch, dtype: the file, its architecture, and in which it is to compute.
+        weights: what `checkpoint.read_fitting_weights` read from it; read again if None.
     """
-    weights = read_weights(path, expected_shapes(arch)).tensors
+    weights = read_weights(path, expected_shapes(arch)).tensors if weights is None else weights
     if _bound(weights) <= torch.finfo(dtype).max:
         return
     with torch.device("meta"):

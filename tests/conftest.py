@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from hypothesis import settings
 
 from .s3_server import s3_server
 
@@ -22,6 +23,10 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != _ROOT]
 # Of tests side by side none may take all cores; before anybody imports torch.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes is no property of the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 # Files that take minutes come first, so that side by side none is left over for the end.
 _LONGEST = ("test_demo", "test_train", "test_train_interruptions", "test_cloud", "test_predict")

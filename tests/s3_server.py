@@ -22,8 +22,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from .limits import PATIENCE
+
 KEY, SECRET = "tests", "tests-secret"
-START_SECONDS = 60.0
 
 
 @contextlib.contextmanager
@@ -117,7 +118,7 @@ def _seaweedfs(weed: Path) -> Iterator[str]:
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    until = time.monotonic() + START_SECONDS
+    until = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < until:
         with contextlib.suppress(OSError), opener.open(url, timeout=5):
             return

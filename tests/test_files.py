@@ -181,7 +181,7 @@ def test_the_guard_of_a_killed_process_is_free(tmp_path: Path) -> None:
         "from hmsa_pipeline.files import guarded\n"
         "with guarded(Path(sys.argv[1])):\n"
         "    print('held', flush=True)\n"
-        "    time.sleep(600)\n"
+        "    time.sleep(7200)\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, guard], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None

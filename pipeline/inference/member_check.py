@@ -11,7 +11,7 @@ from ...datasets.decode.tensors import MEAN, STD
 from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import CheckpointError
 from ...files import sha256
-from ...models.checkpoint import check_weights
+from ...models.checkpoint import read_fitting_weights
 from ...models.precision import check_range
 from ..config.manifest import DatasetEntry, InferenceOptions, Member
 from ..runtime.device import AUTOCAST
@@ -29,9 +29,9 @@ def check_member(member: Member, precision: str) -> str | None:
         CheckpointError: it cannot be read, does not fit the network, or has weights beyond the precision's range.
     """
     path = member.checkpoint_path()
-    note = check_weights(path, member.arch)
-    check_range(path, member.arch, AUTOCAST.get(precision, torch.float32))
-    return note
+    weights = read_fitting_weights(path, member.arch)
+    check_range(path, member.arch, AUTOCAST.get(precision, torch.float32), weights.tensors)
+    return weights.note()
 
 
 def checkpoint_digest(member: Member) -> str:

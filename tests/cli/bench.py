@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import io
 import json
 import os
@@ -19,10 +20,13 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import typer
 import yaml
 import zarr
 from hmsa_pipeline import cli
 from PIL import Image
+
+from ..limits import PATIENCE
 
 TINY = "hrnet_tiny_ocr_mscale"
 
@@ -117,6 +121,15 @@ class Bench:
         return start(command, "--manifest", str(self.manifest), *options, env=env)
 
 
+_make_command = typer.main.get_command
+# Typer works all options out again at every call, which a process of its own does once.
+_command_of_all = functools.cache(lambda: _make_command(cli.app))
+
+
+def _get_command(app: typer.Typer) -> Any:
+    return _command_of_all() if app is cli.app else _make_command(app)
+
+
 def run(*argv: str) -> Result:
     """A command line in this process, which does the work itself unless it is told who is to do it."""
     if argv[:1] in [("dump",), ("ensemble",), ("predict",)] and not {"--workers", "--scheduler", "--help"} & set(
@@ -128,6 +141,7 @@ def run(*argv: str) -> Result:
     try:
         with (
             mock.patch.object(sys, "argv", ["hmsa-pipeline", *argv]),
+            mock.patch.object(typer.main, "get_command", _get_command),
             mock.patch.object(os, "_exit", _leave),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
@@ -163,7 +177,7 @@ def start_python(*argv: str, env: Mapping[str, str] | None = None) -> subprocess
 
 def ended(process: subprocess.Popen[str]) -> Result:
     """Wait for what `start` began."""
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in err, err
     return Result(process.returncode, out, _without_progress(err))
 

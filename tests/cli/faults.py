@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from ..limits import PATIENCE
+
 # Python runs this in every process; only those that another Python started are workers.
 _SITE = """
 import multiprocessing, os, pathlib, signal, time
@@ -138,7 +140,7 @@ def _line(process: psutil.Process) -> list[str]:
         return []
 
 
-def wait_for(when: Callable[[], bool], seconds: float = 240.0) -> None:
+def wait_for(when: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait until ``when`` holds; AssertionError if it never does."""
     end = time.monotonic() + seconds
     while not when():

@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 import yaml
 
+from ..limits import PATIENCE
 from .bench import Bench, ended, files, quiet, run
 from .test_cluster import Cluster
 from .test_workers import bench, reference, street
@@ -183,7 +184,7 @@ def test_ssh_brings_workers_that_end_with_the_script(bench: Bench, reference: Be
         env=os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

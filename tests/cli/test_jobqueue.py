@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ..documents import DOCS
+from ..limits import PATIENCE
 from .bench import Bench, ended, files, quiet
 from .faults import wait_for
 from .test_workers import IMAGES, bench, record, reference, shards, street
@@ -80,7 +81,7 @@ def test_the_program_for_dask_jobqueue_brings_workers_that_dump(
         scripts = [path.read_text() for path in jobs.glob("*.script")]
         assert len(scripts) == 8
         assert all("#SBATCH --gpus=1" in script and script.count("--cpus-per-task") == 1 for script in scripts)
-        recipe.communicate("\n", timeout=60)
+        recipe.communicate("\n", timeout=PATIENCE)
         assert recipe.returncode == 0, (tmp_path / "recipe.log").read_text()
         wait_for(lambda: len(list(jobs.glob("*.cancelled"))) == 8)
     finally:

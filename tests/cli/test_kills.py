@@ -46,7 +46,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(bench: Bench, refe
     crew = workers(process.pid)
     process.kill()
     ended(process)
-    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in crew), 60)
+    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in crew))
     resumed(bench, reference)
 
 
@@ -77,7 +77,7 @@ def test_nannies_killed_at_any_moment_cost_nothing(
     result = ended(process)
     assert (result.code, quiet(result.err)) == (0, []), result
     assert files(bench.logits) == files(reference.logits)
-    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in children), 60)
+    wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in children))
 
 
 @pytest.fixture

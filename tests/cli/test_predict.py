@@ -20,6 +20,7 @@ from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store.shard_writer import ShardWriter
 from torch import Tensor
 
+from ..limits import PATIENCE
 from .bench import Bench, changed, ended, files, quiet
 from .conftest import plain_cpu
 
@@ -457,7 +458,7 @@ def test_it_goes_on_after_an_interruption(long: Bench, tmp_path: Path, how: sign
         time.sleep(0.01)
     process.send_signal(how)
     if how == signal.SIGKILL:
-        process.communicate(timeout=240)
+        process.communicate(timeout=PATIENCE)
     else:
         result = ended(process)
         assert result.code == 130

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 import pytest
 
+from ..limits import PATIENCE
 from .bench import Bench
 
 LIST = ("-m", "hmsa_pipeline.cli", "datasets", "list", "gta5")
@@ -50,7 +51,7 @@ def python(
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTHONUNBUF")}
     plain |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-P", *arguments], stdout=out, stderr=err, text=True, env=plain | env, timeout=240
+        [sys.executable, "-P", *arguments], stdout=out, stderr=err, text=True, env=plain | env, timeout=PATIENCE
     )
     return done.returncode, done.stdout or "", done.stderr or ""
 
@@ -125,7 +126,7 @@ def test_a_reader_that_has_left_does_not_change_the_exit_code(
 def test_a_reader_that_leaves_early_does_not_change_the_exit_code() -> None:
     assert python([*LIST, "--json", "/dev/stdout"], subprocess.PIPE)[0] == 0
     command = 'set -o pipefail; "$0" -P -m hmsa_pipeline.cli datasets list --json /dev/stdout | head -n 1'
-    done = subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, text=True, timeout=240)
+    done = subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
 
@@ -145,7 +146,7 @@ def test_a_stream_that_was_closed_before_the_start_swallows_what_it_is_given(tmp
     figures = tmp_path / "figures.json"
     command = f'"$0" -P -m hmsa_pipeline.cli datasets list gta5 --json "$1" {shut}'
     done = subprocess.run(
-        ["bash", "-c", command, sys.executable, str(figures)], capture_output=True, text=True, timeout=240
+        ["bash", "-c", command, sys.executable, str(figures)], capture_output=True, text=True, timeout=PATIENCE
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(figures.read_text())[0]["name"] == "gta5"
@@ -153,7 +154,7 @@ def test_a_stream_that_was_closed_before_the_start_swallows_what_it_is_given(tmp
 
 def test_without_standard_error_nothing_slips_between_the_figures() -> None:
     command = '"$0" -P -m hmsa_pipeline.cli datasets list gta5 --json - 2>&-'
-    done = subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, text=True, timeout=240)
+    done = subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, text=True, timeout=PATIENCE)
     assert json.loads(done.stdout)[0]["name"] == "gta5"
 
 

@@ -291,6 +291,7 @@ def test_overwrite_begins_afresh(worlds: Path, tmp_path: Path) -> None:
     assert not (output / "checkpoints/epoch_0002.pth").exists()
 
 
+@pytest.mark.slow
 def test_a_minute_of_training_would_tell_streets_from_skies(tmp_path: Path) -> None:
     """The shipped demo for a third of its time; benchmarks/RESULTS.md has what all of it reaches."""
     drawn = run(

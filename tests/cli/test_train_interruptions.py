@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 
+from ..limits import PATIENCE
 from .bench import ended, start, start_python
 from .faults import Hold
 from .training import farthest, history, last, options, same_bits, weights
@@ -44,7 +45,7 @@ def interrupted(words: list[str], output: Path, folder: Path, number: signal.Sig
     assert (saved["epoch"], 0 < saved["training"]["step"] < 5) == (1, True)
     process.send_signal(number)
     hold.release()
-    _out, err = process.communicate(timeout=240)
+    _out, err = process.communicate(timeout=PATIENCE)
     assert "Traceback" not in err
     return process.returncode, err
 
@@ -138,7 +139,7 @@ def test_a_process_that_dies_takes_the_others_with_it(world: Path, tmp_path: Pat
     workers = [int(pid) for pid in children if int(pid) != process.pid]
     assert len(workers) == 2, children
     subprocess.run([sys.executable, "-c", f"import os; os.kill({workers[1]}, 9)"], check=True)
-    _out, err = process.communicate(timeout=240)
+    _out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode not in (0, 130)
     assert "Traceback" not in err, err
     left = subprocess.run(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ..limits import PATIENCE
 from .bench import Bench, changed, ended, run, start
 
 MISUSES: dict[tuple[str, ...], str] = {  # the words of a misuse -> the one of them that is named
@@ -65,7 +66,7 @@ def test_figures_into_a_pipe_leave_the_pipe_what_it_is(empty: Bench) -> None:
 
 def test_an_error_in_debug_mode_keeps_its_traceback() -> None:
     process = start("--debug", "status", "--manifest", "nowhere.yaml")
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
     assert "Traceback" in err
     assert "nowhere.yaml: no such manifest" in err

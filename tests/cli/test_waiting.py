@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from hmsa_pipeline.pipeline.commands.shared import waiting
 from hmsa_pipeline.pipeline.workers import recorded_jobs
 
+from ..limits import PATIENCE
 from .bench import Bench, Result, ended, files, start_python
 from .faults import wait_for
 
@@ -51,7 +51,7 @@ def waited(bench: Bench, target: Path, *words: str) -> Result:
     assert process.stderr is not None
     line = process.stderr.readline()
     assert line.startswith(f"waiting since 0 s: {target}.lock: held by process {child.pid} on "), line
-    child.communicate("\n", timeout=30)
+    child.communicate("\n", timeout=PATIENCE)
     return ended(process)
 
 
@@ -80,12 +80,12 @@ def test_a_requeued_job_waits_and_others_do_not(full: Bench) -> None:
     child = hold(target)
     with mock.patch.dict(os.environ, {"SLURM_RESTART_COUNT": "1"}):
         assert full.run("dump", "--no-wait").refusal().startswith(f"{target}.lock: held by process {child.pid}")
-        with mock.patch.object(waiting, "sleep", lambda seconds: child.communicate("\n", timeout=30)):
+        with mock.patch.object(waiting, "sleep", lambda seconds: child.communicate("\n", timeout=PATIENCE)):
             result = full.run("dump")
     assert (result.code, len(result.err.splitlines())) == (0, 1), result
     child = hold(target)
     assert full.run("dump").refusal().startswith(f"{target}.lock: held by process {child.pid}")
-    child.communicate("\n", timeout=30)
+    child.communicate("\n", timeout=PATIENCE)
 
 
 def test_a_line_a_minute_says_for_what_it_waits(full: Bench) -> None:
@@ -95,7 +95,7 @@ def test_a_line_a_minute_says_for_what_it_waits(full: Bench) -> None:
     def sleep(seconds: float) -> None:
         clock[0] += seconds
         if clock[0] == 150:
-            child.communicate("\n", timeout=30)
+            child.communicate("\n", timeout=PATIENCE)
 
     with mock.patch.multiple(waiting, sleep=sleep, monotonic=lambda: clock[0]):
         result = full.run("dump", "--wait")
@@ -180,11 +180,11 @@ def test_a_run_that_is_beaten_between_plan_and_start_begins_nothing_or_waits(
         refusal = full.run(command).refusal()
     assert refusal.startswith(f"{target}.lock: held by process {held[0].pid} on ")
     assert made() == before
-    held.pop().communicate("\n", timeout=30)
+    held.pop().communicate("\n", timeout=PATIENCE)
 
     with (
         mock.patch.object(recorded_jobs, "run_jobs", beaten(target, held)),
-        mock.patch.object(waiting, "sleep", lambda seconds: held[0].communicate("\n", timeout=30)),
+        mock.patch.object(waiting, "sleep", lambda seconds: held[0].communicate("\n", timeout=PATIENCE)),
     ):
         result = full.run(command, "--wait")
     (line,) = result.err.splitlines()
@@ -231,16 +231,14 @@ def test_the_lock_of_a_job_that_is_over_is_free(full: Bench, tmp_path: Path, squ
     assert "--noheader --jobs=12 --format=%T" in (tmp_path / "bin/asked").read_text().splitlines()
 
 
-@pytest.mark.parametrize("squeue", [*DOUBT, "sleep 60"])
+@pytest.mark.parametrize("squeue", [*DOUBT, "sleep 7200"])
 def test_in_doubt_a_lock_is_held(full: Bench, tmp_path: Path, squeue: str) -> None:
     left(full.store("street", "ant"))
-    begin = time.monotonic()
     with (
         mock.patch.dict(os.environ, commands(tmp_path / "bin", squeue)),
         mock.patch("hmsa_pipeline.pipeline.storage.slurm._SECONDS", 1),
     ):
         assert "held by process 7 on elsewhere" in full.run("dump").refusal()
-    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.parametrize(
@@ -285,8 +283,8 @@ def test_a_lock_names_the_job_of_its_holder(tmp_path: Path) -> None:
         "slurm_restart": 3,
         "slurm_cluster": "here",
     }
-    child.communicate("\n", timeout=30)
+    child.communicate("\n", timeout=PATIENCE)
     child = hold(target)
     assert not [key for key in json.loads((tmp_path / "store.lock").read_text()) if key.startswith("slurm")]
-    child.communicate("\n", timeout=30)
+    child.communicate("\n", timeout=PATIENCE)
     wait_for(lambda: not (tmp_path / "store.lock").exists())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ..limits import PATIENCE
 from .bench import Bench
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,13 @@ NOT_PACKAGED = {
 
 def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     done = subprocess.run(
-        [str(word) for word in command], env=env, cwd=cwd, capture_output=True, text=True, timeout=240, check=False
+        [str(word) for word in command],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -92,7 +99,7 @@ def hmsa(installed: Path, folder: Path, *words: str | Path) -> tuple[int, str]:
     env = os.environ | {"PYTHONPATH": str(installed), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(installed / "bin" / "hmsa-pipeline"), *(str(word) for word in words)]
     done = subprocess.run(
-        command, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
+        command, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE
     )
     return done.returncode, done.stdout
 

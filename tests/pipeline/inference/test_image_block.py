@@ -14,6 +14,8 @@ from hmsa_pipeline.pipeline.inference.transfer import ByteBudget, HostCopy, Stag
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ...limits import PATIENCE
+
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 4))
 def test_no_more_waits_than_the_budget_allows(sizes: list[int], items: int) -> None:
@@ -33,7 +35,7 @@ def test_no_more_waits_than_the_budget_allows(sizes: list[int], items: int) -> N
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE)
         assert not thread.is_alive()
     assert most[0] <= limit
     assert most[1] <= items
@@ -47,7 +49,7 @@ def test_one_that_is_larger_than_the_budget_passes_alone() -> None:
     waiting.join(timeout=0.2)
     assert waiting.is_alive()
     budget.release(1000)
-    waiting.join(timeout=10)
+    waiting.join(timeout=PATIENCE)
     assert not waiting.is_alive()
 
 

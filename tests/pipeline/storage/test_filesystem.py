@@ -180,7 +180,7 @@ def test_the_guard_of_the_dead_is_taken_over(remote: Path, monkeypatch: pytest.M
     write_bytes(remote / ".x.lock", b"somebody who died")
     begun = time.monotonic()
     with short_lock(remote / ".x.lock"):
-        assert 0.5 < time.monotonic() - begun < 20
+        assert time.monotonic() - begun > 0.5
         assert read_bytes(remote / ".x.lock") != b"somebody who died"
     assert size(remote / ".x.lock") is None
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,20 +241,18 @@ def test_a_server_that_says_nothing(server: OddServer, remote: Path, monkeypatch
 def test_ctrl_c_is_heard_while_a_server_says_nothing(
     server: OddServer, remote: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hmsa_pipeline.pipeline.storage.object_client.REQUEST_SECONDS", 20)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.storage.object_client.REQUEST_SECONDS", 7200)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         # Where the tests run in the background, Python may have been started with Ctrl-C ignored.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        begun = time.monotonic()
         threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         try:
             with pytest.raises(KeyboardInterrupt):
                 size(remote / "x")
         finally:
             signal.signal(signal.SIGINT, before)
-        assert time.monotonic() - begun < 15
 
 
 @pytest.mark.parametrize(

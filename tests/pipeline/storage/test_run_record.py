@@ -16,6 +16,8 @@ from hmsa_pipeline import __version__, files
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.storage.run_record import failures, gone, now, read_runs, record_gone, record_run
 
+from ...limits import PATIENCE
+
 WRITE = """
 import sys
 from pathlib import Path
@@ -57,7 +59,7 @@ def test_a_run_takes_the_place_of_its_forerunner_and_of_no_other(tmp_path: Path)
 
 def test_processes_that_write_at_once_lose_nothing_of_one_another(tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITE, tmp_path, str(name)]) for name in range(4)]
-    assert [writer.wait(timeout=240) for writer in writers] == [0] * 4
+    assert [writer.wait(timeout=PATIENCE) for writer in writers] == [0] * 4
     runs = read_runs(tmp_path)["dump"]
     assert {subject: run["done"] for subject, run in runs.items()} == {
         f"street/{name}-{number}": number for name in range(4) for number in range(20)

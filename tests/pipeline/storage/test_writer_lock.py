@@ -21,6 +21,7 @@ from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.storage import writer_lock as lock_module
 from hmsa_pipeline.pipeline.storage.writer_lock import STALE_SECONDS, require_free, require_held, writer_lock
 
+from ...limits import PATIENCE
 from ..stores import edit_json
 
 HOLD = """
@@ -30,7 +31,7 @@ from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 
 with writer_lock(Path(sys.argv[1])):
     print("held", flush=True)
-    time.sleep(600)
+    time.sleep(7200)
 """
 
 
@@ -232,7 +233,7 @@ def test_the_heartbeat_renews_the_files_time(target: Path, path: Path, monkeypat
     monkeypatch.setattr(lock_module, "HEARTBEAT_SECONDS", 0.01)
     with writer_lock(target):
         grow_old(path, 10 * STALE_SECONDS)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while time.time() - path.stat().st_mtime > STALE_SECONDS:
             assert time.monotonic() < deadline, "no heartbeat"
             time.sleep(0.005)
@@ -322,7 +323,7 @@ def test_of_many_that_race_for_a_dead_lock_one_at_a_time_gets_it(target: Path, p
     left_behind(target, path, started="long ago")
     command = [sys.executable, "-c", RACE, target, tmp_path / "alone", path.read_text(), "8"]
     racers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(5)]
-    errors = [racer.communicate(timeout=240)[1].decode() for racer in racers]
+    errors = [racer.communicate(timeout=PATIENCE)[1].decode() for racer in racers]
     assert errors == [""] * 5
     assert others(path) == set()
 

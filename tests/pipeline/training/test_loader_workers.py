@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from ...limits import PATIENCE
+
 FRAMES = """
 from pathlib import Path
 import torch
@@ -51,6 +53,8 @@ sys.exit(7)
 # The signals of a terminal or a cluster reach all processes of a group, that which workers are forked from too.
 GROUP = """
 import signal, subprocess
+
+from ...limits import PATIENCE
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 for number in (15, 2):  # from elsewhere: what the parent itself sends ends a worker
@@ -78,14 +82,14 @@ def begun(folder: Path, code: str) -> subprocess.Popen[str]:
 
 def ended(folder: Path, code: str) -> tuple[int, str]:
     process = begun(folder, code)
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=PATIENCE)
     assert group(process.pid) == []
     return process.returncode, err
 
 
 def group(number: int) -> list[int]:
     """The processes of a group that still run, waiting a while for their end."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + PATIENCE
     while True:
         left = []
         for stat in Path("/proc").glob("[0-9]*/stat"):
