@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,42 @@ def writer_lock(target: Path) -> Iterator[str]:
 def require_free(target: Path) -> None:
     """Raise LockHeldError if a process holds the lock of ``target`` now; nothing is written."""
     _require_dead(_lock_file(target))
+
+
+@dataclass(frozen=True)
+class LockHolder:
+    """The process that holds a lock, or that held it and died.
+
+    Attributes:
+        who: process and host.
+        since: when it took the lock, ISO 8601.
+        alive: whether the lock is held.
+        here: whether it runs on this machine.
+        modified: time of its last sign of life, in seconds since 1970, by the clock of the disk.
+        silent: seconds since then, by the clock of this machine.
+    """
+
+    who: str
+    since: str
+    alive: bool
+    here: bool
+    modified: float
+    silent: float
+
+
+def lock_holder(target: Path) -> LockHolder | None:
+    """Say who holds the lock of the folder ``target``; None if nobody does. OSError if the lock cannot be read."""
+    path = _lock_file(target)
+    try:
+        holder = _holder(path)
+        if holder is None:
+            return None
+        renewed = modified(path)
+    except FileNotFoundError:
+        return None
+    who = f"process {holder['pid']} on {holder['host']}" if holder else "a process"
+    since = holder.get("since", datetime.fromtimestamp(renewed, UTC).isoformat(timespec="seconds"))
+    return LockHolder(who, since, _alive(holder, path), _is_here(holder), renewed, max(0.0, time.time() - renewed))
 
 
 def require_held(target: Path, token: str) -> None:

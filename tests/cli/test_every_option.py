@@ -201,6 +201,8 @@ ROWS: dict[tuple[str, str], Row] = {
     ("submit", "--predictions"): Changes("--predictions {root}"),
     ("submit", "--check"): Changes("--check {photo}", "--manifest {m} --datasets city --format cityscapes"),
     **common("status", *NAMED),
+    ("status", "--watch"): Held("cli/test_status_watch.py::test_a_complete_run_is_said_once"),
+    ("status", "SECONDS"): Held("cli/test_status_watch.py::test_seconds_pass_from_one_look_to_the_next"),
     **refused("status"),
     **common("verify", *NAMED),
     **refused("verify"),

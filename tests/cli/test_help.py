@@ -33,7 +33,7 @@ SURFACE = {
     "report": COMMON
     | {"--write", "--no-members", "--ground-truth", "--width", "--limit", "--processes", "--average"},
     "submit": (COMMON - {"--models"}) | {"--samples", "--predictions", "--check", "--format", "--method"},
-    "status": COMMON,
+    "status": COMMON | {"SECONDS", "--watch"},
     "verify": COMMON | {"--repair"},
     "import-logits": (COMMON - {"--models", "--datasets"})
     | {"FOLDER", "--model", "--dataset", "--kind", "--limit", "--channels", "--overwrite"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import os
 import shlex
 import sys
@@ -46,6 +47,25 @@ class Output:
         """Write the figures where ``--json`` says."""
         if self.target:
             _write(self.target, as_json(value), "--json")
+
+    def figures_line(self, value: Any, *, first: bool) -> None:
+        """Write figures as one line of JSON behind the lines before it.
+
+        Args:
+            value: the figures.
+            first: begin the file.
+        """
+        text = f"{json.dumps(value)}\n"
+        if self.target == STANDARD_OUTPUT:
+            print(text, end="", flush=True)
+        elif self.target:
+            try:
+                with Path(self.target).open("w" if first else "a", encoding="utf-8") as file:
+                    file.write(text)
+            except BrokenPipeError:
+                return
+            except OSError as error:
+                raise _unwritable("--json", self.target, error) from error
 
     def try_again(self) -> None:
         """Print the command that tries again what failed, and skips what is complete."""
