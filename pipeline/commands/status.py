@@ -78,19 +78,14 @@ def _watch(manifest: Manifest, say: Output, seconds: float) -> None:
 
 
 def _watcher(manifest: Manifest) -> Watcher:
-    from ...datasets.layout.find_images import list_images
-    from ..fusion.prediction_files import CONFIDENCE, LABEL
-    from ..storage.output_folder import own_folders, predictions_path
+    from ..fusion.prediction_files import CONFIDENCE, LABEL, count_photographs
+    from ..storage.output_folder import predictions_path
     from ..store.watch import Watcher
 
     entries = {entry.name: entry for entry in manifest.datasets}
 
     def count_images(dataset: str) -> int | None:
-        entry = entries[dataset]
-        try:
-            return len(list_images(entry.root_path(), entry.type, entry.split, own_folders(manifest.output)))
-        except HmsaError:  # the photographs may be on the machine of the run only
-            return None
+        return count_photographs(entries[dataset], manifest.output)
 
     predictions = {name: predictions_path(manifest.output, name) for name in entries}
     return Watcher(manifest.output, manifest.stores(), predictions, (LABEL, CONFIDENCE), count_images)

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from ...datasets.decode.arrays import decode_grey, decode_rgb
+from ...datasets.layout.find_images import list_images
 from ...datasets.layout.folder_layout import output_stem
 from ...datasets.taxonomy import CLASS_NAMES
-from ...errors import DatasetError, StoreError, cannot_read, first_few
+from ...errors import DatasetError, HmsaError, StoreError, cannot_read, first_few
+from ..config.manifest import DatasetEntry
 from ..storage.filesystem import listing, read_bytes
+from ..storage.output_folder import own_folders
 
 LABEL, CONFIDENCE = "_pred.png", "_conf.png"
 
@@ -23,6 +26,19 @@ def prediction_names(image: str) -> tuple[str, str]:
     """Return the names of an image's class map and confidence below the folder of its dataset."""
     stem = output_stem(image)
     return f"{stem}{LABEL}", f"{stem}{CONFIDENCE}"
+
+
+def count_photographs(entry: DatasetEntry, output: Path) -> int | None:
+    """Count the photographs of a dataset, each of which is to get a prediction; None if they cannot be listed here.
+
+    Args:
+        entry: the dataset.
+        output: the output folder, whose own files are no photographs.
+    """
+    try:
+        return len(list_images(entry.root_path(), entry.type, entry.split, own_folders(output)))
+    except HmsaError:  # they may be on the machine of the run only
+        return None
 
 
 def require_predictions(folder: Path, names: Sequence[str], called: str, fix: str) -> None:
