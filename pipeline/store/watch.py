@@ -66,7 +66,7 @@ class Progressed:
         total: images that there are; None if that is not known.
         failed: images that the last run could not do.
         rate: images per second; None if nobody works on it or it is not known yet.
-        seconds_left: None likewise.
+        seconds_left: at this rate; None without one.
         state: in words.
     """
 
