@@ -33,13 +33,6 @@ ON_SETTINGS = $(PLAINLY:%=tests/cli/test_%.py) tests/test_errors.py tests/test_f
 ON_NEWEST = $(PLAINLY:%=tests/cli/test_%.py) tests/cli/test_every_option.py tests/cli/test_wrong_manifest.py \
   tests/cli/test_dump.py tests/cli/test_import_logits.py tests/pipeline/store \
   $(wildcard tests/pipeline/config/test_manifest*.py)
-# Of the tests that take minutes those that every change has to pass, by name.
-OF_SLOW = tests/test_gpu_kit.py::test_a_rehearsal_runs_every_step \
-  tests/cli/test_train.py::test_a_minute_of_training_would_tell_streets_from_skies \
-  tests/cli/test_kills.py::test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes[3] \
-  tests/cli/test_kills.py::test_workers_killed_at_any_moment_cost_nothing[5] \
-  tests/cli/test_kills.py::test_a_run_stops_before_the_disk_is_full_and_goes_on
-
 .PHONY: help demo docs test test-bare test-settings test-newest test-newest-here test-slow test-slow-part test-cluster lint format clean same-python
 
 help:  ## what can be made
@@ -82,8 +75,8 @@ test-newest-here: $(VENV)/.test
 test-slow: $(VENV)/.test  ## set up, then run the tests that take minutes: faults, kills, clusters, a GPU's rehearsal
 	$(PLAIN) $(BIN)/python -m pytest -m slow
 
-test-slow-part: $(VENV)/.test  ## of these, some that .ci/run runs
-	$(PLAIN) $(PYTEST) -m slow $(OF_SLOW:%='%')
+test-slow-part: $(VENV)/.test  ## of these, those that every change has to pass
+	$(PLAIN) $(PYTEST) -m 'slow(every_change=True)'
 
 test-cluster: $(VENV)/.test  ## jobs on a real Slurm, which tests/cluster/README.md says how to install; part of test-slow
 	$(PLAIN) $(BIN)/python -m pytest -m slow tests/cluster

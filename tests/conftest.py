@@ -29,12 +29,17 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 # Files that take minutes come first, so that side by side none is left over for the end.
-_LONGEST = ("test_demo", "test_train", "test_train_interruptions", "test_cloud", "test_predict")
+_LONGEST = (
+    *("test_predict", "test_demo", "test_train", "test_workers", "test_cloud", "test_cluster", "test_report"),
+    *("test_train_interruptions", "test_interruptions", "test_dump", "test_datasets", "test_trouble_of_one"),
+    *("test_report_page", "test_docs", "test_every_option", "test_train_wrong_input", "test_bravo"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; tests marked ``gpu`` skip themselves where torch sees no CUDA device."""
-    items.sort(key=lambda item: item.path.stem not in _LONGEST)
+    places = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not on_gpu:
         return

@@ -32,7 +32,7 @@ def kit() -> ModuleType:
     return module
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every_change=True)
 def test_a_rehearsal_runs_every_step(kit: ModuleType, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(KIT / "run.py"), "--out", str(tmp_path), "--rehearse"],

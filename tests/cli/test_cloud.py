@@ -103,6 +103,7 @@ def test_predictions_at_once_with_the_logits_of_one_member(cloud: Bench, url: st
     assert times(url) == before
 
 
+@pytest.mark.slow(every_change=True)
 def test_killed_and_resumed_with_two_workers(cloud: Bench, url: str, finished: Bench) -> None:
     process = cloud.start("dump", "--workers", "2")
 

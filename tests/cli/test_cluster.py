@@ -123,6 +123,7 @@ def test_a_scheduler_that_vanishes_ends_the_run_and_it_goes_on(
     assert files(bench.logits) == files(reference.logits)
 
 
+@pytest.mark.slow(every_change=True)
 def test_a_lost_worker_of_a_running_cluster_costs_nothing(bench: Bench, reference: Bench, cluster: Cluster) -> None:
     killed = cluster.worker("lost", "--resources", "GPU=1", "--no-nanny")
     cluster.worker("kept")
@@ -134,6 +135,7 @@ def test_a_lost_worker_of_a_running_cluster_costs_nothing(bench: Bench, referenc
     assert files(bench.logits) == files(reference.logits)
 
 
+@pytest.mark.slow(every_change=True)
 def test_workers_that_come_later_help_if_they_fit(
     bench: Bench, reference: Bench, cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -166,6 +168,7 @@ def test_a_scheduler_without_workers_for_us_is_said_so(bench: Bench, cluster: Cl
     assert not bench.output.exists()
 
 
+@pytest.mark.slow(every_change=True)
 def test_a_worker_that_its_memory_limit_pauses_is_said_so(bench: Bench, cluster: Cluster) -> None:
     cluster.worker("small", "--resources", "GPU=1", "--memory-limit", "20MiB", "--no-nanny")
     # Until it first looks at its memory it would be given work.
@@ -178,6 +181,7 @@ def test_a_worker_that_its_memory_limit_pauses_is_said_so(bench: Bench, cluster:
     assert not bench.output.exists()
 
 
+@pytest.mark.slow(every_change=True)
 def test_a_worker_that_its_memory_limit_ends_is_said_so(bench: Bench, cluster: Cluster) -> None:
     """Torch takes more than the limit, so that its nanny ends it when it is first asked for something."""
     cluster.worker("small", "--resources", "GPU=1", "--memory-limit", "200MiB")

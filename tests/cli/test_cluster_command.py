@@ -169,6 +169,7 @@ exec setsid --wait bash -c "$7" < /dev/null
 """
 
 
+@pytest.mark.slow(every_change=True)
 def test_ssh_brings_workers_that_end_with_the_script(bench: Bench, reference: Bench, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/ssh").write_text(SSH.format(folder=tmp_path))
@@ -252,6 +253,7 @@ def sourced(file: Path) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in done.stdout.split("\0") if pair.startswith("DASK_"))
 
 
+@pytest.mark.slow(every_change=True)
 def test_certificates_let_in_who_has_them_and_nobody_else(bench: Bench, reference: Bench, tmp_path: Path) -> None:
     folder = tmp_path / "my certificates"
     result = run("cluster", "certificates", str(folder))

@@ -154,6 +154,7 @@ def killed_everywhere(folder: Path, before: Path | None, *command: str) -> list[
     return sorted(folder.iterdir(), key=lambda path: int(path.name))
 
 
+@pytest.mark.slow(every_change=True)
 def test_wherever_a_dump_is_killed_it_goes_on_to_the_same_bytes(street: Bench, tmp_path: Path) -> None:
     options = ("--models", "ant", "--limit", "2")
     outputs = killed_everywhere(tmp_path / "killed", None, "dump", "--manifest", str(street.manifest), *options)
@@ -206,6 +207,7 @@ def children(process: int) -> set[int]:
     return found
 
 
+@pytest.mark.slow(every_change=True)
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found below /proc")
 def test_ctrl_c_while_workers_start_leaves_no_traceback_of_theirs(bench: Bench) -> None:
     """A terminal sends it to all of them, and a worker imports for seconds before it can handle it."""

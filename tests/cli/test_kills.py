@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +22,13 @@ from .test_workers import IMAGES, bench, record, reference, shards, street
 __all__ = ["bench", "cluster", "reference", "street"]
 
 pytestmark = pytest.mark.slow
+
+
+def seeds(count: int, of_every_change: int) -> list[Any]:
+    """The numbers below ``count``, one of them marked."""
+    mark = pytest.mark.slow(every_change=True)
+    return [pytest.param(seed, marks=mark if seed == of_every_change else ()) for seed in range(count)]
+
 
 SECONDS = 9.0  # that a whole run takes, about
 
@@ -39,7 +47,7 @@ def resumed(bench: Bench, reference: Bench) -> None:
     assert files(bench.logits) == files(reference.logits)
 
 
-@pytest.mark.parametrize("seed", range(7))
+@pytest.mark.parametrize("seed", seeds(7, of_every_change=3))
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(bench: Bench, reference: Bench, seed: int) -> None:
     process = bench.start("dump", "--workers", "2")
     time.sleep(random.Random(seed).uniform(0.0, SECONDS))
@@ -50,7 +58,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(bench: Bench, refe
     resumed(bench, reference)
 
 
-@pytest.mark.parametrize("seed", range(7))
+@pytest.mark.parametrize("seed", seeds(7, of_every_change=5))
 def test_workers_killed_at_any_moment_cost_nothing(bench: Bench, reference: Bench, seed: int) -> None:
     process, draw = bench.start("dump", "--workers", "2"), random.Random(seed)
     for _ in range(2):
@@ -92,6 +100,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow(every_change=True)
 def test_a_run_stops_before_the_disk_is_full_and_goes_on(bench: Bench, reference: Bench, small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(b"\0" * (3 * 2**20))
     result = ended(bench.start("dump", "--workers", "2", "--output", str(small_disk / "run")))

@@ -26,6 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from .bench import TINY, changed, run
+from .conftest import plain_cpu
 from .training import farthest, history, last, options, same_bits, weights
 
 
@@ -44,6 +45,13 @@ def trained(root: Path, output: Path, *more: str, dataset: str = "gta5") -> Path
     result = run(*options(root, output, *more, dataset=dataset))
     assert result.code == 0, result
     return output
+
+
+@pytest.fixture(scope="module")
+def plain(worlds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One epoch with nothing changed; tests must leave it as it is."""
+    with plain_cpu():
+        return trained(worlds, tmp_path_factory.mktemp("plain") / "run", "--epochs", "1")
 
 
 @pytest.mark.parametrize("dataset", NAMES)
@@ -99,10 +107,9 @@ def test_what_was_trained_is_dumped_and_fused_and_scores_as_in_validation(worlds
     assert len(pairs) == 2
 
 
-def test_the_checkpoint_itself_is_a_member_too(worlds: Path, tmp_path: Path) -> None:
-    output = trained(worlds, tmp_path / "run", "--epochs", "1")
-    from_checkpoint = read_state_dict(output / "checkpoints" / "best.pth")
-    assert same_bits(dict(from_checkpoint), dict(read_state_dict(output / "best_weights.pth")))
+def test_the_checkpoint_itself_is_a_member_too(plain: Path) -> None:
+    from_checkpoint = read_state_dict(plain / "checkpoints" / "best.pth")
+    assert same_bits(dict(from_checkpoint), dict(read_state_dict(plain / "best_weights.pth")))
 
 
 def test_a_batch_made_up_by_accumulation_gives_the_same_network(worlds: Path, tmp_path: Path) -> None:
@@ -116,12 +123,12 @@ def test_a_batch_made_up_by_accumulation_gives_the_same_network(worlds: Path, tm
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
 
-def test_checkpointed_activations_change_nothing(worlds: Path, tmp_path: Path) -> None:
-    plain = trained(worlds, tmp_path / "plain", "--epochs", "1")
+def test_checkpointed_activations_change_nothing(worlds: Path, plain: Path, tmp_path: Path) -> None:
     thrifty = trained(worlds, tmp_path / "thrifty", "--epochs", "1", "--activation-checkpointing")
     assert same_bits(weights(plain), weights(thrifty))
 
 
+@pytest.mark.slow(every_change=True)
 def test_a_compiled_network_learns_the_same(worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its graph is captured but not turned into machine code, which takes minutes."""
     compiled = []
@@ -138,11 +145,13 @@ def test_a_compiled_network_learns_the_same(worlds: Path, tmp_path: Path, monkey
     assert farthest(weights(plain), weights(other)) < 1e-5
 
 
-def test_the_same_seed_gives_the_same_network_and_another_one_another(worlds: Path, tmp_path: Path) -> None:
-    first, second = (trained(worlds, tmp_path / name, "--epochs", "1") for name in ("first", "second"))
+def test_the_same_seed_gives_the_same_network_and_another_one_another(
+    worlds: Path, plain: Path, tmp_path: Path
+) -> None:
+    second = trained(worlds, tmp_path / "second", "--epochs", "1")
     other = trained(worlds, tmp_path / "other", "--epochs", "1", "--seed", "1")
-    assert same_bits(weights(first), weights(second))
-    assert not same_bits(weights(first), weights(other))
+    assert same_bits(weights(plain), weights(second))
+    assert not same_bits(weights(plain), weights(other))
 
 
 def test_worker_processes_change_nothing(worlds: Path, tmp_path: Path) -> None:
@@ -161,9 +170,10 @@ def test_worker_processes_change_nothing(worlds: Path, tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_other_choices_of_a_recipe_train_as_well(worlds: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_other_choices_of_a_recipe_train_as_well(
+    worlds: Path, plain: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
     output = trained(worlds, tmp_path / "run", "--epochs", "1", *more)
-    plain = trained(worlds, tmp_path / "plain", "--epochs", "1")
     assert np.isfinite(history(output)[0]["loss"]["total"])
     assert not same_bits(weights(output), weights(plain))
 
@@ -229,6 +239,7 @@ class Killed(BaseException):
     """Takes the place of a kill: nothing that we wrote may handle it."""
 
 
+@pytest.mark.slow(every_change=True)
 def test_killed_before_any_file_takes_its_place_nothing_is_missing_in_the_end(
     worlds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,7 +302,7 @@ def test_overwrite_begins_afresh(worlds: Path, tmp_path: Path) -> None:
     assert not (output / "checkpoints/epoch_0002.pth").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every_change=True)
 def test_a_minute_of_training_would_tell_streets_from_skies(tmp_path: Path) -> None:
     """The shipped demo for a third of its time; benchmarks/RESULTS.md has what all of it reaches."""
     drawn = run(

@@ -60,7 +60,11 @@ def equal_runs(a: Path, b: Path) -> bool:
     return own and losses[0] == losses[1] and all(same_bits(one[key], other[key]) for key in keys)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow(every_change=True))],
+    ids=lambda n: n.name,
+)
 def test_a_run_goes_on_to_the_same_bits(world: Path, whole: Path, tmp_path: Path, number: signal.Signals) -> None:
     output = tmp_path / "run"
     words = options(world, output, *EPOCHS, *EVERY_STEP)
@@ -90,6 +94,7 @@ def test_killed_before_anything_was_saved_it_begins_again(world: Path, whole: Pa
     assert equal_runs(output, whole)
 
 
+@pytest.mark.slow(every_change=True)
 def test_two_processes_give_the_network_of_one(world: Path, tmp_path: Path) -> None:
     """BatchNorm is frozen: synchronised norms need GPUs."""
     same = (*EPOCHS, "--global-batch", "4", "--batch-norm", "frozen", "--set", "dropout=0.0", "--device", "cpu")
@@ -112,6 +117,7 @@ def test_two_processes_give_the_network_of_one(world: Path, tmp_path: Path) -> N
     assert len(last(two)["training"]["rng"]) == 2
 
 
+@pytest.mark.slow(every_change=True)
 def test_stopped_with_two_processes_it_goes_on_with_one(world: Path, tmp_path: Path) -> None:
     same = (*EPOCHS, "--batch-norm", "frozen", "--set", "dropout=0.0", "--device", "cpu", *EVERY_STEP)
     same = (*same, "--batch-size", "1")
@@ -126,6 +132,7 @@ def test_stopped_with_two_processes_it_goes_on_with_one(world: Path, tmp_path: P
     assert farthest(weights(output), weights(whole)) < 1e-5
 
 
+@pytest.mark.slow(every_change=True)
 def test_a_process_that_dies_takes_the_others_with_it(world: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     words = options(world, output, "--epochs", "60", "--batch-size", "1", "--batch-norm", "frozen", "--device", "cpu")

@@ -80,6 +80,7 @@ def test_a_worker_that_dies_costs_nothing(bench: Bench, reference: Bench) -> Non
     assert files(bench.logits) == files(reference.logits)
 
 
+@pytest.mark.slow(every_change=True)
 def test_a_worker_whose_next_process_starts_slowly_is_waited_for(bench: Bench, reference: Bench) -> None:
     process = bench.start("dump", "--workers", "1", "--models", "ant", env=slow(bench.root, 4.0))
     wait_for(lambda: shards(bench) >= 3)
@@ -89,6 +90,7 @@ def test_a_worker_whose_next_process_starts_slowly_is_waited_for(bench: Bench, r
     assert files(bench.store("street", "ant")) == files(reference.store("street", "ant"))
 
 
+@pytest.mark.slow(every_change=True)
 def test_an_image_that_kills_workers_is_given_up_and_the_others_are_done(bench: Bench, reference: Bench) -> None:
     shutil.copy(bench.root / "photos/street/05.png", bench.root / "photos/street/kill.png")
     result = ended(bench.start("dump", "--workers", "1", "--models", "ant", env=troubled(bench.root)))
@@ -114,7 +116,9 @@ def test_a_worker_that_hangs_is_stopped_and_its_image_listed(bench: Bench) -> No
     assert f"street/ant: {IMAGES} done, 0 complete before, 1 failed" in result.out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow(every_change=True)), signal.SIGTERM]
+)
 def test_workers_finish_what_is_in_flight_when_the_run_is_told_to_stop(
     bench: Bench, reference: Bench, number: signal.Signals
 ) -> None:
@@ -145,6 +149,7 @@ def test_a_block_ends_after_the_images_in_flight(bench: Bench) -> None:
     assert shards(bench) == 3
 
 
+@pytest.mark.slow(every_change=True)
 def test_a_second_ctrl_c_stops_at_once(bench: Bench, reference: Bench) -> None:
     shutil.copy(bench.root / "photos/street/05.png", bench.root / "photos/street/hang.png")
     process = bench.start("dump", "--workers", "1", env=troubled(bench.root))
@@ -160,6 +165,7 @@ def test_a_second_ctrl_c_stops_at_once(bench: Bench, reference: Bench) -> None:
     assert bench.run("dump").code == 0
 
 
+@pytest.mark.slow(every_change=True)
 def test_workers_die_with_a_run_that_was_killed(bench: Bench, reference: Bench) -> None:
     process = bench.start("dump", "--workers", "2")
     wait_for(lambda: shards(bench) >= 3)
