@@ -47,7 +47,8 @@ def test_pictures_are_the_same(finished: Bench, tmp_path: Path) -> None:
 def test_a_plan_of_training_is_the_same(tmp_path: Path) -> None:
     write_source(tmp_path / "data", "gta5", train=2, val=1, size=(32, 64))
     words = ("train", "--dataset", "gta5", "--data-root", str(tmp_path / "data"), "--arch", TINY, "--init", "random")
-    words += ("--crop-size", "32x64", "--global-batch", "2", "--workers", "0", "--device", "cpu", "--dry-run")
+    words += ("--crop-size", "32x64", "--global-batch", "2", "--batch-size", "2")
+    words += ("--workers", "0", "--device", "cpu", "--dry-run")
     words += ("--output", str(tmp_path / "run"))
     there, here = ended(start(*words)), run(*words)
     memory = re.compile(r"\d+(\.\d+)? [KMG]i?B")  # of this machine, at that moment
