@@ -53,11 +53,20 @@ def to_logits(values: Tensor, kind: str, channels: list[int] | None = None) -> M
         low, high = total.min().item(), total.max().item()
         if low < 1 - _SUM_TOLERANCE or high > 1 + _SUM_TOLERANCE:
             raise StoreError(f"probabilities that add up to {low:.3f} to {high:.3f} instead of 1; are they scores?")
-    taken = (values if channels is None else values[channels]).clamp(min=0)
-    total = taken.sum(0)
-    empty = total <= FLOOR
-    belief = torch.where(empty, 1 / len(taken), taken / total.clamp(min=FLOOR))
+    belief, empty = normalised(values if channels is None else values[channels])
     return MemberLogits(belief.clamp(min=FLOOR).log(), int(empty.sum().item()))
+
+
+def normalised(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide scores (..., C, H, W) by their sum over the classes, and mark where it is zero: there all are 1 / C.
+
+    Returns:
+        the probabilities, and the marks (..., 1, H, W) bool.
+    """
+    taken = scores.clamp(min=0)
+    total = taken.sum(-3, keepdim=True)
+    empty = total <= FLOOR
+    return torch.where(empty, 1 / scores.shape[-3], taken / total.clamp(min=FLOOR)), empty
 
 
 def from_class_map(label: Tensor, confidence: Tensor, classes: int) -> Tensor:

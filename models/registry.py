@@ -34,13 +34,16 @@ scale attention, ``mscale``); the tiny one is for tests and the demo, millisecon
 ARCHITECTURES: tuple[str, ...] = tuple(SIZES)
 """Ours, which can be trained."""
 
+ADAPTERS: tuple[str, ...] = ("transformers",)
+"""Networks of other libraries, read from files that name the network; see `adapters`."""
+
 
 @functools.cache
 def _outside() -> dict[str, EntryPoint]:
     """Entry points of other packages, by name."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
-        if point.name in ARCHITECTURES or point.name in found:
+        if point.name in (*ARCHITECTURES, *ADAPTERS) or point.name in found:
             raise ManifestError(f"{_origin(point)}: there is an architecture of this name already; rename it there")
         found[point.name] = point
     return found
@@ -55,13 +58,13 @@ class _Known(Collection[str]):
     """All names; installed packages are asked when somebody looks."""
 
     def __contains__(self, name: object) -> bool:
-        return name in ARCHITECTURES or name in _outside()
+        return name in ARCHITECTURES or name in ADAPTERS or name in _outside()
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*ARCHITECTURES, *_outside()))
+        return iter((*ARCHITECTURES, *ADAPTERS, *_outside()))
 
     def __len__(self) -> int:
-        return len(ARCHITECTURES) + len(_outside())
+        return len(ARCHITECTURES) + len(ADAPTERS) + len(_outside())
 
 
 KNOWN: Collection[str] = _Known()

@@ -16,6 +16,7 @@ _TYPES = {
     "number": "number",
     "integer": "whole number",
     "string": "text",
+    "object": "mapping",
 }
 # Names that a schema cannot list, because installed packages bring some.
 _NAMES: Mapping[tuple[str, str], Collection[str]] = {
@@ -52,7 +53,7 @@ def _kind(field: Mapping[str, Any], parts: Mapping[str, Any]) -> tuple[str, Mapp
     """Describe the values that a field takes, and give the schema of the part that it holds, if it holds one."""
     if "anyOf" in field:
         found = [_kind(one, parts) for one in field["anyOf"] if one.get("type") != "null"]
-        return f"{found[0][0]}, or null", found[0][1]
+        return f"{', '.join(kind for kind, _ in found)}, or null", found[0][1]
     if "$ref" in field or "allOf" in field:
         return "see below", _referred(field, parts)
     if "enum" in field:

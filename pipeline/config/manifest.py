@@ -14,8 +14,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ...datasets.layout.find_images import LAYOUTS
 from ...errors import ManifestError, describe_value, nearest
-from ...models.registry import KNOWN
+from ...models.registry import ADAPTERS, KNOWN
 from ..storage.output_folder import store_path
+from .member_fields import ClassesField, ViewField
 from .path_variables import resolved_path
 from .value_types import (
     Count,
@@ -167,20 +168,39 @@ class Member(FrozenModel):
     )
     checkpoint: InputPath | None = Field(
         default=None,
-        description="File of weights, relative to the manifest; required unless external. ${NAME} is expanded.",
+        description="File of weights, or the folder in which another library saved a network, relative to the "
+        "manifest; required unless external. ${NAME} is expanded.",
     )
     sha256: Sha256 | None = Field(
-        default=None, description="SHA-256 that the checkpoint must have, 64 hexadecimal digits."
+        default=None,
+        description="SHA-256 that the checkpoint must have, 64 hexadecimal digits; of a folder see members.md.",
     )
     weight: NotNegative = Field(default=1.0, description="Weight in means; 0 leaves the model out.")
     temperature: Positive = Field(
         default=1.0, description="Logits are divided by this before fusion; above 1 lowers the confidence."
     )
+    view: ViewField = Field(
+        default=None,
+        description="What a network of another library sees of an image at a time: `whole`, `{window: [h, w], "
+        "stride: [h, w]}` or `{longest: n}`. null means whole, or windows of its size if it takes only one.",
+    )
+    classes: ClassesField = Field(
+        default=None,
+        description="Classes of a network of another library. A list names each of its channels by one of the 19 "
+        "classes or `other`; a table gives its names, or channel numbers in quotes, one of these; `auto` does "
+        "without those that it does not know by name. null means that it names all 19.",
+    )
 
     @model_validator(mode="after")
     def _fits_arch(self) -> Member:
+        adapted = self.arch in ADAPTERS
         if not self.external and self.checkpoint is None:
-            raise FieldError(f"is missing; {self.arch!r} needs a file of weights", "checkpoint")
+            needed = "the folder in which a network was saved" if adapted else "a file of weights"
+            raise FieldError(f"is missing; {self.arch!r} needs {needed}", "checkpoint")
+        for key in ("view", "classes"):
+            if not adapted and getattr(self, key) is not None:
+                message = f"means nothing to {self.arch!r}, only to {', '.join(ADAPTERS)}; remove this"
+                raise FieldError(message, key)
         for key in ("checkpoint", "sha256"):
             if self.external and getattr(self, key) is not None:
                 raise FieldError("an external model has none: its logits are imported; remove this", key)

@@ -14,12 +14,14 @@ from ...datasets.layout.find_images import survey_images
 from ...datasets.layout.folder_layout import PlacedImage, located, parts_beside
 from ...errors import DatasetError, HmsaError, StoreError, cannot_read, first_few
 from ...models.precision import check_range
+from ...models.registry import ADAPTERS
 from ..config.manifest import DatasetEntry, Manifest, Member
 from ..runtime.device import AUTOCAST, resolve_device, resolve_precision
 from ..storage.output_folder import own_folders, store_path
 from ..store.image_table import Photograph
 from ..store.logit_store import LogitStore
 from .member_check import check_member, checkpoint_digest
+from .member_network import checkpoint_bytes
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _checkpoint_status(member: Member, precision: str) -> InputStatus:
     try:
         # The precision of this machine; another one, which has that of the manifest, may refuse the checkpoint.
         used, _ = resolve_precision(precision, resolve_device("auto"))
-        if note := check_member(member, used):
+        if note := check_member(member, used).note:
             notes.append(note)
         if member.sha256:
             checkpoint_digest(member)
@@ -85,12 +87,12 @@ def _checkpoint_status(member: Member, precision: str) -> InputStatus:
     except (HmsaError, OSError) as error:
         problem = cannot_read(error.filename, error) if isinstance(error, OSError) else str(error)
         return InputStatus("model", member.name, "", problem, "WRONG")
-    if used != precision:
+    if used != precision and member.arch not in ADAPTERS:
         try:
             check_range(path, member.arch, AUTOCAST[precision])
         except HmsaError as error:
             notes.append(f"of no use on a GPU: {error}")
-    return InputStatus("model", member.name, "; ".join([f"{path} ({path.stat().st_size / 1e6:.1f} MB)", *notes]))
+    return InputStatus("model", member.name, "; ".join([f"{path} ({checkpoint_bytes(member) / 1e6:.1f} MB)", *notes]))
 
 
 _AS_STORED = "their pixels are taken as stored, which is what labels fit"

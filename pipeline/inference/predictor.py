@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ...datasets.decode.tensors import normalise
 from ...datasets.taxonomy import NUM_CLASSES
-from ...models.checkpoint import load_weights
 from ...models.precision import demand_range
 from ...models.prepare_inference import compile_regions, prepare_for_inference, without_compile
-from ...models.registry import build_any
+from ...models.registry import ADAPTERS
+from ...models.windows import window_starts, window_weights
 from ..config.manifest import InferenceOptions, Member, Tile
 from ..runtime.device import AUTOCAST, first_line, is_out_of_memory, resolve_precision
 from .cuda_graphs import GraphForward, release_graphs
+from .member_network import load_network
 
 SCALE_BY_SCALE = "scale by scale"
 IN_TILES = "in tiles"
@@ -78,7 +79,9 @@ class Predictor:
         self._device, self._options, self.member = device, options, member
         self._dtype = AUTOCAST.get(options.precision, torch.float32)
         self._notes: list[str] = []
-        self._graphs = GraphForward(self._at_once, self._note) if options.cuda_graphs else None
+        # Nobody knows whether another library's network waits for the device, which no graph may.
+        graphs = options.cuda_graphs and member.arch not in ADAPTERS
+        self._graphs = GraphForward(self._at_once, self._note) if graphs else None
         # Otherwise a GPU computes "fp32" in TF32, with the mantissa of fp16. And the same bytes need the same one of
         # several equal algorithms.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -87,8 +90,7 @@ class Predictor:
         if options.cuda_graphs or self.is_compiled:
             # Graphs and compiled parts refer to the last network, and it to them: free its memory now.
             gc.collect()
-        model = build_any(member.arch)
-        load_weights(model, member.checkpoint_path(), member.arch)
+        model = load_network(member)
         self.model = prepare_for_inference(model.to(device), AUTOCAST.get(options.precision))
         demand_range(member.checkpoint_path(), self.model, self._dtype)
         if self.is_compiled:
@@ -227,16 +229,9 @@ def tile_corners(height: int, width: int, tile: Tile) -> Iterator[tuple[int, int
         height, width: of the image, in pixels.
         tile: size and overlap of the tiles.
     """
-    for y in _starts(height, tile.size[0], tile.overlap):
-        for x in _starts(width, tile.size[1], tile.overlap):
+    for y in window_starts(height, tile.size[0], tile.overlap):
+        for x in window_starts(width, tile.size[1], tile.overlap):
             yield y, x
-
-
-def _starts(side: int, tile: int, overlap: int) -> list[int]:
-    if side <= tile:
-        return [0]
-    count = -(-(side - overlap) // (tile - overlap))
-    return [round(i * (side - tile) / (count - 1)) for i in range(count)]
 
 
 def tile_weights(height: int, width: int, overlap: int) -> Tensor:
@@ -245,8 +240,4 @@ def tile_weights(height: int, width: int, overlap: int) -> Tensor:
     Args:
         height, width, overlap: of the tile, in pixels.
     """
-    sides = []
-    for side in (height, width):
-        near = torch.minimum(torch.arange(side), torch.arange(side).flip(0)) + 1
-        sides.append((near / (overlap + 1)).clamp(max=1.0))
-    return sides[0][:, None] * sides[1]
+    return window_weights((height, width), (overlap, overlap))

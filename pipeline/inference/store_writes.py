@@ -9,13 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from ...errors import CheckpointError, DiskError, StoreError
-from ...files import sha256
 from ..config.manifest import Member
 from ..storage.filesystem import free_bytes
 from ..storage.writer_lock import require_held
 from ..store.image_table import ImageEntry
 from ..store.shard_writer import ShardWriter
 from ..text import as_size
+from .member_network import digest_of
 
 RESERVE_BYTES = 16 * 2**20
 
@@ -23,7 +23,7 @@ RESERVE_BYTES = 16 * 2**20
 def require_checkpoint(member: Member, digest: str | None) -> None:
     """Raise CheckpointError unless a member's checkpoint has the sha256 ``digest``, as when the run began."""
     path = member.checkpoint_path()
-    if not path.is_file() or sha256(path) != digest:
+    if not path.exists() or digest_of(member) != digest:
         raise CheckpointError(
             f"{path}: is not the file that the run began with, on this machine; all machines need the same one"
         )

@@ -183,7 +183,7 @@ def test_a_checkpoint_that_the_disk_does_not_give_leaves_the_others_checked(
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
     empty.tree["models"][0]["sha256"] = "0" * 64
-    monkeypatch.setattr("hmsa_pipeline.pipeline.inference.member_check.sha256", fail)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.inference.member_network.sha256", fail)
     checked = run("manifest", "check", "--manifest", str(empty.save().manifest))
     lines = checked.out.splitlines()
     assert lines[0] == f"WRONG   model    ant: {empty.root / 'weights/ant.pth'}: cannot be read (Input/output error)"

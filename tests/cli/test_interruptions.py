@@ -289,7 +289,7 @@ def test_what_the_network_has_done_before_an_interruption_is_kept(
 
 
 def test_an_interruption_before_the_work_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupt_at(monkeypatch, "pipeline.inference.member_check.sha256", 2)
+    interrupt_at(monkeypatch, "pipeline.inference.member_network.sha256", 2)
     assert changed(bench.root, lambda: bench.run("dump")) == set()
     assert not bench.output.exists()
 

@@ -329,5 +329,5 @@ def test_what_the_system_refuses_elsewhere_gets_one_line_too(empty: Bench, monke
     def fail(*_: object, **__: object) -> io.BytesIO:
         raise OSError(5, "Input/output error", "/somewhere/checkpoint.pth")
 
-    monkeypatch.setattr("hmsa_pipeline.pipeline.inference.member_check.sha256", fail)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.inference.member_network.sha256", fail)
     assert "/somewhere/checkpoint.pth: Input/output error" in refused(empty, "dump")

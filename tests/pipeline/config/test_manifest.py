@@ -120,6 +120,8 @@ def test_every_field_is_read() -> None:
                 "sha256": "ab" * 32,
                 "weight": 1.0,
                 "temperature": 1.0,
+                "view": None,
+                "classes": None,
             },
             {
                 "name": "second",
@@ -129,6 +131,8 @@ def test_every_field_is_read() -> None:
                 "sha256": None,
                 "weight": 1.0,
                 "temperature": 1.0,
+                "view": None,
+                "classes": None,
             },
         ],
         "datasets": [

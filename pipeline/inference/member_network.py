@@ -1,0 +1,64 @@
+"""A member's network, of this package or of another library, as a manifest describes it."""
+
+from __future__ import annotations
+
+from ...datasets.taxonomy import CLASS_NAMES
+from ...errors import CheckpointError
+from ...files import sha256
+from ...models.adapters.folder import content_bytes, folder_sha256
+from ...models.adapters.load import load_member
+from ...models.adapters.network import MemberNetwork
+from ...models.adapters.settings import AdapterSettings, View
+from ...models.checkpoint import load_weights
+from ...models.hmsa import OCRNet
+from ...models.plain import PlainNetwork
+from ...models.registry import ADAPTERS, build_any
+from ..config.manifest import Member
+
+
+def load_network(member: Member) -> OCRNet | PlainNetwork:
+    """Build a member's network on the CPU with its weights, in evaluation mode.
+
+    Raises:
+        CheckpointError: its checkpoint does not fit the network.
+        ManifestError: the network cannot be built, or does not fit what the manifest says of it.
+    """
+    if member.arch in ADAPTERS:
+        return load_adapter(member)
+    model = build_any(member.arch)
+    load_weights(model, member.checkpoint_path(), member.arch)
+    return model
+
+
+def load_adapter(member: Member) -> MemberNetwork:
+    """Build the network of another library; raises what `load_network` does."""
+    view = member.view
+    return load_member(
+        AdapterSettings(
+            arch=member.arch,
+            path=member.checkpoint_path(),
+            names=CLASS_NAMES,
+            view=None if view is None else View(view.window, view.stride, view.longest),
+            classes=member.classes,
+        )
+    )
+
+
+def digest_of(member: Member) -> str:
+    """Compute the SHA-256 of a member's file, or of the list of its folder's files.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    path = member.checkpoint_path()
+    if path.is_dir() and member.arch in ADAPTERS:
+        return folder_sha256(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    return sha256(path)
+
+
+def checkpoint_bytes(member: Member) -> int:
+    """Size in bytes of a member's file, or of the files of its folder that count."""
+    path = member.checkpoint_path()
+    return content_bytes(path) if path.is_dir() else path.stat().st_size
