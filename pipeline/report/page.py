@@ -14,7 +14,7 @@ from ...datasets.taxonomy import CLASS_NAMES
 from ...files import write_bytes, write_json, write_text
 from ..config.manifest import Manifest
 from ..fusion.member_stores import voting_members
-from ..text import percent, plural
+from ..text import percent
 from . import plots
 from .image_pictures import CLASS_LEGEND
 from .records import DatasetSummary
@@ -98,7 +98,7 @@ def _worst(summaries: Sequence[DatasetSummary]) -> list[dict[str, Any]]:
             "key": by_name[dataset].gallery[errors.image].key,
             "name": f"{dataset}: {errors.image}",
             "short": errors.image.split("/")[-1],
-            "pixels": plural(errors.pixels, "pixel"),
+            "pixels": f"{errors.pixels} px",
             "words": f"{share}; most are {verb} {CLASS_NAMES[errors.other]}",
         }
 
