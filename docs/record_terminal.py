@@ -91,7 +91,7 @@ def run_command(command: str, folder: Path) -> tuple[list[Line], float]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     ) as process:
@@ -133,7 +133,7 @@ def drawn(lines: Sequence[Line], title: str, columns: int, rows: int) -> str:
         columns, rows: size of the terminal.
     """
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        console = Console(record=True, width=columns, file=nowhere, color_system="truecolor", legacy_windows=False)
+        console = Console(record=True, width=columns, file=nowhere, color_system="truecolor", no_color=False)
         for line in lines:
             style = "bold green" if line.text.startswith("$ ") else "dim" if line.text.startswith("  ...") else ""
             cut = line.text if len(line.text) <= columns else f"{line.text[: columns - 1]}…"
