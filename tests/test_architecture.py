@@ -66,6 +66,8 @@ ONLY_IN = {
     "matplotlib": ("pipeline/report/plots.py", "pipeline/training/log.py", "pipeline/dataset_tools/class_chart.py"),
     "tensorboard": ("pipeline/training/log.py",),
     "transformers": ("models/adapters/",),
+    "segmentation_models_pytorch": ("models/adapters/",),
+    "timm": ("models/adapters/",),
 }
 """Library -> the files and folders that may import it."""
 MOST_FILES, MOST_LINES, MOST_LINES_OF_CLI = 15, 420, 200

@@ -55,6 +55,7 @@ class AdapterSettings:
         names: our class names in train-id order.
         view: None for the network's own.
         classes: see `ClassChoice`.
+        mean, std: of the network's pixels, red, green, blue, 0..1, where its files do not say them.
     """
 
     arch: str
@@ -62,3 +63,5 @@ class AdapterSettings:
     names: tuple[str, ...]
     view: View | None = None
     classes: ClassChoice = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None

@@ -190,6 +190,13 @@ class Member(FrozenModel):
         "classes or `other`; a table gives its names, or channel numbers in quotes, one of these; `auto` does "
         "without those that it does not know by name. null means that it names all 19.",
     )
+    mean: tuple[NotNegative, NotNegative, NotNegative] | None = Field(
+        default=None,
+        description="Mean of the pixels that a network of smp was trained with, red, green, blue, 0 to 1.",
+    )
+    std: tuple[Positive, Positive, Positive] | None = Field(
+        default=None, description="Their standard deviation, 0 to 1."
+    )
 
     @model_validator(mode="after")
     def _fits_arch(self) -> Member:
@@ -197,10 +204,12 @@ class Member(FrozenModel):
         if not self.external and self.checkpoint is None:
             needed = "the folder in which a network was saved" if adapted else "a file of weights"
             raise FieldError(f"is missing; {self.arch!r} needs {needed}", "checkpoint")
-        for key in ("view", "classes"):
-            if not adapted and getattr(self, key) is not None:
-                message = f"means nothing to {self.arch!r}, only to {', '.join(ADAPTERS)}; remove this"
+        for key, owners in (("view", ADAPTERS), ("classes", ADAPTERS), ("mean", ("smp",)), ("std", ("smp",))):
+            if self.arch not in owners and getattr(self, key) is not None:
+                message = f"means nothing to {self.arch!r}, only to {', '.join(owners)}; remove this"
                 raise FieldError(message, key)
+        if (self.mean is None) != (self.std is None):
+            raise FieldError("is missing; 'mean' and 'std' go together", "std" if self.std is None else "mean")
         for key in ("checkpoint", "sha256"):
             if self.external and getattr(self, key) is not None:
                 raise FieldError("an external model has none: its logits are imported; remove this", key)

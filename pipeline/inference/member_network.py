@@ -40,6 +40,8 @@ def load_adapter(member: Member) -> MemberNetwork:
             names=CLASS_NAMES,
             view=None if view is None else View(view.window, view.stride, view.longest),
             classes=member.classes,
+            mean=member.mean,
+            std=member.std,
         )
     )
 

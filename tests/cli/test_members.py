@@ -104,6 +104,29 @@ def test_the_sha256_of_a_folder_is_that_of_the_list_of_its_files(bench: Bench) -
     assert "its sha256 is" in bench.run("dump").refusal()
 
 
+def smp_folder(bench: Bench) -> None:
+    import segmentation_models_pytorch as smp
+
+    torch.manual_seed(0)
+    channels = (16, 8, 8, 8, 8)
+    network = smp.Unet("tu-mobilenetv3_small_050", encoder_weights=None, classes=19, decoder_channels=channels)
+    network.save_pretrained(bench.root / "unet")
+
+
+SMP = {"arch": "smp", "checkpoint": "unet", "classes": list(CLASS_NAMES)}
+
+
+def test_a_folder_of_smp_is_dumped_and_its_numbers_stand_in_the_store(bench: Bench) -> None:
+    smp_folder(bench)
+    numbers = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+    assert changed(bench, **SMP, **numbers).run("dump").code == 0
+    said = attributes(bench.store("garden", "segformer"))["preprocessing"]
+    assert {name: said[name] for name in numbers} == numbers
+    assert (said["kind"], said["network"]) == ("logits", "Unet with tu-mobilenetv3_small_050")
+    refused = changed(bench, mean=None, std=None).run("dump").refusal()
+    assert "preprocessing" in refused
+
+
 def no_config(bench: Bench) -> None:
     (bench.root / "segformer/config.json").unlink()
 
@@ -180,10 +203,16 @@ WRONG = {
     "a word": (nothing, {"view": "all"}, "whole, {window: [h, w]} or {longest: n} is needed"),
     "no view": (nothing, {"view": {}}, "an empty mapping says nothing"),
     "no checkpoint": (nothing, {"checkpoint": None}, "needs the folder in which a network was saved"),
+    "smp without names": (smp_folder, {"arch": "smp", "checkpoint": "unet"}, "its 19 classes have no names"),
+    "smp by name": (nothing, {"arch": "smp", "checkpoint": "owner/unet"}, "names on a hub are not fetched"),
+    "another's folder": (nothing, {"arch": "smp", "mean": [0, 0, 0], "std": [1, 1, 1]}, "names no class of smp"),
+    "mean alone": (nothing, {"arch": "smp", "mean": [0, 0, 0]}, "std: is missing; 'mean' and 'std' go together"),
+    "mean": (nothing, {"mean": [0, 0, 0], "std": [1, 1, 1]}, "means nothing to 'transformers', only to smp"),
+    "std": (nothing, {"arch": "smp", "mean": [0, 0, 0], "std": [1, 1, 0]}, "must be above 0, not 0"),
     "classes of ours": (
         nothing,
         {"arch": "hrnet_ocr", "classes": "auto"},
-        "means nothing to 'hrnet_ocr', only to transformers",
+        "means nothing to 'hrnet_ocr', only to transformers, smp",
     ),
 }
 

@@ -122,6 +122,8 @@ def test_every_field_is_read() -> None:
                 "temperature": 1.0,
                 "view": None,
                 "classes": None,
+                "mean": None,
+                "std": None,
             },
             {
                 "name": "second",
@@ -133,6 +135,8 @@ def test_every_field_is_read() -> None:
                 "temperature": 1.0,
                 "view": None,
                 "classes": None,
+                "mean": None,
+                "std": None,
             },
         ],
         "datasets": [
