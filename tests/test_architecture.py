@@ -33,7 +33,7 @@ PIPELINE = {
     "report": {"scoring", "pictures", "fusion", "config", "store", "storage", "runtime", "datasets"},
     "training": {"config", "scoring", "pictures", "storage", "runtime", "datasets", "models"},
     "dataset_tools": {"config", "pictures", "runtime", "datasets"},
-    "demo": {"config", "submission", "training", "datasets"},
+    "demo": {"config", "submission", "training", "datasets", "models"},
 }
 """Package of the pipeline -> the packages that it may import. Between packages there is no circle."""
 MAY_IMPORT = {

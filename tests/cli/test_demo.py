@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -21,9 +22,11 @@ import yaml
 from hmsa_pipeline.datasets.dataset_specs import NAMES
 from hmsa_pipeline.datasets.layout.find_images import list_images
 from hmsa_pipeline.models import checkpoint, registry
-from hmsa_pipeline.pipeline import demo
 from hmsa_pipeline.pipeline.config.load_manifest import SHIPPED
+from hmsa_pipeline.pipeline.demo import members, plan, steps, train
+from hmsa_pipeline.pipeline.demo import run as run_module
 from PIL import Image
+from safetensors.torch import load_file
 
 from ..documents import DOCS, PAGES, commands
 from . import bench
@@ -57,28 +60,44 @@ def test_every_drawn_photograph_has_a_class_map_and_a_confidence(walked: tuple[P
                 assert np.asarray(picture).dtype == dtype
 
 
+STEPS = ("dump", "ensemble", "evaluate", "calibrate", "ensemble", "evaluate", "submit", "report")
+"""What follows when members and data are there."""
+
+
 def test_it_says_what_it_runs_and_where_the_results_lie(walked: tuple[Path, str]) -> None:
     folder, said = walked
     commands = [line.removeprefix("$ hmsa-pipeline ") for line in said.splitlines() if line.startswith("$ ")]
     names = [command.split()[0] for command in commands]
-    after = ["dump", "ensemble", "evaluate", "calibrate", "ensemble", "evaluate", "submit", "report"]
-    assert names == ["datasets", *["train"] * 7, *after]
-    assert shlex.split(commands[8])[:3] == ["dump", "--manifest", str(folder / "manifest.yaml")]
-    taught = [Path(shlex.split(command)[2]).stem for command in commands[1:8]]
-    for name, parent in demo.INITIAL_WEIGHTS_OF.items():
-        assert taught.index(parent) < taught.index(name)
-        assert f"from {folder}/schools/{parent}/" in (folder / "schools" / f"{name}.log").read_text()
-    for name in NAMES:
-        assert f"train --manifest '{folder}/schools/{name}.yaml'" in said
-        assert (folder / "schools" / f"{name}.log").read_text().rstrip().endswith("the best of 1 epochs")
+    assert names == ["dump", "ensemble", "render", "datasets", *STEPS]
+    assert shlex.split(commands[4])[:3] == ["dump", "--manifest", str(folder / "manifest.yaml")]
     for name in ("report/index.html", "submission.tar", "run/predictions"):
         assert str(folder / name) in said
         assert (folder / name).exists()
 
 
+def test_the_first_picture_comes_before_the_long_steps(walked: tuple[Path, str]) -> None:
+    folder, said = walked
+    (line,) = [line for line in said.splitlines() if line.startswith("first picture: ")]
+    picture = Path(line.removeprefix("first picture: "))
+    assert picture.is_relative_to(folder)
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+    assert said.index(line) < said.index("$ hmsa-pipeline datasets draw")
+
+
+def test_the_members_are_those_of_the_package(walked: tuple[Path, str]) -> None:
+    folder, _ = walked
+    entries = yaml.safe_load((folder / "manifest.yaml").read_text())["models"]
+    assert [entry["name"] for entry in entries] == list(NAMES)
+    for entry in entries:
+        weights = folder / entry["checkpoint"]
+        assert weights.read_bytes() == (members.SHIPPED_MEMBERS / weights.name).read_bytes()
+        assert hashlib.sha256(weights.read_bytes()).hexdigest() == entry["sha256"]
+
+
 def test_the_table_at_the_end(walked: tuple[Path, str]) -> None:
     folder, said = walked
-    lines = said[said.index("On the exam") :].splitlines()
+    lines = said[said.index("On the target set") :].splitlines()
     assert lines[1].split() == ["mIoU", "AUROC", "ECE"]
     rows = {line.split()[0]: list(map(float, line.split()[1:])) for line in lines[2:11]}
     assert list(rows) == ["ensemble", *NAMES, "calibrated"]
@@ -87,7 +106,7 @@ def test_the_table_at_the_end(walked: tuple[Path, str]) -> None:
         known = [v for k, v in scores[subject].items() if k.endswith("_miou_valid")]
         assert len(known) == 8
         assert rows[subject][0] == pytest.approx(np.mean(known), abs=5.1e-4)
-    sentence = next(line for line in lines if line.startswith("On streets of the schools"))
+    sentence = next(line for line in lines if line.startswith("On held-out streets"))
     (own, theirs), best = re.findall(r"0\.\d{3}", sentence), re.findall(r"\((\w+)\)", sentence)[0]
     evaluated = _run("evaluate", "--manifest", folder / "calibrated.yaml", "--per-model", "--json", "-")
     found = [row["scores"] for row in json.loads(evaluated.stdout)]
@@ -102,11 +121,10 @@ def test_what_was_done_is_not_done_again(walked: tuple[Path, str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     result = _run("demo", "--quick", cwd=folder.parent)
     assert result.returncode == 0
-    assert result.stdout.count("done before") == 9
-    assert "training 0 of 7 members" in result.stdout
+    assert result.stdout.count("done before") == 12
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     changed = {path.name for path in after if after[path] != before.get(path)}
-    assert changed <= {f"{name}.yaml" for name in (*NAMES, "manifest")}
+    assert changed <= {"manifest.yaml", "members.json"}
 
 
 def test_its_manifest_runs_by_hand_and_finds_everything_done(walked: tuple[Path, str]) -> None:
@@ -143,8 +161,8 @@ def desk(walked: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (root / folder.name).symlink_to(folder)
     shutil.copytree(data / "bravo_1.0" / "bravo_ACDC", root / "photographs")
     for entry in yaml.safe_load((SHIPPED / "bravo.yaml").read_text())["models"]:
-        member = torch.load(demos / "schools" / entry["name"] / "best_weights.pth", weights_only=False)
-        torch.save({"state_dict": member["state_dict"]}, assets / Path(entry["checkpoint"]).name)
+        weights = load_file(demos / "members" / f"{entry['name']}.safetensors")
+        torch.save({"state_dict": weights}, assets / Path(entry["checkpoint"]).name)
     checkpoint.expected_shapes.cache_clear()  # what other tests have learnt of the published network
     monkeypatch.setitem(registry.SIZES, "hrnet_ocr_mscale", registry.SIZES[bench.TINY])
     monkeypatch.setenv("HMSA_ASSETS", str(assets.parent))
@@ -204,10 +222,11 @@ class Steps:
         self.words: list[list[str]] = []
         self._stop, self._how = stop, how
         self.signals: list[int] = []
-        monkeypatch.setattr(demo.subprocess, "Popen", self)
-        monkeypatch.setattr(demo.os, "sched_getaffinity", lambda _: {0})
-        monkeypatch.setattr(demo, "_validation_score", lambda *_: "trained")
-        monkeypatch.setattr(demo, "_summary", lambda _: ["the end"])
+        monkeypatch.setattr(steps.subprocess, "Popen", self)
+        monkeypatch.setattr(plan.os, "sched_getaffinity", lambda _: {0})
+        monkeypatch.setattr(train, "_export", lambda _: None)
+        monkeypatch.setattr(run_module, "_first_picture", lambda _: "picture.png")
+        monkeypatch.setattr(run_module, "summary", lambda _: ["the end"])
 
     def __call__(self, command: list[str], **_: Any) -> Steps:
         self.words.append(command[4:])
@@ -232,42 +251,37 @@ def test_a_step_that_fails_ends_the_walk_and_is_the_first_of_the_next(
 ) -> None:
     options = ("demo", "--quick", "--output", str(tmp_path / "demo"))
     with monkeypatch.context() as patch:
-        first = Steps(patch, 9, 1)
+        first = Steps(patch, 5, 1)
         assert run(*options).code == 1
-    assert [words[0] for words in first.words] == ["datasets", *["train"] * 7, "dump", "ensemble"]
+    assert [words[0] for words in first.words] == ["dump", "ensemble", "render", "datasets", "dump", "ensemble"]
     with monkeypatch.context() as patch:
         second = Steps(patch, -1, 0)
         result = run(*options)
     assert (result.code, result.out.splitlines()[-1]) == (0, "the end")
     assert second.words[0] == first.words[-1]
-    assert [words[0] for words in second.words[1:]] == [
-        "evaluate",
-        "calibrate",
-        "ensemble",
-        "evaluate",
-        "submit",
-        "report",
-    ]
+    assert [words[0] for words in second.words] == list(STEPS[1:])
 
 
-def test_a_member_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = ("demo", "--quick", "--output", str(tmp_path / "demo"))
+def test_members_are_trained_first_and_one_that_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("demo", "--quick", "--train", "--output", str(tmp_path / "demo"))
     with monkeypatch.context() as patch:
         first = Steps(patch, 3, 2)
         result = run(*options)
     assert result.code == 2
-    third = next(name for name in NAMES if name in demo.INITIAL_WEIGHTS_OF)
-    assert f"{tmp_path}/demo/schools/{third}.log" in result.err
-    assert "dump" not in [words[0] for words in first.words]
+    assert f"{tmp_path}/demo/training/{NAMES[2]}.log" in result.err
+    assert [words[0] for words in first.words] == ["datasets", "train", "train", "train"]
     with monkeypatch.context() as patch:
         second = Steps(patch, -1, 0)
         assert run(*options).code == 0
-    assert f"{tmp_path}/demo/schools/{third}.yaml" in second.words[0]
+    assert f"{tmp_path}/demo/training/{NAMES[2]}.yaml" in second.words[0]
+    assert [words[0] for words in second.words] == [*["train"] * 5, "dump", "ensemble", "render", *STEPS]
 
 
 def test_an_interruption_is_passed_on_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        steps = Steps(patch, 8, None)
+        steps = Steps(patch, 4, None)
         result = run("demo", "--quick", "--output", str(tmp_path / "demo"))
     assert result.code == 130
     assert steps.words[-1][0] == "dump"
@@ -275,25 +289,62 @@ def test_an_interruption_is_passed_on_once(tmp_path: Path, monkeypatch: pytest.M
     assert result.err.splitlines()[-1].endswith("run the same command again to go on")
 
 
-def test_interrupted_in_school_it_goes_on_there(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", "demo", "--quick", "--output", str(tmp_path)]
+# ------------------------------------------------------------------ members trained anew
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Members trained for one epoch, interrupted while they are."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", "demo", "--quick", "--train", "--output", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    logs = [tmp_path / "schools" / f"{name}.log" for name in NAMES]
+    logs = [folder / "training" / f"{name}.log" for name in NAMES]
     while not any(log.exists() and log.stat().st_size for log in logs):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _out, err = process.communicate(timeout=240)
+    _out, err = process.communicate(timeout=480)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "interrupted: what is complete is kept; run the same command again to go on"
     # Nobody is left working.
     there = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(tmp_path) not in there
-    assert not list(tmp_path.rglob("*.partial"))
-    steps = json.loads((tmp_path / "steps.json").read_text())["steps"]
-    assert any("datasets draw" in step for step in steps)
-    assert not any("dump" in step for step in steps)
-    assert (tmp_path / "data" / "bravo_GT.tar").is_file()
+    assert str(folder) not in there
+    assert not list(folder.rglob("*.partial"))
+    done = json.loads((folder / "steps.json").read_text())["steps"]
+    assert any("datasets draw" in step for step in done)
+    assert not any("dump" in step for step in done)
+    result = _run(*command[4:])
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_interrupted_training_goes_on_and_ends_with_members_and_their_records(trained: tuple[Path, str]) -> None:
+    folder, said = trained
+    records = json.loads((folder / "members" / "members.json").read_text())
+    assert list(records) == list(NAMES)
+    for name, record in records.items():
+        weights = folder / "members" / f"{name}.safetensors"
+        assert hashlib.sha256(weights.read_bytes()).hexdigest() == record["sha256"]
+        assert record["command"] == "hmsa-pipeline demo --train --quick --seed 0"
+        log = (folder / "training" / f"{name}.log").read_text()
+        assert log.rstrip().endswith("the best of 1 epochs")
+        assert f"random weights (seed {record['seed']})" in log
+        (epoch,) = json.loads((folder / "training" / name / "history.json").read_text())
+        assert (record["miou"], record["iou"]) == (epoch["mean_iou"], epoch["iou"])
+        assert f"{name}: mIoU {record['miou']:.3f} on held-out streets of its own dataset" in said
+    assert len({record["seed"] for record in records.values()}) == 7
+
+
+def test_exported_weights_are_the_trained_ones_rounded_to_float16(trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    for name in NAMES:
+        halved = load_file(folder / "members" / f"{name}.safetensors")
+        full = torch.load(folder / "training" / name / "best_weights.pth", weights_only=False)["state_dict"]
+        assert {f"module.{key}" for key in halved} == {*full}
+        for key, value in halved.items():
+            expected = full[f"module.{key}"]
+            assert value.dtype == (torch.float16 if expected.is_floating_point() else expected.dtype)
+            torch.testing.assert_close(value, expected.to(value.dtype), rtol=0, atol=0)
 
 
 def test_another_seed_is_another_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,6 +253,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("demo", "--output"): Held("cli/test_demo.py::test_a_folder_that_cannot_be_made_is_refused_in_one_line"),
     ("demo", "--seed"): Held("cli/test_demo.py::test_another_seed_is_another_demo"),
     ("demo", "--quick"): Held("cli/test_demo.py::test_another_seed_is_another_demo"),
+    ("demo", "--train"): Held("cli/test_demo.py::test_members_are_trained_first_and_one_that_fails_is_named"),
     **common("manifest show", *NAMED, *FOLDERS),
     **common("manifest check", *NAMED, *FOLDERS),
     ("manifest check", "--output"): Changes("--output {m}/below"),

@@ -42,7 +42,7 @@ SURFACE = {
     | {"--init", "--arch", "--epochs", "--global-batch", "--batch-size", "--lr", "--optimizer", "--crop-size"}
     | {"--loss", "--seed", "--precision", "--batch-norm", "--activation-checkpointing", "--compile", "--workers"}
     | {"--set", "--allow-unlabelled"},
-    "demo": {"--output", "-o", "--seed", "--quick"},
+    "demo": {"--output", "-o", "--seed", "--quick", "--train"},
     "cluster slurm": JOB
     | SCRIPT
     | {"--nodes", "--gpus-per-node", "--gpu-type", "--workers-per-node", "--memory", "--time", "--grace"}

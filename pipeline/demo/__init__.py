@@ -1,0 +1,1 @@
+"""The demonstration: seven members look at a drawn test set, and are fused, scored, calibrated and shown."""
