@@ -45,7 +45,7 @@ FULL = DemoSize(
     train=720,
     val=48,
     crop=(128, 224),
-    epochs=20,
+    epochs=8,
     pixels=50_000,
 )
 QUICK = DemoSize(
