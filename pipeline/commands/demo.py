@@ -17,13 +17,13 @@ def demo(
     seed: Annotated[int, option("--seed", "N", "Of streets and first weights.", min=0)] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A small part of everything: to see that it works.")] = False,
     train: Annotated[
-        bool, typer.Option("--train", help="Train the seven members anew: hours, but with --quick.")
+        bool, typer.Option("--train", help="Train the seven members here: hours, except with --quick.")
     ] = False,
 ) -> None:
     """Take the whole way on drawn streets, in two minutes.
 
     Seven small members that come with the package segment a drawn target set; dump, ensemble, evaluate, calibrate,
-    submit and report do the rest. Interrupted, it goes on where it was.
+    submit and report do the rest. After an interruption it resumes.
 
     Example: hmsa-pipeline demo --output demo
     """

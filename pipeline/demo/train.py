@@ -1,4 +1,4 @@
-"""Training of the demo's members, some at a time; what is interrupted goes on where it was."""
+"""Training of the demo's members, some at a time; what is interrupted resumes."""
 
 from __future__ import annotations
 

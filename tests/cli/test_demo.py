@@ -289,7 +289,7 @@ def test_an_interruption_is_passed_on_once(tmp_path: Path, monkeypatch: pytest.M
     assert result.err.splitlines()[-1].endswith("run the same command again to go on")
 
 
-# ------------------------------------------------------------------ members trained anew
+# ------------------------------------------------------------------ members trained here
 
 
 @pytest.fixture(scope="module")
