@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .shared.options import option, path_option
+from .shared.output import INTERRUPTED
 
 
 def demo(
+    context: typer.Context,
     output: Annotated[Path, path_option("--output", "DIR", "Where everything of the demo goes.", "-o")] = Path(
         "demo"
     ),
@@ -29,6 +33,23 @@ def demo(
     """
     from ..demo.run import run_demo
 
-    code = run_demo(output, seed, quick=quick, train=train)
-    if code:
+    if code := run_demo(output, seed, runner(context), quick=quick, train=train):
         raise typer.Exit(code)
+
+
+def runner(context: typer.Context) -> Callable[[Sequence[str]], int]:
+    """Return what runs another command line in this process, raises its errors, and returns its exit code."""
+    program = context.find_root().command
+
+    def run(words: Sequence[str]) -> int:
+        own = sys.argv
+        sys.argv = [own[0], *words]
+        try:
+            code = program.main(list(words), prog_name="hmsa-pipeline", standalone_mode=False)
+        finally:
+            sys.argv = own
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        return code or 0
+
+    return run

@@ -1,7 +1,7 @@
 """The demonstration from beginning to end.
 
-Each step runs as the command line that is printed before it, in a process of its own. A step that was finished is not
-done again.
+Each step runs as the command line that is printed before it, all in this process: to import torch anew takes seconds.
+A step that was finished is not done again.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from ...files import write_text
 from ..submission.bravo_archives import write_samples
 from .members import SHIPPED_MEMBERS, copy_shipped, read_records
 from .plan import FIRST_LOOK, DemoPlan, line
-from .steps import FinishedSteps, run_step
+from .steps import FinishedSteps, Run, run_step
 from .summary import summary
 from .train import train_members
 
 
-def run_demo(folder: Path, seed: int, *, quick: bool = False, train: bool = False) -> int:
+def run_demo(folder: Path, seed: int, run: Run, *, quick: bool = False, train: bool = False) -> int:
     """Draw, take or train the members, and run the stages; return the exit code of the first that fails, else 0.
 
     Args:
         folder: where everything goes. Run again with the same arguments, nothing is made twice.
         seed: of the streets and, where members are trained, of their first weights.
+        run: runs a command line.
         quick: do a small part of everything.
         train: train the members instead of taking those of the package.
 
     Raises:
+        HmsaError: of a step.
         ManifestError: the folder holds another manifest.
         StoreError: the folder cannot be written.
     """
@@ -39,19 +41,19 @@ def run_demo(folder: Path, seed: int, *, quick: bool = False, train: bool = Fals
     finished = FinishedSteps(plan.folder / "steps.json")
     with _naming(plan):
         _prepare(plan)
-    if train and (code := run_step(finished, plan.draw()) or train_members(finished, plan)):
+    if train and (code := run_step(finished, plan.draw(), run) or train_members(finished, plan)):
         return code
     if not all(line(step) in finished for step in plan.first_look()):
         with _naming(plan):
             _draw_target_set(plan, dozens=1)
     for step in plan.first_look():
-        if code := run_step(finished, step):
+        if code := run_step(finished, step, run):
             return code
     print(f"\nfirst picture: {_first_picture(plan)}", flush=True)
     with _naming(plan):
         _draw_target_set(plan, plan.size.test_dozens)
     for step in (*(() if train else (plan.draw(),)), *plan.main_steps()):
-        if code := run_step(finished, step):
+        if code := run_step(finished, step, run):
             return code
     print("\n".join(summary(plan)))
     return 0

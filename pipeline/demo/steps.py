@@ -1,4 +1,4 @@
-"""The steps of a demonstration: each is a command line in a process of its own, and is not done twice."""
+"""The steps of a demonstration: each is a command line, and is not done twice."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 from ... import __version__
 from ...files import write_json
 from .plan import Words, line
+
+Run = Callable[[Words], int]
+"""Runs a command line in this process and returns its exit code."""
 
 
 class FinishedSteps:
@@ -35,18 +38,19 @@ class FinishedSteps:
         write_json(self._path, {"version": __version__, "steps": self._steps})
 
 
-def run_step(finished: FinishedSteps, step: Words) -> int:
-    """Run a step unless it is done; its exit code."""
+def run_step(finished: FinishedSteps, step: Words, run: Run) -> int:
+    """Run a step unless it is done; its exit code.
+
+    Args:
+        finished: steps that are done; takes this one.
+        step: the command.
+        run: runs it.
+    """
     print(f"\n$ {line(step)}", flush=True)
     if line(step) in finished:
         print("done before", flush=True)
         return 0
-    process = start_process(step)
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        stop([process])
-        raise
+    code = run(step)
     if not code:
         finished.add(line(step))
     return code
