@@ -1,6 +1,6 @@
 """The demonstration from beginning to end.
 
-Each step runs as the command line that is printed before it, all in this process: to import torch anew takes seconds.
+Each step runs as the command line that is printed before it, all in this process: importing torch takes seconds.
 A step that was finished is not done again.
 """
 
