@@ -4,7 +4,11 @@
 set -euo pipefail
 dir=$(mkdir -p "$1" && cd "$1" && pwd)
 host=$(hostname -s)
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
+# All at once: one after the other, the same port may be found twice.
+read -r port_ctld port_a port_b < <(python3 -c '
+import socket
+sockets = [socket.create_server(("", 0)) for _ in range(3)]
+print(*(one.getsockname()[1] for one in sockets))')
 
 mkdir -p "$dir"/{state,spool-a,spool-b,munge}
 chmod 755 "$dir"
@@ -26,7 +30,7 @@ done
 cat > "$dir/slurm.conf" <<END
 ClusterName=tests
 SlurmctldHost=$host
-SlurmctldPort=$(free_port)
+SlurmctldPort=$port_ctld
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket=$socket/s
@@ -50,8 +54,8 @@ KillWait=20
 MinJobAge=60
 OverTimeLimit=0
 GresTypes=gpu
-NodeName=a NodeHostname=$host Port=$(free_port) CPUs=4 RealMemory=8000 Gres=gpu:2
-NodeName=b NodeHostname=$host Port=$(free_port) CPUs=4 RealMemory=8000 Gres=gpu:2
+NodeName=a NodeHostname=$host Port=$port_a CPUs=4 RealMemory=8000 Gres=gpu:2
+NodeName=b NodeHostname=$host Port=$port_b CPUs=4 RealMemory=8000 Gres=gpu:2
 PartitionName=tests Nodes=a,b Default=YES MaxTime=1:00:00 State=UP
 END
 cat > "$dir/gres.conf" <<END

@@ -56,6 +56,7 @@ class Job:
         assert (result.code, result.err) == (0, ""), result
         self.number: str = json.loads((folder / "job.json").read_text())["job"]
         self._log = Path(json.loads((folder / "job.json").read_text())["log"])
+        self.file = str(folder / f"scheduler-{self.number}.json")
         assert result.out == f"submitted as job {self.number}; it writes to {self._log}\n"
 
     @property
@@ -89,7 +90,7 @@ class Job:
     def processes(self) -> list[list[str]]:
         """Processes of it that are there."""
         found = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
-        return [words for words in found if any(f"scheduler-{self.number}.json" in word for word in words)]
+        return [words for words in found if any(self.file in word for word in words)]
 
     def let_time_run_out(self) -> None:
         """Set the time limit to two or three minutes from now, however long the job has been running."""
@@ -179,7 +180,7 @@ def test_a_killed_worker_costs_nothing(slurm: Path, bench: Bench, reference: Ben
     job.wait(lambda: shards(bench) >= 3)
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "worker" in words and words[-2:] == ["--name", "b-0"]:
+        if job.file in words and words[-2:] == ["--name", "b-0"]:
             for one in (process, *process.children(recursive=True)):
                 one.kill()
     assert job.ended() == "COMPLETED 0:0", job.log

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# What Client.run(function, wait=False, on_error="ignore") of dask.distributed does with a plain function.
+# guess: every worker runs it, and the call does not wait for the answers.
+# seen: distributed 2026.8.0: no worker runs it. wait=False is for coroutine functions only; a plain one fails an assert
+# seen: in each worker ("Combination not supported"), which on_error="ignore" hides from the caller. The documentation
+# seen: of run says of wait only "If the function is asynchronous whether or not to wait until that function finishes."
+set -euo pipefail
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install -q distributed==2026.8.0
+cat > "$work/look.py" <<'PY'
+import logging
+import sys
+import time
+
+from distributed import Client, LocalCluster
+
+made = []
+
+
+def plain(name):
+    made.append(name)
+
+
+async def coroutine(name):
+    made.append(name)
+
+
+if __name__ == "__main__":
+    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster, Client(cluster) as client:
+        client.run(plain, "plain function, wait=False", wait=False, on_error="ignore")
+        client.run(coroutine, "coroutine, wait=False", wait=False, on_error="ignore")
+        time.sleep(2)
+        client.run(plain, "plain function, wait=True", on_error="ignore")
+        try:
+            client.run(plain, "", wait=False)
+        except Exception as error:  # the exception of the worker, as far as it can be sent
+            said = str(error)
+        else:
+            said = "nothing"
+    print(f"ran: {made}; without on_error: {said}")
+    if (made, said) != (["coroutine, wait=False", "plain function, wait=True"], "Combination not supported"):
+        sys.exit("changed")
+PY
+"$work/venv/bin/python" "$work/look.py"
+echo "as seen: with wait=False a plain function is run nowhere, and on_error=ignore says nothing"
