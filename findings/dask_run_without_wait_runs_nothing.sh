@@ -13,36 +13,38 @@ cat > "$work/look.py" <<'PY'
 import logging
 import sys
 import time
+from pathlib import Path
 
 from distributed import Client, LocalCluster
 
-made = []
+
+def plain(file):
+    Path(file).touch()
 
 
-def plain(name):
-    made.append(name)
-
-
-async def coroutine(name):
-    made.append(name)
+async def coroutine(file):
+    Path(file).touch()
 
 
 if __name__ == "__main__":
     logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+    folder = Path(sys.argv[1])
     with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster, Client(cluster) as client:
-        client.run(plain, "plain function, wait=False", wait=False, on_error="ignore")
-        client.run(coroutine, "coroutine, wait=False", wait=False, on_error="ignore")
-        time.sleep(2)
-        client.run(plain, "plain function, wait=True", on_error="ignore")
+        client.run(plain, str(folder / "plain function without wait"), wait=False, on_error="ignore")
+        client.run(coroutine, str(folder / "coroutine without wait"), wait=False, on_error="ignore")
+        time.sleep(3)
+        client.run(plain, str(folder / "plain function"), on_error="ignore")
         try:
-            client.run(plain, "", wait=False)
-        except Exception as error:  # the exception of the worker, as far as it can be sent
+            client.run(plain, str(folder / "no"), wait=False)
+        except Exception as error:  # the worker's exception, as far as it can be sent
             said = str(error)
         else:
             said = "nothing"
-    print(f"ran: {made}; without on_error: {said}")
-    if (made, said) != (["coroutine, wait=False", "plain function, wait=True"], "Combination not supported"):
+    ran = sorted(file.name for file in folder.iterdir())
+    print(f"ran: {ran}; without on_error: {said}")
+    if ran != ["coroutine without wait", "plain function"] or "Combination not supported" not in said:
         sys.exit("changed")
 PY
-"$work/venv/bin/python" "$work/look.py"
+mkdir "$work/ran"
+"$work/venv/bin/python" "$work/look.py" "$work/ran"
 echo "as seen: with wait=False a plain function is run nowhere, and on_error=ignore says nothing"

@@ -134,6 +134,8 @@ class DaskWorkerPool(ABC):
         self._client: Client | None = None
         self._events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         self._futures: dict[int, Future] = {}
+        self._given: dict[int, str] = {}
+        self._known: set[str] = set()
         self._addresses: dict[str, str] = {}
         self._workers: list[str] = []
         self._admitted: set[str] = set()
@@ -257,7 +259,9 @@ class DaskWorkerPool(ABC):
         now = time.monotonic()
         if now - self._looked_at > 1.0 or not self._workers:
             self._looked_at = now
-            known = {a: w for a, w in self._scheduler_workers().items() if self._may_work(a, w)}
+            there = self._scheduler_workers()
+            self._known = set(there)
+            known = {a: w for a, w in there.items() if self._may_work(a, w)}
             self._addresses = {str(w["name"]): address for address, w in known.items()}
             self._workers = sorted(self._addresses, key=lambda name: (len(name), name))
         return self._workers
@@ -269,6 +273,7 @@ class DaskWorkerPool(ABC):
             number, block, worker: see `WorkerPool.submit`.
         """
         call = pickle_call(_run_block, block, self._run, number)
+        self._given[number] = self._addresses[worker]
         future = self._futures[number] = self._call(f"{number}", self._addresses[worker], call, elsewhere=True)
         future.add_done_callback(lambda ended: self._done(number, ended))
 

@@ -26,10 +26,12 @@ from .dask_pool import (
     worker_problem,
 )
 from .pickled_call import pickle_call
+from .protocol import WorkerDied
 from .slurm_job import refuse_scheduler_of_another_job
 
 CONNECT_SECONDS = 30.0
 LOST_SECONDS = 10.0
+ORPHAN_SECONDS = 2.0
 SETTLE_SECONDS = 10.0
 """How long ``auto`` waits for a worker with a GPU after the last worker that has none came."""
 
@@ -51,6 +53,8 @@ class ExternalCluster(DaskWorkerPool):
         self._address = scheduler
         self._answered_at = time.monotonic()
         self._noted_at = self._answered_at - WAITING_SECONDS + SETTLE_SECONDS
+        self._orphans: set[int] = set()
+        self._orphans_at = 0.0
         self._asked: set[str] = set()
         self._questions: dict[str, Future] = {}
         self._client = self._connect()
@@ -177,4 +181,31 @@ class ExternalCluster(DaskWorkerPool):
                 )
             return
         self._answered_at = now
+        for address, future in list(self._questions.items()):
+            if address not in self._known and future.status == "pending":  # it is gone, and will never answer
+                with contextlib.suppress(Exception):
+                    future.cancel()
+        if now - self._orphans_at >= ORPHAN_SECONDS:
+            self._orphans_at = now
+            self._end_orphans()
         super()._check_workers()
+
+    def _end_orphans(self) -> None:
+        """End the blocks of workers that are gone which no other worker has got.
+
+        If the last worker goes, Dask keeps its block for the very same address, whoever comes afterwards.
+        """
+        before, self._orphans = self._orphans, set()
+        pending = {number: future for number, future in self._futures.items() if future.status == "pending"}
+        if not self._known or all(self._given[number] in self._known for number in pending):
+            return
+        with contextlib.suppress(Exception):  # a scheduler that does not answer is noticed elsewhere
+            at_work: Any = self._open().processing()
+            keys = {key for found in at_work.values() for key in found}
+            self._orphans = {number for number, future in pending.items() if future.key not in keys}
+        # Seen twice: the result of a block that has just ended may be on its way.
+        for number in self._orphans & before:
+            with contextlib.suppress(Exception):
+                self._futures.pop(number).cancel(force=True)
+            self._looked_at = 0.0
+            self._events.put((number, WorkerDied()))

@@ -17,7 +17,7 @@ from distributed import Client
 from hmsa_pipeline import __version__
 
 from .bench import Bench, ended, files, lost, quiet
-from .faults import kill, wait_for
+from .faults import gated, kill, wait_for
 from .test_workers import IMAGES, bench, record, reference, shards, street
 
 __all__ = ["bench", "reference", "street"]
@@ -133,6 +133,25 @@ def test_a_lost_worker_of_a_running_cluster_costs_nothing(bench: Bench, referenc
     result = ended(process)
     assert (result.code, quiet(result.err), lost(result.err)) == (0, [], ["lost"])
     assert files(bench.logits) == files(reference.logits)
+
+
+@pytest.mark.slow(every_change=True)
+def test_a_worker_that_comes_after_the_last_one_has_gone_goes_on_with_its_block(
+    bench: Bench, reference: Bench, cluster: Cluster
+) -> None:
+    nanny = psutil.Process(cluster.worker("last", **gated(bench.root, "02")).pid)
+    process = bench.start("dump", "--scheduler", str(cluster.file), "--device", "cpu")
+    wait_for(lambda: shards(bench) >= 2)
+    for one in (nanny, *nanny.children(recursive=True)):
+        kill(one)
+    assert process.stderr is not None
+    while "no worker with the resource GPU=1 is there; waiting" not in (line := process.stderr.readline()):
+        assert line, "it ended"
+    cluster.worker("next")
+    result = ended(process)
+    assert result.code == 0, result
+    assert files(bench.logits) == files(reference.logits)
+    assert [path.name for path in bench.output.glob(".*")] == []
 
 
 @pytest.mark.slow(every_change=True)

@@ -51,7 +51,7 @@ SchedulerParameters=batch_sched_delay=1,sched_interval=5,bf_interval=5
 ReturnToService=2
 SlurmdTimeout=60
 KillWait=20
-MinJobAge=60
+MinJobAge=3600
 OverTimeLimit=0
 GresTypes=gpu
 NodeName=a NodeHostname=$host Port=$port_a CPUs=4 RealMemory=8000 Gres=gpu:2

@@ -26,12 +26,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 CPUS = ("--device", "cpu", "--workers-per-node", "1", "--cpus-per-worker", "1", "--time", "50")
 # Workers read photographs slowly, so that a job is still at work when something happens to it.
 SLOW = """
-import multiprocessing, pathlib, time
+import multiprocessing, os, pathlib, time
 
 _whole = pathlib.Path.open
 
 def _slowly(path, *arguments, **options):
     if path.suffix == ".png" and "photos" in path.parts and multiprocessing.parent_process() is not None:
+        (pathlib.Path(__file__).parent / f"reading-{{os.getpid()}}").touch()
         time.sleep({seconds})
     return _whole(path, *arguments, **options)
 
@@ -210,7 +211,7 @@ def test_a_run_that_does_not_stop_in_time_is_ended_and_goes_on(
     slurm: Path, bench: Bench, reference: Bench, folder: Path
 ) -> None:
     job = Job(bench, folder, "--nodes", "2", "--grace", "120", *slowly(folder, 600))
-    job.wait(lambda: len(locks(bench)) == 2)  # both workers have images
+    job.wait(lambda: len(list((folder / "site").glob("reading-*"))) == 2)
     job.let_time_run_out()
     job.wait(lambda: "goes back into the queue" in job.log)
     assert "error: the images in work are not complete after 80 s; ask for a longer --grace" in job.log
