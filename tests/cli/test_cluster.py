@@ -145,7 +145,7 @@ def test_a_worker_that_comes_after_the_last_one_has_gone_goes_on_with_its_block(
     for one in (nanny, *nanny.children(recursive=True)):
         kill(one)
     assert process.stderr is not None
-    while "no worker with the resource GPU=1 is there; waiting" not in (line := process.stderr.readline()):
+    while "waiting for one up to" not in (line := process.stderr.readline()):
         assert line, "it ended"
     cluster.worker("next")
     result = ended(process)
