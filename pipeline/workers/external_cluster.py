@@ -193,7 +193,7 @@ class ExternalCluster(DaskWorkerPool):
     def _end_orphans(self) -> None:
         """End the blocks of workers that are gone which no other worker has got.
 
-        If the last worker goes, Dask keeps its block for the very same address, whoever comes afterwards.
+        If the last worker goes, Dask keeps its block for the same address, also when another one comes.
         """
         before, self._orphans = self._orphans, set()
         pending = {number: future for number, future in self._futures.items() if future.status == "pending"}
