@@ -105,7 +105,8 @@ def _read_file(path: Path) -> Tensor:
         elif path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False))
         else:
-            with np.load(path, allow_pickle=False) as content:
+            # Opened here, because numpy leaves a damaged archive open.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
                 arrays = {name: torch.from_numpy(content[name]) for name in content.files}
     except FileNotFoundError as error:
         raise StoreError(f"{path}: there is no such file; make it and import again") from error
