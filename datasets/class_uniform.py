@@ -246,7 +246,8 @@ def _bytes(path: Path) -> int:
 def _load(path: Path, num_images: int) -> NDArray[np.int32] | None:
     """Read the cache file: (n, 4) int32 centroids; None if it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because numpy leaves a damaged archive open.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             centroids = file["centroids"]
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return None

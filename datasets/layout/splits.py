@@ -112,7 +112,7 @@ def _read_numpy(path: Path) -> dict[str, Any]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return dict(file)
     except Exception as error:  # of NumPy and of zipfile, many kinds
         raise DatasetError(f"{path}: cannot be read as a NumPy archive; make it again from split.mat") from error

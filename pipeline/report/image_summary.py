@@ -48,7 +48,9 @@ _LEAST_SHARE = 0.0005
 def load_cached(setup: DatasetSetup, item: Item) -> ImageSummary | None:
     """Load an image's cached summary; None if it is missing or incomplete, or one of its inputs changed."""
     try:
-        with np.load(setup.folder / PICTURES / _key(setup, *item) / _SUMMARY_FILE, allow_pickle=False) as arrays:
+        # Opened here, because numpy leaves a damaged archive open.
+        path = setup.folder / PICTURES / _key(setup, *item) / _SUMMARY_FILE
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             record = json.loads(str(arrays["said"]))
             counts = {
                 name: PixelCounts(

@@ -59,7 +59,7 @@ def test_a_checkpoint_under_another_name_and_newer_software_go_on_with_the_store
 
 def test_imported_logits_have_no_network_and_keep_their_source(where: Path) -> None:
     nothing = dict.fromkeys(("checkpoint", "sha256", "scales", "flip", "precision", "preprocessing"))
-    source = {"folder": "/there", "channels": [3, 1, 2]}
+    source = {"kind": "logits", "folder": "/there", "channels": [3, 1, 2]}
     made = identity(architecture="external", source=source, **nothing)
     store = LogitStore.for_writing(where, made, VERSIONS)
     assert LogitStore.open(where).identity == store.identity == made

@@ -53,8 +53,6 @@ sys.exit(7)
 # The signals of a terminal or a cluster reach all processes of a group, that which workers are forked from too.
 GROUP = """
 import signal, subprocess
-
-from ...limits import PATIENCE
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 for number in (15, 2):  # from elsewhere: what the parent itself sends ends a worker
