@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from distributed import Client, Future, get_worker
 from distributed.scheduler import KilledWorker
 
 from ... import __version__
-from ...errors import StoreError, first_few, reason
+from ...errors import StoreError, TryAgainError, first_few, reason
 from ..runtime.device import device_name
 from ..runtime.progress import say
 from ..storage.filesystem import parse_location, remove, size, write_bytes
@@ -41,6 +42,7 @@ WAITING_SECONDS = 60.0
 THREADS_EACH = 4
 QUIET = logging.CRITICAL + 1
 _NEAR_LIMIT = 0.6  # Dask ends workers at 0.95; memory may grow fast
+_MAX_DEATHS = 5  # of a worker that ends whenever it is asked: its memory limit ends it as soon as torch is imported
 _MEMORY_ADVICE = "start workers with --memory-limit 0, since most of what they hold is not Dask's"
 
 _stopped_runs: set[str] = set()
@@ -214,6 +216,7 @@ class DaskWorkerPool(ABC):
         client, end = self._open(), time.monotonic() + self._first_seconds
         local = [str(path) for path in required_paths[1:]]
         found: dict[str, dict[str, Any]] = {}
+        deaths = Counter[str]()
         with output_marker(required_paths[0] if required_paths else None) as marker:
             while not found:
                 known = self._scheduler_workers()
@@ -227,11 +230,16 @@ class DaskWorkerPool(ABC):
                 for address, answer in answers.items():
                     if isinstance(answer, dict):
                         found[address] = answer | {"name": str(known[address]["name"])}
+                        continue
+                    name = str(known[address]["name"])
+                    deaths[name] += 1
+                    limited = bool(known[address].get("memory_limit")) and not isinstance(answer, ImportError)
+                    given_up = time.monotonic() > end or (limited and deaths[name] == _MAX_DEATHS)
                     # One that died in this moment is Dask's to start again, or the run's to miss.
-                    elif not isinstance(answer, OSError) or time.monotonic() > end:
-                        raise StoreError(
-                            no_answer(str(known[address]["name"]), answer, known[address], "where it runs")
-                        )
+                    if given_up or not (limited or isinstance(answer, OSError)):
+                        problem = no_answer(name, answer, known[address], "where it runs")
+                        raise TryAgainError(problem) if limited else StoreError(problem)
+                    time.sleep(1.0)
         return found
 
     def _scheduler_workers(self) -> dict[str, dict[str, Any]]:

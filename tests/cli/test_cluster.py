@@ -200,7 +200,7 @@ def test_a_worker_that_its_memory_limit_pauses_is_said_so(bench: Bench, cluster:
     assert not bench.output.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every_change=True)
 def test_a_worker_that_its_memory_limit_ends_is_said_so(bench: Bench, cluster: Cluster) -> None:
     """Torch takes more than the limit, so that its nanny ends it when it is first asked for something."""
     cluster.worker("small", "--resources", "GPU=1", "--memory-limit", "200MiB")
