@@ -34,7 +34,7 @@ scale attention, ``mscale``); the tiny one is for tests and the demo, millisecon
 ARCHITECTURES: tuple[str, ...] = tuple(SIZES)
 """Ours, which can be trained."""
 
-ADAPTERS: tuple[str, ...] = ("transformers", "smp")
+ADAPTERS: tuple[str, ...] = ("transformers", "smp", "timm_linear")
 """Networks of other libraries, read from files that name the network; see `adapters`."""
 
 

@@ -53,11 +53,13 @@ class Sizes:
         multiple: height and width have to be multiples of it, or pixels at the end are not seen.
         fixed: height and width, if it takes no others.
         square: it takes squares only.
+        usual: height and width of the windows that it sees where nothing else is asked for; others do, too.
     """
 
     multiple: int = 1
     fixed: tuple[int, int] | None = None
     square: bool = False
+    usual: tuple[int, int] | None = None
 
     def problem(self, window: tuple[int, int]) -> str | None:
         """Say why windows of this size do not fit; None if they do (they are padded to the multiple)."""

@@ -11,22 +11,47 @@ from ...errors import CheckpointError, cannot_read, first_few
 from ...files import sha256
 
 _CONTENT = ("*.json", "*.safetensors")
+_WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "*.ckpt", "*.bin")
 
 
-def content_of(folder: Path) -> list[Path]:
-    """List the files of a folder that decide what its network computes: ``*.json`` and ``*.safetensors``, by name."""
-    return sorted(path for pattern in _CONTENT for path in folder.glob(pattern) if path.is_file())
+def parts_of(arch: str, path: Path) -> list[Path]:
+    """List the files that decide what a network computes, by name.
+
+    Args:
+        arch: one of `registry.ADAPTERS`.
+        path: the file, or a folder: of ``timm_linear`` all of its weights count, of others ``*.json`` and
+            ``*.safetensors``.
+
+    Raises:
+        CheckpointError: there is neither.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    if not path.is_dir():
+        return [path]
+    patterns = _WEIGHTS if arch == "timm_linear" else _CONTENT
+    return sorted(found for pattern in patterns for found in path.glob(pattern) if found.is_file())
 
 
-def folder_sha256(folder: Path) -> str:
-    """Compute the SHA-256 of what ``LC_ALL=C sha256sum *.json *.safetensors | LC_ALL=C sort -k 2`` prints there."""
-    lines = [f"{sha256(path)}  {path.name}\n" for path in content_of(folder)]
+def parts_sha256(arch: str, path: Path) -> str:
+    """Compute the SHA-256 of a file, or, of a folder, of what ``sha256sum`` prints of `parts_of`, sorted by name."""
+    if not path.is_dir():
+        return sha256(*parts_of(arch, path))
+    lines = [f"{sha256(part)}  {part.name}\n" for part in parts_of(arch, path)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def content_bytes(folder: Path) -> int:
-    """Size in bytes of `content_of`."""
-    return sum(path.stat().st_size for path in content_of(folder))
+def weight_files(path: Path) -> list[Path]:
+    """Return a file itself, or the files of weights in a folder; CheckpointError if there are none."""
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: there is no such file or folder; names on a hub are not fetched: download the weights, and "
+            "give their path"
+        )
+    found = parts_of("timm_linear", path)
+    if not found:
+        raise CheckpointError(f"{path}: holds no weights ({', '.join(_WEIGHTS)})")
+    return found
 
 
 def demand_folder(path: Path, library: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import HmsaError, ManifestError
-from . import hf_network, smp_network
+from . import hf_network, smp_network, timm_linear
 from .body import Body
 from .class_table import class_table
 from .network import MemberNetwork
@@ -27,6 +27,8 @@ def load_member(settings: AdapterSettings) -> MemberNetwork:
 
 
 def _body(settings: AdapterSettings) -> Body:
+    if settings.arch == "timm_linear":
+        return timm_linear.load(settings)
     if settings.arch == "smp":
         return smp_network.load(settings.path, settings.mean, settings.std)
     return hf_network.load(settings.path)

@@ -157,7 +157,7 @@ def _padded(side: int, multiple: int) -> int:
 def _checked_view(body: Body, view: View | None) -> View:
     sizes, own = body.sizes, body.sizes.fixed
     if view is None:
-        return View(window=own)
+        return View(window=own or sizes.usual)
     if view.window is not None:
         if problem := sizes.problem(view.window):
             raise ManifestError(f"view: {problem}; leave 'window' to this network, or correct it")

@@ -56,6 +56,8 @@ class AdapterSettings:
         view: None for the network's own.
         classes: see `ClassChoice`.
         mean, std: of the network's pixels, red, green, blue, 0..1, where its files do not say them.
+        backbone, layers, norm: name of a network of timm, places of the maps that its head takes, ascending, and
+            whether the backbone's final normalisation is applied to them.
     """
 
     arch: str
@@ -65,3 +67,6 @@ class AdapterSettings:
     classes: ClassChoice = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    backbone: str | None = None
+    layers: tuple[int, ...] | None = None
+    norm: bool | None = None

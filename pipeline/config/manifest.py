@@ -16,7 +16,7 @@ from ...datasets.layout.find_images import LAYOUTS
 from ...errors import ManifestError, describe_value, nearest
 from ...models.registry import ADAPTERS, KNOWN
 from ..storage.output_folder import store_path
-from .member_fields import ClassesField, ViewField
+from .member_fields import FIELD_OWNERS, ClassesField, LayersField, ViewField
 from .path_variables import resolved_path
 from .value_types import (
     Count,
@@ -192,10 +192,24 @@ class Member(FrozenModel):
     )
     mean: tuple[NotNegative, NotNegative, NotNegative] | None = Field(
         default=None,
-        description="Mean of the pixels that a network of smp was trained with, red, green, blue, 0 to 1.",
+        description="Mean of the pixels that a network was trained with where its files do not hold it, red, green, "
+        "blue, 0 to 1.",
     )
     std: tuple[Positive, Positive, Positive] | None = Field(
         default=None, description="Their standard deviation, 0 to 1."
+    )
+    backbone: Text | None = Field(
+        default=None, description="Name of the backbone in timm, with its tag, of arch timm_linear."
+    )
+    layers: LayersField = Field(
+        default=None,
+        description="Places of the backbone's layers whose maps a linear head takes, from 0, ascending. null means "
+        "the last ones, as many as fit the head.",
+    )
+    norm: Annotated[bool, Strict()] | None = Field(
+        default=None,
+        description="Whether the backbone's final normalisation is applied to these maps. null means yes if its "
+        "weights are there.",
     )
 
     @model_validator(mode="after")
@@ -204,10 +218,12 @@ class Member(FrozenModel):
         if not self.external and self.checkpoint is None:
             needed = "the folder in which a network was saved" if adapted else "a file of weights"
             raise FieldError(f"is missing; {self.arch!r} needs {needed}", "checkpoint")
-        for key, owners in (("view", ADAPTERS), ("classes", ADAPTERS), ("mean", ("smp",)), ("std", ("smp",))):
+        for key, owners in FIELD_OWNERS.items():
             if self.arch not in owners and getattr(self, key) is not None:
                 message = f"means nothing to {self.arch!r}, only to {', '.join(owners)}; remove this"
                 raise FieldError(message, key)
+        if self.arch == "timm_linear" and self.backbone is None:
+            raise FieldError("is missing; give the backbone's name in timm", "backbone")
         if (self.mean is None) != (self.std is None):
             raise FieldError("is missing; 'mean' and 'std' go together", "std" if self.std is None else "mean")
         for key in ("checkpoint", "sha256"):

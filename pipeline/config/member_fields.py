@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import describe_value, nearest
-from .value_types import Count
+from ...models.registry import ADAPTERS
+from .value_types import Count, Natural, at_least_one
 from .yaml_document import FieldError
+
+FIELD_OWNERS: dict[str, tuple[str, ...]] = {
+    "view": ADAPTERS,
+    "classes": ADAPTERS,
+    "mean": ("smp", "timm_linear"),
+    "std": ("smp", "timm_linear"),
+    "backbone": ("timm_linear",),
+    "layers": ("timm_linear",),
+    "norm": ("timm_linear",),
+}
+"""Field of a manifest's model -> the architectures that it means something to."""
 
 WHOLE, AUTO, OTHER = "whole", "auto", "other"
 
@@ -93,3 +115,13 @@ ClassesField = Annotated[
     PlainSerializer(lambda classes: list(classes) if isinstance(classes, tuple) else classes),
     WithJsonSchema({"anyOf": [{"enum": [AUTO]}, {"type": "array"}, {"type": "object"}, {"type": "null"}]}),
 ]
+
+
+def _layers(layers: tuple[int, ...]) -> tuple[int, ...]:
+    for i, (before, layer) in enumerate(itertools.pairwise(layers)):
+        if layer <= before:
+            raise FieldError(f"{layer} follows {before}; name each layer once, ascending", i + 1)
+    return layers
+
+
+LayersField = Annotated[tuple[Natural, ...], AfterValidator(_layers), at_least_one] | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import CheckpointError
 from ...files import sha256
-from ...models.adapters.folder import content_bytes, folder_sha256
+from ...models.adapters.folder import parts_of, parts_sha256
 from ...models.adapters.load import load_member
 from ...models.adapters.network import MemberNetwork
 from ...models.adapters.settings import AdapterSettings, View
@@ -42,6 +42,9 @@ def load_adapter(member: Member) -> MemberNetwork:
             classes=member.classes,
             mean=member.mean,
             std=member.std,
+            backbone=member.backbone,
+            layers=member.layers,
+            norm=member.norm,
         )
     )
 
@@ -53,14 +56,13 @@ def digest_of(member: Member) -> str:
         CheckpointError: there is neither.
     """
     path = member.checkpoint_path()
-    if path.is_dir() and member.arch in ADAPTERS:
-        return folder_sha256(path)
+    if member.arch in ADAPTERS:
+        return parts_sha256(member.arch, path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     return sha256(path)
 
 
 def checkpoint_bytes(member: Member) -> int:
-    """Size in bytes of a member's file, or of the files of its folder that count."""
-    path = member.checkpoint_path()
-    return content_bytes(path) if path.is_dir() else path.stat().st_size
+    """Size in bytes of a member's file, or of the files that count if another library wrote several."""
+    return sum(part.stat().st_size for part in parts_of(member.arch, member.checkpoint_path()))

@@ -124,6 +124,9 @@ def test_every_field_is_read() -> None:
                 "classes": None,
                 "mean": None,
                 "std": None,
+                "backbone": None,
+                "layers": None,
+                "norm": None,
             },
             {
                 "name": "second",
@@ -137,6 +140,9 @@ def test_every_field_is_read() -> None:
                 "classes": None,
                 "mean": None,
                 "std": None,
+                "backbone": None,
+                "layers": None,
+                "norm": None,
             },
         ],
         "datasets": [

@@ -1,0 +1,111 @@
+"""Members whose manifest says what their files do not, through the command line: timm with a linear head."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hmsa_pipeline.datasets.decode.tensors import decode_image, normalise
+from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
+from hmsa_pipeline.models.adapters.load import load_member
+from hmsa_pipeline.models.adapters.settings import AdapterSettings
+from hmsa_pipeline.pipeline.store.logit_store import LogitStore
+
+from .bench import Bench, attributes, run
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import timm
+
+NAMES = list(CLASS_NAMES)
+NUMBERS: dict[str, Any] = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+TIMM = {"arch": "timm_linear", "checkpoint": "vit.pth", "backbone": "test_vit.r160_in1k", "classes": NAMES}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A file of each kind, and two photographs of odd sizes; tests take a copy."""
+    bench = Bench(
+        tmp_path_factory.mktemp("members"),
+        {
+            "version": 1,
+            "inference": {"scales": [1.0], "precision": "fp32"},
+            "models": [{"name": "vit", **TIMM}],
+            "datasets": [{"name": "garden", "type": "folder", "root": "photos/garden"}],
+        },
+    )
+    torch.manual_seed(0)
+    state = {
+        f"backbone.{key}": value for key, value in timm.create_model("test_vit", num_classes=0).state_dict().items()
+    }
+    torch.save(state | {"head.weight": torch.randn(19, 64), "head.bias": torch.randn(19)}, bench.root / "vit.pth")
+    bench.photo("garden/a.png", 64, 96, seed=1)
+    bench.photo("garden/b.png", 61, 83, seed=2)
+    return bench.save()
+
+
+@pytest.fixture
+def bench(saved: Bench, tmp_path: Path) -> Bench:
+    return saved.copy(tmp_path / "bench")
+
+
+def changed(bench: Bench, **values: Any) -> Bench:
+    """The manifest with its one member changed."""
+    bench.tree["models"] = [{key: value for key, value in (bench.tree["models"][0] | values).items() if value != ""}]
+    return bench.save()
+
+
+def assert_dumped(bench: Bench, settings: AdapterSettings) -> dict[str, Any]:
+    """Dump, compare each image with the network run in this process; return what the store says of it."""
+    result = bench.run("dump")
+    assert result.code == 0, result
+    network = load_member(settings)
+    store = LogitStore.open(bench.store("garden", "vit"))
+    for entry in store.images:
+        pixels = normalise(decode_image(bench.root / "photos/garden" / entry.path)[None])
+        wanted = network.predict(pixels, [1.0])[0]
+        found = torch.from_numpy(store.read(store.index[entry.path])).float()
+        torch.testing.assert_close(found, wanted, atol=2e-2, rtol=2e-3)
+    return attributes(bench.store("garden", "vit"))["preprocessing"]
+
+
+def test_a_backbone_of_timm_is_dumped(bench: Bench) -> None:
+    settings = AdapterSettings(
+        "timm_linear", bench.root / "vit.pth", CLASS_NAMES, classes=CLASS_NAMES, backbone="test_vit.r160_in1k"
+    )
+    said = assert_dumped(bench, settings)
+    assert (said["network"], said["layers"], said["norm"]) == ("test_vit.r160_in1k with a linear head", [5], True)
+    assert said["mean"] == [0.5] * 3
+    refused = changed(bench, norm=False).run("dump").refusal()
+    assert "preprocessing" in refused
+    checked = run("manifest", "check", "--manifest", str(changed(bench, layers=[5]).manifest))
+    assert checked.code == 0, checked
+
+
+WRONG = {
+    "no backbone": ({"backbone": ""}, "backbone: is missing; give the backbone's name in timm"),
+    "unknown backbone": ({"backbone": "test_vit9"}, "knows no 'test_vit9'; did you mean 'test_vit"),
+    "hub backbone": ({"backbone": "hf-hub:owner/vit"}, "names on a hub are not fetched"),
+    "no file": ({"checkpoint": "owner/vit"}, "names on a hub are not fetched"),
+    "layers": ({"layers": [2, 2]}, "layers[1]: 2 follows 2; name each layer once, ascending"),
+    "layer": ({"layers": [17]}, "layers: there is no 17, the backbone has 0 to 5"),
+    "no names": ({"classes": ""}, "its 19 classes have no names; name them in their order"),
+    "too few": ({"classes": NAMES[:7]}, "'classes' names 7 classes, the network has 19"),
+    "layers of smp": ({"arch": "smp", "backbone": "", "layers": [1]}, "means nothing to 'smp', only to timm_linear"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_refused_in_one_line_before_any_work(name: str, bench: Bench) -> None:
+    values, message = WRONG[name]
+    assert message in changed(bench, **values).run("dump").refusal()
+    assert not bench.output.exists()
+
+
+@pytest.mark.parametrize("library", ["timm"])
+def test_without_the_library_its_extra_is_named(library: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, library, None)
+    assert "pip install 'hmsa-pipeline[members]'" in bench.run("dump").refusal()
