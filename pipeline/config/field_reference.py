@@ -53,7 +53,8 @@ def _kind(field: Mapping[str, Any], parts: Mapping[str, Any]) -> tuple[str, Mapp
     """Describe the values that a field takes, and give the schema of the part that it holds, if it holds one."""
     if "anyOf" in field:
         found = [_kind(one, parts) for one in field["anyOf"] if one.get("type") != "null"]
-        return f"{', '.join(kind for kind, _ in found)}, or null", found[0][1]
+        names = ", ".join(kind for kind, _ in found)
+        return (f"{names}, or null" if len(found) < len(field["anyOf"]) else f"({names})"), found[0][1]
     if "$ref" in field or "allOf" in field:
         return "see below", _referred(field, parts)
     if "enum" in field:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ManifestError, reason
-from .manifest import Manifest, select
+from .manifest import Manifest, Member, select
+from .member_inference import MemberInference, with_samples
 from .path_variables import PathContext, expand_home, refuse_unused
-from .yaml_document import read_document, validate
+from .yaml_document import Document, FieldError, read_document, validate
 
 SHIPPED = Path(__file__).parents[2] / "manifests"
 
@@ -71,9 +72,29 @@ def load_manifest(
         document = document.override({"output": str(output)})
     refuse_unused(document, data_root, assets)
     manifest = validate(Manifest, document, PathContext.of(path.parent, data_root, assets))
+    members = _members(manifest, document, (overrides or {}).get("inference") or {})
     return manifest.model_copy(
         update={
-            "models": select("model", manifest.models, models or [m.name for m in manifest.models]),
+            "models": select("model", members, models or [m.name for m in members]),
             "datasets": select("dataset", manifest.datasets, datasets or [d.name for d in manifest.datasets]),
         }
     )
+
+
+def _members(manifest: Manifest, document: Document, flags: Mapping[str, Any]) -> Sequence[Member]:
+    """List all members of a manifest; what the command line says of all wins over what a model says of itself."""
+    try:
+        members = with_samples(manifest)
+    except FieldError as error:
+        raise document.error([(error.place, str(error))]) from None
+    given = {
+        name: None for name, value in flags.items() if value is not None and name in MemberInference.model_fields
+    }
+    if not given:
+        return members
+    return [
+        member
+        if member.inference is None
+        else member.model_copy(update={"inference": member.inference.model_copy(update=given)})
+        for member in members
+    ]

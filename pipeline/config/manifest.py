@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import BeforeValidator, Field, Strict, model_validator
 
 from ...datasets.layout.find_images import LAYOUTS
 from ...errors import ManifestError, describe_value, nearest
 from ...models.registry import ADAPTERS, KNOWN
 from ..storage.output_folder import store_path
-from .member_fields import FIELD_OWNERS, ClassesField, LayersField, ViewField
+from .frozen_model import FrozenModel
+from .member_fields import FIELD_OWNERS, ClassesField, LayersField, ViewField, ViewOptions
+from .member_inference import MemberInference, Sample, SampledView, check_samples
 from .path_variables import resolved_path
 from .value_types import (
     Count,
@@ -27,15 +29,16 @@ from .value_types import (
     NotNegative,
     OutputPath,
     Positive,
+    Precision,
+    Scales,
     Sha256,
     Text,
     at_least_one,
     check_mapping,
     one_of,
 )
-from .yaml_document import FieldError, as_yaml
+from .yaml_document import FieldError
 
-Precision = Literal["fp16", "bf16", "fp32"]
 Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
 Encoding = Literal["lossless", "compact"]
 Orientation = Literal["stored", "exif"]
@@ -47,39 +50,12 @@ EXTERNAL = "external"
 Entry = TypeVar("Entry", "Member", "DatasetEntry")
 
 
-def _check_scales(scales: tuple[float, ...]) -> tuple[float, ...]:
-    for i, scale in enumerate(scales):
-        if scale in scales[:i]:
-            raise FieldError(f"{scale:g} stands twice; remove one", i)
-    if 1.0 not in scales:
-        raise ValueError("must contain 1.0, the photograph's own size, as in [0.5, 1.0, 2.0]")
-    return scales
-
-
 def _check_version(value: object) -> object:
     if type(value) is not int or value != 1:
         raise ValueError(f"this release reads version 1, not {describe_value(value)}")
     return value
 
 
-class FrozenModel(BaseModel):
-    """A pydantic model that never changes and forbids unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def resolved(self) -> dict[str, Any]:
-        """Return every setting, defaults included, with absolute paths, in types that JSON and YAML can hold.
-
-        Paths with a variable that is not set keep it as ``${NAME}``.
-        """
-        return self.model_dump(mode="json")
-
-    def to_yaml(self) -> str:
-        """Write `resolved` as YAML; loaded from any folder it gives an equal manifest or recipe."""
-        return as_yaml(self.resolved())
-
-
-Scales = Annotated[tuple[Positive, ...], AfterValidator(_check_scales)]
 Version = Annotated[Literal[1], BeforeValidator(_check_version)]
 
 
@@ -211,6 +187,24 @@ class Member(FrozenModel):
         description="Whether the backbone's final normalisation is applied to these maps. null means yes if its "
         "weights are there.",
     )
+    inference: MemberInference | None = Field(
+        default=None, description="What this model does otherwise than `inference` of the manifest says."
+    )
+    views: tuple[SampledView, ...] | None = Field(
+        default=None,
+        description="Makes further members of this network that see the image otherwise: `[flip, {scale: 0.75}]` "
+        "makes NAME-flip and NAME-scale0.75. Their weight and temperature are this model's.",
+    )
+    dropout: Count | None = Field(
+        default=None,
+        description="Makes so many further members, NAME-dropout1 and so on, each a pass with the dropout of "
+        "training. The same image drops the same features every time.",
+    )
+    sample: Sample | None = Field(
+        default=None,
+        description="Which of a network's members this one is: `manifest show` writes it instead of `views` and "
+        "`dropout`.",
+    )
 
     @model_validator(mode="after")
     def _fits_arch(self) -> Member:
@@ -226,10 +220,29 @@ class Member(FrozenModel):
             raise FieldError("is missing; give the backbone's name in timm", "backbone")
         if (self.mean is None) != (self.std is None):
             raise FieldError("is missing; 'mean' and 'std' go together", "std" if self.std is None else "mean")
-        for key in ("checkpoint", "sha256"):
+        if self.inference is not None and self.inference.view is not None:
+            if self.arch not in ADAPTERS:
+                message = f"means nothing to {self.arch!r}, only to {', '.join(ADAPTERS)}; remove this"
+                raise FieldError(message, "inference", "view")
+            if self.view is not None:
+                raise FieldError("stands in 'inference', too; remove one", "view")
+        check_samples(self)
+        for key in ("checkpoint", "sha256", "inference", "views", "dropout", "sample"):
             if self.external and getattr(self, key) is not None:
                 raise FieldError("an external model has none: its logits are imported; remove this", key)
         return self
+
+    def options(self, options: InferenceOptions) -> InferenceOptions:
+        """Return the manifest's options with what this model does otherwise."""
+        own = {} if self.inference is None else self.inference.model_dump(exclude_none=True, exclude={"view"})
+        if self.sample is not None and self.sample.dropout is not None:
+            own |= {"cuda_graphs": False, "compile": "off"}  # which draw other random numbers, or the same ones again
+        return options.model_copy(update=own)
+
+    @property
+    def sees(self) -> ViewOptions | None:
+        """Its ``view``, from wherever it is given."""
+        return self.view if self.inference is None else self.view or self.inference.view
 
     @property
     def external(self) -> bool:

@@ -15,8 +15,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Strict
 from ...datasets.dataset_specs import KNOWN_DATASETS
 from ...errors import ManifestError
 from ...models.registry import ARCHITECTURES
+from .frozen_model import FrozenModel
 from .load_manifest import SHIPPED
-from .manifest import FrozenModel, Precision, Scales, Version
+from .manifest import Version
 from .path_variables import resolved_path
 from .value_types import (
     Count,
@@ -25,6 +26,8 @@ from .value_types import (
     Natural,
     NotNegative,
     Positive,
+    Precision,
+    Scales,
     Share,
     Text,
     check_mapping,

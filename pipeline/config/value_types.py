@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, Strict, ValidationInfo
 
@@ -17,6 +17,7 @@ from ...datasets.dataset_specs import KNOWN_DATASETS, dataset_spec
 from ...errors import DatasetError, describe_value, nearest
 from ..storage.filesystem import is_remote, parse_location
 from .path_variables import PathContext, expand, is_unicode, require_expanded
+from .yaml_document import FieldError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LONGEST_NAME = 100
@@ -143,6 +144,15 @@ def one_of(known: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_scales(scales: tuple[float, ...]) -> tuple[float, ...]:
+    for i, scale in enumerate(scales):
+        if scale in scales[:i]:
+            raise FieldError(f"{scale:g} stands twice; remove one", i)
+    if 1.0 not in scales:
+        raise ValueError("must contain 1.0, the photograph's own size, as in [0.5, 1.0, 2.0]")
+    return scales
+
+
 def _check_any(entries: Collection[object]) -> Collection[object]:
     if not entries:
         raise ValueError("at least one is needed")
@@ -163,3 +173,5 @@ NotNegative = Annotated[float, _number_that(lambda number: number >= 0, "be 0 or
 Share = Annotated[float, _number_that(lambda number: 0 <= number <= 1, "lie between 0 and 1")]
 Count = Annotated[int, _whole_number_from(1)]
 Natural = Annotated[int, _whole_number_from(0)]
+Scales = Annotated[tuple[Positive, ...], AfterValidator(_check_scales)]
+Precision = Literal["fp16", "bf16", "fp32"]

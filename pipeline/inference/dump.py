@@ -42,7 +42,7 @@ class DumpPlan(InferencePlan):
         room = "" if free is None else f", {as_size(free)} free there"
         return [
             *super().lines(workers),
-            f"{self.todo} images to do on {self.device} in {self.options.precision}, at most {as_size(self.bytes)} "
+            f"{self.todo} images to do on {self.device} in {self.precisions}, at most {as_size(self.bytes)} "
             f"to write below {output}{room}",
         ]
 

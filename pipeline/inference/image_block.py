@@ -222,8 +222,9 @@ class ImageBlock:
             return
         label, confidence = (fetch() for fetch in computed.prediction)
         if not bool(confidence.isfinite().all()):
+            used = {one.member.options(self.settings.options).precision for one in self.members}
             raise StoreError(
-                f"{path}: a member's logits are not finite in {self.settings.options.precision}; try --precision fp32"
+                f"{path}: a member's logits are not finite in {', '.join(sorted(used))}; try --precision fp32"
             )
         folder = self.prediction_target.folder
         require_place(folder, self.prediction_target.token)

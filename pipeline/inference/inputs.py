@@ -20,7 +20,7 @@ from ..runtime.device import AUTOCAST, resolve_device, resolve_precision
 from ..storage.output_folder import own_folders, store_path
 from ..store.image_table import Photograph
 from ..store.logit_store import LogitStore
-from .member_check import check_member, checkpoint_digest
+from .member_check import MemberChecks
 from .member_network import checkpoint_bytes
 
 
@@ -49,7 +49,10 @@ class InputStatus:
 
 def check_inputs(manifest: Manifest) -> list[InputStatus]:
     """Check every checkpoint against its network, precision and sha256, and list every dataset; decode nothing."""
-    found = [_checkpoint_status(member, manifest.inference.precision) for member in manifest.models]
+    checks = MemberChecks()
+    found = [
+        _checkpoint_status(member, member.options(manifest.inference).precision, checks) for member in manifest.models
+    ]
     for dataset in manifest.datasets:
         try:
             looked = survey(manifest, dataset, afresh=True)
@@ -65,7 +68,7 @@ def check_inputs(manifest: Manifest) -> list[InputStatus]:
     return found
 
 
-def _checkpoint_status(member: Member, precision: str) -> InputStatus:
+def _checkpoint_status(member: Member, precision: str, checks: MemberChecks) -> InputStatus:
     if member.external:
         return InputStatus("model", member.name, "external, filled by import-logits")
     try:
@@ -79,10 +82,10 @@ def _checkpoint_status(member: Member, precision: str) -> InputStatus:
     try:
         # The precision of this machine; another one, which has that of the manifest, may refuse the checkpoint.
         used, _ = resolve_precision(precision, resolve_device("auto"))
-        if note := check_member(member, used).note:
+        if note := checks.check(member, used).note:
             notes.append(note)
         if member.sha256:
-            checkpoint_digest(member)
+            checks.digest(member)
             notes.append("its sha256 is that of the manifest")
     except (HmsaError, OSError) as error:
         problem = cannot_read(error.filename, error) if isinstance(error, OSError) else str(error)

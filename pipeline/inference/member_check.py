@@ -3,31 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from ...datasets.decode.tensors import MEAN, STD
 from ...datasets.taxonomy import CLASS_NAMES
-from ...errors import CheckpointError
+from ...errors import CheckpointError, ManifestError
 from ...models.checkpoint import read_fitting_weights
 from ...models.precision import check_range, demand_range
-from ...models.registry import ADAPTERS
+from ...models.registry import ADAPTERS, build_any
+from ...models.sampling import has_dropout
 from ..config.manifest import DatasetEntry, InferenceOptions, Member
 from ..runtime.device import AUTOCAST
 from ..store.identity import StoreIdentity
-from .member_network import digest_of, load_adapter
+from .member_network import digest_of, load_adapter, same_network
 
+NO_DROPOUT = "the network has no dropout that is above 0, so that every pass would be the same; remove 'dropout'"
 PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": list(STD)}
 
 
 @dataclass(frozen=True)
 class CheckedMember:
-    """Result of `check_member`: a line for the user, if any, and how pixels become the network's input."""
+    """Result of `check_member`: a line for the user, if any, and how pixels become the network's input.
+
+    Attributes:
+        drops: whether the network has dropout.
+    """
 
     note: str | None
     preprocessing: Mapping[str, Any]
+    drops: bool = False
+
+
+@dataclass
+class MemberChecks:
+    """What `check_member` and `checkpoint_digest` found, once for all members of the same network."""
+
+    _checked: list[tuple[Member, str, CheckedMember]] = field(default_factory=list)
+    _digests: list[tuple[Member, str]] = field(default_factory=list)
+
+    def check(self, member: Member, precision: str) -> CheckedMember:
+        """Check a member; a note stands in the result of a network's first member only.
+
+        Raises:
+            CheckpointError, ManifestError: see `check_member`; or the member is of dropout, and there is none.
+        """
+        for other, used, found in self._checked:
+            if used == precision and same_network(member, other):
+                checked = replace(found, note=None)
+                break
+        else:
+            checked = check_member(member, precision)
+            self._checked.append((member, precision, checked))
+        sample = member.sample
+        if sample is None:
+            return checked
+        if sample.dropout is not None and not checked.drops:
+            raise ManifestError(f"model '{member.name}': {NO_DROPOUT}")
+        return replace(checked, preprocessing={**checked.preprocessing, "sample": sample.as_json()})
+
+    def digest(self, member: Member) -> str:
+        """Return what `checkpoint_digest` does, and raise what it does."""
+        for other, digest in self._digests:
+            if same_network(member, other):
+                return digest
+        self._digests.append((member, checkpoint_digest(member)))
+        return self._digests[-1][1]
 
 
 def check_member(member: Member, precision: str) -> CheckedMember:
@@ -44,10 +87,13 @@ def check_member(member: Member, precision: str) -> CheckedMember:
         network = load_adapter(member)
         demand_range(path, network, dtype)
         notes = (*network.body.notes, network.classes.note(CLASS_NAMES))
-        return CheckedMember("; ".join(filter(None, notes)) or None, network.describe(CLASS_NAMES))
+        note = "; ".join(filter(None, notes)) or None
+        return CheckedMember(note, network.describe(CLASS_NAMES), has_dropout(network))
     weights = read_fitting_weights(path, member.arch)
     check_range(path, member.arch, dtype, weights.tensors)
-    return CheckedMember(weights.note(), PREPROCESSING)
+    with torch.device("meta"):
+        drops = has_dropout(build_any(member.arch))
+    return CheckedMember(weights.note(), PREPROCESSING, drops)
 
 
 def checkpoint_digest(member: Member) -> str:
@@ -68,17 +114,17 @@ def identities_of(
     """Check each member's checkpoint and return its logits' identity, and the lines of `check_member`.
 
     Args:
-        members: members with a checkpoint.
+        members: members with a checkpoint; what they do otherwise is as they really do it.
         options: the manifest's options as they are really used.
         encoding: of the logits.
 
     Raises:
         CheckpointError: a checkpoint does not fit the manifest.
     """
-    identities, notes = [], []
+    identities, notes, checks = [], [], MemberChecks()
     for member in members:
-        path = member.checkpoint_path()
-        checked = check_member(member, options.precision)
+        path, own = member.checkpoint_path(), member.options(options)
+        checked = checks.check(member, own.precision)
         if checked.note:
             notes.append(f"model {member.name}: {path.name}: {checked.note}")
         identities.append(
@@ -86,14 +132,14 @@ def identities_of(
                 model=member.name,
                 architecture=member.arch,
                 checkpoint=path.name,
-                sha256=checkpoint_digest(member),
-                scales=tuple(sorted(options.scales)),
-                flip=options.flip,
-                precision=options.precision,
+                sha256=checks.digest(member),
+                scales=tuple(sorted(own.scales)),
+                flip=own.flip,
+                precision=own.precision,
                 classes=CLASS_NAMES,
                 preprocessing=checked.preprocessing,
                 encoding=encoding,
-                compile=options.compile,
+                compile=own.compile,
             )
         )
     return identities, notes

@@ -32,7 +32,7 @@ def load_network(member: Member) -> OCRNet | PlainNetwork:
 
 def load_adapter(member: Member) -> MemberNetwork:
     """Build the network of another library; raises what `load_network` does."""
-    view = member.view
+    view = member.sees
     return load_member(
         AdapterSettings(
             arch=member.arch,
@@ -47,6 +47,19 @@ def load_adapter(member: Member) -> MemberNetwork:
             norm=member.norm,
         )
     )
+
+
+def same_network(one: Member, other: Member) -> bool:
+    """Say whether two members run the same network, prepared for the same precision, on whatever they see."""
+    return _network_of(one) == _network_of(other)
+
+
+def _network_of(member: Member) -> Member:
+    inference = member.inference
+    if inference is not None:
+        inference = inference.model_copy(update={"scales": None, "flip": None})
+    rest = {"name": "network", "source": None, "weight": 1.0, "temperature": 1.0, "sample": None}
+    return member.model_copy(update={**rest, "inference": inference})
 
 
 def digest_of(member: Member) -> str:

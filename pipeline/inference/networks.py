@@ -16,10 +16,13 @@ from torch import Tensor
 
 from ...datasets.taxonomy import NUM_CLASSES
 from ...errors import HmsaError, reason
+from ...models.hmsa import OCRNet
+from ...models.plain import PlainNetwork
 from ..config.manifest import FusionFunctions, Member
 from ..fusion.member_stores import fuse_members
 from ..runtime.device import is_out_of_memory
 from ..store.image_table import ImageEntry
+from .member_network import same_network
 from .predictor import InferenceSettings, Predictor
 from .store_writes import LogitsTarget, require_checkpoint
 from .transfer import HostCopy
@@ -42,6 +45,18 @@ class BlockMember:
     member: Member
     digest: str | None
     logits_target: LogitsTarget | None
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network, prepared for inference, and the member that it was loaded for."""
+
+    owner: BlockMember
+    model: OCRNet | PlainNetwork
+
+    def is_of(self, one: BlockMember) -> bool:
+        """Say whether ``one`` is a member of the same network."""
+        return self.owner.digest == one.digest and same_network(self.owner.member, one.member)
 
 
 @dataclass(frozen=True)
@@ -82,12 +97,20 @@ class ComputedImage:
 class Networks:
     """The members' networks on one device; ``are_together`` if all are there at the same time.
 
+    Args:
+        settings, members, functions: see `load_networks`.
+        loaded: networks to take over instead of loading them again.
+
     Raises:
         CheckpointError: a checkpoint is not the file that the run began with, or does not fit its network.
     """
 
     def __init__(
-        self, settings: InferenceSettings, members: Sequence[BlockMember], functions: FusionFunctions | None
+        self,
+        settings: InferenceSettings,
+        members: Sequence[BlockMember],
+        functions: FusionFunctions | None,
+        loaded: Sequence[LoadedNetwork] = (),
     ) -> None:
         self._device, self._functions = torch.device(settings.device), functions
         self._host_copy = HostCopy(self._device)
@@ -97,10 +120,18 @@ class Networks:
         self.are_together = True
         self._on_device: str | None = None
         free = free_gpu_memory(self._device)
+        self.loaded = list(loaded)
         for one in members:
-            require_checkpoint(one.member, one.digest)
-            self._predictors[one.member.name] = Predictor(self._device, settings.options, one.member)
-            taken = sum(predictor.weight_bytes for predictor in self._predictors.values())
+            shared = next((each for each in self.loaded if each.is_of(one)), None)
+            if shared is None:
+                require_checkpoint(one.member, one.digest)
+            model = None if shared is None else shared.model.to(self._device)
+            predictor = Predictor(self._device, settings.options, one.member, model)
+            self._predictors[one.member.name] = predictor
+            if shared is None and settings.options.compile == "off":  # which changes a network
+                self.loaded.append(LoadedNetwork(one, predictor.model))
+            by_model = {id(each.model): each.weight_bytes for each in self._predictors.values()}
+            taken = sum(by_model.values())
             self.are_together = len(members) == 1 or (self.are_together and (free is None or taken <= _SHARE * free))
             if not self.are_together:
                 self._clear_device()
@@ -247,6 +278,9 @@ def load_networks(
     """
     key = settings, functions, *((one.member, one.digest) for one in members)
     if LoadedNetworks.key != key or LoadedNetworks.networks is None:
-        LoadedNetworks.key = LoadedNetworks.networks = None  # before the next ones need the memory
-        LoadedNetworks.networks, LoadedNetworks.key = Networks(settings, members, functions), key
+        before, last = LoadedNetworks.networks, LoadedNetworks.key
+        kept = before.loaded if before is not None and last is not None and last[0] == settings else ()
+        kept = [network for network in kept if any(network.is_of(one) for one in members)]
+        LoadedNetworks.key = LoadedNetworks.networks = before = None  # before the next ones need the memory
+        LoadedNetworks.networks, LoadedNetworks.key = Networks(settings, members, functions, kept), key
     return LoadedNetworks.networks

@@ -25,7 +25,7 @@ from ..workers.protocol import Workers
 from ..workers.recorded_jobs import run_recorded_jobs
 from .inputs import Survey, survey
 from .member_check import identities_of, identity_for_dataset
-from .predictor import InferenceSettings, usable_options
+from .predictor import InferenceSettings, usable_members, usable_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,8 @@ class InferencePlan:
         options: the manifest's ``inference`` as it is really used.
         limit: images per dataset, from the first; None for all.
         overwrite: existing results are removed first.
-        members: the members whose networks run, with the identities of their logits.
+        members: the members whose networks run, with what they do otherwise as it is really done, and the identities
+            of their logits.
         surveys: the files of the datasets.
         notes: lines for the user.
         jobs: the work, in the order in which it is begun.
@@ -119,7 +120,8 @@ class InferencePlan:
         Raises:
             HmsaError: a device, checkpoint or dataset cannot be used.
         """
-        options, notes = usable_options(manifest.inference, device)
+        options, _ = usable_options(manifest.inference, device)
+        members, notes = usable_members(members, manifest.inference, device)
         for dataset in manifest.datasets:
             dataset.root_path()
         for member in members:
@@ -142,6 +144,12 @@ class InferencePlan:
     def todo(self) -> int:
         """Number of images of all jobs that are not complete."""
         return sum(job.todo for job in self.jobs)
+
+    @property
+    def precisions(self) -> str:
+        """The precisions of the forward passes, for people: ``fp16``, or of each member where they differ."""
+        used = {member.name: member.options(self.options).precision for member, _ in self.members}
+        return next(iter(used.values())) if len(set(used.values())) == 1 else ", ".join(map(": ".join, used.items()))
 
     def lines(self, workers: Sequence[str]) -> list[str]:
         """Describe the plan for people; ``workers`` are described in a line each."""

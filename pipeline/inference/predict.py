@@ -39,7 +39,7 @@ class PredictPlan(InferencePlan):
         return [
             *super().lines(workers),
             f"{self.todo} images to do with {len(names)} models ({', '.join(names)}) on {self.device} in "
-            f"{self.options.precision}; logits kept: {', '.join(kept) or 'none'}",
+            f"{self.precisions}; logits kept: {', '.join(kept) or 'none'}",
         ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +11,16 @@ from torch import Tensor
 
 from ...datasets.decode.tensors import normalise
 from ...datasets.taxonomy import NUM_CLASSES
+from ...models.hmsa import OCRNet, scale_images
+from ...models.hrnet import resize
+from ...models.plain import PlainNetwork
 from ...models.precision import demand_range
 from ...models.prepare_inference import compile_regions, prepare_for_inference, without_compile
 from ...models.registry import ADAPTERS
+from ...models.sampling import dropout_pass
 from ...models.windows import window_starts, window_weights
 from ..config.manifest import InferenceOptions, Member, Tile
+from ..config.member_inference import Sample
 from ..runtime.device import AUTOCAST, first_line, is_out_of_memory, resolve_precision
 from .cuda_graphs import GraphForward, release_graphs
 from .member_network import load_network
@@ -68,14 +73,55 @@ def usable_options(options: InferenceOptions, device: torch.device) -> tuple[Inf
     return options.model_copy(update=used), notes
 
 
+def usable_members(
+    members: Sequence[Member], options: InferenceOptions, device: torch.device
+) -> tuple[list[Member], list[str]]:
+    """Return members whose own options are as ``device`` can use them, and lines for the user, each once.
+
+    Args:
+        members: those whose networks run.
+        options: the manifest's.
+        device: they run on.
+
+    Raises:
+        ManifestError: the GPU cannot compute in bf16.
+    """
+    usable, lines = [], dict.fromkeys(usable_options(options, device)[1])
+    if all(member.inference is not None for member in members):
+        lines.clear()
+    for member in members:
+        if member.inference is not None:
+            used, notes = usable_options(member.options(options), device)
+            lines |= dict.fromkeys(notes)
+            own = member.inference.model_copy(
+                update={"scales": used.scales, "flip": used.flip, "precision": used.precision}
+            )
+            member = member.model_copy(update={"inference": own})
+        usable.append(member)
+    return usable, list(lines)
+
+
 class Predictor:
-    """A member's network on a device; ``options`` are those of `usable_options`.
+    """A member's network on a device.
+
+    Args:
+        device: it runs on.
+        options: the manifest's, as `usable_options` returns them.
+        member: as `usable_members` returns it.
+        model: its network, prepared and on the device, if another member of the same network has loaded it.
 
     Raises:
         CheckpointError: its checkpoint does not fit the network, or has weights beyond the precision's range.
     """
 
-    def __init__(self, device: torch.device, options: InferenceOptions, member: Member) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        options: InferenceOptions,
+        member: Member,
+        model: OCRNet | PlainNetwork | None = None,
+    ) -> None:
+        options, self._sample = member.options(options), member.sample or Sample()
         self._device, self._options, self.member = device, options, member
         self._dtype = AUTOCAST.get(options.precision, torch.float32)
         self._notes: list[str] = []
@@ -90,9 +136,10 @@ class Predictor:
         if options.cuda_graphs or self.is_compiled:
             # Graphs and compiled parts refer to the last network, and it to them: free its memory now.
             gc.collect()
-        model = load_network(member)
-        self.model = prepare_for_inference(model.to(device), AUTOCAST.get(options.precision))
-        demand_range(member.checkpoint_path(), self.model, self._dtype)
+        if model is None:
+            model = prepare_for_inference(load_network(member).to(device), AUTOCAST.get(options.precision))
+            demand_range(member.checkpoint_path(), model, self._dtype)
+        self.model = model
         if self.is_compiled:
             compile_regions(self.model, options.compile)
 
@@ -172,6 +219,9 @@ class Predictor:
         """
         pixels = normalise(image[None].to(self._device, non_blocking=True))
         pixels = pixels.to(self._dtype, memory_format=torch.channels_last)
+        if self._sample.dropout is not None:
+            with dropout_pass(self.model, image, self._sample.dropout):
+                return self._pass(pixels, gather)
         try:
             return self._pass(pixels, gather)
         except Exception as error:
@@ -191,7 +241,12 @@ class Predictor:
 
     def predict_scales(self, pixels: Tensor, gather: torch.device | None) -> Tensor:
         """Run the network at all scales on normalised pixels (1, 3, H, W); logits (19, H, W), see `compute`."""
-        return self.model.predict(pixels, self._options.scales, flip=self._options.flip, gather=gather)[0]
+        size, sample = pixels.shape[-2:], self._sample
+        seen = scale_images(pixels, sample.scale)
+        if sample.flip:
+            seen = seen.flip(-1)
+        logits = self.model.predict(seen, self._options.scales, flip=self._options.flip, gather=gather)
+        return resize(logits.flip(-1) if sample.flip else logits, size)[0]
 
     def _stop_compiling(self, error: Exception) -> None:
         without_compile(self.model)

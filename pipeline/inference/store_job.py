@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -87,6 +88,6 @@ class StoreJob:
             gone=self.gone,
             present={photo.path for photo in self._plan.photographs},
             looked_at=self._skipped | (set(self._todo) - left) | self.gone | summary.failed.keys(),
-            settings=self._settings,
+            settings=replace(self._settings, options=self._plan.member.options(self._settings.options)),
             **vars(summary),
         )

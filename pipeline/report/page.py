@@ -17,6 +17,7 @@ from ..fusion.member_stores import voting_members
 from ..text import percent
 from . import plots
 from .image_pictures import CLASS_LEGEND
+from .member_table import member_table
 from .records import DatasetSummary
 from .story import Story, shown_story
 from .tables import TITLES, dataset_table, figures_by_dataset, overview_table, summary_tables
@@ -38,6 +39,7 @@ def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSumm
     """
     for name in _FILES:
         write_bytes(folder / name, (_PAGE / name).read_bytes())
+    settings = member_table(manifest)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGE),
         autoescape=True,
@@ -53,6 +55,7 @@ def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSumm
         images=sum(len(summary.gallery) for summary in summaries),
         calibrated=any(member.temperature != 1 for member in voting_members(manifest)),
         story=shown_story(story),
+        settings=settings,
         tables=summary_tables(summaries),
         overview=overview_table(summaries),
         by_dataset=[dataset_table(summary) for summary in summaries],
@@ -65,7 +68,11 @@ def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSumm
         gallery=list(chain.from_iterable(map(_gallery, summaries))),
     )
     write_text(folder / PAGE, page)
-    figures = {"story": story.as_json() if story else None, "datasets": [summary.as_json() for summary in summaries]}
+    figures = {
+        "story": story.as_json() if story else None,
+        "members": settings,
+        "datasets": [summary.as_json() for summary in summaries],
+    }
     write_json(folder / FIGURES, {"version": __version__, **figures})
 
 

@@ -1,0 +1,26 @@
+"""The base of everything that manifests and recipes hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from .yaml_document import as_yaml
+
+
+class FrozenModel(BaseModel):
+    """A pydantic model that never changes and forbids unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every setting, defaults included, with absolute paths, in types that JSON and YAML can hold.
+
+        Paths with a variable that is not set keep it as ``${NAME}``.
+        """
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """Write `resolved` as YAML; loaded from any folder it gives an equal manifest or recipe."""
+        return as_yaml(self.resolved())

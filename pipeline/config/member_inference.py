@@ -1,0 +1,117 @@
+"""What a member does otherwise than the manifest says of all, and how one network becomes several members."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, PlainSerializer, Strict, WithJsonSchema
+
+from ...errors import describe_value
+from .frozen_model import FrozenModel
+from .member_fields import ViewField
+from .value_types import Count, Positive, Precision, Scales
+from .yaml_document import FieldError
+
+if TYPE_CHECKING:
+    from .manifest import Manifest, Member
+
+FLIP = "flip"
+MOST_PASSES = 100
+
+
+class MemberInference(FrozenModel):
+    """How this model processes an image; what is left out is as ``inference`` of the manifest says."""
+
+    scales: Scales | None = Field(default=None, description="Scale factors, as in `inference`.")
+    flip: Annotated[bool, Strict()] | None = Field(default=None, description="Average with the mirrored image.")
+    precision: Precision | None = Field(
+        default=None, description="Precision of its forward pass on a GPU; on a CPU fp16 means fp32."
+    )
+    view: ViewField = Field(
+        default=None, description="The same as `view` of the model; give it here or there, not in both places."
+    )
+
+
+class Sample(FrozenModel):
+    """What makes a member one of several of the same network."""
+
+    flip: Annotated[bool, Strict()] = Field(default=False, description="The network sees the mirrored image.")
+    scale: Positive = Field(default=1.0, description="It sees the image at this scale.")
+    dropout: Count | None = Field(
+        default=None, description="Number of the pass with dropout: another one drops other features."
+    )
+
+    @property
+    def ending(self) -> str:
+        """The end of the member's name."""
+        if self.dropout is not None:
+            return f"-dropout{self.dropout}"
+        return (f"-scale{self.scale:g}" if self.scale != 1 else "") + ("-flip" if self.flip else "")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is not left out, for a store."""
+        return self.model_dump(exclude_defaults=True, mode="json")
+
+
+def _view(value: object) -> object:
+    if value == FLIP:
+        return Sample(flip=True)
+    if isinstance(value, Sample):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"{FLIP} or {{scale: 0.75}} is needed, not {describe_value(value)}")
+    if unknown := [key for key in value if key not in (FLIP, "scale")]:
+        raise FieldError(f"a view has '{FLIP}' and 'scale'; remove this", str(unknown[0]))
+    return value
+
+
+def _shortest(sample: Sample) -> object:
+    said = sample.as_json()
+    return FLIP if said == {FLIP: True} else said
+
+
+SampledView = Annotated[
+    Sample,
+    BeforeValidator(_view),
+    PlainSerializer(_shortest),
+    WithJsonSchema({"anyOf": [{"enum": [FLIP]}, {"type": "object"}]}),
+]
+
+
+def check_samples(member: Member) -> None:
+    """Raise FieldError if ``views``, ``dropout`` and ``sample`` of a model do not go together."""
+    views = member.views or ()
+    if member.sample is not None and (member.views is not None or member.dropout is not None):
+        raise FieldError("is one of several members already; remove this, or 'views' and 'dropout'", "sample")
+    if member.dropout is not None and member.dropout > MOST_PASSES:
+        raise FieldError(f"makes {member.dropout} members; give {MOST_PASSES} or fewer", "dropout")
+    for i, view in enumerate(views):
+        if not view.ending:
+            raise FieldError("is the model itself, which stands beside its views; remove this", "views", i)
+        if view in views[:i]:
+            raise FieldError("stands twice; remove one", "views", i)
+
+
+def with_samples(manifest: Manifest) -> tuple[Member, ...]:
+    """List the manifest's models, each followed by the members that its ``views`` and ``dropout`` make.
+
+    Raises:
+        FieldError: such a member has the name of another one, or would be the same as its model.
+    """
+    found: list[Member] = []
+    taken = {model.name.lower() for model in manifest.models}
+    for i, member in enumerate(manifest.models):
+        plain = member.model_copy(update={"views": None, "dropout": None})
+        found.append(plain)
+        for j, view in enumerate(member.views or ()):
+            if view.flip and view.scale == 1 and member.options(manifest.inference).flip:
+                message = "is the same as the model itself, whose 'flip' averages both; remove one of them"
+                raise FieldError(message, "models", i, "views", j)
+        for sample in (*(member.views or ()), *(Sample(dropout=n + 1) for n in range(member.dropout or 0))):
+            name = plain.name + sample.ending
+            if name.lower() in taken:
+                message = f"one of its 'views' or 'dropout' makes {name!r}, which another model is called; rename one"
+                raise FieldError(message, "models", i, "name")
+            taken.add(name.lower())
+            found.append(plain.model_copy(update={"name": name, "sample": sample}))
+    return tuple(found)
