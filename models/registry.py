@@ -38,6 +38,10 @@ ADAPTERS: tuple[str, ...] = ("transformers", "smp", "timm_linear")
 """Networks of other libraries, read from files that name the network; see `adapters`."""
 
 
+CLASS_TABLES: tuple[str, ...] = ("mapillary65", "ade20k150", "cocostuff171", "cocostuff182")
+"""Tables from other datasets' classes to ours that come with the package, see `adapters.class_table`."""
+
+
 @functools.cache
 def _outside() -> dict[str, EntryPoint]:
     """Entry points of other packages, by name."""

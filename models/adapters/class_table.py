@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from ...errors import ManifestError, first_few, nearest
 from ..member_output import FLOOR
+from ..registry import CLASS_TABLES
 from .settings import OTHER, ClassChoice
 
+SHIPPED = Path(__file__).with_name("class_tables")
 _NO_NAME = re.compile(r"LABEL_\d+")
 
 
@@ -106,6 +110,8 @@ def class_table(
     known = {_plain(name): number for number, name in enumerate(ours)}
     if choice is None or choice == "auto":
         chosen = _by_name(where, names, labels, known, ours, strict=choice is None)
+    elif isinstance(choice, str):
+        chosen, names = _by_shipped_table(where, names, labels, known, choice)
     elif isinstance(choice, Mapping):
         chosen = _by_table(where, names, labels, known, choice)
     else:
@@ -183,3 +189,37 @@ def _by_table(
             )
         chosen[channel] = _ours(where, name, known)
     return chosen
+
+
+def shipped_table(name: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Read a table that comes with the package: for each channel one of our classes, or `OTHER`, and its names.
+
+    ManifestError if there is none of this name.
+    """
+    if name not in CLASS_TABLES:
+        raise ManifestError(f"there is no table of classes '{name}'; {nearest(name, CLASS_TABLES)}")
+    rows = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text(encoding="utf-8"))["classes"]
+    return [(row[0], tuple(row[1:])) for row in rows]
+
+
+def _by_shipped_table(
+    where: str, names: tuple[str, ...], labels: Mapping[int, str] | None, known: Mapping[str, int], choice: str
+) -> tuple[dict[int, int | None], tuple[str, ...]]:
+    rows = shipped_table(choice)
+    if len(rows) != len(names):
+        raise ManifestError(
+            f"{where}: 'classes: {choice}' is of {len(rows)} classes, the network has {len(names)}; give a table of "
+            "your own, 'classes: {its name: our name, ...}'"
+        )
+    chosen = {channel: known.get(_plain(ours)) for channel, (ours, _) in enumerate(rows)}
+    if labels is None:
+        return chosen, tuple(own[0] for _, own in rows)
+    for channel, (_, own) in enumerate(rows):
+        # Files of one network call it "road, route", of another "road".
+        same = {_plain(one) for one in names[channel].split(",")} & {_plain(one) for one in own}
+        if chosen[channel] is not None and not same:
+            raise ManifestError(
+                f"{where}: channel {channel} is '{names[channel]}', in the table {choice} it is '{own[0]}'; give a "
+                "table of your own, 'classes: {its name: our name, ...}'"
+            )
+    return chosen, names

@@ -10,7 +10,8 @@ OTHER = "other"
 """Name of what is none of our classes, in a list or table of classes."""
 
 ClassChoice = str | Sequence[str] | Mapping[str, str] | None
-"""``auto``, a name for each channel, a table from the network's names or channels to ours; None: all names match."""
+"""``auto``, one of `registry.CLASS_TABLES`, a name for each channel, or a table from the network's names or channels
+to ours; None: all names match."""
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,12 @@ _NAMES: Mapping[tuple[str, str], Collection[str]] = {
 def manifest_fields() -> str:
     """Write a heading and a table for every part of a manifest, in the order in which the parts stand in it."""
     schema = Manifest.model_json_schema()
-    return "\n".join(_part("the manifest", schema, schema["$defs"]))
+    return "\n".join(_part("the manifest", schema, schema["$defs"], {}))
 
 
-def _part(heading: str, model: Mapping[str, Any], parts: Mapping[str, Any]) -> Iterator[str]:
+def _part(heading: str, model: Mapping[str, Any], parts: Mapping[str, Any], shown: dict[str, str]) -> Iterator[str]:
+    """Write a part and those below it, each once; ``shown`` has the headings by the titles of the parts' models."""
+    shown[model["title"]] = heading
     yield f"## {heading[0].upper()}{heading[1:]}\n\n{model['description']}\n"
     yield "| field | value | default | meaning |\n|---|---|---|---|"
     below: list[tuple[str, Mapping[str, Any]]] = []
@@ -46,7 +48,8 @@ def _part(heading: str, model: Mapping[str, Any], parts: Mapping[str, Any]) -> I
         yield f"| `{name}` | {kind} | {default} | {meaning} |"
     yield ""
     for of, part in below:
-        yield from _part(of, part, parts)
+        if part["title"] not in shown:
+            yield from _part(f"{of} of {heading}" if of in shown.values() else of, part, parts, shown)
 
 
 def _kind(field: Mapping[str, Any], parts: Mapping[str, Any]) -> tuple[str, Mapping[str, Any] | None]:

@@ -164,7 +164,8 @@ class Member(FrozenModel):
         default=None,
         description="Classes of a network of another library. A list names each of its channels by one of the 19 "
         "classes or `other`; a table gives its names, or channel numbers in quotes, one of these; `auto` does "
-        "without those that it does not know by name. null means that it names all 19.",
+        "without those that it does not know by name; the name of a shipped table, see members.md, stands for its "
+        "classes. null means that it names all 19.",
     )
     mean: tuple[NotNegative, NotNegative, NotNegative] | None = Field(
         default=None,

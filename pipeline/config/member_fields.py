@@ -18,7 +18,7 @@ from pydantic import (
 
 from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import describe_value, nearest
-from ...models.registry import ADAPTERS
+from ...models.registry import ADAPTERS, CLASS_TABLES
 from .value_types import Count, Natural, at_least_one
 from .yaml_document import FieldError
 
@@ -86,6 +86,7 @@ ViewField = Annotated[
     BeforeValidator(_view),
     PlainSerializer(lambda view: None if view is None else view.shortest()),
 ]
+_CLASS_WORDS = (AUTO, *CLASS_TABLES)
 Classes = str | tuple[str, ...] | dict[str, str] | None
 
 
@@ -98,22 +99,28 @@ def _class(value: object, *place: str | int) -> str:
 
 
 def _classes(value: object) -> Classes:
-    if value is None or value == AUTO:
-        return None if value is None else AUTO
+    if value is None or value in _CLASS_WORDS:
+        return value
     if isinstance(value, list | tuple) and value:
         return tuple(_class(name, i) for i, name in enumerate(value))
     if isinstance(value, dict) and value:
         for key, name in value.items():
             _class(name, key)
         return value
-    raise ValueError(f"{AUTO}, a list of names or a table is needed, not {describe_value(value)}")
+    known = (AUTO, *CLASS_TABLES)
+    close = f"; {nearest(value, known)}" if isinstance(value, str) else ""
+    raise ValueError(
+        f"{AUTO}, a shipped table, a list of names or a table is needed, not {describe_value(value)}{close}"
+    )
 
 
 ClassesField = Annotated[
     Any,
     BeforeValidator(_classes),
     PlainSerializer(lambda classes: list(classes) if isinstance(classes, tuple) else classes),
-    WithJsonSchema({"anyOf": [{"enum": [AUTO]}, {"type": "array"}, {"type": "object"}, {"type": "null"}]}),
+    WithJsonSchema(
+        {"anyOf": [{"enum": [AUTO, *CLASS_TABLES]}, {"type": "array"}, {"type": "object"}, {"type": "null"}]}
+    ),
 ]
 
 

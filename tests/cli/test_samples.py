@@ -190,7 +190,9 @@ def test_a_name_that_is_taken_is_refused(bench: Bench) -> None:
     bench.tree["models"].append(bench.tree["models"][0] | {"name": "ANT-flip"})
     bench.tree["models"][0]["views"] = ["flip"]
     refused = bench.save().run("dump").refusal()
-    assert "models[0].name: one of its 'views' or 'dropout' makes 'ant-flip', which another model is called" in refused
+    assert (
+        "models[0].name: one of its 'views' or 'dropout' makes 'ant-flip', which another model is called" in refused
+    )
 
 
 def test_a_network_without_dropout_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,10 @@ def test_every_field_is_read() -> None:
                 "backbone": None,
                 "layers": None,
                 "norm": None,
+                "inference": None,
+                "views": None,
+                "dropout": None,
+                "sample": None,
             },
             {
                 "name": "second",
@@ -143,6 +147,10 @@ def test_every_field_is_read() -> None:
                 "backbone": None,
                 "layers": None,
                 "norm": None,
+                "inference": None,
+                "views": None,
+                "dropout": None,
+                "sample": None,
             },
         ],
         "datasets": [
