@@ -99,7 +99,7 @@ def _class(value: object, *place: str | int) -> str:
 
 
 def _classes(value: object) -> Classes:
-    if value is None or value in _CLASS_WORDS:
+    if value is None or (isinstance(value, str) and value in _CLASS_WORDS):
         return value
     if isinstance(value, list | tuple) and value:
         return tuple(_class(name, i) for i, name in enumerate(value))

@@ -32,7 +32,7 @@ def smp_folder(folder: Path) -> None:
     import segmentation_models_pytorch as smp
 
     torch.manual_seed(0)
-    network = smp.Unet(
+    network: Any = smp.Unet(
         "tu-mobilenetv3_small_050", encoder_weights=None, classes=19, decoder_channels=(16, 8, 8, 8, 8)
     )
     network.eval().save_pretrained(folder)

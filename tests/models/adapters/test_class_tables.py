@@ -32,6 +32,7 @@ def test_every_file_is_a_table_and_names_its_sources() -> None:
 
 def test_mapillary_agrees_with_the_labels_that_are_trained_on() -> None:
     labels = dataset_spec("mapillary").labels
+    assert labels
     differ = {}
     for channel, (ours, (_, name)) in enumerate(shipped_table("mapillary65")):
         train_id, spec_name = labels[channel]
