@@ -1,4 +1,4 @@
-"""What a member does otherwise than the manifest says of all, and how one network becomes several members."""
+"""Settings of one member alone, and several members of one network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MemberInference(FrozenModel):
 
 
 class Sample(FrozenModel):
-    """What makes a member one of several of the same network."""
+    """The difference between a member and the others of the same network."""
 
     flip: Annotated[bool, Strict()] = Field(default=False, description="The network sees the mirrored image.")
     scale: Positive = Field(default=1.0, description="It sees the image at this scale.")

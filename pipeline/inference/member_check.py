@@ -39,7 +39,7 @@ class CheckedMember:
 
 @dataclass
 class MemberChecks:
-    """What `check_member` and `checkpoint_digest` found, once for all members of the same network."""
+    """Results of `check_member` and `checkpoint_digest`, once for all members of the same network."""
 
     _checked: list[tuple[Member, str, CheckedMember]] = field(default_factory=list)
     _digests: list[tuple[Member, str]] = field(default_factory=list)
