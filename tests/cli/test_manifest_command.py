@@ -28,6 +28,24 @@ def test_the_default_is_the_bravo_manifest_and_needs_no_variable() -> None:
     assert run("manifest", "show", "--manifest", "bravo").out == result.out
 
 
+def test_the_mixed_manifest_adds_three_networks_to_those_of_bravo(tmp_path: Path) -> None:
+    shown, plain = (
+        yaml.safe_load(run("manifest", "show", "--manifest", name).out) for name in ("bravo-mixed", "bravo")
+    )
+    assert (shown["models"][:7], shown["datasets"]) == (plain["models"], plain["datasets"])
+    assert shown["inference"] == plain["inference"]
+    others = {model["name"]: model["arch"] for model in shown["models"][7:]}
+    assert others == {"dinov2_linear": "timm_linear", "eomt": "transformers", "mask2former": "transformers"}
+    checked = run("manifest", "check", "--manifest", "bravo-mixed", "--assets", str(tmp_path))
+    assert (checked.code, checked.err) == (2, "")
+    lines = checked.out.splitlines()
+    assert [line.split()[:3] for line in lines[:10]] == [
+        ["MISSING", "model", f"{name}:"] for name in (*MEMBERS, *others)
+    ]
+    assert f"{tmp_path}/members/eomt: there is no such checkpoint" in lines[8]
+    assert lines[-1] == "16 of 16 are missing"
+
+
 def test_flags_and_variables_fill_paths_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HMSA_ASSETS", "/variable")
     monkeypatch.chdir(tmp_path)

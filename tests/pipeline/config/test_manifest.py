@@ -341,7 +341,7 @@ def test_cityscapes_is_the_first_member_on_val() -> None:
     assert manifest.inference == bravo.inference
 
 
-@pytest.mark.parametrize("name", ["bravo", "cityscapes"])
+@pytest.mark.parametrize("name", ["bravo", "bravo-mixed", "cityscapes"])
 def test_a_shipped_manifest_is_found_by_its_bare_name(name: str) -> None:
     assert name in shipped_manifests()
     shipped = find_manifest(name)
