@@ -4,7 +4,8 @@
     python benchmarks/soak_slurm.py --images 1000 --kill-seconds 20
 
 Starts Slurm with two nodes (``tests/cluster/README.md`` says what it needs) and submits one job of ``cluster slurm``.
-Photographs are hard links to a few small PNGs, and networks are tiny. While the job runs, a worker process is killed
+Photographs are hard links to a few small PNGs, and a network is one convolution (``--network`` names another), since
+the cluster and the stores are what is tried. While the job runs, a worker process is killed
 every so often, if there are new images since the last time. At half of the work, one worker is killed together with
 Dask's process that would restart it, and then the job is requeued. In the end, every image must be in every store and
 sound, and no complete shard may have been written again. The memory of all processes is printed.
@@ -32,10 +33,23 @@ import psutil
 import torch
 import yaml
 from hmsa_pipeline.models.checkpoint import save_checkpoint
-from hmsa_pipeline.models.registry import build
+from hmsa_pipeline.models.registry import build_any
 from PIL import Image
 
-TINY = "hrnet_tiny_ocr_mscale"
+NETWORK = "soak_convolution"
+MODULE = """
+from hmsa_pipeline.models.plain import PlainNetwork
+from torch import nn
+
+
+class Convolution(PlainNetwork):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.Conv2d(3, num_classes, 3, padding=1)
+
+    def forward(self, images):
+        return self.layer(images)
+"""
 SIZE = (32, 64)
 DRAWN = 16
 LOOK_SECONDS = 5.0
@@ -45,7 +59,18 @@ OVER = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"
 CLUSTER = Path(__file__).resolve().parents[1] / "tests" / "cluster"
 
 
-def world(folder: Path, images: int, models: int) -> Path:
+def install_network(folder: Path) -> None:
+    """Make a package below ``folder`` that adds the network (docs/extending.md); the whole job sees it."""
+    info = folder / "soak-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "soak_network.py").write_text(MODULE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: soak\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[hmsa_pipeline.models]\n{NETWORK} = soak_network:Convolution\n")
+    sys.path.append(str(folder))
+    os.environ["PYTHONPATH"] = str(folder)
+
+
+def world(folder: Path, images: int, models: int, network: str) -> Path:
     """Make photographs, checkpoints and a manifest below ``folder``; returns the manifest."""
     draw = np.random.default_rng(0)
     (folder / "photos").mkdir()
@@ -58,8 +83,8 @@ def world(folder: Path, images: int, models: int) -> Path:
     members = []
     for number in range(models):
         torch.manual_seed(number)
-        save_checkpoint(folder / f"{number}.pth", build(TINY), arch=TINY)
-        members.append({"name": f"m{number}", "arch": TINY, "checkpoint": f"{number}.pth"})
+        save_checkpoint(folder / f"{number}.pth", build_any(network), arch=network)
+        members.append({"name": f"m{number}", "arch": network, "checkpoint": f"{number}.pth"})
     tree = {
         "version": 1,
         "output": str(folder / "out"),
@@ -197,6 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--models", type=int, default=3)
+    parser.add_argument("--network", default=NETWORK, help=f"architecture of all models; default: {NETWORK}")
     parser.add_argument("--kill-seconds", type=float, default=60.0, help="time between two kills")
     parser.add_argument("--time", default="55", help="time limit of the job, after which it is requeued")
     options = parser.parse_args()
@@ -207,7 +233,8 @@ def main() -> None:
     ):
         folder = Path(scratch)
         folder.chmod(0o755)  # munge's user looks below it
-        manifest = world(folder, options.images, options.models)
+        install_network(folder / "site")
+        manifest = world(folder, options.images, options.models, options.network)
         stack.enter_context(slurm(folder / "slurm"))
         words = ("--manifest", str(manifest), "--folder", str(folder), "--nodes", "2", "--time", options.time)
         cpus = ("--device", "cpu", "--workers-per-node", "1", "--cpus-per-worker", "1")
