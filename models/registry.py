@@ -34,7 +34,10 @@ scale attention, ``mscale``); the tiny one is for tests and the demo, millisecon
 ARCHITECTURES: tuple[str, ...] = tuple(SIZES)
 """Ours, which can be trained."""
 
-ADAPTERS: tuple[str, ...] = ("transformers", "smp", "timm_linear")
+GRAPHS: tuple[str, ...] = ("onnx",)
+"""Networks of other libraries that are saved as graphs, which do not say how pixels are scaled."""
+
+ADAPTERS: tuple[str, ...] = ("transformers", "smp", "timm_linear", *GRAPHS)
 """Networks of other libraries, read from files that name the network; see `adapters`."""
 
 

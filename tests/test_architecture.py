@@ -68,6 +68,8 @@ ONLY_IN = {
     "transformers": ("models/adapters/",),
     "segmentation_models_pytorch": ("models/adapters/",),
     "timm": ("models/adapters/",),
+    "onnx": ("models/adapters/",),
+    "onnxruntime": ("models/adapters/",),
 }
 """Library -> the files and folders that may import it."""
 MOST_FILES, MOST_LINES, MOST_LINES_OF_CLI = 15, 420, 200

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...errors import CheckpointError, cannot_read, first_few
 from ...files import sha256
+from .graphs.onnx_network import external_parts
 
 _CONTENT = ("*.json", "*.safetensors")
 _WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "*.ckpt", "*.bin")
@@ -19,8 +20,8 @@ def parts_of(arch: str, path: Path) -> list[Path]:
 
     Args:
         arch: one of `registry.ADAPTERS`.
-        path: the file, or a folder: of ``timm_linear`` all of its weights count, of others ``*.json`` and
-            ``*.safetensors``.
+        path: the file, with those that an ONNX file names, or a folder: of ``timm_linear`` all of its weights count,
+            of others ``*.json`` and ``*.safetensors``.
 
     Raises:
         CheckpointError: there is neither.
@@ -28,16 +29,18 @@ def parts_of(arch: str, path: Path) -> list[Path]:
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
     if not path.is_dir():
-        return [path]
+        return sorted([path, *(external_parts(path) if arch == "onnx" else ())])
     patterns = _WEIGHTS if arch == "timm_linear" else _CONTENT
     return sorted(found for pattern in patterns for found in path.glob(pattern) if found.is_file())
 
 
 def parts_sha256(arch: str, path: Path) -> str:
-    """Compute the SHA-256 of a file, or, of a folder, of what ``sha256sum`` prints of `parts_of`, sorted by name."""
-    if not path.is_dir():
-        return sha256(*parts_of(arch, path))
-    lines = [f"{sha256(part)}  {part.name}\n" for part in parts_of(arch, path)]
+    """Compute the SHA-256 of a file, or, of several or a folder, of what ``sha256sum`` prints of `parts_of`."""
+    parts = parts_of(arch, path)
+    if parts == [path]:
+        return sha256(path)
+    folder = path if path.is_dir() else path.parent
+    lines = [f"{sha256(part)}  {part.relative_to(folder).as_posix()}\n" for part in parts]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -6,6 +6,7 @@ from ...errors import HmsaError, ManifestError
 from . import hf_network, smp_network, timm_linear
 from .body import Body
 from .class_table import class_table
+from .graphs import onnx_network
 from .network import MemberNetwork
 from .settings import AdapterSettings
 
@@ -29,6 +30,8 @@ def load_member(settings: AdapterSettings) -> MemberNetwork:
 def _body(settings: AdapterSettings) -> Body:
     if settings.arch == "timm_linear":
         return timm_linear.load(settings)
+    if settings.arch == "onnx":
+        return onnx_network.load(settings)
     if settings.arch == "smp":
         return smp_network.load(settings.path, settings.mean, settings.std)
     return hf_network.load(settings.path)

@@ -59,6 +59,8 @@ class AdapterSettings:
         mean, std: of the network's pixels, red, green, blue, 0..1, where its files do not say them.
         backbone, layers, norm: name of a network of timm, places of the maps that its head takes, ascending, and
             whether the backbone's final normalisation is applied to them.
+        kind: what a network that is a graph puts out, one of `member_output.KINDS`; None for logits, which are
+            refused if none is below zero.
     """
 
     arch: str
@@ -71,3 +73,4 @@ class AdapterSettings:
     backbone: str | None = None
     layers: tuple[int, ...] | None = None
     norm: bool | None = None
+    kind: str | None = None

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, Strict, model_validator
 
 from ...datasets.layout.find_images import LAYOUTS
 from ...errors import ManifestError, describe_value, nearest
-from ...models.registry import ADAPTERS, KNOWN
+from ...models.registry import ADAPTERS, GRAPHS, KNOWN
 from ..storage.output_folder import store_path
 from .frozen_model import FrozenModel
 from .member_fields import FIELD_OWNERS, ClassesField, LayersField, ViewField, ViewOptions
@@ -44,6 +44,8 @@ Encoding = Literal["lossless", "compact"]
 Orientation = Literal["stored", "exif"]
 Label = Literal["mean-softmax", "max-softmax", "min-softmax", "mean-logit"]
 Confidence = Literal["mean-softmax", "mean-logit", "min-softmax", "entropy", "energy", "rba"]
+
+Kind = Literal["logits", "probabilities", "scores"]
 
 EXTERNAL = "external"
 
@@ -188,6 +190,11 @@ class Member(FrozenModel):
         description="Whether the backbone's final normalisation is applied to these maps. null means yes if its "
         "weights are there.",
     )
+    kind: Kind | None = Field(
+        default=None,
+        description="What a network that was saved as a graph puts out. null means logits, which are refused if none "
+        "is below zero.",
+    )
     inference: MemberInference | None = Field(
         default=None, description="What this model does otherwise than `inference` of the manifest says."
     )
@@ -219,6 +226,10 @@ class Member(FrozenModel):
                 raise FieldError(message, key)
         if self.arch == "timm_linear" and self.backbone is None:
             raise FieldError("is missing; give the backbone's name in timm", "backbone")
+        if self.arch in GRAPHS and self.mean is None and self.std is None:
+            raise FieldError(
+                "is missing; give 'mean' and 'std', [0, 0, 0] and [1, 1, 1] if the graph scales pixels itself", "mean"
+            )
         if (self.mean is None) != (self.std is None):
             raise FieldError("is missing; 'mean' and 'std' go together", "std" if self.std is None else "mean")
         if self.inference is not None and self.inference.view is not None:

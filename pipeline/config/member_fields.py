@@ -18,18 +18,19 @@ from pydantic import (
 
 from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import describe_value, nearest
-from ...models.registry import ADAPTERS, CLASS_TABLES
+from ...models.registry import ADAPTERS, CLASS_TABLES, GRAPHS
 from .value_types import Count, Natural, at_least_one
 from .yaml_document import FieldError
 
 FIELD_OWNERS: dict[str, tuple[str, ...]] = {
     "view": ADAPTERS,
     "classes": ADAPTERS,
-    "mean": ("smp", "timm_linear"),
-    "std": ("smp", "timm_linear"),
+    "mean": ("smp", "timm_linear", *GRAPHS),
+    "std": ("smp", "timm_linear", *GRAPHS),
     "backbone": ("timm_linear",),
     "layers": ("timm_linear",),
     "norm": ("timm_linear",),
+    "kind": GRAPHS,
 }
 """Field of a manifest's model -> the architectures that it means something to."""
 

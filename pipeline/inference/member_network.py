@@ -45,6 +45,7 @@ def load_adapter(member: Member) -> MemberNetwork:
             backbone=member.backbone,
             layers=member.layers,
             norm=member.norm,
+            kind=member.kind,
         )
     )
 

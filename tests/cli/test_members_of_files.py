@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import timm
 
+from ..models.adapters.graph_nets import Small
+from ..models.adapters.test_onnx import export
+
 NAMES = list(CLASS_NAMES)
 NUMBERS: dict[str, Any] = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
 TIMM = {"arch": "timm_linear", "checkpoint": "vit.pth", "backbone": "test_vit.r160_in1k", "classes": NAMES}
+
+ONNX = {"arch": "onnx", "checkpoint": "a.onnx", "backbone": "", "classes": NAMES, **NUMBERS}
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +49,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         f"backbone.{key}": value for key, value in timm.create_model("test_vit", num_classes=0).state_dict().items()
     }
     torch.save(state | {"head.weight": torch.randn(19, 64), "head.bias": torch.randn(19)}, bench.root / "vit.pth")
+    export(bench.root / "a.onnx", Small())
     bench.photo("garden/a.png", 64, 96, seed=1)
     bench.photo("garden/b.png", 61, 83, seed=2)
     return bench.save()
@@ -85,6 +93,18 @@ def test_a_backbone_of_timm_is_dumped(bench: Bench) -> None:
     assert checked.code == 0, checked
 
 
+def test_an_onnx_file_is_dumped(bench: Bench) -> None:
+    path, numbers = bench.root / "a.onnx", {key: tuple(value) for key, value in NUMBERS.items()}
+    said = assert_dumped(
+        changed(bench, **ONNX), AdapterSettings("onnx", path, CLASS_NAMES, classes=CLASS_NAMES, **numbers)
+    )
+    assert (said["network"], said["kind"], said["mean"], said["multiple"]) == ("ONNX", "logits", NUMBERS["mean"], 32)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    checked = run("manifest", "check", "--manifest", str(changed(bench, sha256=digest).manifest))
+    assert "its sha256 is that of the manifest" in checked.out, checked
+    assert bench.run("predict").code == 0
+
+
 WRONG = {
     "no backbone": ({"backbone": ""}, "backbone: is missing; give the backbone's name in timm"),
     "unknown backbone": ({"backbone": "test_vit9"}, "knows no 'test_vit9'; did you mean 'test_vit"),
@@ -94,6 +114,11 @@ WRONG = {
     "layer": ({"layers": [17]}, "layers: there is no 17, the backbone has 0 to 5"),
     "no names": ({"classes": ""}, "its 19 classes have no names; name them in their order"),
     "too few": ({"classes": NAMES[:7]}, "'classes' names 7 classes, the network has 19"),
+    "no numbers": (ONNX | {"mean": "", "std": ""}, "mean: is missing; give 'mean' and 'std'"),
+    "kind": (ONNX | {"kind": "scores"}, "kind: scores, but its output goes down to"),
+    "unknown kind": (ONNX | {"kind": "score"}, "kind: "),
+    "kind of timm": ({"kind": "logits"}, "means nothing to 'timm_linear', only to onnx"),
+    "no onnx": (ONNX | {"checkpoint": "vit.pth"}, "is truncated, damaged or no ONNX file"),
     "layers of smp": ({"arch": "smp", "backbone": "", "layers": [1]}, "means nothing to 'smp', only to timm_linear"),
 }
 
@@ -105,7 +130,9 @@ def test_wrong_input_is_refused_in_one_line_before_any_work(name: str, bench: Be
     assert not bench.output.exists()
 
 
-@pytest.mark.parametrize("library", ["timm"])
-def test_without_the_library_its_extra_is_named(library: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, library, None)
-    assert "pip install 'hmsa-pipeline[members]'" in bench.run("dump").refusal()
+@pytest.mark.parametrize(("library", "values"), [("timm", {}), ("onnx", ONNX), ("onnxruntime", ONNX)])
+def test_without_the_library_its_extra_is_named(
+    library: str, values: dict[str, Any], bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    assert "pip install 'hmsa-pipeline[members]'" in changed(bench, **values).run("dump").refusal()

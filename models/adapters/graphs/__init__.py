@@ -1,0 +1,1 @@
+"""Networks that were saved as graphs of operations: ONNX, TorchScript, and what torch.export writes."""

@@ -1,0 +1,198 @@
+"""A network that is known by its graph alone: what it does to sizes, and what it puts out, is found by trying."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ....errors import CheckpointError, ManifestError, reason
+from ..body import Body, PixelScaling, Sizes
+from ..settings import AdapterSettings
+
+_MULTIPLES = (32, 14, 64, 48, 128)
+"""Tried in this order: almost every network takes multiples of 32, vision transformers with a patch of 14 do not."""
+_SUM_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The heights or widths that a graph takes, as it says itself, in pixels; ``most`` is None for no limit."""
+
+    least: int = 1
+    most: int | None = None
+
+    def multiple_of(self, step: int, times: int) -> int | None:
+        """Find the least multiple of ``step`` from ``times`` of them on; None if it is too large."""
+        side = step * max(times, -(-self.least // step))
+        return None if self.most is not None and side > self.most else side
+
+
+class GraphBody(Body):
+    """A network that is known by its graph alone.
+
+    Args:
+        settings: of the member.
+        fixed: height and width, if the graph takes no others.
+        rows, columns: heights and widths that it takes otherwise.
+
+    Raises:
+        ManifestError: mean and deviation are missing.
+    """
+
+    labels = None
+
+    def __init__(
+        self,
+        settings: AdapterSettings,
+        fixed: tuple[int, int] | None,
+        rows: Sides | None = None,
+        columns: Sides | None = None,
+    ) -> None:
+        super().__init__()
+        if settings.mean is None or settings.std is None:
+            raise ManifestError(
+                f"{settings.path}: does not say how its pixels are scaled; give 'mean' and 'std', [0, 0, 0] and "
+                "[1, 1, 1] if the graph does it itself"
+            )
+        self.scaling = PixelScaling(settings.mean, settings.std)
+        self._path, self._fixed = settings.path, fixed
+        self._sides = (rows or Sides(), columns or Sides())
+
+    @abstractmethod
+    def run(self, scaled: Tensor) -> Tensor:
+        """Compute the output (1, K, h, w) of any type, on any device, of one image (1, 3, H, W) float32."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Compute output (N, K, h, w) float32, image by image, as `Body.forward` says."""
+        with torch.autocast(pixels.device.type, enabled=False):
+            scaled = self.scaling(pixels.float())
+            return torch.cat([self.run(one[None]).float().to(pixels.device) for one in scaled])
+
+    @torch.no_grad()
+    def find_out(self, settings: AdapterSettings) -> None:
+        """Run the network on noise to learn its sizes, channels and kind.
+
+        Args:
+            settings: of the member: its view, if it has windows, and its kind, if that is given.
+
+        Raises:
+            CheckpointError: it takes no sizes, does not see all of an image, gives two results for the same image, or
+                what it gives is no map of classes.
+            ManifestError: its output is not what ``kind`` says, or nobody says what it is.
+        """
+        window = settings.view.window if settings.view else None
+        problems = []
+        for sizes, sides in self._candidates(window):
+            try:
+                output = self._map_of(sides)
+                if sizes.fixed is None:
+                    self._map_of((sides[1], sides[0]))
+            except _UnfitError as error:
+                problems.append(str(error))
+                continue
+            self.sizes, self.channels = sizes, output.shape[1]
+            self.kind = _kind(self._path, output, settings.kind)
+            return
+        if not problems:
+            problems.append("the graph's limits leave no multiple of 14 or 32")
+        asked = self._fixed or window
+        fix = "export it with a size that its patch or stride divides" if asked else "export it with one size"
+        raise CheckpointError(f"{self._path}: no size of images was found that it takes right ({problems[0]}); {fix}")
+
+    def _candidates(self, window: tuple[int, int] | None) -> Iterator[tuple[Sizes, tuple[int, int]]]:
+        """Yield sizes to try, with a height and width for each."""
+        if one := self._fixed or window:
+            yield Sizes(fixed=one), one
+            return
+        rows, columns = self._sides
+        for step in _MULTIPLES:
+            height, width = rows.multiple_of(step, 2), columns.multiple_of(step, 3)
+            if height is not None and width is not None:
+                yield Sizes(step), (height, width)
+
+    def _map_of(self, sides: tuple[int, int]) -> Tensor:
+        """Return the output for noise of this size; `_UnfitError` if the network cannot take it, or not all of it."""
+        shown = f"{sides[0]}x{sides[1]}"
+        image = torch.rand((1, 3, *sides), generator=torch.Generator().manual_seed(0))
+        try:
+            output = self(image)
+        except CheckpointError:
+            raise
+        except Exception as error:  # of others' graphs
+            raise _UnfitError(f"{shown}: {type(error).__name__}: {reason(error)[-300:]}") from error
+        self._demand_map(output)
+        if not torch.allclose(output, self(image), rtol=1e-3, atol=1e-4):
+            raise CheckpointError(
+                f"{self._path}: gives two results for one image: it was saved in training mode; call eval() before "
+                "saving it"
+            )
+        height, width = output.shape[-2:]
+        if abs(height * sides[1] / sides[0] - width) > 1 + width / min(sides):
+            raise _UnfitError(f"the output for {shown} is {height}x{width}, of another shape")
+        for name, place in (("row", (..., -1, slice(None))), ("column", (..., -1))):
+            changed = image.clone()
+            changed[place] = 1 - changed[place]
+            if torch.equal(self(changed), output):
+                raise _UnfitError(f"the last {name} of {shown} changes nothing")
+        return output
+
+    def _demand_map(self, output: Tensor) -> None:
+        if output.ndim != 4 or len(output) != 1 or output.shape[1] < 2:
+            raise CheckpointError(
+                f"{self._path}: gives {list(output.shape)} for one image, where (1, classes, height, width) is "
+                "needed; export the network's logits"
+            )
+        if not torch.isfinite(output).all():
+            raise CheckpointError(f"{self._path}: gives NaN or inf for noise; its weights or its graph are damaged")
+
+
+class _UnfitError(Exception):
+    """Images of this size are of no use to a network."""
+
+
+def _kind(path: Path, output: Tensor, kind: str | None) -> str:
+    least = output.min().item()
+    if kind is None:
+        if least < 0:
+            return "logits"
+        raise ManifestError(
+            f"{path}: no value of its output is below zero; say what they are with 'kind: probabilities', 'kind: "
+            "scores' or 'kind: logits'"
+        )
+    if kind != "logits" and least < -1e-6:
+        raise ManifestError(f"{path}: kind: {kind}, but its output goes down to {least:.4g}; is it 'kind: logits'?")
+    total = output.sum(1)
+    low, high = total.min().item(), total.max().item()
+    if kind == "probabilities" and (low < 1 - _SUM_TOLERANCE or high > 1 + _SUM_TOLERANCE):
+        raise ManifestError(
+            f"{path}: kind: probabilities, but they add up to {low:.3f} to {high:.3f}; are they 'kind: scores'?"
+        )
+    return kind
+
+
+def image_sides(path: Path, shape: Sequence[int | None]) -> tuple[int, int] | None:
+    """Read from the shape of an input the height and width that it takes; None if it takes several.
+
+    Args:
+        path: for errors.
+        shape: of the input; None for a side that is not fixed.
+
+    Raises:
+        CheckpointError: it takes no batches of one photograph (N, 3, H, W).
+    """
+    shown = ", ".join("?" if side is None else str(side) for side in shape)
+    if len(shape) != 4 or shape[1] not in (3, None):
+        raise CheckpointError(
+            f"{path}: takes ({shown}), where (batch, 3, height, width) is needed; export it with channels first"
+        )
+    if shape[0] not in (1, None):
+        raise CheckpointError(f"{path}: takes {shape[0]} images at a time; export it with a batch of 1")
+    height, width = shape[2:]
+    if (height is None) != (width is None):
+        raise CheckpointError(f"{path}: takes ({shown}), one side fixed; export it with both fixed, or none")
+    return None if height is None or width is None else (height, width)
