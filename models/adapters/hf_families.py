@@ -21,12 +21,14 @@ class Family:
         sizes: from its configuration and that of its processor.
         bgr: pixels are blue, green, red, unless its processor says otherwise.
         normalises: pixels are normalised, unless its processor says otherwise.
+        asks_task: it wants to be told what it is asked for, as ids of a text's tokens.
     """
 
     head: str
     sizes: Callable[[Any, Mapping[str, Any]], Sizes]
     bgr: bool = False
     normalises: bool = True
+    asks_task: bool = False
 
 
 def _strides(config: Any) -> int:
@@ -79,6 +81,12 @@ def _mobilenet(config: Any, _: Mapping[str, Any]) -> Sizes:
     return Sizes(math.lcm(32, config.output_stride))
 
 
+def _tips(config: Any, _: Mapping[str, Any]) -> Sizes:
+    # Its coarsest map has half as many rows as there are patches, rounded up, and is enlarged by whole factors.
+    return Sizes(2 * _strides(config.backbone_config))
+
+
+MASK2FORMER = "Mask2FormerForUniversalSegmentation"
 FAMILIES: dict[str, Family] = {
     "SegformerForSemanticSegmentation": Family(SEMANTIC, _segformer),
     "UperNetForSemanticSegmentation": Family(SEMANTIC, _with_backbone),
@@ -88,8 +96,11 @@ FAMILIES: dict[str, Family] = {
     "MobileViTForSemanticSegmentation": Family(SEMANTIC, _mobilevit, bgr=True, normalises=False),
     "MobileViTV2ForSemanticSegmentation": Family(SEMANTIC, _mobilevit, bgr=True, normalises=False),
     "MobileNetV2ForSemanticSegmentation": Family(SEMANTIC, _mobilenet),
-    "Mask2FormerForUniversalSegmentation": Family(MASKS, _with_backbone),
+    "Sapiens2ForSemanticSegmentation": Family(SEMANTIC, _patches),
+    "Tipsv2DptForSemanticSegmentation": Family(SEMANTIC, _tips, normalises=False),
+    MASK2FORMER: Family(MASKS, _with_backbone),
     "MaskFormerForInstanceSegmentation": Family(MASKS, _with_backbone),
+    "OneFormerForUniversalSegmentation": Family(MASKS, _with_backbone, asks_task=True),
     "EomtForUniversalSegmentation": Family(MASKS, _one_size),
     "EomtDinov3ForUniversalSegmentation": Family(MASKS, _one_size),
 }

@@ -14,15 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import CheckpointError, ManifestError, first_few, nearest, reason
 from ..checkpoint import demand_numbers
 from .body import Body
 from .folder import demand_folder, read_json
-from .hf_families import FAMILIES, MASKS
+from .hf_families import FAMILIES, MASK2FORMER, MASKS
 from .hf_processor import pixel_scaling, read_processor, replaced
 
+TASK = (49406, 518, 10549, 533, 29119, 1550, 49407)
+"""Tokens of "the task is semantic" in CLIP's vocabulary, as OneFormer's processor makes them; zeros follow."""
+SQUARE = (384, 384)
+"""To which the library resizes Mask2Former's masks, whatever the image."""
 EXTRA = "arch: transformers needs the extra 'members'; pip install 'hmsa-pipeline[members]'"
 
 
@@ -45,12 +49,21 @@ class HFNetwork(Body):
         architecture: the name of its class.
         processor: numbers of its processor.
         folder: it was read from.
+        as_library: the masks of a Mask2Former make the library's detour over a square.
     """
 
-    def __init__(self, network: Any, architecture: str, processor: dict[str, Any], folder: Path) -> None:
+    def __init__(
+        self, network: Any, architecture: str, processor: dict[str, Any], folder: Path, as_library: bool = False
+    ) -> None:
         super().__init__()
         config, family = network.config, FAMILIES[architecture]
-        self.network, self.architecture = network, architecture
+        self.network, self.architecture, self.as_library = network, architecture, as_library
+        self.task: Tensor | None
+        task = None
+        if family.asks_task:
+            task = torch.tensor([*TASK, *[0] * (config.task_seq_len - len(TASK))])
+            network.model.task_encoder = _InFullPrecision(network.model.task_encoder)
+        self.register_buffer("task", task, persistent=False)
         self.masks = family.head == MASKS
         self.kind = "scores" if self.masks else "logits"
         self.channels = config.num_labels
@@ -62,7 +75,8 @@ class HFNetwork(Body):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute logits or scores (N, K, h, w), which cover all of the images, as `Body.forward` says."""
-        output = self.network(pixel_values=self.scaling(pixels))
+        asked = {} if self.task is None else {"task_inputs": self.task.expand(len(pixels), -1)}
+        output = self.network(pixel_values=self.scaling(pixels), **asked)
         if not self.masks:
             return output.logits
         with torch.autocast(pixels.device.type, enabled=False):
@@ -70,10 +84,25 @@ class HFNetwork(Body):
 
     def mask_logits(self, output: Any) -> Tensor:
         """Take the masks of an output, (N, Q, h, w) float32."""
-        return output.masks_queries_logits.float()
+        masks = output.masks_queries_logits.float()
+        if not self.as_library:
+            return masks
+        return nn.functional.interpolate(masks, SQUARE, mode="bilinear", align_corners=False)
 
     def details(self) -> dict[str, Any]:
-        return {"network": self.architecture}
+        return {"network": self.architecture, **({"postprocess": "library"} if self.as_library else {})}
+
+
+class _InFullPrecision(nn.Module):
+    """The part of a network that reads ids of tokens as numbers, most of which half precision does not hold."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        with torch.autocast(numbers.device.type, enabled=False):
+            return self.part(numbers.float())
 
 
 def mask_scores(classes: Tensor, masks: Tensor) -> Tensor:
@@ -86,17 +115,30 @@ def mask_scores(classes: Tensor, masks: Tensor) -> Tensor:
     return torch.einsum("nqk,nqhw->nkhw", classes.softmax(-1)[..., :-1], masks.sigmoid())
 
 
-def load(folder: Path) -> HFNetwork:
+def load(folder: Path, as_library: bool = False) -> HFNetwork:
     """Read the network in a folder of ``save_pretrained``, strictly, on the CPU, in float32.
+
+    Args:
+        folder: absolute.
+        as_library: see `HFNetwork`.
 
     Raises:
         CheckpointError: it is no folder of a segmentation network that is known, or its weights do not fit.
-        ManifestError: the library is not installed.
+        ManifestError: the library is not installed, or ``as_library`` changes nothing about this network.
     """
     demand_folder(folder, "transformers")
     config = read_json(folder / "config.json")
     architecture = _architecture(folder, config)
     _refuse_named_backbone(folder, config)
+    if as_library and architecture != MASK2FORMER:
+        raise ManifestError(
+            f"{folder}: 'postprocess: library' changes {MASK2FORMER} alone, not {architecture}; remove it"
+        )
+    if FAMILIES[architecture].asks_task and config.get("is_training"):
+        raise CheckpointError(
+            f"{folder}: 'is_training' in config.json is true, with which the network wants texts; set it to false, "
+            "load the network with transformers, and save it again"
+        )
     processor = read_processor(folder)
     pixel_scaling(folder, processor, FAMILIES[architecture])
     library = _library()
@@ -123,7 +165,7 @@ def load(folder: Path) -> HFNetwork:
             ) from error
     _demand_all(folder, architecture, info)
     demand_numbers(folder, {key: value for key, value in network.state_dict().items() if value.is_floating_point()})
-    return HFNetwork(network.eval(), architecture, processor, folder)
+    return HFNetwork(network.eval(), architecture, processor, folder, as_library)
 
 
 def _architecture(folder: Path, config: dict[str, Any]) -> str:

@@ -34,4 +34,4 @@ def _body(settings: AdapterSettings) -> Body:
         return onnx_network.load(settings)
     if settings.arch == "smp":
         return smp_network.load(settings.path, settings.mean, settings.std)
-    return hf_network.load(settings.path)
+    return hf_network.load(settings.path, settings.as_library)

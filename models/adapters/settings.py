@@ -61,6 +61,7 @@ class AdapterSettings:
             whether the backbone's final normalisation is applied to them.
         kind: what a network that is a graph puts out, one of `member_output.KINDS`; None for logits, which are
             refused if none is below zero.
+        as_library: post-processing is the library's where ours differs from it on purpose.
     """
 
     arch: str
@@ -74,3 +75,4 @@ class AdapterSettings:
     layers: tuple[int, ...] | None = None
     norm: bool | None = None
     kind: str | None = None
+    as_library: bool = False

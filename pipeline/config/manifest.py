@@ -195,6 +195,10 @@ class Member(FrozenModel):
         description="What a network that was saved as a graph puts out. null means logits, which are refused if none "
         "is below zero.",
     )
+    postprocess: Literal["library"] | None = Field(
+        default=None,
+        description="library: masks of a Mask2Former are resized to 384x384 on their way, as transformers does it.",
+    )
     inference: MemberInference | None = Field(
         default=None, description="What this model does otherwise than `inference` of the manifest says."
     )

@@ -31,6 +31,7 @@ FIELD_OWNERS: dict[str, tuple[str, ...]] = {
     "layers": ("timm_linear",),
     "norm": ("timm_linear",),
     "kind": GRAPHS,
+    "postprocess": ("transformers",),
 }
 """Field of a manifest's model -> the architectures that it means something to."""
 

@@ -42,6 +42,7 @@ def load_adapter(member: Member) -> MemberNetwork:
             classes=member.classes,
             mean=member.mean,
             std=member.std,
+            as_library=member.postprocess is not None,
             backbone=member.backbone,
             layers=member.layers,
             norm=member.norm,

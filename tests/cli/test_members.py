@@ -208,6 +208,18 @@ WRONG = {
     "another's folder": (nothing, {"arch": "smp", "mean": [0, 0, 0], "std": [1, 1, 1]}, "names no class of smp"),
     "mean alone": (nothing, {"arch": "smp", "mean": [0, 0, 0]}, "std: is missing; 'mean' and 'std' go together"),
     "mean": (nothing, {"mean": [0, 0, 0], "std": [1, 1, 1]}, "means nothing to 'transformers', only to smp"),
+    "postprocess": (
+        nothing,
+        {"postprocess": "library"},
+        "changes Mask2FormerForUniversalSegmentation alone, not Seg",
+    ),
+    "the library": (nothing, {"postprocess": "ours"}, "postprocess: "),
+    "a shipped table": (
+        nothing,
+        {"classes": "ade20k150"},
+        "'classes: ade20k150' is of 150 classes, the network has 19",
+    ),
+    "no such table": (nothing, {"classes": "ade20k"}, "did you mean 'ade20k150'?"),
     "std": (nothing, {"arch": "smp", "mean": [0, 0, 0], "std": [1, 1, 0]}, "must be above 0, not 0"),
     "classes of ours": (
         nothing,
@@ -244,3 +256,11 @@ def test_without_the_library_its_extra_is_named(bench: Bench, monkeypatch: pytes
 def test_other_members_do_not_load_the_library() -> None:
     code = "import sys, hmsa_pipeline.pipeline.inference.dump; assert 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-P", "-c", code], check=True)
+
+
+def test_the_librarys_way_over_a_square_can_be_asked_for(bench: Bench) -> None:
+    bench.tree["models"] = [bench.tree["models"][1]]
+    assert bench.save().run("dump").code == 0
+    assert "preprocessing" in changed(bench, postprocess="library").run("dump").refusal()
+    assert bench.run("dump", "--overwrite").code == 0
+    assert attributes(bench.store("garden", "mask2former"))["preprocessing"]["postprocess"] == "library"

@@ -13,17 +13,17 @@ import torch
 from hmsa_pipeline.datasets.decode.tensors import normalise
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.errors import CheckpointError, ManifestError
-from hmsa_pipeline.models.adapters import hf_network
 from hmsa_pipeline.models.adapters.load import load_member
 from hmsa_pipeline.models.adapters.network import MemberNetwork
 from hmsa_pipeline.models.adapters.settings import AdapterSettings, View
 from torch import Tensor
 from torch.nn import functional
 
-from .tiny import FAMILIES, hf, save
+from .tiny import FAMILIES, asked, hf, save
 
-ONE_SIZE = {"data2vec", "dpt", "eomt"}
-MASKS = {"mask2former", "maskformer", "eomt"}
+ONE_SIZE = {"data2vec", "dpt", "eomt", "eomt_dinov3"}
+MASKS = {"mask2former", "maskformer", "oneformer", "eomt", "eomt_dinov3"}
+MULTIPLES = {"upernet_dinov2": 14, "beit": 16, "sapiens2": 16, "tipsv2_dpt": 28}
 
 
 @pytest.fixture(scope="module")
@@ -64,33 +64,28 @@ def theirs(folder: Path, pixels: Tensor) -> tuple[Any, Any, Any]:
     known = {name: value for name, value in switches.items() if hasattr(processor, name)}
     inputs = processor(pixels[0].permute(1, 2, 0).numpy(), return_tensors="pt", **known)
     with torch.no_grad():
-        return network, processor, network(pixel_values=inputs["pixel_values"])
+        return network, processor, network(pixel_values=inputs["pixel_values"], **asked(network, 1))
 
 
 def fitting(family: str) -> tuple[int, int]:
     """A size that the family takes as it is."""
     if family in ONE_SIZE:
         return 64, 64
-    return (56, 112) if family == "upernet_dinov2" else (64, 96)
+    return (56, 112) if MULTIPLES.get(family, 32) % 7 == 0 else (64, 96)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_at_sizes_that_fit_the_belief_is_that_of_the_library(
-    family: str, folders: Any, members: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_at_sizes_that_fit_the_belief_is_that_of_the_library(family: str, folders: Any, members: Any) -> None:
     size = fitting(family)
     pixels = picture(*size)
     _, processor, output = theirs(folders(family), pixels)
-    if family == "mask2former":  # the library's detour over a square, which we leave out
-        square = hf_network.HFNetwork.mask_logits
-        monkeypatch.setattr(
-            hf_network.HFNetwork,
-            "mask_logits",
-            lambda self, out: functional.interpolate(square(self, out), (384, 384), mode="bilinear"),
-        )
-    ours = belief(members(family), pixels)
+    # The library's detour over a square is left out unless it is asked for.
+    network = member(folders(family), as_library=True) if family == "mask2former" else members(family)
+    ours = belief(network, pixels)
     found = None  # that of EoMT puts windows together, of which there is one here
-    if family != "eomt":
+    if family == "oneformer":  # whose processor cannot be made without a hub
+        found = hf.OneFormerImageProcessor.post_process_semantic_segmentation(processor, output, [size])[0]
+    elif family not in ("eomt", "eomt_dinov3"):
         found = processor.post_process_semantic_segmentation(output, target_sizes=[size])[0]
     if family in MASKS:
         masks = output.masks_queries_logits
@@ -124,7 +119,7 @@ def test_the_last_row_and_column_are_seen_where_they_are(family: str, members: A
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name not in ONE_SIZE | MASKS])
 def test_padding_is_cut_off_and_nothing_is_stretched(family: str, folders: Any, members: Any) -> None:
-    multiple = {"upernet_dinov2": 14, "beit": 16}.get(family, 32)
+    multiple = MULTIPLES.get(family, 32)
     height, width = 97, 139
     down, right = (-(-side // multiple) * multiple for side in (height, width))
     padded = np.pad(picture(height, width)[0].numpy(), ((0, 0), (0, down - height), (0, right - width)), mode="edge")
@@ -227,3 +222,32 @@ def test_pixels_that_are_not_rescaled_stay_as_they_are(tmp_path: Path, folders: 
     scaling = member(tmp_path).body.scaling
     pixels = picture(64, 96)
     torch.testing.assert_close(scaling(pixels.float() / 255), pixels.float(), atol=1e-3, rtol=0)
+
+
+def test_a_oneformer_is_asked_for_classes_of_pixels(folders: Any, members: Any) -> None:
+    pixels = picture(64, 96)
+    network, _, output = theirs(folders("oneformer"), pixels)
+    scaled = members("oneformer").body.scaling(pixels / 255)
+    with torch.no_grad():
+        other = network(pixel_values=scaled, task_inputs=torch.ones(1, 77, dtype=torch.long))
+    assert not torch.allclose(other.masks_queries_logits, output.masks_queries_logits, atol=1e-2)
+    half = members("oneformer").predict(normalise(pixels).to(torch.bfloat16), [1.0]).softmax(1)[0]
+    assert (half - belief(members("oneformer"), pixels)).abs().mean() < 0.02
+
+
+def test_a_oneformer_in_training_is_refused(folders: Any, tmp_path: Path) -> None:
+    for path in folders("oneformer").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    edit(tmp_path, "config.json", is_training=True)
+    with pytest.raises(CheckpointError, match="'is_training' in config"):
+        member(tmp_path)
+
+
+def test_the_librarys_masks_are_a_setting_of_mask2former_alone(folders: Any, members: Any) -> None:
+    pixels = picture(64, 96)
+    square = member(folders("mask2former"), as_library=True)
+    assert not torch.allclose(belief(square, pixels), belief(members("mask2former"), pixels), atol=1e-4)
+    assert square.describe(CLASS_NAMES)["postprocess"] == "library"
+    assert "postprocess" not in members("mask2former").describe(CLASS_NAMES)
+    with pytest.raises(ManifestError, match="changes Mask2FormerForUniversalSegmentation alone, not MaskFormer"):
+        member(folders("maskformer"), as_library=True)

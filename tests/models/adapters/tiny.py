@@ -162,6 +162,75 @@ def maskformer() -> tuple[Any, Any]:
     return hf.MaskFormerForInstanceSegmentation(config), hf.MaskFormerImageProcessor()
 
 
+def oneformer() -> tuple[Any, Any]:
+    config = hf.OneFormerConfig(
+        backbone_config=_small_swin(),
+        num_queries=6,
+        conv_dim=32,
+        mask_dim=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=16,
+        encoder_layers=1,
+        decoder_layers=2,
+        num_attention_heads=2,
+        dim_feedforward=16,
+        query_dec_layers=1,
+        text_encoder_width=16,
+        text_encoder_num_layers=1,
+        text_encoder_vocab_size=32,
+        **LABELS,
+    )
+    # Its own processor asks a hub for a file while it is made; its numbers are those of Mask2Former's.
+    return hf.OneFormerForUniversalSegmentation(config), hf.Mask2FormerImageProcessor()
+
+
+def sapiens2() -> tuple[Any, Any]:
+    config = hf.Sapiens2Config(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_attention_heads=2,
+        num_first_full_attention_layers=1,
+        num_last_full_attention_layers=1,
+        image_size=64,
+        head_config={"upsample_out_channels": [16, 16], "conv_out_channels": [16]},
+        **LABELS,
+    )
+    return hf.Sapiens2ForSemanticSegmentation(config), hf.Sapiens2ImageProcessor()
+
+
+def tipsv2_dpt() -> tuple[Any, Any]:
+    backbone = hf.Tipsv2VisionConfig(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=56,
+        out_indices=[1, 2, 3, 4],
+        reshape_hidden_states=False,
+    )
+    config = hf.Tipsv2DptConfig(
+        backbone_config=backbone, neck_hidden_sizes=[8, 8, 16, 16], fusion_hidden_size=16, **LABELS
+    )
+    return hf.Tipsv2DptForSemanticSegmentation(config), hf.Tipsv2DptImageProcessor()
+
+
+def eomt_dinov3() -> tuple[Any, Any]:
+    config = hf.EomtDinov3Config(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=64,
+        num_queries=6,
+        num_blocks=2,
+        num_upscale_blocks=1,
+        **LABELS,
+    )
+    size = {"shortest_edge": 64, "longest_edge": None}
+    return hf.EomtDinov3ForUniversalSegmentation(config), hf.EomtImageProcessor(do_split_image=True, size=size)
+
+
 def eomt() -> tuple[Any, Any]:
     config = hf.EomtConfig(
         hidden_size=16,
@@ -181,10 +250,19 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
     made.__name__: made
     for made in (
         *(segformer, upernet_swin, upernet_convnext, upernet_dinov2, beit, data2vec, dpt, mobilevit, mobilevitv2),
-        *(mobilenet_v2, mask2former, maskformer, eomt),
+        *(mobilenet_v2, sapiens2, tipsv2_dpt, mask2former, maskformer, oneformer, eomt, eomt_dinov3),
     )
 }
 """Name -> a network and its processor."""
+
+
+def asked(network: Any, images: int) -> dict[str, Any]:
+    """What a network wants beside pixels: a OneFormer the tokens of "the task is semantic", with zeros after them."""
+    if not isinstance(network, hf.OneFormerForUniversalSegmentation):
+        return {}
+    tokens = torch.zeros(images, 77, dtype=torch.long)
+    tokens[:, :7] = torch.tensor([49406, 518, 10549, 533, 29119, 1550, 49407])
+    return {"task_inputs": tokens}
 
 
 def save(family: str, folder: Path, seed: int = 0) -> Path:
@@ -202,8 +280,11 @@ def save(family: str, folder: Path, seed: int = 0) -> Path:
             norm.momentum = None  # statistics of what follows alone
             norm.train()
         with torch.no_grad():
-            network(pixel_values=torch.randn(4, 3, 64, 64))
+            network(pixel_values=torch.randn(4, 3, 64, 64), **asked(network, 4))
         network.eval()
+    if family == "tipsv2_dpt":  # its decoder normalises nothing, and would be sure of everything
+        with torch.no_grad():
+            network.decoder.head.weight /= network(pixel_values=torch.rand(1, 3, 56, 112)).logits.std()
     network.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
