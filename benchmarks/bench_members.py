@@ -29,9 +29,9 @@ from harness import compare, size, tell
 from hmsa_pipeline.datasets.decode.tensors import decode_image
 from hmsa_pipeline.datasets.synthetic.scene import draw_scene
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.models.adapters.folder import folder_sha256
 from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member
 from hmsa_pipeline.pipeline.inference.image_block import ImageBlock
+from hmsa_pipeline.pipeline.inference.member_network import digest_of
 from hmsa_pipeline.pipeline.inference.networks import BlockMember
 from hmsa_pipeline.pipeline.inference.predictor import InferenceSettings
 from hmsa_pipeline.pipeline.inference.store_writes import LogitsTarget
@@ -110,12 +110,11 @@ def make_forward(root: Path, photos: list[Path], shape: Shape) -> Callable[[], A
 
 
 def make_dump(root: Path, photos: list[Path], shape: Shape) -> Callable[[], Any]:
-    folder = root / "network"
     store = store_of(root / "ours.zarr", photos, shape, "lossless")
-    member = Member(name="it", arch="transformers", checkpoint=str(folder))
+    member = Member(name="it", arch="transformers", checkpoint=str(root / "network"))
     target = LogitsTarget(store.writer(), "", {entry.path: entry for entry in store.images})
     setting = InferenceSettings("cpu", InferenceOptions(scales=(1.0,), precision="fp32"), torch.get_num_threads())
-    block = ImageBlock(root, tuple(store.images), (BlockMember(member, folder_sha256(folder), target),), setting)
+    block = ImageBlock(root, tuple(store.images), (BlockMember(member, digest_of(member), target),), setting)
 
     def work() -> None:
         for shard in target.writer.path.glob("*/c.*"):
