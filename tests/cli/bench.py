@@ -27,6 +27,7 @@ from hmsa_pipeline import cli
 from PIL import Image
 
 from ..limits import PATIENCE
+from . import forked
 
 TINY = "hrnet_tiny_ocr_mscale"
 
@@ -117,8 +118,8 @@ class Bench:
         return run(command, "--manifest", str(self.manifest), *options)
 
     def start(self, command: str, *options: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """A command on the manifest, begun in a process of its own."""
-        return start(command, "--manifest", str(self.manifest), *options, env=env)
+        """A command on the manifest, begun in a process of its own, whose imports are done where that can be."""
+        return start_forked(command, "--manifest", str(self.manifest), *options, env=env)
 
 
 _make_command = typer.main.get_command
@@ -159,8 +160,15 @@ def run(*argv: str) -> Result:
 
 
 def start(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """A command line begun in a process of its own."""
+    """A command line begun in a process of its own, as users begin it."""
     return start_python("-m", "hmsa_pipeline.cli", *argv, env=env)
+
+
+def start_forked(*argv: str, env: Mapping[str, str] | None = None) -> Any:
+    """What `start` does, in a process whose imports are done, unless ``env`` has what is read before they are."""
+    if not forked.AVAILABLE or forked.read_at_start(env or {}):
+        return start(*argv, env=env)
+    return forked.start(*argv, env=env)
 
 
 def start_python(*argv: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:

@@ -11,7 +11,9 @@ import torch
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 
+from . import forked
 from .bench import TINY, Bench
+from .remembered import remembered
 
 MODELS = ("ant", "bee", "cat")
 
@@ -26,10 +28,22 @@ def plain_cpu() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _remembered() -> Iterator[None]:
+    with remembered():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _plain_cpu() -> Iterator[None]:
     with plain_cpu():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _slow_ones_begin_as_users_begin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(forked, "AVAILABLE", False)
 
 
 @pytest.fixture(autouse=True)

@@ -135,7 +135,7 @@ def workers(pid: int) -> list[psutil.Process]:
 
 def _line(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        return [process.name(), *process.cmdline()]
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -32,19 +33,26 @@ from safetensors.torch import load_file
 from ..documents import DOCS, PAGES, commands
 from . import bench
 from .bench import files, run
+from .conftest import plain_cpu
 
 
-def _run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def _apart(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command line in a process of its own."""
     command = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def _run(*arguments: str | Path, cwd: Path | None = None) -> bench.Result:
+    with contextlib.chdir(cwd or Path.cwd()), plain_cpu():
+        return run(*map(str, arguments))
 
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     root = tmp_path_factory.mktemp("with a space")
     result = _run("demo", "--quick", cwd=root)
-    assert result.returncode == 0, result.stderr
-    return root / "demo", result.stdout
+    assert result.code == 0, result.err
+    return root / "demo", result.out
 
 
 def test_every_drawn_photograph_has_a_class_map_and_a_confidence(walked: tuple[Path, str]) -> None:
@@ -110,7 +118,7 @@ def test_the_table_at_the_end(walked: tuple[Path, str]) -> None:
     sentence = next(line for line in lines if line.startswith("On held-out streets"))
     (own, theirs), best = re.findall(r"0\.\d{3}", sentence), re.findall(r"\((\w+)\)", sentence)[0]
     evaluated = _run("evaluate", "--manifest", folder / "calibrated.yaml", "--per-model", "--json", "-")
-    found = [row["scores"] for row in json.loads(evaluated.stdout)]
+    found = [row["scores"] for row in evaluated.figures]
     means = {name: np.mean([scores[name]["miou"] for scores in found]) for name in found[0]}
     assert float(own) == pytest.approx(means.pop("ensemble"), abs=5.1e-4)
     assert float(theirs) == pytest.approx(means[best], abs=5.1e-4)
@@ -121,8 +129,8 @@ def test_what_was_done_is_not_done_again(walked: tuple[Path, str]) -> None:
     folder, _ = walked
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     result = _run("demo", "--quick", cwd=folder.parent)
-    assert result.returncode == 0
-    assert result.stdout.count("done before") == 12
+    assert result.code == 0
+    assert result.out.count("done before") == 12
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     changed = {path.name for path in after if after[path] != before.get(path)}
     assert changed <= {"manifest.yaml", "members.json"}
@@ -131,10 +139,10 @@ def test_what_was_done_is_not_done_again(walked: tuple[Path, str]) -> None:
 def test_its_manifest_runs_by_hand_and_finds_everything_done(walked: tuple[Path, str]) -> None:
     folder, _ = walked
     manifest = folder / "calibrated.yaml"
-    assert "nothing to do" in _run("dump", "--manifest", manifest).stdout
-    assert "nothing to do" in _run("ensemble", "--manifest", manifest).stdout
+    assert "nothing to do" in _run("dump", "--manifest", manifest).out
+    assert "nothing to do" in _run("ensemble", "--manifest", manifest).out
     checked = _run("manifest", "check", "--manifest", manifest)
-    assert (checked.returncode, checked.stdout.count("MISSING")) == (0, 0)
+    assert (checked.code, checked.out.count("MISSING")) == (0, 0)
 
 
 # ------------------------------------------------------------------ README and docs, word for word
@@ -207,7 +215,7 @@ def test_every_command_on_the_page_runs(page: Path, desk: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
-    result = _run("demo", "--output", in_the_way / "demo")
+    result = _apart("demo", "--output", in_the_way / "demo")
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
@@ -318,11 +326,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     done = json.loads((folder / "steps.json").read_text())["steps"]
     assert any("datasets draw" in step for step in done)
     assert not any("dump" in step for step in done)
-    result = _run(*command[4:])
+    result = _apart(*command[4:])
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
 
 
+@pytest.mark.slow(every_change=True)
 def test_interrupted_training_goes_on_and_ends_with_members_and_their_records(trained: tuple[Path, str]) -> None:
     folder, said = trained
     records = json.loads((folder / "members" / "members.json").read_text())
@@ -340,6 +349,7 @@ def test_interrupted_training_goes_on_and_ends_with_members_and_their_records(tr
     assert len({record["seed"] for record in records.values()}) == 7
 
 
+@pytest.mark.slow(every_change=True)
 def test_exported_weights_are_the_trained_ones_rounded_to_float16(trained: tuple[Path, str]) -> None:
     folder, _ = trained
     for name in NAMES:

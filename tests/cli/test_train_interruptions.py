@@ -12,7 +12,7 @@ import pytest
 from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 
 from ..limits import PATIENCE
-from .bench import ended, start, start_python
+from .bench import ended, start, start_forked, start_python
 from .faults import Hold
 from .training import farthest, history, last, options, same_bits, weights
 
@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    result = ended(start(*options(world, output, *EPOCHS)))
+    result = ended(start_forked(*options(world, output, *EPOCHS)))
     assert result.code == 0, result
     return output
 
@@ -39,7 +39,7 @@ def whole(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def interrupted(words: list[str], output: Path, folder: Path, number: signal.Signals) -> tuple[int, str]:
     """Begin a run and send it a signal in its second epoch: how it ended, and what it said of that."""
     hold = Hold(folder, saves=10)
-    process = start(*words, env=hold.environment())
+    process = (start if "--gpus" in words else start_forked)(*words, env=hold.environment())
     hold.wait(process)
     saved = last(output)
     assert (saved["epoch"], 0 < saved["training"]["step"] < 5) == (1, True)
@@ -74,7 +74,7 @@ def test_a_run_goes_on_to_the_same_bits(world: Path, whole: Path, tmp_path: Path
         assert err.endswith("interrupted: what is complete is kept; run the same command with --resume to go on\n")
     assert len(history(output)) == 1
 
-    result = ended(start(*words, "--resume"))
+    result = ended(start_forked(*words, "--resume"))
     assert result.code == 0, result
     assert "from epoch 2, step " in result.out
     assert equal_runs(output, whole)
@@ -82,13 +82,13 @@ def test_a_run_goes_on_to_the_same_bits(world: Path, whole: Path, tmp_path: Path
 
 def test_killed_before_anything_was_saved_it_begins_again(world: Path, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    process = start(*options(world, output, *EPOCHS))
+    process = start_forked(*options(world, output, *EPOCHS))
     while not (output / "recipe.yaml").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    result = ended(start(*options(world, output, *EPOCHS, "--resume")))
+    result = ended(start_forked(*options(world, output, *EPOCHS, "--resume")))
     assert result.code == 0, result
     assert "resume: no run lies in the output yet, a new one begins" in result.err
     assert equal_runs(output, whole)
@@ -100,7 +100,7 @@ def test_two_processes_give_the_network_of_one(world: Path, tmp_path: Path) -> N
     same = (*EPOCHS, "--global-batch", "4", "--batch-norm", "frozen", "--set", "dropout=0.0", "--device", "cpu")
     one, two, torchrun = (tmp_path / name for name in ("one", "two", "torchrun"))
     results = [
-        ended(start(*options(world, one, *same, "--batch-size", "4"))),
+        ended(start_forked(*options(world, one, *same, "--batch-size", "4"))),
         ended(start(*options(world, two, *same, "--batch-size", "2", "--gpus", "2"))),
         ended(
             start_python(
@@ -127,7 +127,7 @@ def test_stopped_with_two_processes_it_goes_on_with_one(world: Path, tmp_path: P
     assert code == 130, err
     assert err.count("interrupted:") == 1
     for where, more in ((output, ("--resume",)), (whole, ())):
-        result = ended(start(*options(world, where, *same, *more)))
+        result = ended(start_forked(*options(world, where, *same, *more)))
         assert result.code == 0, result
     assert farthest(weights(output), weights(whole)) < 1e-5
 
