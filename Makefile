@@ -19,7 +19,8 @@ comma := ,
 empty :=
 WARNINGS = $(subst $(empty) $(empty),$(comma),$(addprefix error:::hmsa_pipeline.,$(MODULES)))
 SET = $(BARE) LC_ALL=C PYTHONUNBUFFERED=1 COLUMNS=60 NO_COLOR=1 OMP_NUM_THREADS=1 PYTHONWARNINGS="$(WARNINGS)"
-PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile
+# Without the option xdist begins with the files of the most tests, and those of the longest would be left for the end.
+PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 PLAINLY = help usage streams manifest_command status_verify own_processes
 # What depends on such settings: commands in processes of their own, and what prints, writes files, counts threads or
 # starts processes. What a command does within the tests' own process is the same under them, and the first pass turns

@@ -108,6 +108,8 @@ def imported(file: str, source: str) -> tuple[set[str], set[str]]:
             above = folder[: len(folder) + 1 - node.level]
             base = ".".join([*above, *([node.module] if node.module else [])])
             inside |= {f"{base}.{alias.name}".removeprefix(".") for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            outside |= {word.value for word in node.args if isinstance(word, ast.Constant)}
     return inside, outside
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,9 @@ def load(folder: Path, mean: Sequence[float] | None, std: Sequence[float] | None
 def _library() -> Any:
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        import segmentation_models_pytorch
+        return import_module("segmentation_models_pytorch")
     except ImportError as error:
         raise ManifestError(f"{EXTRA} ({reason(error)})") from error
-    return segmentation_models_pytorch
 
 
 def _check(folder: Path, config: dict[str, Any]) -> None:

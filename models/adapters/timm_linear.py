@@ -11,6 +11,7 @@ import inspect
 import math
 import os
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,9 @@ def load(settings: AdapterSettings) -> TimmLinear:
 def _library() -> Any:
     os.environ["HF_HUB_OFFLINE"] = "1"
     try:
-        import timm
+        return import_module("timm")
     except ImportError as error:
         raise ManifestError(f"{EXTRA} ({reason(error)})") from error
-    return timm
 
 
 def _demand_known(library: Any, name: str) -> None:

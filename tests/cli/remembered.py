@@ -2,8 +2,8 @@
 
 They are functions of what they are given, and all of that is part of the key, down to each byte of the checkpoint and
 each pixel: a network that is built or computes otherwise is another entry, or is wrong at its first call. Networks
-themselves are held against golden data in tests/models, and against processes of their own, which remember nothing, in
-test_own_processes.py.
+themselves are held against golden data in tests/models, and in test_own_processes.py against processes of their own,
+which remember nothing.
 """
 
 from __future__ import annotations

@@ -105,6 +105,7 @@ def test_a_running_cluster_makes_what_one_process_makes(bench: Bench, reference:
     assert psutil.Process(cluster.scheduler.pid).memory_info().rss < 250 * 2**20
 
 
+@pytest.mark.slow(every_change=True)
 def test_a_scheduler_that_vanishes_ends_the_run_and_it_goes_on(
     bench: Bench, reference: Bench, cluster: Cluster
 ) -> None:

@@ -301,10 +301,12 @@ def test_a_scheduler_of_another_slurm_job_is_refused(bench: Bench, tmp_path: Pat
     try:
         cluster.worker("here")
         where = ("--scheduler", str(cluster.file), "--dry-run")
-        refused = ended(bench.start("dump", *where, env={"SLURM_JOB_ID": "5"}))
+        with mock.patch.dict(os.environ, {"SLURM_JOB_ID": "5"}):
+            refused = bench.run("dump", *where)
         said = f"error: --scheduler {cluster.file}: belongs to Slurm job 4, and this is job 5"
         assert (refused.code, quiet(refused.err)[0].partition(";")[0]) == (2, said)
         for allowed in ({"SLURM_JOB_ID": "4"}, {}):
-            assert ended(bench.start("dump", *where, env=allowed)).code == 0
+            with mock.patch.dict(os.environ, allowed):
+                assert bench.run("dump", *where).code == 0
     finally:
         cluster.close()

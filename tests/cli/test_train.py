@@ -154,6 +154,7 @@ def test_the_same_seed_gives_the_same_network_and_another_one_another(
     assert not same_bits(weights(plain), weights(other))
 
 
+@pytest.mark.slow(every_change=True)
 def test_worker_processes_change_nothing(worlds: Path, tmp_path: Path) -> None:
     without = trained(worlds, tmp_path / "without", "--epochs", "2")
     two = trained(worlds, tmp_path / "two", "--epochs", "2", "--workers", "2")

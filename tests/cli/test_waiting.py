@@ -137,6 +137,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow(every_change=True)
 def test_of_two_runs_at_once_one_wins_and_the_other_is_told(empty: Bench, finished: Bench, tmp_path: Path) -> None:
     words = ("-c", RACER, str(tmp_path), "dump", "--workers", "0", "--manifest", str(empty.manifest))
     racers = [start_python(*words) for _ in range(2)]
