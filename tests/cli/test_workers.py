@@ -107,11 +107,11 @@ def test_an_image_that_kills_workers_is_given_up_and_the_others_are_done(bench: 
 
 def test_a_worker_that_hangs_is_stopped_and_its_image_listed(bench: Bench) -> None:
     shutil.copy(bench.root / "photos/street/05.png", bench.root / "photos/street/hang.png")
-    options = ("--workers", "1", "--models", "ant", "--image-timeout", "4")
+    options = ("--workers", "1", "--models", "ant", "--image-timeout", "8")
     result = ended(bench.start("dump", *options, env=troubled(bench.root)))
     assert result.code == 1
     (line,) = quiet(result.err)
-    assert line.startswith("failed: street/ant: hang.png: was still in work after 4 s")
+    assert line.startswith("failed: street/ant: hang.png: was still in work after 8 s")
     assert lost(result.err) == []  # it was not: the run itself ended it
     assert f"street/ant: {IMAGES} done, 0 complete before, 1 failed" in result.out
 
