@@ -140,6 +140,7 @@ class DaskWorkerPool(ABC):
         self._known: set[str] = set()
         self._addresses: dict[str, str] = {}
         self._workers: list[str] = []
+        self._answered: dict[str, dict[str, Any]] = {}
         self._admitted: set[str] = set()
         self._limited: dict[str, dict[str, Any]] = {}
         self._paused: dict[str, dict[str, Any]] = {}
@@ -244,9 +245,15 @@ class DaskWorkerPool(ABC):
 
     def _scheduler_workers(self) -> dict[str, dict[str, Any]]:
         """Return address -> what Dask's scheduler knows about each worker with our resource."""
-        if self._client is None or not self.is_reachable:
+        client = self._client
+        if client is None or not self.is_reachable:
             return {}
-        known = self._client.scheduler_info(n_workers=-1)["workers"]
+        ask: Any = client.scheduler
+        with contextlib.suppress(OSError):  # no answer: what it said last holds until the client notices
+            # Client.scheduler_info may return no workers: its timer asks for none, and both share one attribute.
+            answer: Any = client.sync(ask.identity, n_workers=-1, callback_timeout=GONE_SECONDS)
+            self._answered = answer["workers"]
+        known = self._answered
         fit = {a: w for a, w in known.items() if w.get("resources", {}).get(RESOURCE, 0) >= 1}
         self._limited.update({str(w["name"]): w for w in fit.values() if w.get("memory_limit")})
         self._paused = {str(w["name"]): w for w in fit.values() if w.get("status") == "paused"}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 import torch
+from distributed import Client
+from distributed import LocalCluster as Cluster
 from hmsa_pipeline import __version__
 from hmsa_pipeline.pipeline.workers.dask_pool import worker_problem
+from hmsa_pipeline.pipeline.workers.external_cluster import ExternalCluster
 
 GOOD: dict[str, Any] = {
     "name": "ant",
@@ -46,3 +51,26 @@ def test_a_gpu_may_work_where_all_work_on_the_cpu() -> None:
 def test_what_does_not_fit_is_said(wrong: dict[str, Any], said: str) -> None:
     found = GOOD | {"device": "cuda"} | wrong
     assert re.match(rf"worker ant on hill: {said}", worker_problem(found, REQUIRED, "cuda") or "")
+
+
+def test_a_worker_is_not_lost_because_the_client_asks_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client of Dask asks its scheduler every two seconds for everything but the workers."""
+    answer = Client.sync
+
+    def long_until_read(client: Client, *words: Any, **options: Any) -> Any:
+        answered = answer(client, *words, **options)
+        time.sleep(0.05)  # of a busy machine, in which the client's timer asks again
+        return answered
+
+    monkeypatch.setattr(Client, "sync", long_until_read)
+    where = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        dask.config.set({"distributed.client.scheduler-info-interval": "5ms"}),
+        Cluster(**where, resources={"GPU": 1}) as cluster,  # pyright: ignore[reportArgumentType]
+    ):
+        pool = ExternalCluster(cluster.scheduler_address, "cpu", 5.0)
+        try:
+            pool.start(())
+            assert len(pool.workers()) == 2
+        finally:
+            pool.close()
