@@ -15,6 +15,7 @@ from .settings import JobSettings, render
 
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<rest>\d+(?::\d+){0,2})")
 _MEMORY = re.compile(r"\d+[KMGT]?")
+_IMPOSSIBLE = re.compile(r"allocation failure: (?P<why>.+)")
 _SUBMIT_SECONDS = 60
 
 
@@ -115,8 +116,11 @@ def slurm_script(job: JobSettings, slurm: SlurmSettings) -> str:
     )
 
 
-def submit(script: str) -> str:
-    """Submit a script; returns the job's id.
+def submit(script: str) -> tuple[str, str | None]:
+    """Submit a script.
+
+    Returns:
+        the job's id, and why Slurm cannot start the job on the nodes that it has now; None if it can.
 
     Raises:
         HmsaError: there is no sbatch, or it refuses the script.
@@ -124,9 +128,18 @@ def submit(script: str) -> str:
     sbatch = shutil.which("sbatch")
     if sbatch is None:
         raise HmsaError("--submit: there is no sbatch here; leave it out, and submit the script where Slurm is")
+    # Many sites let a job wait that none of their nodes could run.
+    doubt = _IMPOSSIBLE.search(_sbatch(sbatch, "--test-only", script).stderr)
+    done = _sbatch(sbatch, "--parsable", script)
+    if done.returncode:
+        raise HmsaError(f"--submit: {' '.join(done.stderr.split()) or 'sbatch failed'}")
+    return done.stdout.strip().partition(";")[0], doubt["why"] if doubt else None
+
+
+def _sbatch(sbatch: str, option: str, script: str) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(
-            [sbatch, "--parsable"],
+        return subprocess.run(
+            [sbatch, option],
             input=script,
             capture_output=True,
             text=True,
@@ -135,9 +148,6 @@ def submit(script: str) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HmsaError(f"--submit: sbatch does not answer ({reason(error)}); see 'sinfo'") from error
-    if done.returncode:
-        raise HmsaError(f"--submit: {' '.join(done.stderr.split()) or 'sbatch failed'}")
-    return done.stdout.strip().partition(";")[0]
 
 
 def _seconds(time: str) -> int:

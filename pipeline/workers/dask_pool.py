@@ -245,16 +245,15 @@ class DaskWorkerPool(ABC):
 
     def _scheduler_workers(self) -> dict[str, dict[str, Any]]:
         """Return address -> what Dask's scheduler knows about each worker with our resource."""
-        client = self._client
+        client: Any = self._client
         if client is None or not self.is_reachable:
             return {}
-        ask: Any = client.scheduler
         with contextlib.suppress(OSError):  # no answer: what it said last holds until the client notices
             # Client.scheduler_info may return no workers: its timer asks for none, and both share one attribute.
-            answer: Any = client.sync(ask.identity, n_workers=-1, callback_timeout=GONE_SECONDS)
-            self._answered = answer["workers"]
-        known = self._answered
-        fit = {a: w for a, w in known.items() if w.get("resources", {}).get(RESOURCE, 0) >= 1}
+            self._answered = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=GONE_SECONDS)[
+                "workers"
+            ]
+        fit = {a: w for a, w in self._answered.items() if w.get("resources", {}).get(RESOURCE, 0) >= 1}
         self._limited.update({str(w["name"]): w for w in fit.values() if w.get("memory_limit")})
         self._paused = {str(w["name"]): w for w in fit.values() if w.get("status") == "paused"}
         return {a: w for a, w in fit.items() if w.get("status", "running") == "running"}

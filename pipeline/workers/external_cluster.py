@@ -55,6 +55,7 @@ class ExternalCluster(DaskWorkerPool):
         self._noted_at = self._answered_at - WAITING_SECONDS + SETTLE_SECONDS
         self._orphans: set[int] = set()
         self._orphans_at = 0.0
+        self._is_told_to_stop = False
         self._asked: set[str] = set()
         self._questions: dict[str, Future] = {}
         self._client = self._connect()
@@ -190,14 +191,21 @@ class ExternalCluster(DaskWorkerPool):
             self._end_orphans()
         super()._check_workers()
 
+    def stop(self) -> None:
+        """Ask all workers to end their blocks after the images in flight."""
+        self._is_told_to_stop = True
+        super().stop()
+
     def _end_orphans(self) -> None:
         """End the blocks of workers that are gone which no other worker has got.
 
-        If the last worker goes, Dask keeps its block for the same address, also when another one comes.
+        If the last worker goes, Dask keeps its block for the same address, also when another one comes. A run that
+        was told to stop waits for no other one.
         """
         before, self._orphans = self._orphans, set()
         pending = {number: future for number, future in self._futures.items() if future.status == "pending"}
-        if not self._known or all(self._given[number] in self._known for number in pending):
+        is_awaited = not self._known and not self._is_told_to_stop
+        if is_awaited or all(self._given[number] in self._known for number in pending):
             return
         with contextlib.suppress(Exception):  # a scheduler that does not answer is noticed elsewhere
             at_work: Any = self._open().processing()

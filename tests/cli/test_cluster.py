@@ -156,6 +156,21 @@ def test_a_worker_that_comes_after_the_last_one_has_gone_goes_on_with_its_block(
 
 
 @pytest.mark.slow(every_change=True)
+def test_a_run_without_workers_that_is_told_to_stop_does_not_wait_for_one(bench: Bench, cluster: Cluster) -> None:
+    nanny = psutil.Process(cluster.worker("last", **gated(bench.root, "02")).pid)
+    process = bench.start("dump", "--scheduler", str(cluster.file), "--device", "cpu")
+    wait_for(lambda: shards(bench) >= 2)
+    for one in (nanny, *nanny.children(recursive=True)):
+        kill(one)
+    assert process.stderr is not None
+    while "waiting for one up to" not in (line := process.stderr.readline()):
+        assert line, "it ended"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(100) == 130
+    assert [path.name for path in bench.output.rglob("*.lock")] == []
+
+
+@pytest.mark.slow(every_change=True)
 def test_workers_that_come_later_help_if_they_fit(
     bench: Bench, reference: Bench, cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -159,6 +159,66 @@ def test_what_sbatch_refuses_is_said_in_one_line(bench: Bench, tmp_path: Path) -
         assert run(*words).refusal().startswith("--submit: there is no sbatch here")
 
 
+def test_a_job_that_no_node_could_run_is_said_so(bench: Bench, tmp_path: Path) -> None:
+    words = ("cluster", "slurm", "--manifest", str(bench.manifest), *GPUS, "--folder", str(tmp_path), "--submit")
+    # What sbatch of Slurm 22.05 says.
+    impossible = """\
+if [ "$1" = --test-only ]; then
+    echo 'allocation failure: Requested node configuration is not available' >&2; exit 1
+fi
+echo 12"""
+    with mock.patch.dict(os.environ, sbatch(tmp_path / "bin", impossible)):
+        result = run(*words)
+    assert (result.code, result.out.partition(";")[0]) == (0, "submitted as job 12")
+    said = "note: job 12 cannot start, says Slurm: Requested node configuration is not available; "
+    assert result.err.startswith(said), result
+
+
+def test_a_line_of_setup_that_fails_ends_the_job(bench: Bench, tmp_path: Path) -> None:
+    setup = ("--setup", "module() { return 3; }", "--setup", "module load 'no such'", "--folder", str(tmp_path))
+    script = slurm(bench, *CPUS, "--workers-per-node", "1", *setup)
+    done = subprocess.run(["bash"], input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: on \S+ this line of --setup fails: module load 'no such'\n", done.stderr), (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize(("shown", "requeues"), [("2026-01-02T03:09:05", 1), ("2026-01-01T00:00:00", 0), ("None", 0)])
+def test_a_job_whose_nodes_slurm_takes_back_is_requeued(
+    bench: Bench, tmp_path: Path, shown: str, requeues: int
+) -> None:
+    """Workers that end at the start are a wrong setting, unless Slurm has ended them."""
+    (tmp_path / "bin").mkdir()
+    programs = {
+        "srun": "exit 0",
+        "scontrol": f"""\
+case "$*" in
+    "--oneliner show job 7") echo "JobId=7 StartTime=2026-01-02T03:04:05 PreemptTime={shown} EndTime=Unknown" ;;
+    "requeue 7") touch {tmp_path}/requeued; kill -TERM $PPID ;;
+esac""",
+    }
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    script = slurm(bench, *CPUS, "--workers-per-node", "1", "--folder", str(tmp_path))
+    # The job's own PATH comes first; another run stands for the one that loses its workers.
+    script = re.sub(r"^(    )\S.* \"\$@\" --scheduler .*$", r"\1sleep 100 &", script, flags=re.MULTILINE)
+    script = re.sub(r"^export PATH=.*$", f"export PATH={tmp_path}/bin:$PATH", script, flags=re.MULTILINE)
+    done = subprocess.run(
+        ["bash"],
+        input=script,
+        env=os.environ | {"SLURM_JOB_ID": "7"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert "error: all workers have ended" in done.stderr
+    assert (tmp_path / "requeued").exists() == bool(requeues)
+    assert done.returncode == (75 if requeues else 1), done.stderr
+
+
 # ------------------------------------------------------------------ ssh
 
 SSH = """#!/bin/bash

@@ -56,7 +56,10 @@ OverTimeLimit=0
 GresTypes=gpu
 NodeName=a NodeHostname=$host Port=$port_a CPUs=4 RealMemory=8000 Gres=gpu:2
 NodeName=b NodeHostname=$host Port=$port_b CPUs=4 RealMemory=8000 Gres=gpu:2
-PartitionName=tests Nodes=a,b Default=YES MaxTime=1:00:00 State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=tests Nodes=a,b Default=YES MaxTime=1:00:00 State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=a,b MaxTime=1:00:00 State=UP PriorityTier=2 PreemptMode=OFF
 END
 cat > "$dir/gres.conf" <<END
 NodeName=a Name=gpu File=$dir/gpu[0-1]
@@ -73,7 +76,7 @@ for node in a b; do
     slurmd -f "$SLURM_CONF" -N "$node"
 done
 for _ in $(seq 60); do
-    [ "$(sinfo --noheader --Node --format=%T 2>/dev/null | grep -c '^idle$')" = 2 ] && exit 0
+    [ "$(sinfo --partition=tests --noheader --Node --format=%T 2>/dev/null | grep -c '^idle$')" = 2 ] && exit 0
     sleep 1
 done
 echo "start_slurm.sh: the nodes do not come up" >&2

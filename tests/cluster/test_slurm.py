@@ -132,7 +132,10 @@ def test_two_nodes_make_what_one_process_makes(slurm: Path, bench: Bench, refere
     assert files(bench.predictions) == files(reference.predictions)
     hands = {name for model in ("ant", "bee") for name in record(bench)[f"street/{model}"]["workers"]}
     assert hands == {"a-0", "b-0"}
-    assert {line[:3] for line in job.log.splitlines() if "Start worker at" in line} == {"0: ", "1: "}
+    begun = [line.partition(" starts on ")[0] for line in job.log.splitlines() if " starts on " in line]
+    assert sorted(begun) == ["0: worker a-0", "1: worker b-0"]
+    # Neither Dask's messages nor its tracebacks stand between those of the run.
+    assert not re.search(r"distributed|Traceback", job.log), job.log
     assert not list(folder.glob("scheduler-*.json"))
 
 
@@ -217,6 +220,23 @@ def test_a_run_that_does_not_stop_in_time_is_ended_and_goes_on(
     assert "error: the images in work are not complete after 80 s; ask for a longer --grace" in job.log
     job.wait(lambda: job.state == "PENDING")
     assert len(locks(bench)) == 2  # of the process that was killed
+    (folder / "site/sitecustomize.py").unlink()
+    job.requeue_now()
+    assert job.ended() == "COMPLETED 0:0", job.log
+    assert files(bench.logits) == files(reference.logits)
+    assert files(bench.predictions) == files(reference.predictions)
+
+
+def test_a_job_that_makes_room_for_a_more_urgent_one_is_requeued(
+    slurm: Path, bench: Bench, reference: Bench, folder: Path
+) -> None:
+    job = Job(bench, folder, "--nodes", "2", *slowly(folder, 5))
+    job.wait(lambda: shards(bench) >= 1)
+    urgent = ["srun", "--partition=urgent", "--nodes=2", "--exclusive", "true"]
+    subprocess.run(urgent, check=True, capture_output=True, timeout=900)
+    job.wait(lambda: job.state == "PENDING")
+    assert "Slurm takes the nodes back for another job" in job.log
+    assert locks(bench) == []
     (folder / "site/sitecustomize.py").unlink()
     job.requeue_now()
     assert job.ended() == "COMPLETED 0:0", job.log

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..shared.options import manifest_command, option
+from ..shared.output import print_note
 from . import job_options
 
 if TYPE_CHECKING:
@@ -87,7 +88,12 @@ def slurm(
         say.lines(script.splitlines())
         say.figures({"script": script})
         return
-    number = submit_script(script)
+    number, doubt = submit_script(script)
     log = Path(job.folder, f"{settings.name}-{number}.log")
     say.line(f"submitted as job {number}; it writes to {log}")
     say.figures({"script": script, "job": number, "log": str(log)})
+    if doubt:
+        print_note(
+            f"job {number} cannot start, says Slurm: {doubt}; if its nodes will not change, 'scancel {number}' and "
+            "ask for less: later jobs for this output wait behind it"
+        )

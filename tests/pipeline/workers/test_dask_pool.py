@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import dask
 import pytest
 import torch
+from dask import config
 from distributed import Client
 from distributed import LocalCluster as Cluster
 from hmsa_pipeline import __version__
@@ -63,11 +63,9 @@ def test_a_worker_is_not_lost_because_the_client_asks_for_none(monkeypatch: pyte
         return answered
 
     monkeypatch.setattr(Client, "sync", long_until_read)
-    where = {"processes": False, "n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    with (
-        dask.config.set({"distributed.client.scheduler-info-interval": "5ms"}),
-        Cluster(**where, resources={"GPU": 1}) as cluster,  # pyright: ignore[reportArgumentType]
-    ):
+    where: dict[str, Any] = {"processes": False, "n_workers": 2, "dashboard_address": None}
+    cluster: Any = Cluster(**where, threads_per_worker=1, resources={"GPU": 1})
+    with cluster, config.set({"distributed.client.scheduler-info-interval": "5ms"}):
         pool = ExternalCluster(cluster.scheduler_address, "cpu", 5.0)
         try:
             pool.start(())
