@@ -245,11 +245,10 @@ class DaskWorkerPool(ABC):
 
     def _scheduler_workers(self) -> dict[str, dict[str, Any]]:
         """Return address -> what Dask's scheduler knows about each worker with our resource."""
-        client: Any = self._client
+        client: Any = self._client  # whose scheduler_info may list no workers: a timer that asks for none shares it
         if client is None or not self.is_reachable:
             return {}
         with contextlib.suppress(OSError):  # no answer: what it said last holds until the client notices
-            # Client.scheduler_info may return no workers: its timer asks for none, and both share one attribute.
             self._answered = client.sync(client.scheduler.identity, n_workers=-1, callback_timeout=GONE_SECONDS)[
                 "workers"
             ]
@@ -273,8 +272,7 @@ class DaskWorkerPool(ABC):
         now = time.monotonic()
         if now - self._looked_at > 1.0 or not self._workers:
             self._looked_at = now
-            there = self._scheduler_workers()
-            self._known = set(there)
+            self._known = set(there := self._scheduler_workers())
             known = {a: w for a, w in there.items() if self._may_work(a, w)}
             self._addresses = {str(w["name"]): address for address, w in known.items()}
             self._workers = sorted(self._addresses, key=lambda name: (len(name), name))

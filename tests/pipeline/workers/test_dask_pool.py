@@ -63,7 +63,7 @@ def test_a_worker_is_not_lost_because_the_client_asks_for_none(monkeypatch: pyte
         return answered
 
     monkeypatch.setattr(Client, "sync", long_until_read)
-    where: dict[str, Any] = {"processes": False, "n_workers": 2, "dashboard_address": None}
+    where: dict[str, Any] = {"processes": False, "n_workers": 2, "dashboard_address": ":0"}
     cluster: Any = Cluster(**where, threads_per_worker=1, resources={"GPU": 1})
     with cluster, config.set({"distributed.client.scheduler-info-interval": "5ms"}):
         pool = ExternalCluster(cluster.scheduler_address, "cpu", 5.0)
