@@ -87,6 +87,23 @@ def test_members_are_scored_alone(mixed: Bench) -> None:
     assert len({figures["scores"][name]["accuracy"] for name in NAMES}) == len(NAMES)  # none is another one's copy
 
 
+def test_several_members_of_one_network_are_scored_alone_and_together(mixed: Bench, tmp_path: Path) -> None:
+    bench = mixed.copy(tmp_path / "bench")
+    bench.tree["models"] = [bench.tree["models"][1] | {"views": ["flip"], "dropout": 2}]
+    bench.save()
+    for command in ("dump", "ensemble"):
+        result = bench.run(command, *(["--overwrite"] if command == "ensemble" else []))
+        assert result.code == 0, result
+    (figures,) = bench.run("evaluate", "--per-model", "--json", "-").figures
+    names = ["segformer", "segformer-flip", "segformer-dropout1", "segformer-dropout2"]
+    assert list(figures["scores"]) == ["ensemble", *names]
+    assert len({figures["scores"][name]["ece"] for name in names}) == len(names)
+    result = bench.run("report", "--write", str(tmp_path / "report"))
+    assert result.code == 0, result
+    sees = [row["sees"] for row in json.loads((tmp_path / "report/report.json").read_text())["members"]]
+    assert sees == [f"scales 0.5, 1{more}" for more in ("", "; the mirrored image", "; dropout 1", "; dropout 2")]
+
+
 def test_temperatures_are_found_and_fused(mixed: Bench, tmp_path: Path) -> None:
     bench = mixed.copy(tmp_path / "bench")
     result = bench.run("calibrate", "--write", str(bench.root / "calibrated.yaml"))
