@@ -34,7 +34,10 @@ scale attention, ``mscale``); the tiny one is for tests and the demo, millisecon
 ARCHITECTURES: tuple[str, ...] = tuple(SIZES)
 """Ours, which can be trained."""
 
-GRAPHS: tuple[str, ...] = ("onnx",)
+CODE: tuple[str, ...] = ("torchscript", "exported")
+"""Networks whose files are code, or hold pickles; they are loaded only for those who trust them."""
+
+GRAPHS: tuple[str, ...] = ("onnx", *CODE)
 """Networks of other libraries that are saved as graphs, which do not say how pixels are scaled."""
 
 ADAPTERS: tuple[str, ...] = ("transformers", "smp", "timm_linear", *GRAPHS)

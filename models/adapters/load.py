@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from ...errors import HmsaError, ManifestError
+from ..registry import CODE
 from . import hf_network, smp_network, timm_linear
 from .body import Body
 from .class_table import class_table
-from .graphs import onnx_network
+from .graphs import exported, onnx_network, torchscript
 from .network import MemberNetwork
 from .settings import AdapterSettings
+
+_WHY = {
+    "torchscript": "is code that runs when it is loaded",
+    "exported": "is code with pickles, which torch.export says never to load from others",
+}
 
 
 def load_member(settings: AdapterSettings) -> MemberNetwork:
@@ -28,6 +34,13 @@ def load_member(settings: AdapterSettings) -> MemberNetwork:
 
 
 def _body(settings: AdapterSettings) -> Body:
+    if settings.arch in CODE:
+        if not settings.trusted:
+            raise ManifestError(
+                f"{settings.path}: arch: {settings.arch} {_WHY[settings.arch]}; if you trust whoever made it, add "
+                "--trust, else save the network as ONNX"
+            )
+        return (torchscript if settings.arch == "torchscript" else exported).load(settings)
     if settings.arch == "timm_linear":
         return timm_linear.load(settings)
     if settings.arch == "onnx":

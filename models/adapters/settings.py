@@ -62,6 +62,7 @@ class AdapterSettings:
         kind: what a network that is a graph puts out, one of `member_output.KINDS`; None for logits, which are
             refused if none is below zero.
         as_library: post-processing is the library's where ours differs from it on purpose.
+        trusted: code that a file brings may run; without it, files that are code are refused.
     """
 
     arch: str
@@ -76,3 +77,4 @@ class AdapterSettings:
     norm: bool | None = None
     kind: str | None = None
     as_library: bool = False
+    trusted: bool = False

@@ -29,6 +29,7 @@ def dump(
     patience: options.Patience = options.PATIENCE,
     wait: options.Wait = None,
     overwrite: options.Overwrite = False,
+    trust: options.Trust = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Store every model's logits over every dataset.
@@ -39,6 +40,7 @@ def dump(
     """
     from ..inference.dump import dump_table, plan_dump, run_dump
 
+    manifest = options.trusted(manifest, trust)
     plan, results = run_jobs(
         say, context, lambda where: plan_dump(manifest, where, limit=limit, overwrite=overwrite), run_dump
     )

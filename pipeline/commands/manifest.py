@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .shared import options
 from .shared.options import manifest_command
 from .shared.output import STANDARD_OUTPUT
 
@@ -30,7 +31,7 @@ def show(manifest: Manifest, say: Output) -> None:
 
 @app.command()
 @manifest_command()
-def check(manifest: Manifest, say: Output) -> None:
+def check(manifest: Manifest, say: Output, trust: options.Trust = False) -> None:
     """Say which checkpoints and images are there and can be used.
 
     The exit code is 2 if one is missing or wrong.
@@ -39,7 +40,7 @@ def check(manifest: Manifest, say: Output) -> None:
     """
     from ..inference.inputs import check_inputs
 
-    found = check_inputs(manifest)
+    found = check_inputs(options.trusted(manifest, trust))
     for row in found:
         say.line(f"{row.state:7} {row.kind:8} {row.name}: {row.description}")
     say.figures([vars(row) for row in found])

@@ -32,6 +32,7 @@ def predict(
     patience: options.Patience = options.PATIENCE,
     wait: options.Wait = None,
     overwrite: options.Overwrite = False,
+    trust: options.Trust = False,
     dry_run: options.DryRun = False,
 ) -> None:
     """Predict class maps and confidences at once, without logits on the disk.
@@ -44,6 +45,7 @@ def predict(
     from ..inference.predict import plan_predict, run_predict
 
     kept = split_names("--keep", keep) or ()
+    manifest = options.trusted(manifest, trust)
     plan, results = run_jobs(
         say,
         context,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ManifestError, reason
+from ...models.registry import CODE
 from .manifest import Manifest, Member, select
 from .member_inference import MemberInference, with_samples
 from .path_variables import PathContext, expand_home, refuse_unused
@@ -98,3 +99,15 @@ def _members(manifest: Manifest, document: Document, flags: Mapping[str, Any]) -
         else member.model_copy(update={"inference": member.inference.model_copy(update=given)})
         for member in members
     ]
+
+
+def trust_models(manifest: Manifest) -> Manifest:
+    """Return a manifest whose models that are code may be loaded.
+
+    Raises:
+        ManifestError: none of them is code.
+    """
+    if not any(member.arch in CODE for member in manifest.models):
+        raise ManifestError(f"--trust: changes nothing, no model is of arch {' or '.join(CODE)}; leave it out")
+    models = tuple(member.trusting() if member.arch in CODE else member for member in manifest.models)
+    return manifest.model_copy(update={"models": models})

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, Strict, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, Strict, model_validator
 
 from ...datasets.layout.find_images import LAYOUTS
 from ...errors import ManifestError, describe_value, nearest
@@ -190,6 +190,7 @@ class Member(FrozenModel):
         description="Whether the backbone's final normalisation is applied to these maps. null means yes if its "
         "weights are there.",
     )
+    _trusted: bool = PrivateAttr(default=False)
     kind: Kind | None = Field(
         default=None,
         description="What a network that was saved as a graph puts out. null means logits, which are refused if none "
@@ -254,6 +255,17 @@ class Member(FrozenModel):
         if self.sample is not None and self.sample.dropout is not None:
             own |= {"cuda_graphs": False, "compile": "off"}  # which draw other random numbers, or the same ones again
         return options.model_copy(update=own)
+
+    @property
+    def trusted(self) -> bool:
+        """True if the command line says that code in its checkpoint may run; a manifest cannot."""
+        return self._trusted
+
+    def trusting(self) -> Member:
+        """Return the same model as `trusted`."""
+        copied = self.model_copy()
+        copied._trusted = True
+        return copied
 
     @property
     def sees(self) -> ViewOptions | None:

@@ -47,6 +47,7 @@ def load_adapter(member: Member) -> MemberNetwork:
             layers=member.layers,
             norm=member.norm,
             kind=member.kind,
+            trusted=member.trusted,
         )
     )
 

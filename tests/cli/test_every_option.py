@@ -116,6 +116,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("dump", "--patience"): Held("cli/test_cluster.py::test_a_scheduler_without_workers_for_us_is_said_so"),
     ("dump", "--wait"): Held("cli/test_waiting.py::test_dump_waits_for_the_run_that_holds_its_output"),
     ("dump", "--overwrite"): Changes("--overwrite"),
+    ("dump", "--trust"): Held("cli/test_members_of_files.py::test_code_is_loaded_with_trust_alone"),
     ("dump", "--dry-run"): Changes("--dry-run", "--manifest {m}"),
     **common("predict", *NAMED, "--limit"),
     ("predict", "--data-root"): Changes("--data-root {data}", f"{AWAY['--data-root']} --dry-run"),
@@ -132,6 +133,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("predict", "--patience"): Refused("predict --manifest {m} --patience 5"),
     ("predict", "--wait"): Held("cli/test_waiting.py::test_predict_waits_for_the_run_that_holds_its_output"),
     ("predict", "--overwrite"): Changes("--overwrite"),
+    ("predict", "--trust"): Held("cli/test_members_of_files.py::test_code_is_loaded_with_trust_alone"),
     ("predict", "--dry-run"): Changes("--dry-run", "--manifest {m}"),
     **common("ensemble", *NAMED, "--limit"),
     **refused("ensemble"),
@@ -256,6 +258,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("demo", "--train"): Held("cli/test_demo.py::test_members_are_trained_first_and_one_that_fails_is_named"),
     **common("manifest show", *NAMED, *FOLDERS),
     **common("manifest check", *NAMED, *FOLDERS),
+    ("manifest check", "--trust"): Held("cli/test_members_of_files.py::test_code_is_loaded_with_trust_alone"),
     ("manifest check", "--output"): Changes("--output {m}/below"),
     **{
         (f"cluster {kind}", option): row

@@ -24,6 +24,8 @@ import timm
 
 from ..models.adapters.graph_nets import Small
 from ..models.adapters.test_onnx import export
+from ..models.adapters.test_traced import export as export_program
+from ..models.adapters.test_traced import trace
 
 NAMES = list(CLASS_NAMES)
 NUMBERS: dict[str, Any] = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
@@ -50,6 +52,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     }
     torch.save(state | {"head.weight": torch.randn(19, 64), "head.bias": torch.randn(19)}, bench.root / "vit.pth")
     export(bench.root / "a.onnx", Small())
+    trace(bench.root / "a.pt", Small().eval())
+    export_program(bench.root / "a.pt2", Small().eval())
     bench.photo("garden/a.png", 64, 96, seed=1)
     bench.photo("garden/b.png", 61, 83, seed=2)
     return bench.save()
@@ -68,7 +72,7 @@ def changed(bench: Bench, **values: Any) -> Bench:
 
 def assert_dumped(bench: Bench, settings: AdapterSettings) -> dict[str, Any]:
     """Dump, compare each image with the network run in this process; return what the store says of it."""
-    result = bench.run("dump")
+    result = bench.run("dump", *(["--trust"] if settings.trusted else []))
     assert result.code == 0, result
     network = load_member(settings)
     store = LogitStore.open(bench.store("garden", "vit"))
@@ -103,6 +107,34 @@ def test_an_onnx_file_is_dumped(bench: Bench) -> None:
     checked = run("manifest", "check", "--manifest", str(changed(bench, sha256=digest).manifest))
     assert "its sha256 is that of the manifest" in checked.out, checked
     assert bench.run("predict").code == 0
+
+
+@pytest.mark.parametrize(("arch", "file"), [("torchscript", "a.pt"), ("exported", "a.pt2")])
+def test_code_is_loaded_with_trust_alone(arch: str, file: str, bench: Bench) -> None:
+    changed(bench, **ONNX | {"arch": arch, "checkpoint": file})
+    for command in ("dump", "predict"):
+        refused = bench.run(command).refusal()
+        assert f"arch: {arch} is code" in refused and "add --trust" in refused
+    checked = run("manifest", "check", "--manifest", str(bench.manifest))
+    assert (checked.code, "add --trust" in checked.out) == (2, True), checked
+    assert not bench.output.exists()
+    assert run("manifest", "check", "--manifest", str(bench.manifest), "--trust").code == 0
+    numbers = {key: tuple(value) for key, value in NUMBERS.items()}
+    path = bench.root / file
+    said = assert_dumped(
+        bench, AdapterSettings(arch, path, CLASS_NAMES, classes=CLASS_NAMES, trusted=True, **numbers)
+    )
+    assert (said["kind"], said["multiple"]) == ("logits", 32)
+    predicted = bench.run("predict", "--trust", "--workers", "1", "--output", str(bench.root / "other"))
+    assert predicted.code == 0, predicted
+
+
+def test_trust_is_refused_where_no_model_is_code(bench: Bench) -> None:
+    assert (
+        "--trust: changes nothing, no model is of arch torchscript or exported"
+        in bench.run("dump", "--trust").refusal()
+    )
+    assert "_trusted" in changed(bench, _trusted=True).run("dump").refusal()
 
 
 WRONG = {

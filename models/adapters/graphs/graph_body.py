@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ....errors import CheckpointError, ManifestError, reason
+from ....errors import CheckpointError, ManifestError, first_few, reason
 from ..body import Body, PixelScaling, Sizes
 from ..settings import AdapterSettings
 
 _MULTIPLES = (32, 14, 64, 48, 128)
 """Tried in this order: almost every network takes multiples of 32, vision transformers with a patch of 14 do not."""
 _SUM_TOLERANCE = 0.02
+LOGITS = ("logits", "out")
+"""Names of the output that is taken if there are several."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +176,44 @@ def _kind(path: Path, output: Tensor, kind: str | None) -> str:
             f"{path}: kind: probabilities, but they add up to {low:.3f} to {high:.3f}; are they 'kind: scores'?"
         )
     return kind
+
+
+def demand_file(path: Path) -> None:
+    """Raise CheckpointError unless ``path`` is a file."""
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: there is no such file; names on a hub are not fetched: save the network, and give its path"
+        )
+    if path.is_dir():
+        raise CheckpointError(f"{path}: is a folder; name the file in it")
+
+
+def only_map(path: Path, output: Any) -> Tensor:
+    """Take from what a network returns its only map of floats (N, K, h, w), or the one called ``logits`` or ``out``.
+
+    Raises:
+        CheckpointError: it is none, or several.
+    """
+    parts = output if isinstance(output, Mapping) else None
+    if parts is None:
+        parts = dict(enumerate(output)) if isinstance(output, tuple | list) else {0: output}
+    maps = {
+        name: one
+        for name, one in parts.items()
+        if isinstance(one, Tensor) and one.is_floating_point() and one.ndim == 4
+    }
+    if len(maps) == 1:
+        return next(iter(maps.values()))
+    for name in LOGITS:
+        if name in maps:
+            return maps[name]
+    if not maps:
+        raise CheckpointError(
+            f"{path}: gives no map of floats (1, classes, height, width); save one that gives logits"
+        )
+    raise CheckpointError(
+        f"{path}: gives several maps ({first_few(maps)}); save a network that gives its logits alone"
+    )
 
 
 def image_sides(path: Path, shape: Sequence[int | None]) -> tuple[int, int] | None:

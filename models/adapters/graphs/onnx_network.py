@@ -12,12 +12,11 @@ from torch import Tensor
 
 from ....errors import CheckpointError, ManifestError, first_few, reason
 from ..settings import AdapterSettings
-from .graph_body import GraphBody, image_sides
+from .graph_body import LOGITS, GraphBody, demand_file, image_sides
 
 EXTRA = "arch: onnx needs the extra 'members'; pip install 'hmsa-pipeline[members]'"
 _FLOATS = {1: np.float32, 10: np.float16, 11: np.float64}
 """Types of ONNX's tensors that an input can have -> NumPy's."""
-_LOGITS = "logits"
 
 
 class ONNXNetwork(GraphBody):
@@ -122,12 +121,7 @@ def external_parts(path: Path) -> list[Path]:
 
 
 def _read(onnx: Any, path: Path) -> Any:
-    if not path.exists():
-        raise CheckpointError(
-            f"{path}: there is no such file; names on a hub are not fetched: export the network, and give its path"
-        )
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; name the .onnx file in it")
+    demand_file(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # of a parser, whatever the file holds
@@ -234,8 +228,9 @@ def _chosen_output(path: Path, graph: Any) -> str:
     ]
     if len(maps) == 1:
         return maps[0]
-    if _LOGITS in maps:
-        return _LOGITS
+    for name in LOGITS:
+        if name in maps:
+            return name
     names = [one.name for one in graph.output]
     if not maps:
         raise CheckpointError(
@@ -243,5 +238,5 @@ def _chosen_output(path: Path, graph: Any) -> str:
         )
     raise CheckpointError(
         f"{path}: has {len(maps)} outputs that may be its logits ({first_few(maps)}); keep one with "
-        f"onnx.utils.extract_model(old, new, [input], [output]), or call it '{_LOGITS}'"
+        f"onnx.utils.extract_model(old, new, [input], [output]), or call it '{LOGITS[0]}'"
     )

@@ -110,6 +110,9 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start over: all results that lie there are removed first.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, say what would be done, stop.")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Load models that are code, too: arch torchscript and exported.")
+]
 Wait = Annotated[
     bool | None,
     typer.Option(
@@ -159,6 +162,13 @@ def require_there(flag: str, folder: Path | None) -> None:
     """Raise HmsaError, which names the option, if it names a folder that is not there."""
     if folder is not None and not folder.exists():
         raise HmsaError(f"{flag} {folder}: there is no such folder; name another, or leave the option out")
+
+
+def trusted(manifest: Manifest, trust: bool) -> Manifest:
+    """Return the manifest as ``--trust`` says; HmsaError if that changes nothing."""
+    from ...config.load_manifest import trust_models
+
+    return trust_models(manifest) if trust else manifest
 
 
 def require_average(name: str) -> str:

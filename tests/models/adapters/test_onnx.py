@@ -217,7 +217,7 @@ def with_dropout(path: Path) -> None:
     ("make", "message"),
     [
         (lambda path: None, "names on a hub are not fetched"),
-        (lambda path: path.mkdir(), "is a folder; name the .onnx file in it"),
+        (lambda path: path.mkdir(), "is a folder; name the file in it"),
         (lambda path: path.write_bytes(b"\x80\x04K\x01." * 50), "is truncated, damaged or no ONNX file"),
         (lambda path: path.write_bytes(b""), "is truncated, damaged or no ONNX file"),
         (lambda path: export(path, Small(ending="classes")), "no output is a map of floats"),
