@@ -20,11 +20,12 @@ JOB = COMMON | {"--device", "--cpus-per-worker", "--cpus-per-gpu", "--run"}
 SCRIPT = {"--setup", "--interface", "--folder", "--certificates"}
 
 SURFACE = {
-    "dump": COMMON | CREW | {"--limit", "--device", "--precision", "--overwrite", "--dry-run"},
+    "dump": COMMON | CREW | {"--limit", "--device", "--precision", "--overwrite", "--dry-run", "--trust"},
     "ensemble": COMMON | CREW | {"--limit", "--label", "--confidence", "--allow-missing", "--overwrite", "--dry-run"},
     "predict": COMMON
     | CREW
-    | {"--limit", "--keep", "--device", "--precision", "--label", "--confidence", "--overwrite", "--dry-run"},
+    | {"--limit", "--keep", "--device", "--precision", "--label", "--confidence", "--overwrite", "--dry-run"}
+    | {"--trust"},
     "evaluate": COMMON
     | {"--predictions", "--per-model", "--leave-one-out", "--limit", "--processes", "--csv"}
     | {"--average", "--ground-truth", "--samples", "--submission", "--allow-unlabelled"},
@@ -66,7 +67,7 @@ SURFACE = {
     },
     "datasets draw": {"NAME", "--output", "-o", "--train", "--val", "--seed", "--size", "--style", "--json"},
     "manifest show": COMMON,
-    "manifest check": COMMON,
+    "manifest check": COMMON | {"--trust"},
     "manifest fields": set(),
 }
 
