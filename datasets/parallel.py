@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
 
@@ -40,6 +41,8 @@ def map_files(
     if processes < 2 or len(items) < _FEW * together:
         yield from map(work, items)
         return
+    function = work.func if isinstance(work, partial) else work
+    start_server([function.__module__])
     # Never a plain fork: the caller may hold threads, whose locks nobody would open in the copy, or a CUDA context.
     context = multiprocessing.get_context("forkserver")
     executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start)
@@ -57,11 +60,12 @@ def map_files(
 def start_server(modules: Sequence[str]) -> None:
     """Start the process that all worker processes of this one are forked from, if it does not run yet.
 
-    It imports ``modules`` once, so that no worker has to; one that cannot be imported is left out. Ctrl-C and SIGTERM
+    It imports ``modules`` once, so that no worker has to; one that cannot be imported is left out. This returns at
+    once, and the modules of later calls are imported by each worker. Ctrl-C and SIGTERM
     that reach a whole group of processes end neither it nor, while they start, its workers: these signals are blocked
     from the beginning, and a worker does with them what it wants.
     """
-    multiprocessing.set_forkserver_preload([*modules])
+    multiprocessing.set_forkserver_preload(["__main__", *modules])
     resource_tracker.ensure_running()  # which unblocks the signals when it is started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:

@@ -55,7 +55,7 @@ class _Task:
     def frames(self, *splits: str) -> Iterator[tuple[str, int, Frame]]:
         """Split, number within the split, and frame; of all splits that have masks if none is named."""
         wanted = [(split, number) for split in splits or ("train", "val") for number in range(self.counts[split])]
-        for (split, number), frame in zip(wanted, map_files(self.frame, wanted), strict=True):
+        for (split, number), frame in zip(wanted, map_files(self.frame, wanted, together=1), strict=True):
             yield split, number, frame
 
     def tag(self, split: str, number: int) -> str:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...datasets.dataset_specs import NAMES
+from ...datasets.parallel import start_server
 from ...datasets.synthetic.write_bravo import write_bravo
 from ...errors import ManifestError, StoreError, reason
 from ...files import write_text
@@ -20,6 +21,13 @@ from .plan import FIRST_LOOK, DemoPlan, line
 from .steps import FinishedSteps, Run, run_step
 from .summary import summary
 from .train import train_members
+
+_PACKAGE = __name__.removesuffix(".pipeline.demo.run")
+_IN_PROCESSES = [
+    f"{_PACKAGE}.{module}"
+    for module in ("datasets.synthetic.write_bravo", "pipeline.scoring.evaluate", "pipeline.report.build_report")
+]
+"""Modules that worker processes of several steps need: imported once, while the first images are drawn."""
 
 
 def run_demo(folder: Path, seed: int, run: Run, *, quick: bool = False, train: bool = False) -> int:
@@ -37,6 +45,7 @@ def run_demo(folder: Path, seed: int, run: Run, *, quick: bool = False, train: b
         ManifestError: the folder holds another manifest.
         StoreError: the folder cannot be written.
     """
+    start_server(_IN_PROCESSES)
     plan = DemoPlan(folder.resolve(), seed, quick, train)
     finished = FinishedSteps(plan.folder / "steps.json")
     with _naming(plan):

@@ -132,7 +132,7 @@ def run_report(
         shown = {entry.key for summary in summaries for entry in summary.gallery.values()}
         try:
             story = _draw_story(pages, summaries)
-            write_page(folder, manifest, summaries, story)
+            write_page(folder, manifest, summaries, story, processes)
             for old in (folder / PICTURES).iterdir():
                 if re.fullmatch("[0-9a-f]{20}", old.name) and old.name not in shown:
                     shutil.rmtree(old)

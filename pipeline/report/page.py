@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jinja2
 
 from ... import __version__
+from ...datasets.parallel import map_files
 from ...datasets.taxonomy import CLASS_NAMES
 from ...files import write_bytes, write_json, write_text
 from ..config.manifest import Manifest
@@ -27,8 +29,17 @@ PAGE, FIGURES, PLOTS = "index.html", "report.json", "plots"
 _PAGE = Path(__file__).with_name("template")
 _FILES = ("report.css", "report.js")
 
+Plot = Callable[[Path], None]
+"""Draws an SVG file; made with `functools.partial`, so that another process can do it."""
 
-def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSummary], story: Story | None) -> None:
+
+def write_page(
+    folder: Path,
+    manifest: Manifest,
+    summaries: Sequence[DatasetSummary],
+    story: Story | None,
+    processes: int | None = None,
+) -> None:
     """Write ``index.html``, its style sheet and script, the plots and ``report.json``.
 
     Args:
@@ -36,9 +47,11 @@ def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSumm
         manifest: shown on the page.
         summaries: the summaries of the datasets.
         story: the picture on top; None for none.
+        processes: how many draw plots; None for one a usable core.
     """
     for name in _FILES:
         write_bytes(folder / name, (_PAGE / name).read_bytes())
+    drawings: dict[Path, Plot] = {}
     settings = member_table(manifest)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGE),
@@ -59,14 +72,18 @@ def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSumm
         tables=summary_tables(summaries),
         overview=overview_table(summaries),
         by_dataset=[dataset_table(summary) for summary in summaries],
-        over_datasets=_plots_over_datasets(folder, summaries),
+        over_datasets=_plots_over_datasets(folder, summaries, drawings),
         worst=_worst(summaries),
-        sections=[{"dataset": each.dataset, "plots": _plots(folder, i, each)} for i, each in enumerate(summaries)],
+        sections=[
+            {"dataset": each.dataset, "plots": _plots(folder, i, each, drawings)} for i, each in enumerate(summaries)
+        ],
         failed=[(each.dataset, image, reason) for each in summaries for image, reason in each.failed.items()],
         legend=CLASS_LEGEND,
         datasets=[summary.dataset for summary in summaries],
         gallery=list(chain.from_iterable(map(_gallery, summaries))),
     )
+    for _ in map_files(_draw, list(drawings.items()), processes, together=1):
+        pass
     write_text(folder / PAGE, page)
     figures = {
         "story": story.as_json() if story else None,
@@ -76,8 +93,15 @@ def write_page(folder: Path, manifest: Manifest, summaries: Sequence[DatasetSumm
     write_json(folder / FIGURES, {"version": __version__, **figures})
 
 
-def _plots_over_datasets(folder: Path, summaries: Sequence[DatasetSummary]) -> list[dict[str, Any]]:
-    """Draw ensemble and members on every dataset; none where there are not two datasets to compare."""
+def _draw(drawing: tuple[Path, Plot]) -> None:
+    path, plot = drawing
+    plot(path)
+
+
+def _plots_over_datasets(
+    folder: Path, summaries: Sequence[DatasetSummary], drawings: dict[Path, Plot]
+) -> list[dict[str, Any]]:
+    """Compare ensemble and members on every dataset; none where there are not two datasets to compare."""
     drawn = []
     for semantic, names, title in (
         (True, ("miou", "auroc", "ece"), "Ensemble and members by dataset"),
@@ -86,7 +110,8 @@ def _plots_over_datasets(folder: Path, summaries: Sequence[DatasetSummary]) -> l
         figures = figures_by_dataset(summaries, semantic=semantic)
         if len(figures) > 1:
             file = f"{PLOTS}/datasets-{'classes' if semantic else 'outliers'}.svg"
-            plots.dots_by_dataset(folder / file, figures, {name: TITLES[name] for name in names})
+            titles = {name: TITLES[name] for name in names}
+            drawings[folder / file] = partial(plots.dots_by_dataset, figures=figures, names=titles)
             words = "Black: the ensemble. Other marks: members. ECE and FPR 95 are better low, all others high."
             drawn.append({"file": file, "title": title, "words": words, "wide": True})
     return drawn
@@ -120,34 +145,34 @@ def _worst(summaries: Sequence[DatasetSummary]) -> list[dict[str, Any]]:
     ]
 
 
-def _plots(folder: Path, number: int, summary: DatasetSummary) -> list[dict[str, Any]]:
-    """Draw the dataset's plots; the name, title, and what each one shows in words."""
+def _plots(folder: Path, number: int, summary: DatasetSummary, drawings: dict[Path, Plot]) -> list[dict[str, Any]]:
+    """Add the dataset's plots to ``drawings``; the name, title, and what each one shows in words."""
     counts = summary.counts
     drawn: list[dict[str, Any]] = []
 
-    def add(kind: str, title: str, words: str, draw: Any, wide: bool = False) -> None:
+    def add(kind: str, title: str, words: str, plot: Plot, wide: bool = False) -> None:
         name = f"{PLOTS}/{number}-{kind}.svg"
-        draw(folder / name)
+        drawings[folder / name] = plot
         drawn.append({"file": name, "title": title, "words": words, "wide": wide})
 
     semantic = summary.semantic
     if semantic:
         words = "Bars: the ensemble. Marks: members. A class that is neither labelled nor predicted has none."
-        add("iou", "IoU by class", words, lambda path: plots.iou_bars(path, counts), wide=True)
+        add("iou", "IoU by class", words, partial(plots.iou_bars, counts=counts), wide=True)
         words = "On the dotted line a pixel is right as often as it is sure; below it the model is too sure."
-        add("reliability", "Reliability", words, lambda path: plots.reliability_diagram(path, counts))
+        add("reliability", "Reliability", words, partial(plots.reliability_diagram, counts=counts))
     else:
         words = "All pixels of the dataset, by the ensemble's confidence."
-        add("confidence", "Confidence", words, lambda path: plots.confidence_histogram(path, summary.histogram))
+        add("confidence", "Confidence", words, partial(plots.confidence_histogram, histogram=summary.histogram))
     disputes = summary.disputes
     if disputes is not None:
         words = "Of a hundred pixels, how many get another class from the one than from the other."
-        add("disputes", "Disagreement", words, lambda path: plots.dispute_matrix(path, disputes, summary.members))
+        add("disputes", "Disagreement", words, partial(plots.dispute_matrix, shares=disputes, names=summary.members))
     if counts:
         ood = not semantic
         what = "What is out of distribution" if ood else "Errors"
         words = f"{what}, found by low confidence: further up is better."
-        add("curves", "ROC and PR curves", words, lambda path: plots.curves(path, counts, ood=ood), wide=True)
+        add("curves", "ROC and PR curves", words, partial(plots.curves, counts=counts, ood=ood), wide=True)
     return drawn
 
 

@@ -149,7 +149,9 @@ def evaluate(plan: EvaluationPlan, workers: int | None = None) -> EvaluationResu
     result = EvaluationResult(plan.dataset, plan.truth, {name: PixelCounts(plan.truth.ood) for name in subjects})
     with Progress(len(plan.truth.pairs)) as progress:
         progress.job(plan.dataset, len(plan.truth.pairs))
-        found: Iterator[dict[str, PixelCounts] | str] = map_files(partial(_scored, plan), plan.truth.pairs, workers)
+        found: Iterator[dict[str, PixelCounts] | str] = map_files(
+            partial(_scored, plan), plan.truth.pairs, workers, together=1
+        )
         for pair, counts in zip(plan.truth.pairs, found, strict=True):
             if isinstance(counts, str):
                 result.failed[pair.image] = counts
