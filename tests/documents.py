@@ -13,7 +13,21 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 # In the text, before a block that is only held against the command line: <!-- needs a GPU -->
 _BLOCK = re.compile(r"^(?:<!-- needs (?P<need>[^>]+) -->\n)?```console\n(?P<lines>.*?)^```", re.DOTALL | re.MULTILINE)
-_ELSEWHERE = {"aws", "bash", "cd", "dask", "git", "kubectl", "make", "pip", "sbatch", "source", "ssh", "tail"}
+_ELSEWHERE = {
+    "aws",
+    "bash",
+    "cd",
+    "dask",
+    "git",
+    "kubectl",
+    "make",
+    "pip",
+    "sbatch",
+    "source",
+    "squeue",
+    "ssh",
+    "tail",
+}
 
 
 class Command(NamedTuple):

@@ -1,6 +1,6 @@
 """An S3 server on this machine, for tests and benchmarks: SeaweedFS where it is installed, else moto's.
 
-    python tests/s3_server.py              # says what to export, and serves until its input ends (Ctrl-D)
+    python -m tests.s3_server    # makes s3://bucket, says what to export, and serves until its input ends (Ctrl-D)
 
 ``HMSA_TEST_S3=moto`` takes moto's where both are there.
 """
@@ -126,12 +126,20 @@ def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
     raise TimeoutError(f"{url} does not answer")
 
 
+def _make_bucket(name: str) -> None:
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket=name)
+
+
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":
     with s3_server() as variables:
+        os.environ |= variables
+        _make_bucket("bucket")
         for variable, value in variables.items():
             print(f"export {variable}={value}")
         sys.stdout.flush()

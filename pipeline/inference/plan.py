@@ -14,7 +14,7 @@ import torch
 from ...errors import StoreError, disk_error, reason
 from ...files import PARTIAL
 from ..config.manifest import InferenceOptions, Manifest, Member
-from ..storage.filesystem import make_folder, remove, write_bytes
+from ..storage.filesystem import is_remote, make_folder, remove, write_bytes
 from ..storage.output_folder import store_path
 from ..storage.writer_lock import require_free, writer_lock
 from ..store.identity import StoreIdentity
@@ -281,6 +281,7 @@ def _require_writable(output: Path) -> None:
         finally:
             remove(probe)
     except OSError as error:
+        fix = "make the bucket, or give your keys the right to write" if is_remote(output) else "free it"
         raise StoreError(
-            f"{output}: cannot be written ({reason(error)}); choose another --output, or free it"
+            f"{output}: cannot be written ({reason(error)}); choose another --output, or {fix}"
         ) from error

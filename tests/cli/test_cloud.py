@@ -235,6 +235,7 @@ def test_logits_made_elsewhere_are_imported(cloud: Bench, url: str, finished: Be
 def test_a_bucket_that_is_not_there(empty: Bench, bucket: str) -> None:
     said = empty.run("dump", "--output", f"{bucket}-x/run").refusal()
     assert said.startswith(f"{bucket}-x/run: cannot be written (The specified bucket does not exist)")
+    assert said.endswith("or make the bucket, or give your keys the right to write")
     said = empty.run("ensemble", "--output", f"{bucket}-x/run").refusal()
     assert f"{bucket}-x/run/logits/street/ant.zarr: there is no store" in said
 
