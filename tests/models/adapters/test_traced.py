@@ -116,6 +116,21 @@ def test_an_output_of_one_size_needs_windows(tmp_path: Path) -> None:
 MAKE: dict[str, Callable[[Path, nn.Module], object]] = {"torchscript": trace, "exported": export}
 
 
+def test_an_export_is_moved_with_what_it_makes_while_it_runs(tmp_path: Path) -> None:
+    network = export(tmp_path / "a.pt2", Counts().eval())
+    ours = member("exported", tmp_path / "a.pt2")
+    elsewhere = ours.body.run(torch.zeros(1, 3, 64, 96, device="meta"))
+    assert (elsewhere.device.type, elsewhere.shape) == ("meta", (1, 19, 16, 24))
+    assert_golden(ours, network, 32)
+
+
+class Counts(Small):
+    """Makes a tensor while it runs."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x) + torch.arange(19, device=x.device)[:, None, None]
+
+
 @pytest.mark.parametrize("arch", MAKE)
 def test_code_needs_trust_before_anything_is_read(arch: str, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=f"arch: {arch} .*; if you trust .* add --trust") as refused:
