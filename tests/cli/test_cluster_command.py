@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -172,6 +173,20 @@ echo 12"""
     assert (result.code, result.out.partition(";")[0]) == (0, "submitted as job 12")
     said = "note: job 12 cannot start, says Slurm: Requested node configuration is not available; "
     assert result.err.startswith(said), result
+
+
+def test_the_log_of_a_job_has_only_warnings_of_dask_unless_more_is_wanted(bench: Bench, tmp_path: Path) -> None:
+    setup = ("--setup", "export DASK_LOGGING__DISTRIBUTED=info PYTHONWARNINGS=error")
+    for options, wanted in (((), "warning ignore::"), (setup, "info error,ignore::")):
+        script = slurm(bench, *CPUS, "--workers-per-node", "1", "--folder", str(tmp_path), *options)
+        head = script.partition("\nfile=")[0] + '\necho "$DASK_LOGGING__DISTRIBUTED $PYTHONWARNINGS"\n'
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(("DASK_", "PYTHONW"))}
+        done = subprocess.run(["bash"], input=head, env=plain, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(wanted), done
+        head += 'echo "$DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON"\n'
+        done = subprocess.run(["bash"], input=head, env=plain, capture_output=True, text=True, check=True)
+        for_workers = json.loads(done.stdout.splitlines()[-1])
+        assert json.loads(for_workers["DASK_LOGGING"])["distributed.nanny"] == "critical"
 
 
 def test_a_line_of_setup_that_fails_ends_the_job(bench: Bench, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from ..shared.options import path_reader
 
 
 def certificates(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", parser=path_reader("DIR"), help="Is made.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", parser=path_reader("DIR"), help="Folder for them, which is made.")
+    ],
 ) -> None:
     """Make a key and a certificate, with which scheduler, workers and runs encrypt and let in nobody else.
 

@@ -33,7 +33,11 @@ Threads = Annotated[
 ]
 Setup = Annotated[
     list[str] | None,
-    option("--setup", "LINE", "Shell line that runs first: 'module load cuda'; may be repeated."),
+    option(
+        "--setup",
+        "LINE",
+        "Shell line that runs first: 'module load cuda'; ends the job if it fails; may be repeated.",
+    ),
 ]
 Interface = Annotated[
     str | None,

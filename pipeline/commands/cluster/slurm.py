@@ -25,12 +25,14 @@ def slurm(
     gpus_per_node: job_options.GpusPerNode = None,
     gpu_type: Annotated[
         str | None,
-        option("--gpu-type", "NAME", "Kind of GPU, as the site names it, as a100."),
+        option("--gpu-type", "NAME", "Kind of GPU, as the site names it, such as a100."),
     ] = None,
     workers_per_node: job_options.WorkersPerNode = None,
     device: job_options.Device = "cuda",
     cpus_per_worker: job_options.Threads = 8,
-    memory: Annotated[str | None, option("--memory", "SIZE", "Memory of each node, such as 200G.")] = None,
+    memory: Annotated[
+        str | None, option("--memory", "SIZE", "Memory of each node, such as 200G; default: the site's.")
+    ] = None,
     time: Annotated[str, option("--time", "H:MM:SS", "Time limit of one start.")] = "8:00:00",
     grace: Annotated[
         int,
@@ -46,18 +48,18 @@ def slurm(
     constraint: Annotated[str | None, option("--constraint", "LIST", "As in sbatch.")] = None,
     sbatch: Annotated[
         list[str] | None,
-        option("--sbatch", "OPTION", "Any other one, as --sbatch=--exclusive; may be repeated."),
+        option("--sbatch", "OPTION", "Another option of sbatch: --sbatch=--exclusive; may be repeated."),
     ] = None,
     name: Annotated[
         str | None,
-        option("--job-name", "NAME", "Jobs of one name run one after the other."),
+        option("--job-name", "NAME", "Jobs of one name run one after the other; default: from manifest and output."),
     ] = None,
     run: job_options.Run = "dump,ensemble",
     setup: job_options.Setup = None,
     interface: job_options.Interface = None,
     folder: job_options.Folder = None,
     certificates: job_options.Certificates = None,
-    submit: Annotated[bool, typer.Option("--submit", help="Submit the job and print its number.")] = False,
+    submit: Annotated[bool, typer.Option("--submit", help="Submit the job; print its number and log.")] = False,
 ) -> None:
     """Write a batch script for Slurm, or submit it.
 
