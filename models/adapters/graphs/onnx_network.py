@@ -187,7 +187,7 @@ def _demand_numbers(onnx: Any, path: Path, model: Any) -> None:
 def _demand_evaluation(onnx: Any, path: Path, graph: Any) -> None:
     """Raise CheckpointError if batch norms take the statistics of the image, or dropout is on.
 
-    ONNX Runtime leaves such dropout out, so that it would not be noticed.
+    Two results for one image need not differ then: ONNX Runtime leaves out some dropout, and batch norms repeat.
     """
     values = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
