@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import sys
 import uuid
@@ -24,6 +25,9 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != _ROOT]
 # Of tests side by side none may take all cores; before anybody imports torch.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Workers of a loader are forked from a process that has loaded torch, instead of loading it each.
+multiprocessing.get_context("forkserver").set_forkserver_preload(["hmsa_pipeline.pipeline.training.batches"])
 
 # How long an example takes is no property of the code.
 settings.register_profile("any machine", deadline=None)
