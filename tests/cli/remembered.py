@@ -9,6 +9,7 @@ which remember nothing.
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import pickle
 from collections import OrderedDict
@@ -80,6 +81,7 @@ PLOTS = (
 
 
 def _drawn_once(draw: Callable[..., None], pictures: Memory) -> Callable[..., None]:
+    @functools.wraps(draw)  # so that a pool of processes takes it for the function that it stands for
     def call(path: Path, *given: Any, **options: Any) -> None:
         made = False
 
