@@ -139,7 +139,7 @@ def choose_story(summaries: Sequence[DatasetSummary]) -> StoryChoice | None:
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share:+.1f} %"
+    return f"{100 * share:+z.1f} %"
 
 
 def draw_story(

@@ -82,7 +82,7 @@ def _compare(figures: Figures, name: str) -> dict[str, Any] | None:
             "best": figure(mean[best]),
             "who": best,
             "mean": figure(float(np.mean(list(mean.values())))),
-            "lead": f"{lead:+.4f}",
+            "lead": f"{lead:+z.4f}",
             "ahead": None if len(mean) < 2 or abs(lead) < 5e-5 else lead > 0,
         }
     return row
