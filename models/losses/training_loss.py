@@ -18,16 +18,18 @@ from .rmi import rmi_loss
 class Criterion(NamedTuple):
     """Two losses of class scores (N, C, H, W), labels (N, H, W) and the whole batch, each a scalar."""
 
-    main: Callable[[Tensor, Tensor, BatchTotals | None], Tensor]
+    main: Callable[..., Tensor]
     """For the scores that the network stands by."""
-    side: Callable[[Tensor, Tensor, BatchTotals | None], Tensor]
+    side: Callable[..., Tensor]
     """For the terms that help it there."""
+    is_softmax: bool = True
+    """True if it takes ``border_relaxation``, which sums probabilities of classes that exclude each other."""
 
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
         # The region term is for the blended scores alone: the others would cost as much again.
-        "rmi": Criterion(rmi_loss, partial(rmi_loss, region=False)),
+        "rmi": Criterion(rmi_loss, partial(rmi_loss, region=False), is_softmax=False),
         "cross_entropy": Criterion(cross_entropy, cross_entropy),
         "image_weighted": Criterion(image_weighted_cross_entropy, image_weighted_cross_entropy),
     }
@@ -51,6 +53,7 @@ def training_loss(
     auxiliary_weight: float = 0.4,
     scale_weight: float = 0.05,
     totals: BatchTotals | None = None,
+    border_relaxation: int = 0,
 ) -> LossTerms:
     """main + ``auxiliary_weight`` * auxiliary + ``scale_weight`` * the sum over the scales.
 
@@ -60,13 +63,19 @@ def training_loss(
         criterion: a key of `CRITERIA`.
         auxiliary_weight: of the scores that define OCR's regions (arXiv 1909.11065, section 4.1).
         scale_weight: of each scale's own scores.
+        border_relaxation: of all terms, as for `cross_entropy.cross_entropy`.
 
     Raises:
-        ValueError: there is no such criterion; or as `batch_labels.labelled` and `rmi.rmi_loss`.
+        ValueError: there is no such criterion, or it cannot be relaxed at borders; or as `batch_labels.labelled` and
+            `rmi.rmi_loss`.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"there is no criterion '{criterion}': {', '.join(CRITERIA)}")
-    main_loss, side_loss = CRITERIA[criterion]
+    main_loss, side_loss, is_softmax = CRITERIA[criterion]
+    if border_relaxation:
+        if not is_softmax:
+            raise ValueError(f"borders are relaxed for a cross entropy over the classes, not for '{criterion}'")
+        main_loss, side_loss = (partial(loss, border_relaxation=border_relaxation) for loss in (main_loss, side_loss))
     main = main_loss(output.scores, labels, totals)
     auxiliary = side_loss(output.auxiliary, labels, totals)
     of_scales = output.scales.items() if scale_weight else ()

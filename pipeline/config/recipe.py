@@ -197,6 +197,21 @@ class Loss(FrozenModel):
         default=0.4, description="Weight of the scores that define OCR's regions."
     )
     scales: Annotated[NotNegative, _single] = Field(default=0.05, description="Weight of what each scale says alone.")
+    border_relaxation: Annotated[Natural, _at_most(16)] = Field(
+        default=0,
+        description="Pixels from a border of classes within which each class there counts as right; 0 for none "
+        "(arXiv 1812.01593, section 3.3).",
+    )
+
+    @model_validator(mode="after")
+    def _relaxes_a_softmax(self) -> Loss:
+        if self.border_relaxation and self.criterion == "rmi":
+            raise FieldError(
+                "sums probabilities of classes that exclude each other, as rmi has none; take it with criterion "
+                "cross_entropy or image_weighted, or leave it out",
+                "border_relaxation",
+            )
+        return self
 
 
 class Optimizer(FrozenModel):

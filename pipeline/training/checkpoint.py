@@ -158,7 +158,12 @@ def set_rng_state(states: Mapping[str, Tensor], device: torch.device) -> None:
 
 
 # Settings that runs of earlier versions do not name, and what those did.
-_ADDED: dict[str, Any] = {"data.mapping": None, "data.without_masks": [], "data.allow_unlabelled": False}
+_ADDED: dict[str, Any] = {
+    "data.mapping": None,
+    "data.without_masks": [],
+    "data.allow_unlabelled": False,
+    "loss.border_relaxation": 0,
+}
 
 
 def require_same_recipe(path: Path, saved: Mapping[str, Any], recipe: Recipe) -> None:

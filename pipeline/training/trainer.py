@@ -219,7 +219,9 @@ class Trainer:
         with self._autocast():
             output = self.model(images)
         loss = self.recipe.loss
-        return training_loss(output, labels, loss.criterion, loss.auxiliary, loss.scales, totals)
+        return training_loss(
+            output, labels, loss.criterion, loss.auxiliary, loss.scales, totals, loss.border_relaxation
+        )
 
     def _pixels(self, batch: Batch) -> Tensor:
         images = normalise(batch.images.to(self.device, non_blocking=True))

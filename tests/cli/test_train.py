@@ -167,6 +167,7 @@ def test_worker_processes_change_nothing(worlds: Path, tmp_path: Path) -> None:
         ("--loss", "cross_entropy", "--optimizer", "adamw", "--lr", "0.001"),
         ("--loss", "image_weighted", "--batch-norm", "local", "--set", "schedule.name=poly2"),
         ("--precision", "bf16", "--set", "sampling.class_uniform=0"),
+        ("--loss", "cross_entropy", "--set", "loss.border_relaxation=1", "--precision", "bf16"),
         ("--set", "augmentation.gaussian_blur=true", "--set", "augmentation.rand_augment.operations=2"),
     ],
     ids=" ".join,

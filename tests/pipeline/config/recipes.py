@@ -54,6 +54,7 @@ loss:
   criterion: image_weighted
   auxiliary: 0
   scales: 0.5
+  border_relaxation: 3
 optimizer:
   name: adamw
   lr: 0.125

@@ -58,6 +58,13 @@ WRONG = {
     "tile": ("tile: 128", "tile: 0", "sampling.tile", "must be 1 or more"),
     "criterion": ("criterion: image_weighted", "criterion: dice", "loss.criterion", "known: rmi, cross_entropy"),
     "weight": ("auxiliary: 0", "auxiliary: -1", "loss.auxiliary", "must be 0 or more, not -1"),
+    "relaxation": ("border_relaxation: 3", "border_relaxation: 17", "loss.border_relaxation", "16 at most"),
+    "relaxed rmi": (
+        "criterion: image_weighted",
+        "criterion: rmi",
+        "loss.border_relaxation",
+        "cross_entropy or image",
+    ),
     "optimiser": ("name: adamw", "name: adam", "optimizer.name", "did you mean 'adamw'?"),
     "lr": ("lr: 0.125", "lr: -1", "optimizer.lr", "must be above 0, not -1"),
     "lr nan": ("lr: 0.125", "lr: .nan", "optimizer.lr", "a finite number is needed"),
@@ -77,10 +84,15 @@ def test_a_wrong_line_is_refused_with_its_number_and_field(case: str) -> None:
     old, new, field, hint = WRONG[case]
     assert GOOD.count(old) == 1
     # The least crop is that of one loss.
-    text = GOOD.replace("image_weighted", "rmi") if case == "small crop" else GOOD
+    text = GOOD.replace("image_weighted", "rmi").replace("relaxation: 3", "relaxation: 0")
+    text = text if case == "small crop" else GOOD
     message = refusal(write(text.replace(old, new)))
     # What is missing stands where its section begins, and two batch sizes do not agree on the line of the second.
-    line = text[: text.index(old)].count("\n") + 1 + {"root": -2, "global batch": 1, "twice": 1}.get(case, 0)
+    line = (
+        text[: text.index(old)].count("\n")
+        + 1
+        + {"root": -2, "global batch": 1, "twice": 1, "relaxed rmi": 3}.get(case, 0)
+    )
     assert message.startswith(f"r.yaml:{line}: {field}: ")
     assert hint in message
 
