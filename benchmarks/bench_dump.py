@@ -28,7 +28,8 @@ from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.files import sha256
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member
+from hmsa_pipeline.pipeline.config.member import Member
+from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions
 from hmsa_pipeline.pipeline.inference.image_block import ImageBlock
 from hmsa_pipeline.pipeline.inference.networks import BlockMember
 from hmsa_pipeline.pipeline.inference.predictor import InferenceSettings, Predictor

@@ -29,7 +29,8 @@ from harness import compare, size, tell
 from hmsa_pipeline.datasets.decode.tensors import decode_image
 from hmsa_pipeline.datasets.synthetic.scene import draw_scene
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member
+from hmsa_pipeline.pipeline.config.member import Member
+from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions
 from hmsa_pipeline.pipeline.inference.image_block import ImageBlock
 from hmsa_pipeline.pipeline.inference.member_network import digest_of
 from hmsa_pipeline.pipeline.inference.networks import BlockMember

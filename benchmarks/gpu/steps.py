@@ -34,7 +34,8 @@ from hmsa_pipeline.models.checkpoint import load_weights, save_checkpoint  # noq
 from hmsa_pipeline.models.hmsa import HMSA  # noqa: E402
 from hmsa_pipeline.models.prepare_inference import compile_regions, prepare_for_inference  # noqa: E402
 from hmsa_pipeline.models.registry import build  # noqa: E402
-from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member  # noqa: E402
+from hmsa_pipeline.pipeline.config.member import Member  # noqa: E402
+from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions  # noqa: E402
 from hmsa_pipeline.pipeline.inference.cuda_graphs import GraphForward, release_graphs  # noqa: E402
 from hmsa_pipeline.pipeline.inference.predictor import Predictor  # noqa: E402
 from PIL import Image  # noqa: E402

@@ -8,7 +8,8 @@ from typing import Any
 
 from ...datasets.layout.find_images import LAYOUTS
 from ...models.registry import KNOWN
-from .manifest import EXTERNAL, Manifest
+from .manifest import Manifest
+from .member import EXTERNAL
 
 _TYPES = {
     "array": "list",

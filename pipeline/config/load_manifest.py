@@ -8,7 +8,8 @@ from typing import Any
 
 from ...errors import ManifestError, reason
 from ...models.registry import CODE
-from .manifest import Manifest, Member, select
+from .manifest import Manifest, select
+from .member import Member
 from .member_inference import MemberInference, with_samples
 from .path_variables import PathContext, expand_home, refuse_unused
 from .yaml_document import Document, FieldError, read_document, validate

@@ -1,22 +1,71 @@
-"""Settings of one member alone, and several members of one network."""
+"""How members process images: settings of all, of one alone, and several members of one network."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, Strict, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, Strict, WithJsonSchema, model_validator
 
 from ...errors import describe_value
 from .frozen_model import FrozenModel
 from .member_fields import ViewField
-from .value_types import Count, Positive, Precision, Scales
+from .value_types import Count, Natural, Positive, Precision, Scales
 from .yaml_document import FieldError
 
 if TYPE_CHECKING:
-    from .manifest import Manifest, Member
+    from .manifest import Manifest
+    from .member import Member
 
 FLIP = "flip"
 MOST_PASSES = 100
+Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
+
+
+class Tile(FrozenModel):
+    """Overlapping tiles of an image that does not fit into the device's memory as a whole."""
+
+    size: tuple[Count, Count] = Field(description="Height and width of a tile in pixels.")
+    overlap: Natural = Field(
+        default=128, description="Overlap of neighbouring tiles in pixels; they are blended there."
+    )
+
+    @model_validator(mode="after")
+    def _overlaps_less(self) -> Tile:
+        if self.overlap >= min(self.size):
+            message = f"must be below both sides of the tile, not {self.overlap}; give a smaller one"
+            raise FieldError(message, "overlap")
+        return self
+
+
+class InferenceOptions(FrozenModel):
+    """How every model processes an image."""
+
+    scales: Scales = Field(
+        default=(0.5, 1.0, 2.0),
+        description="Scale factors at which an image is processed; must contain 1.0.",
+    )
+    flip: Annotated[bool, Strict()] = Field(
+        default=False, description="Average with the mirrored image; takes twice the time."
+    )
+    precision: Precision = Field(
+        default="fp16",
+        description="Precision of the forward pass on a GPU; on a CPU fp16 means fp32.",
+    )
+    tile: Tile | None = Field(
+        default=None,
+        description="Tiles for images that do not fit into the GPU's memory in any other way; without tiles, such an "
+        "image fails.",
+    )
+    cuda_graphs: Annotated[bool, Strict()] = Field(
+        default=False,
+        description="On a GPU, launch all kernels at once from the second image of a size on. Logits are the same to "
+        "the bit; the memory of one forward pass stays allocated.",
+    )
+    compile: Compile = Field(
+        default="off",
+        description="Mode of torch.compile on a GPU. Compiling takes minutes for each image size and needs a C++ "
+        "compiler. The last digits of logits change, so stores record the mode.",
+    )
 
 
 class MemberInference(FrozenModel):

@@ -12,7 +12,8 @@ from typing import Any
 
 from ...datasets.layout.folder_layout import output_stem
 from ...errors import ManifestError, StoreError, disk_error
-from ..config.manifest import FusionFunctions, Manifest, Member
+from ..config.manifest import FusionFunctions, Manifest
+from ..config.member import Member
 from ..storage.filesystem import file_system
 from ..storage.output_folder import predictions_path, store_path
 from ..storage.run_record import failures, gone

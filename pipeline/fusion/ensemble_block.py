@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ...errors import DiskError, StoreError, disk_error
-from ..config.manifest import FusionFunctions, Member
+from ..config.manifest import FusionFunctions
+from ..config.member import Member
 from ..storage.writer_lock import require_held
 from ..store.image_table import ImageEntry
 from ..store.logit_store import LogitStore

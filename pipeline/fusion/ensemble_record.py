@@ -13,7 +13,8 @@ from typing import Any
 
 from ... import __version__
 from ...errors import StoreError, first_few
-from ..config.manifest import FusionFunctions, Member
+from ..config.manifest import FusionFunctions
+from ..config.member import Member
 from ..storage.filesystem import read_bytes
 from ..store.identity import StoreIdentity
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ManifestError
-from ..config.manifest import FusionFunctions, Manifest, Member
+from ..config.manifest import FusionFunctions, Manifest
+from ..config.member import Member
 from ..storage.output_folder import store_path
 from ..store.logit_store import LogitStore
 from .fuse import Fused, fuse, quantise

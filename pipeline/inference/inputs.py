@@ -15,7 +15,8 @@ from ...datasets.layout.folder_layout import PlacedImage, located, parts_beside
 from ...errors import DatasetError, HmsaError, StoreError, cannot_read, first_few
 from ...models.precision import check_range
 from ...models.registry import ADAPTERS
-from ..config.manifest import DatasetEntry, Manifest, Member
+from ..config.manifest import DatasetEntry, Manifest
+from ..config.member import Member
 from ..runtime.device import AUTOCAST, resolve_device, resolve_precision
 from ..storage.output_folder import own_folders, store_path
 from ..store.image_table import Photograph

@@ -15,7 +15,9 @@ from ...models.checkpoint import read_fitting_weights
 from ...models.precision import check_range, demand_range
 from ...models.registry import ADAPTERS, build_any
 from ...models.sampling import has_dropout
-from ..config.manifest import DatasetEntry, InferenceOptions, Member
+from ..config.manifest import DatasetEntry
+from ..config.member import Member
+from ..config.member_inference import InferenceOptions
 from ..runtime.device import AUTOCAST
 from ..store.identity import StoreIdentity
 from .member_network import digest_of, load_adapter, same_network

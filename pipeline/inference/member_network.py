@@ -13,7 +13,7 @@ from ...models.checkpoint import load_weights
 from ...models.hmsa import OCRNet
 from ...models.plain import PlainNetwork
 from ...models.registry import ADAPTERS, build_any
-from ..config.manifest import Member
+from ..config.member import Member
 
 
 def load_network(member: Member) -> OCRNet | PlainNetwork:

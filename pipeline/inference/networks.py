@@ -18,7 +18,8 @@ from ...datasets.taxonomy import NUM_CLASSES
 from ...errors import HmsaError, reason
 from ...models.hmsa import OCRNet
 from ...models.plain import PlainNetwork
-from ..config.manifest import FusionFunctions, Member
+from ..config.manifest import FusionFunctions
+from ..config.member import Member
 from ..fusion.member_stores import fuse_members
 from ..runtime.device import is_out_of_memory
 from ..store.image_table import ImageEntry

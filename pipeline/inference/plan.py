@@ -13,7 +13,9 @@ import torch
 
 from ...errors import StoreError, disk_error, reason
 from ...files import PARTIAL
-from ..config.manifest import InferenceOptions, Manifest, Member
+from ..config.manifest import Manifest
+from ..config.member import Member
+from ..config.member_inference import InferenceOptions
 from ..storage.filesystem import is_remote, make_folder, remove, write_bytes
 from ..storage.output_folder import store_path
 from ..storage.writer_lock import require_free, writer_lock

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import disk_error
-from ..config.manifest import FusionFunctions, Member
+from ..config.manifest import FusionFunctions
+from ..config.member import Member
 from ..fusion.ensemble_record import read_record
 from ..fusion.prediction_folder import PredictionJob, begin_predictions, note_sizes, remove_predictions
 from ..storage.writer_lock import writer_lock

@@ -19,8 +19,8 @@ from ...models.prepare_inference import compile_regions, prepare_for_inference, 
 from ...models.registry import ADAPTERS
 from ...models.sampling import dropout_pass
 from ...models.windows import window_starts, window_weights
-from ..config.manifest import InferenceOptions, Member, Tile
-from ..config.member_inference import Sample
+from ..config.member import Member
+from ..config.member_inference import InferenceOptions, Sample, Tile
 from ..runtime.device import AUTOCAST, first_line, is_out_of_memory, resolve_precision
 from .cuda_graphs import GraphForward, release_graphs
 from .member_network import load_network

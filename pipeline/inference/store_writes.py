@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ...errors import CheckpointError, DiskError, StoreError
-from ..config.manifest import Member
+from ..config.member import Member
 from ..storage.filesystem import free_bytes
 from ..storage.writer_lock import require_held
 from ..store.image_table import ImageEntry

@@ -28,7 +28,8 @@ from ...datasets.layout.folder_layout import located
 from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...errors import DatasetError, DiskError, StoreError, disk_error
 from ...files import atomic_path
-from ..config.manifest import FusionFunctions, Member
+from ..config.manifest import FusionFunctions
+from ..config.member import Member
 from ..fusion.fuse import quantise
 from ..fusion.member_stores import ENSEMBLE, fuse_members, open_store
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config.manifest import Manifest, Member
+from ..config.manifest import Manifest
+from ..config.member import Member
 from ..fusion.member_stores import open_store, voting_members
 from ..storage.output_folder import store_path
 from ..store.identity import StoreIdentity

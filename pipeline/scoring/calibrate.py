@@ -22,7 +22,8 @@ from ...datasets.dataset_specs import KNOWN_DATASETS, dataset_spec
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, without_masks
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
 from ...errors import DatasetError, ManifestError, StoreError, first_few
-from ..config.manifest import Manifest, Member
+from ..config.manifest import Manifest
+from ..config.member import Member
 from ..fusion.fuse import quantise
 from ..fusion.member_stores import fuse_members, voting_members
 from ..fusion.prediction_files import CONFIDENCE_LEVELS

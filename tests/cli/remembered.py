@@ -23,7 +23,7 @@ import torch
 from hmsa_pipeline.files import write_bytes
 from hmsa_pipeline.models import checkpoint, registry
 from hmsa_pipeline.models.hmsa import HMSA
-from hmsa_pipeline.pipeline.config.manifest import Member
+from hmsa_pipeline.pipeline.config.member import Member
 from hmsa_pipeline.pipeline.dataset_tools import check
 from hmsa_pipeline.pipeline.inference import predictor
 from hmsa_pipeline.pipeline.inference.predictor import Predictor

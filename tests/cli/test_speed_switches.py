@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
-from hmsa_pipeline.pipeline.config.manifest import InferenceOptions
+from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions
 from hmsa_pipeline.pipeline.inference.member_check import identities_of
 from hmsa_pipeline.pipeline.inference.predictor import WITHOUT_COMPILE, Predictor, usable_options
 from hmsa_pipeline.pipeline.store.identity import StoreIdentity

@@ -16,15 +16,9 @@ from hmsa_pipeline.datasets.layout.find_images import LAYOUTS
 from hmsa_pipeline.errors import ManifestError
 from hmsa_pipeline.models.registry import ARCHITECTURES
 from hmsa_pipeline.pipeline.config.load_manifest import find_manifest, load_manifest, shipped_manifests
-from hmsa_pipeline.pipeline.config.manifest import (
-    DatasetEntry,
-    FusionFunctions,
-    InferenceOptions,
-    Manifest,
-    Member,
-    StoreSettings,
-    Tile,
-)
+from hmsa_pipeline.pipeline.config.manifest import DatasetEntry, FusionFunctions, Manifest, StoreSettings
+from hmsa_pipeline.pipeline.config.member import Member
+from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions, Tile
 from pydantic import BaseModel
 
 GOOD = """\

@@ -9,14 +9,9 @@ from typing import Any
 import pytest
 from hmsa_pipeline.errors import ManifestError
 from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
-from hmsa_pipeline.pipeline.config.manifest import (
-    DatasetEntry,
-    FusionFunctions,
-    InferenceOptions,
-    Manifest,
-    Member,
-    StoreSettings,
-)
+from hmsa_pipeline.pipeline.config.manifest import DatasetEntry, FusionFunctions, Manifest, StoreSettings
+from hmsa_pipeline.pipeline.config.member import Member
+from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions
 from hmsa_pipeline.pipeline.config.yaml_document import MAX_BYTES, PROBLEMS_SHOWN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

@@ -14,8 +14,8 @@ from hmsa_pipeline.datasets.dataset_specs import NAMES
 from hmsa_pipeline.errors import ManifestError
 from hmsa_pipeline.models.registry import ARCHITECTURES
 from hmsa_pipeline.pipeline.config import recipe as module
+from hmsa_pipeline.pipeline.config.frozen_model import FrozenModel
 from hmsa_pipeline.pipeline.config.load_recipe import load_recipe, parse_size, recipe_of
-from hmsa_pipeline.pipeline.config.manifest import FrozenModel
 from hmsa_pipeline.pipeline.config.recipe import RANDOM
 from hmsa_pipeline.pipeline.training.checkpoint import require_same_recipe
 from hypothesis import given, settings

@@ -8,7 +8,8 @@ import pytest
 import torch
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member, Tile
+from hmsa_pipeline.pipeline.config.member import Member
+from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions, Tile
 from hmsa_pipeline.pipeline.inference import cuda_graphs, predictor
 from hmsa_pipeline.pipeline.inference.cuda_graphs import GraphForward, release_graphs
 from hmsa_pipeline.pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, WITHOUT_COMPILE, Predictor

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Tile
+from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions, Tile
 from hmsa_pipeline.pipeline.inference.dump import limited_by
 from hmsa_pipeline.pipeline.inference.predictor import InferenceSettings, usable_options
 from hmsa_pipeline.pipeline.inference.transfer import ByteBudget, HostCopy, StageTimes

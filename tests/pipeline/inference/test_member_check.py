@@ -9,7 +9,7 @@ import torch
 from hmsa_pipeline.errors import CheckpointError
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.config.manifest import Member
+from hmsa_pipeline.pipeline.config.member import Member
 from hmsa_pipeline.pipeline.inference.member_check import check_member
 
 TINY = "hrnet_tiny_ocr_mscale"

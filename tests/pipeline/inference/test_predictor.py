@@ -11,7 +11,8 @@ import torch
 from hmsa_pipeline.errors import CheckpointError
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member, Tile
+from hmsa_pipeline.pipeline.config.member import Member
+from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions, Tile
 from hmsa_pipeline.pipeline.inference import predictor as module
 from hmsa_pipeline.pipeline.inference.predictor import (
     IN_TILES,

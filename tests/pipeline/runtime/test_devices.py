@@ -17,7 +17,8 @@ from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.losses.training_loss import training_loss
 from hmsa_pipeline.models.registry import build
-from hmsa_pipeline.pipeline.config.manifest import InferenceOptions, Member, Tile
+from hmsa_pipeline.pipeline.config.member import Member
+from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions, Tile
 from hmsa_pipeline.pipeline.inference import networks
 from hmsa_pipeline.pipeline.inference.cuda_graphs import release_graphs
 from hmsa_pipeline.pipeline.inference.predictor import IN_TILES, SCALE_BY_SCALE, Predictor
