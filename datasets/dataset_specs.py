@@ -77,6 +77,8 @@ class MaskRule:
     without its suffix and without the layout's ending)."""
     told_by: tuple[str, ...] = ()
     """Files below the root that list the labels; where there are any, they tell ``ids`` from ``ids_v2``."""
+    splits: tuple[str, ...] = ()
+    """Splits whose masks lie there; if there are none, all but those of `DatasetSpec.apart`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ class DatasetSpec:
     """One of `RULES`: which classes the authors' own evaluator takes the mean IoU over."""
     parts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Part that some have alone -> `counts` of it."""
+    apart: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Split that comes in archives of its own -> that of its images and that of its masks."""
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -143,6 +147,10 @@ class DatasetSpec:
     def labelled(self) -> tuple[str, ...]:
         """The splits that can have masks."""
         return tuple(split for split in self.layout.split_names if split not in self.unlabelled)
+
+    def archives(self, split: str | None) -> tuple[str, str]:
+        """The archives that hold the images and the masks of a split."""
+        return self.apart.get(split or "", (self.image_archive, self.mask_archive))
 
     def mapped(self, mapping: str | None) -> DatasetSpec:
         """Copy with one of `mappings` to train ids, or the first for None; DatasetError if it has none such."""
@@ -297,11 +305,13 @@ def _described(name: str, facts: dict[str, Any]) -> DatasetSpec:
             more={split: tuple(folders) for split, folders in facts.get("more", {}).items()},
             variants=variants,
             fix=f"unpack {archives['images']}; {SEE}",
+            apart={split: f"unpack {own['images']}; {SEE}" for split, own in facts.get("apart", {}).items()},
         ),
         split_folders=called,
         unlabelled=tuple(unlabelled),
         masks=tuple(
-            MaskRule(**rule | {"told_by": tuple(rule.get("told_by", ()))}) for rule in facts.get("masks", ())
+            MaskRule(**rule | {key: tuple(rule.get(key, ())) for key in ("told_by", "splits")})
+            for rule in facts.get("masks", ())
         ),
         labels=labels and {raw: (train, meaning) for raw, (train, meaning) in labels.items()},
         labels_v2=facts.get("labels_v2") and {raw: (old, text) for raw, (old, text) in facts["labels_v2"].items()},
@@ -314,4 +324,5 @@ def _described(name: str, facts: dict[str, Any]) -> DatasetSpec:
         sources={kind: " ".join(text.split()) for kind, text in facts.get("sources", {}).items()},
         average=average,
         parts=facts.get("parts", {}),
+        apart={split: (own["images"], own["masks"]) for split, own in facts.get("apart", {}).items()},
     )

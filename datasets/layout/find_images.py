@@ -99,7 +99,7 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
     if not images:
         ending = f" whose name ends in {table.ending(folders[0][0])} and" if table.stem_ending else ""
         place = root / folders[0][1] if len(folders) == 1 else root
-        fix = table.fix or "check the folder"
+        fix = table.apart.get(wanted or "", table.fix) or "check the folder"
         raise DatasetError(f"{place}: holds no image{ending} of type {' '.join(SUFFIXES)}; {fix}")
     images.sort(key=lambda image: image.path)
     images, beside = without_predictions(images)
@@ -160,7 +160,8 @@ def _folders(root: Path, layout: str, split: str | None) -> tuple[str | None, li
         if not there and wanted and not (table.any_part and wanted in table.joined):
             of_split = f"split '{part}'" + (f", part of '{wanted}'," if part != wanted else "")
             expected = " or ".join(f"{folder}/" for folder in table.splits[part])
-            raise DatasetError(_not_there(root, f"type '{layout}', {of_split}", expected, table.fix))
+            fix = table.apart.get(part or "", table.fix)
+            raise DatasetError(_not_there(root, f"type '{layout}', {of_split}", expected, fix))
     if not found:
         expected = " or ".join(f"{folder}/" for part in parts for folder in table.splits[part])
         of_split = f", split '{wanted}'," if wanted else ""

@@ -57,6 +57,8 @@ class FolderLayout:
     camera or another part of the same dataset."""
     fix: str = ""
     """How to fix missing folders, for the end of an error."""
+    apart: Mapping[str, str] = field(default_factory=dict)
+    """Split that comes in archives of its own, and may be missing where the others are there -> its ``fix``."""
 
     def ending(self, split: str | None) -> str:
         """Ending of an image's name in a split, before its suffix."""

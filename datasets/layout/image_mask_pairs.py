@@ -109,7 +109,7 @@ def labelled_pairs(
     )
     pairs = [pair for pair in pairs if pair.image not in wanted]
     alone = [image for image in alone if image.path not in set(left_out)] if pairs else alone
-    fix = f"unpack {facts.mask_archive}; {SEE}"
+    fix = f"unpack {facts.archives(split)[1]}; {SEE}"
     if alone:
         images = first_few([image.path for image in alone], 3)
         places = " or ".join(path for path, _ in _places(facts, alone[0]))
@@ -189,5 +189,6 @@ def mask_places(facts: DatasetSpec, split: str, part: str, below: str, stem: str
     return [
         (path.format(part=part, split=called, below=below, stem=stem), rule)
         for rule in facts.masks
+        if (split in rule.splits if rule.splits else split not in facts.apart)
         for path in replaced(rule.path, changes)
     ]

@@ -273,10 +273,11 @@ def _root_of(spec: DatasetSpec, data_root: Path | None, root: Path | None) -> Pa
 
 
 def _own(splits: Sequence[str], spec: DatasetSpec, root: Path) -> list[str]:
-    """Select the splits to look at: of variants, only those whose folders exist."""
+    """Select the splits to look at: of variants and of those in archives of their own, only what is there."""
     layout = spec.layout
-    plain = [split for split in splits if split not in layout.variants]
-    there = [split for split in splits if split in layout.variants and split_folders(root, layout, split)]
+    optional = {*layout.variants, *layout.apart}
+    plain = [split for split in splits if split not in optional]
+    there = [split for split in splits if split in optional and split_folders(root, layout, split)]
     none = there and not any(split_folders(root, layout, split) for split in plain)
     return there if none else [*plain, *there]
 

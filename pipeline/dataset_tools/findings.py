@@ -100,13 +100,13 @@ class SplitFindings:
             yield (
                 f"{self.name}: {plural(self.missing, 'image')} of the {self.expected} that are distributed"
                 f"{f' ({COUNTED})' if self.unsure else ''} {'are' if self.missing > 1 else 'is'} missing; "
-                f"unpack {self.spec.image_archive}; {SEE}"
+                f"unpack {self.spec.archives(self.name)[0]}; {SEE}"
             )
         if self.without_mask:
             total = self.pairs + len(self.without_mask)
             yield (
                 f"{self.name}: {len(self.without_mask)} of {total} images have no mask "
-                f"({first_few(self.without_mask, FEW)}); unpack {self.spec.mask_archive}; {SEE}"
+                f"({first_few(self.without_mask, FEW)}); unpack {self.spec.archives(self.name)[1]}; {SEE}"
             )
         yield from self._some(self.other_size, "masks have another size than their images")
         for number in sorted(self.unknown)[:FEW]:
@@ -123,7 +123,7 @@ class SplitFindings:
             masks = f"the {len(self.empty)} masks that were read" if len(self.empty) > 1 else "the mask that was read"
             yield (
                 f"{self.name}: none of {masks} labels anything ({first_few(self.empty, FEW)}); nothing can be learnt "
-                f"from that or scored on it, unpack {self.spec.mask_archive}; {SEE}"
+                f"from that or scored on it, unpack {self.spec.archives(self.name)[1]}; {SEE}"
             )
 
     def _some(self, found: Sequence[str], what: str) -> Iterator[str]:

@@ -49,6 +49,8 @@ def split_uses(spec: DatasetSpec) -> dict[str, str]:
             uses[split] = "trained on"
         elif split == spec.layout.default:
             uses[split] = "scored; what a manifest reads if it names no split"
+        elif split in spec.apart:
+            uses[split] = f"has masks too; comes in {' and '.join(spec.apart[split])}"
         else:
             uses[split] = "has masks too"
     return uses

@@ -95,6 +95,7 @@ def test_the_files_say_what_they_must_and_nothing_that_is_not_read(name):
     }
     optional = {"joined", "members", "left_out", "unlabelled", "stem_ending", "split_folders", "resize_masks"}
     optional |= {"average", "counts", "more", "parts", "unsure", "variants", "labels_v2", "mappings", "remarks"}
+    optional |= {"apart"}
     assert needed <= set(facts) <= needed | optional
     assert set(facts["archives"]) == {"images", "masks"}
     assert facts["tree"].startswith(f"{facts['folder']}/\n")
@@ -124,7 +125,9 @@ def test_each_fact_has_its_source(name):
         assert all(str(number) in facts.sources["parts"] for number in part.values())
     if not facts.counts:
         assert facts.sources["counts"].startswith("none: ")
-    archives = " ".join((facts.image_archive, facts.mask_archive))
+    archives = " ".join(
+        (facts.image_archive, facts.mask_archive, *(name for both in facts.apart.values() for name in both))
+    )
     for archive in re.findall(r"[\w.-]+\.(?:zip|tar\.gz)", archives):
         assert archive in facts.download or re.match(r"\d\d_", archive) or name == "shift", archive
         assert archive in facts.sources["archives"] or name in ("cityscapes", "gta5"), archive

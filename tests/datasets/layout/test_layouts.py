@@ -125,6 +125,22 @@ def test_cityscapes(tmp_path, top):
         list_images(tmp_path, "cityscapes", "vals")
 
 
+@pytest.mark.parametrize("top", ["leftImg8bit_trainextra/leftImg8bit", "leftImg8bit"])
+def test_cityscapes_extra_is_a_split_of_its_own(tmp_path, top):
+    tree(tmp_path, f"{top}/train_extra/ulm/ulm_1_leftImg8bit.png", "leftImg8bit/train/ulm/ulm_2_leftImg8bit.png")
+    assert paths(tmp_path, "cityscapes", "train_extra") == [f"{top}/train_extra/ulm/ulm_1_leftImg8bit.png"]
+    assert paths(tmp_path, "cityscapes", "train") == ["leftImg8bit/train/ulm/ulm_2_leftImg8bit.png"]
+
+
+def test_cityscapes_extra_that_is_missing_names_its_own_archive(tmp_path):
+    tree(tmp_path, "leftImg8bit/val/ulm/ulm_1_leftImg8bit.png")
+    with pytest.raises(DatasetError, match=r"none is there; unpack leftImg8bit_trainextra\.zip"):
+        list_images(tmp_path, "cityscapes", "train_extra")
+    (tmp_path / "leftImg8bit/train_extra").mkdir()
+    with pytest.raises(DatasetError, match=r"holds no image .*unpack leftImg8bit_trainextra\.zip"):
+        list_images(tmp_path, "cityscapes", "train_extra")
+
+
 def test_cityscapes_elsewhere_says_how_it_must_look(tmp_path):
     tree(tmp_path, "val/ulm/ulm_leftImg8bit.png")
     with pytest.raises(

@@ -251,6 +251,28 @@ def test_images_that_are_not_there_are_counted_against_the_official_numbers(tmp_
     assert folds.problems == []  # nobody says how many images a fold has
 
 
+def test_the_coarse_split_of_cityscapes_is_looked_at_where_it_is_there(tmp_path: Path) -> None:
+    root = write_source(tmp_path, "cityscapes", train=2, val=1, size=(32, 64))
+    for pair in list_pairs(root, "cityscapes", "train"):
+        image = root / "leftImg8bit" / pair.image.partition("leftImg8bit/")[2].replace("train/", "train_extra/")
+        mask = root / "gtCoarse" / pair.mask.partition("gtFine/")[2].replace("train/", "train_extra/")
+        mask = mask.with_name(mask.name.replace("gtFine", "gtCoarse"))
+        for old, new in ((pair.image, image), (pair.mask, mask)):
+            new.parent.mkdir(parents=True, exist_ok=True)
+            new.write_bytes((root / old).read_bytes())
+    report = run_check(plan_check("cityscapes", root=root, output=tmp_path / "out", workers=1))
+    assert report.problems == []
+    assert [(split.name, split.pairs) for split in report.splits] == [("train", 2), ("val", 1), ("train_extra", 2)]
+    (root / ".drawn.json").unlink()
+    mask.unlink()
+    report = run_check(plan_check("cityscapes", root=root, split="train_extra", output=tmp_path / "out", workers=1))
+    missing, alone = report.problems
+    assert missing.startswith(
+        "train_extra: 19996 images of the 19998 that are distributed are missing; unpack leftIm"
+    )
+    assert "1 of 2 images have no mask" in alone and "unpack gtCoarse.zip" in alone
+
+
 def test_conditions_of_acdc_that_are_missing_are_counted(tmp_path: Path) -> None:
     for split in ("train", "val"):
         below = f"fog/{split}/GOPR0475/GOPR0475_frame_000041"
