@@ -10,19 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...datasets.layout.folder_layout import output_stem
 from ...errors import ManifestError, StoreError, disk_error
 from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
 from ..storage.filesystem import file_system
-from ..storage.output_folder import predictions_path, store_path
-from ..storage.run_record import failures, gone
+from ..storage.output_folder import predictions_path
+from ..storage.run_record import failures
 from ..storage.writer_lock import require_free, writer_lock
-from ..store.image_table import ImageEntry
 from ..store.logit_store import LogitStore
 from ..workers.jobs import JobImage, JobResult, JobSummary
 from ..workers.protocol import Workers
 from ..workers.recorded_jobs import run_recorded_jobs
+from .dataset_stores import open_dataset
 from .ensemble_block import EnsembleBlock, FusionTask
 from .ensemble_record import make_record, read_record
 from .prediction_files import prediction_names
@@ -105,41 +104,8 @@ def plan_ensemble(
 def _plan_dataset(
     manifest: Manifest, dataset: str, limit: int | None, overwrite: bool, allow_missing: bool
 ) -> EnsemblePlan:
-    members: list[tuple[Member, LogitStore | None]] = []
-    for member in manifest.models:
-        if not member.weight:
-            continue
-        path = store_path(manifest.output, dataset, member.name)
-        there = LogitStore.exists(path)
-        if not there and not allow_missing:
-            command = "hmsa-pipeline import-logits" if member.external else "hmsa-pipeline dump"
-            raise StoreError(f"{path}: there is no store; make it with '{command}', or pass --allow-missing")
-        members.append((member, LogitStore.open(path) if there else None))
-    stores = [store for _, store in members if store is not None]
-    for store in stores:
-        store.require_arrays()
-    if not stores:
-        raise StoreError(f"{dataset}: no member has a store; make them with 'hmsa-pipeline dump'")
-    entries = _join_tables(dataset, stores, gone(manifest.output, dataset))
-    if limit is not None:
-        entries = dict(list(entries.items())[:limit])
-
-    # For every member: complete image -> when its logits were written.
-    complete = [
-        {e.path: f.modified for e, f in zip(s.images, s.shards(), strict=True) if f and f.bytes} if s else {}
-        for _, s in members
-    ]
-    has = {path: tuple(i for i, there in enumerate(complete) if path in there) for path in entries}
-    lacking = {
-        member.name: sum(1 for path, who in has.items() if who and i not in who)
-        for i, (member, _) in enumerate(members)
-    }
-    if any(lacking.values()) and not allow_missing:
-        counts = ", ".join(f"{name} lacks {count}" for name, count in lacking.items() if count)
-        raise StoreError(
-            f"{dataset}: of {len(entries)} images {counts}; finish 'hmsa-pipeline dump' (or import-logits), "
-            "or pass --allow-missing"
-        )
+    found = open_dataset(manifest, dataset, limit=limit, allow_missing=allow_missing)
+    members, entries, complete = found.members, found.entries, found.complete
 
     folder = predictions_path(manifest.output, dataset)
     require_free(folder)
@@ -152,7 +118,7 @@ def _plan_dataset(
     existing = existing_predictions(folder) if before else {}
     # Object stores give times in whole seconds, where an equal time may be later.
     grain = 1 if file_system(folder).has_exact_times else 0
-    for path, who in has.items():
+    for path, who in found.has.items():
         if not who:
             plan.absent[path] = reasons.get(path, "is in no member's store yet; run 'hmsa-pipeline dump'")
             continue
@@ -169,40 +135,9 @@ def _plan_dataset(
             plan.partial[path] = names
     # For images beyond --limit the old record is kept.
     for path, names in known_partial.items():
-        if path not in has:
+        if path not in entries:
             plan.partial[path] = names
     return plan
-
-
-def _join_tables(dataset: str, stores: list[LogitStore], left_out: set[str]) -> dict[str, ImageEntry]:
-    """Return all members' images by path, sorted, without ``left_out``, which the dataset no longer holds.
-
-    Raises:
-        StoreError: two members saw different photographs under one name, or two images share a prediction's name.
-    """
-    first = stores[0]
-    entries: dict[str, ImageEntry] = {}
-    for store in stores:
-        if store.identity.classes != first.identity.classes:
-            raise StoreError(f"{store.path}: has other classes than {first.path}; only equal ones can be fused")
-        for entry in store.images:
-            if entry.path in left_out:
-                continue
-            known = entries.setdefault(entry.path, entry)
-            if None in (known.height, entry.height):
-                entries[entry.path] = entry if known.height is None else known
-            elif (known.bytes, known.height, known.width) != (entry.bytes, entry.height, entry.width):
-                raise StoreError(
-                    f"{dataset}: the members saw different photographs under one name (first: {entry.path}, "
-                    f"{known.height}x{known.width} and {entry.height}x{entry.width}); "
-                    "start the older store over with 'hmsa-pipeline dump --overwrite'"
-                )
-    stems: dict[str, str] = {}
-    for path in sorted(entries):
-        other = stems.setdefault(output_stem(path), path)
-        if other != path:
-            raise StoreError(f"{dataset}: {other} and {path} would write the same prediction; rename one of them")
-    return {path: entries[path] for path in sorted(entries)}
 
 
 def run_ensemble(

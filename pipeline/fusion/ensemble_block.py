@@ -110,13 +110,13 @@ class EnsembleBlock:
     def _try_twice(self, stores: list[LogitStore | None], task: FusionTask, report: ProgressReporter) -> None:
         with report.working_on(task.entry.path):
             try:
-                self._fuse_image(stores, task)
+                self.fuse_image(stores, task)
             except DiskError:
                 raise
             except StoreError:
-                self._fuse_image(stores, task)
+                self.fuse_image(stores, task)
 
-    def _fuse_image(self, stores: list[LogitStore | None], task: FusionTask) -> None:
+    def fuse_image(self, stores: list[LogitStore | None], task: FusionTask) -> None:
         """Fuse one image and write its two files."""
         entry = task.entry
         if entry.height is None or entry.width is None:

@@ -127,6 +127,31 @@ def fused_strips(
     Raises:
         StoreError: logits are missing or damaged.
     """
+    for rows, logits in member_strips(stores, image, read_all):
+        yield (
+            rows,
+            {
+                name: fuse_members([logits[i] for i in numbers], [members[i] for i in numbers], functions)
+                for name, numbers in combinations.items()
+            },
+        )
+
+
+def member_strips(
+    stores: Sequence[LogitStore], image: str, read_all: Callable[..., Iterable[Any]] = map
+) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Read an image's logits a few rows at a time: rows, and of each store logits (C, rows, W) float16.
+
+    They are views of memory that is used again for the next rows.
+
+    Args:
+        stores: of the members.
+        image: its path in the dataset.
+        read_all: `map`, or that of an executor, which reads the stores side by side.
+
+    Raises:
+        StoreError: logits are missing or damaged.
+    """
     indices = [store.index[image] for store in stores]
     rooms = [store.room_for_strip(index) for store, index in zip(stores, indices, strict=True)]
     step = max(1, CACHED_PIXELS // rooms[0].shape[2])
@@ -137,13 +162,7 @@ def fused_strips(
 
         strips = list(read_all(read, stores, indices, rooms))
         for y in range(0, stop - start, step):
-            fused = {
-                name: fuse_members(
-                    [strips[i][:, y : y + step] for i in numbers], [members[i] for i in numbers], functions
-                )
-                for name, numbers in combinations.items()
-            }
-            yield slice(start + y, min(start + y + step, stop)), fused
+            yield slice(start + y, min(start + y + step, stop)), [strip[:, y : y + step] for strip in strips]
 
 
 def predict_from_stores(
