@@ -8,6 +8,7 @@ probabilities would be softmaxed twice, and one that classifies masks (MaskForme
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,14 +19,22 @@ from ..errors import StoreError
 KINDS = ("logits", "probabilities", "scores")
 FLOOR = 1e-7
 """Smallest probability that is kept: its logarithm, -16.1, has three digits in float16."""
+_ROWS = 64
 _SUM_TOLERANCE = 0.02  # probabilities that went through float16 or 8 bits do not add up to one
 
 
 class MemberLogits(NamedTuple):
-    """``values`` (C, H, W) float32, and how many pixels no class had a score for, which became uniform."""
+    """Logits of an image.
+
+    Attributes:
+        values: (C, H, W) float32.
+        uniform: number of pixels that no class had a score for, and that became uniform.
+        other: mean share of the probability of channels that were not taken; None if all were.
+    """
 
     values: Tensor
     uniform: int
+    other: float | None = None
 
 
 def to_logits(values: Tensor, kind: str, channels: list[int] | None = None) -> MemberLogits:
@@ -41,8 +50,11 @@ def to_logits(values: Tensor, kind: str, channels: list[int] | None = None) -> M
     Raises:
         StoreError: probabilities or scores are negative or not finite, or probabilities do not add up to one.
     """
+    other = None
+    if channels is not None and len(channels) < len(values) and torch.isfinite(values).all():
+        other = round(share_of_others(values[None], kind, channels).mean().item(), 6)
     if kind == "logits":
-        return MemberLogits(values if channels is None else values[channels], 0)
+        return MemberLogits(values if channels is None else values[channels], 0, other)
     values = values.float()
     if not torch.isfinite(values).all():
         raise StoreError(f"not all {kind} are finite")
@@ -54,7 +66,24 @@ def to_logits(values: Tensor, kind: str, channels: list[int] | None = None) -> M
         if low < 1 - _SUM_TOLERANCE or high > 1 + _SUM_TOLERANCE:
             raise StoreError(f"probabilities that add up to {low:.3f} to {high:.3f} instead of 1; are they scores?")
     belief, empty = normalised(values if channels is None else values[channels])
-    return MemberLogits(belief.clamp(min=FLOOR).log(), int(empty.sum().item()))
+    return MemberLogits(belief.clamp(min=FLOOR).log(), int(empty.sum().item()), other)
+
+
+def share_of_others(values: Tensor, kind: str, used: Sequence[int]) -> Tensor:
+    """Compute the probability of all channels that are not used, (N, 1, H, W) float32; 0 where all scores are 0.
+
+    Args:
+        values: (N, K, H, W) of any floating dtype.
+        kind: one of `KINDS`.
+        used: channels.
+    """
+    strips = []
+    for rows in values.split(_ROWS, -2):  # in float32, all channels of all rows would need much memory
+        belief = rows.float()
+        belief = belief.softmax(1) if kind == "logits" else belief.clamp(min=0)
+        total = belief.sum(1, keepdim=True)
+        strips.append((total - belief[:, list(used)].sum(1, keepdim=True)) / total.clamp(min=FLOOR))
+    return torch.cat(strips, -2).clamp(0, 1)
 
 
 def normalised(scores: Tensor) -> tuple[Tensor, Tensor]:

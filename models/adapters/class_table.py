@@ -13,7 +13,7 @@ import yaml
 from torch import Tensor
 
 from ...errors import ManifestError, first_few, nearest
-from ..member_output import FLOOR
+from ..member_output import FLOOR, share_of_others
 from ..registry import CLASS_TABLES
 from .settings import OTHER, ClassChoice
 
@@ -70,6 +70,17 @@ class ClassTable:
         if kind == "logits":
             floor = torch.stack([part for part in parts if part is not None]).logsumexp(0) + torch.tensor(FLOOR).log()
         return torch.stack([floor if part is None else part for part in parts], dim=1)
+
+    def other_share(self, values: Tensor, kind: str) -> Tensor | None:
+        """Compute the probability of all channels that are none of our classes, (N, 1, h, w); None without any.
+
+        Args:
+            values: (N, K, h, w) of any floating dtype.
+            kind: as for `combine`.
+        """
+        if len(self.used) == len(self.names):
+            return None
+        return share_of_others(values, kind, self.used)
 
     def as_json(self, ours: Sequence[str]) -> dict[str, Any]:
         """Describe the table for a store: our classes with the network's, and those that became no class."""

@@ -36,6 +36,10 @@ class MemberNetwork(PlainNetwork):
         classes: which of its channels become our classes.
         view: what it sees of an image at a time; None for its own.
 
+    Attributes:
+        other: the mean share of the probability that the network gave to classes that it alone knows in the last
+            images of `predict`, a scalar; None if it has no such classes.
+
     Raises:
         ManifestError: the network cannot see images so.
     """
@@ -44,6 +48,8 @@ class MemberNetwork(PlainNetwork):
         super().__init__()
         self.body, self.classes = body, classes
         self.view = _checked_view(body, view)
+        self.other: Tensor | None = None
+        self._others: list[tuple[Tensor, int]] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute the body's output (N, K, h, w) of images (N, 3, H, W) float32, RGB, 0..1."""
@@ -68,6 +74,7 @@ class MemberNetwork(PlainNetwork):
         total = torch.zeros((), device=gather or images.device)
         sizes = check_scales(scales)
         base = self._at_length(pixels)
+        self._others.clear()
         for scale in sizes:
             scaled = scale_images(base, scale)
             for mirrored in (False, True) if flip else (False,):
@@ -76,6 +83,7 @@ class MemberNetwork(PlainNetwork):
                 if self.body.kind != "logits":
                     found = normalised(found)[0]
                 total = total + (found.flip(-1) if mirrored else found)
+        self.other = weighted_mean(self._others)
         mean = total / (len(sizes) * (2 if flip else 1))
         return mean if self.body.kind == "logits" else mean.clamp(min=FLOOR).log()
 
@@ -127,6 +135,9 @@ class MemberNetwork(PlainNetwork):
         with torch.autocast(pixels.device.type, half, enabled=half is not None):
             output = self(padded)
         kind = "logits" if self.body.kind == "logits" else "scores"
+        if (share := self.classes.other_share(output, kind)) is not None:
+            seen = resize(share, (down, right))[..., :height, :width]
+            self._others.append((seen.mean(), height * width))
         taken = self.classes.take(output).float()
         return self.classes.combine(resize(taken, (down, right))[..., :height, :width], kind)
 
@@ -148,6 +159,14 @@ def as_pixels(images: Tensor) -> Tensor:
     mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
     # Rounded to the 256 values that a pixel can have, which even bfloat16 still tells from one another.
     return (images.float() * std + mean).mul(255).round().clamp(0, 255) / 255
+
+
+def weighted_mean(parts: Sequence[tuple[Tensor, int]]) -> Tensor | None:
+    """Return the mean of scalars, each with the number of pixels that it stands for; None if there are none."""
+    if not parts:
+        return None
+    counts = sum(count for _, count in parts)
+    return torch.stack([value * (count / counts) for value, count in parts]).sum()
 
 
 def _padded(side: int, multiple: int) -> int:

@@ -44,8 +44,8 @@ def dump(
     plan, results = run_jobs(
         say, context, lambda where: plan_dump(manifest, where, limit=limit, overwrite=overwrite), run_dump
     )
-    if sum(bool(r.done or r.failed) for r in results) > 1:
-        say.lines(dump_table(results))
+    if len(worked := [result for result in results if not result.is_idle]) > 1:
+        say.lines(dump_table(worked))
     conclude_jobs(
         say,
         results,

@@ -72,12 +72,16 @@ def import_logits(
         say.line(f"{made} imported, {result.skipped} complete before, {len(result.failed)} failed")
     if result.uniform:
         say.line(f"{plural(result.uniform, 'pixel', 'pixels')} had no score for any class and became uniform")
+    other = sum(result.others.values()) / max(1, len(result.others))
+    if result.others:
+        say.line(f"{100 * other:.2f} % of the probability was of channels that were not taken")
     say.figures(
         {
             "done": result.done,
             "skipped": result.skipped,
             "failed": result.failed,
             "uniform_pixels": result.uniform,
+            "other": other if result.others else None,
         }
     )
     end_command(len(result.failed), interrupted=result.interrupted)

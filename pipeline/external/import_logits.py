@@ -19,10 +19,11 @@ from ... import __version__
 from ...datasets.layout.folder_layout import output_stem
 from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import ManifestError, StoreError, disk_error, nearest
-from ...models.member_output import KINDS, enlarge, reduction, to_logits
+from ...models.member_output import KINDS, MemberLogits, enlarge, reduction, to_logits
 from ..config.manifest import Manifest
 from ..inference.inputs import survey
 from ..runtime.progress import Progress
+from ..storage.other_shares import forget_other_shares, record_other_shares
 from ..storage.output_folder import store_path
 from ..storage.run_record import record_gone, record_run
 from ..storage.writer_lock import writer_lock
@@ -41,6 +42,7 @@ class ImportResult:
         failed: path -> reason.
         extra: number of files that belong to no photograph.
         uniform: pixels that no class had a score for, and that became uniform.
+        others: path -> share of the probability of channels that were not taken, where some were not.
         interrupted: images are left because the run was told to stop.
     """
 
@@ -49,6 +51,7 @@ class ImportResult:
     failed: dict[str, str] = field(default_factory=dict)
     extra: int = 0
     uniform: int = 0
+    others: dict[str, float] = field(default_factory=dict)
     interrupted: bool = False
 
 
@@ -156,6 +159,8 @@ def import_logits(
             # An empty store is started over, too: the first try may have had wrong channels.
             afresh = overwrite or not LogitStore.exists(path) or not any(LogitStore.open(path).complete())
             store = LogitStore.for_writing(path, identity, {"package_version": __version__}, overwrite=afresh)
+            if afresh:
+                forget_other_shares(path)
             store.register(photos)
             listed = store.index.keys() - present
             complete = store.complete()
@@ -165,6 +170,7 @@ def import_logits(
             with Progress(len(todo)) as progress:
                 progress.job(f"{dataset}/{model}", len(todo))
                 _fill(store, todo, folder, files, form, kind is not None, result, progress)
+            record_other_shares(path, result.others)
     except OSError as error:
         raise disk_error(path, error) from error
     record_gone(manifest.output, dataset, listed, present)
@@ -237,10 +243,12 @@ def _fill(
                     missing = folder / f"{output_stem(image.path)}_logits.npz"
                     raise StoreError(f"{missing}: there is no such file; make it and import again")
                 size = (image.height, image.width)
-                logits, uniform = _read(files[image.path], size, store.classes, form, sure)
+                logits, found = _read(files[image.path], size, store.classes, form, sure)
                 store.write(index, logits)
                 result.done += 1
-                result.uniform += uniform
+                result.uniform += found.uniform
+                if found.other is not None:
+                    result.others[image.path] = found.other
             except StoreError as error:
                 result.failed[image.path] = str(error)
             progress.advance()
@@ -250,8 +258,8 @@ def _fill(
 
 def _read(
     file: ForeignOutput, size: tuple[int | None, int | None], classes: int, form: _Form, sure: bool
-) -> tuple[np.ndarray, int]:
-    """Read logits (C, H, W) float16, and count uniform pixels; StoreError names a file that does not fit."""
+) -> tuple[np.ndarray, MemberLogits]:
+    """Read logits (C, H, W) float16, and what was found of them; StoreError names a file that does not fit."""
     values, path = file.read(), file.path
     if not values.is_floating_point():
         raise StoreError(
@@ -273,9 +281,10 @@ def _read(
     try:
         if form.step > 1:
             values = enlarge(values, (height, width))
-        logits, uniform = to_logits(values, form.kind, None if form.channels is None else list(form.channels))
+        found = to_logits(values, form.kind, None if form.channels is None else list(form.channels))
     except StoreError as error:
         raise StoreError(f"{path}: holds {error}") from error
+    logits = found.values
     if logits.dtype != torch.float16 and logits.abs().max() > _LARGEST:
         raise StoreError(f"{path}: holds logits beyond {_LARGEST:.0f}, the largest float16")
-    return np.ascontiguousarray(logits.half().numpy()), uniform
+    return np.ascontiguousarray(logits.half().numpy()), found

@@ -133,7 +133,7 @@ class ImageBlock:
     ) -> dict[str, str]:
         """Make the images until the run is told to stop; return path -> reason of those that failed."""
         budget = ByteBudget(WRITE_BYTES, MAX_WAITING)
-        writes: dict[Future[None], str] = {}
+        writes: dict[Future[dict[str, float]], str] = {}
         failed: dict[str, str] = {}
         same_errors: list[str] = []
         device, threads = torch.device(self.settings.device), self.settings.io_threads
@@ -141,11 +141,12 @@ class ImageBlock:
         folders = [] if self.prediction_target is None else [self.prediction_target.folder]
         folders += [one.logits_target.writer.path for one in self.members if one.logits_target is not None]
 
-        def collect(finished: Iterable[Future[None]]) -> None:
+        def collect(finished: Iterable[Future[dict[str, float]]]) -> None:
             for future in finished:
                 path = writes.pop(future)
                 try:
-                    future.result()
+                    if shares := future.result():
+                        result.others[path] = shares
                 except (LostLockError, DiskError):
                     raise
                 except StoreError as error:
@@ -159,10 +160,11 @@ class ImageBlock:
                 else:
                     report.image_done()
 
-        def write(path: str, computed: ComputedImage, size: int) -> None:
+        def write(path: str, computed: ComputedImage, size: int) -> dict[str, float]:
             try:
                 with report.working_on(path):
                     self._write(path, computed)
+                return {name: round(share.item(), 6) for name, share in computed.others.items()}
             finally:
                 budget.release(size)
 

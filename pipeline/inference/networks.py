@@ -88,11 +88,14 @@ class ComputedImage:
         logits: member -> its logits (C, H, W) float16, where they are missing.
         prediction: class map (H, W) uint8 and confidence (H, W) float32, if they are missing.
         fallbacks: member -> how its logits were computed if the device's memory was too small at first.
+        others: member -> share of the probability that it gave to classes that are not among ours, a scalar on any
+            device, if it knows such classes.
     """
 
     logits: Mapping[str, Fetch]
     prediction: tuple[Fetch, Fetch] | None
     fallbacks: Mapping[str, str]
+    others: Mapping[str, Tensor]
 
 
 class Networks:
@@ -189,6 +192,7 @@ class Networks:
     def _image_through_all(self, image: Tensor, missing: set[str | None]) -> ComputedImage:
         kept: dict[str, Fetch] = {}
         fallbacks: dict[str, str] = {}
+        others: dict[str, Tensor] = {}
 
         def logits(members: Sequence[Member]) -> Iterator[Tensor]:
             """Yield each member's logits (C, H, W) float16, and start the copy of those that are kept."""
@@ -196,6 +200,8 @@ class Networks:
                 found, fallback = self._run(member, image)
                 if fallback is not None:
                     fallbacks[member.name] = fallback
+                if (other := self._predictors[member.name].take_other()) is not None:
+                    others[member.name] = other
                 if member.name in missing:
                     kept[member.name] = self._host_copy.start(found)
                 yield found
@@ -203,7 +209,7 @@ class Networks:
         prediction = self._fused(logits(self._voting)) if None in missing else None
         for _ in logits([member for member in self._members if member.name in missing - kept.keys()]):
             pass
-        return ComputedImage(kept, prediction, fallbacks)
+        return ComputedImage(kept, prediction, fallbacks, others)
 
     def _network_by_network(
         self, images: Sequence[tuple[ImageEntry, Tensor]], missing: Missing
@@ -211,6 +217,7 @@ class Networks:
         """Run each network on all images before the next network, then fuse."""
         waiting: dict[str, dict[str, Fetch]] = {entry.path: {} for entry, _ in images}
         fallbacks: dict[str, dict[str, str]] = {entry.path: {} for entry, _ in images}
+        others: dict[str, dict[str, Tensor]] = {entry.path: {} for entry, _ in images}
         failed: dict[str, FailedImage] = {}
         for member in self._members:
             name = member.name
@@ -226,6 +233,8 @@ class Networks:
                     continue
                 if fallback is not None:
                     fallbacks[entry.path][name] = fallback
+                if (other := self._predictors[name].take_other()) is not None:
+                    others[entry.path][name] = other
         for entry, _ in images:
             path = entry.path
             if path in failed:
@@ -236,7 +245,7 @@ class Networks:
             try:
                 prediction = self._fused(voting) if None in missing[path] else None
                 kept = {name: fetch for name, fetch in fetches.items() if name in missing[path]}
-                yield entry, ComputedImage(kept, prediction, fallbacks[path])
+                yield entry, ComputedImage(kept, prediction, fallbacks[path], others[path])
             except (RuntimeError, MemoryError) as error:
                 yield entry, _failed(entry, error)
 

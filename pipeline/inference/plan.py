@@ -17,6 +17,7 @@ from ..config.manifest import Manifest
 from ..config.member import Member
 from ..config.member_inference import InferenceOptions
 from ..storage.filesystem import is_remote, make_folder, remove, write_bytes
+from ..storage.other_shares import forget_other_shares
 from ..storage.output_folder import store_path
 from ..storage.writer_lock import require_free, writer_lock
 from ..store.identity import StoreIdentity
@@ -70,6 +71,7 @@ class StorePlan(JobPlan):
         try:
             with writer_lock(self.store):
                 LogitStore.set_aside(self.store)
+                forget_other_shares(self.store)
         except OSError as error:
             raise disk_error(self.store, error) from error
 
@@ -210,9 +212,18 @@ class InferenceResult(JobResult):
     settings: InferenceSettings
     images: int | None = None
 
+    @property
+    def other(self) -> dict[str, float]:
+        """Mean share over the images of the probability that each member gave to classes that are not among ours."""
+        shares: dict[str, list[float]] = {}
+        for of_members in self.others.values():
+            for name, share in of_members.items():
+                shares.setdefault(name, []).append(share)
+        return {name: sum(found) / len(found) for name, found in shares.items()}
+
     def as_json(self) -> dict[str, Any]:
         """Return the counts for ``--json``."""
-        names = ("done", "skipped", "failed", "fallbacks", "problem", "seconds", "times")
+        names = ("done", "skipped", "failed", "fallbacks", "other", "problem", "seconds", "times")
         subject = "dataset" if self.images is None else "job"
         return {subject: self.name, **{name: getattr(self, name) for name in names}}
 

@@ -108,6 +108,8 @@ class PredictJob(PredictionJob):
     def result(self, summary: JobSummary) -> InferenceResult:
         """Make the dataset's result."""
         plan = self._plan
+        for store in self._stores.values():
+            store.keep_others(summary.others)
         return InferenceResult(
             name=plan.dataset,
             dataset=plan.dataset,

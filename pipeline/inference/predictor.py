@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ...datasets.decode.tensors import normalise
 from ...datasets.taxonomy import NUM_CLASSES
+from ...errors import first_few
+from ...models.adapters.network import MemberNetwork, weighted_mean
 from ...models.hmsa import OCRNet, scale_images
 from ...models.hrnet import resize
 from ...models.plain import PlainNetwork
@@ -89,6 +91,10 @@ def usable_members(
     usable, lines = [], dict.fromkeys(usable_options(options, device)[1])
     if all(member.inference is not None for member in members):
         lines.clear()
+    without = [member.name for member in members if member.arch in ADAPTERS]
+    if options.cuda_graphs and device.type == "cuda" and without:
+        names = first_few(without, len(without))
+        lines[f"cuda_graphs: networks of other libraries run without them ({names})"] = None
     for member in members:
         if member.inference is not None:
             used, notes = usable_options(member.options(options), device)
@@ -125,6 +131,7 @@ class Predictor:
         self._device, self._options, self.member = device, options, member
         self._dtype = AUTOCAST.get(options.precision, torch.float32)
         self._notes: list[str] = []
+        self._others: list[tuple[Tensor, int]] = []
         # Nobody knows whether another library's network waits for the device, which no graph may.
         graphs = options.cuda_graphs and member.arch not in ADAPTERS
         self._graphs = GraphForward(self._at_once, self._note) if graphs else None
@@ -158,6 +165,10 @@ class Predictor:
         taken, self._notes = self._notes, []
         return taken
 
+    def take_other(self) -> Tensor | None:
+        """Return of the last image the probability of all classes that are not among ours, see `MemberNetwork`."""
+        return weighted_mean(self._others)
+
     def _note(self, line: str) -> None:
         if line not in self._notes:
             self._notes.append(line)
@@ -189,14 +200,17 @@ class Predictor:
             return logits, None
         cpu = torch.device("cpu")
         if self._options.tile is None:
+            self._others.clear()
             return self.compute(image, cpu).to(torch.float16), SCALE_BY_SCALE
         if (logits := self._try(image, cpu)) is not None:
             return logits, SCALE_BY_SCALE
+        self._others.clear()
         logits = compute_in_tiles(lambda part: self.compute(part, cpu), image, self._options.tile)
         return logits.to(torch.float16), IN_TILES
 
     def _try(self, image: Tensor, gather: torch.device | None) -> Tensor | None:
         """Return logits (19, H, W) float16; None if the memory is too small for them."""
+        self._others.clear()
         try:
             # Rounded here, because that takes memory, too.
             return self.compute(image, gather).to(torch.float16)
@@ -246,6 +260,8 @@ class Predictor:
         if sample.flip:
             seen = seen.flip(-1)
         logits = self.model.predict(seen, self._options.scales, flip=self._options.flip, gather=gather)
+        if isinstance(self.model, MemberNetwork) and self.model.other is not None:
+            self._others.append((self.model.other, size[0] * size[1]))
         return resize(logits.flip(-1) if sample.flip else logits, size)[0]
 
     def _stop_compiling(self, error: Exception) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from ... import __version__
 from ...errors import disk_error
 from ..storage.filesystem import remove_partials
+from ..storage.other_shares import record_other_shares
 from ..storage.writer_lock import writer_lock
 from ..store.logit_store import LogitStore
 from ..workers.jobs import JobImage, JobSummary
@@ -77,8 +78,14 @@ class StoreJob:
     def close(self) -> None:
         self._held.close()
 
+    def keep_others(self, others: Mapping[str, Mapping[str, float]]) -> None:
+        """Record the shares of other classes of this member, of images -> members -> shares."""
+        name = self._plan.member.name
+        record_other_shares(self._plan.store, {path: one[name] for path, one in others.items() if name in one})
+
     def result(self, summary: JobSummary) -> InferenceResult:
         """Make the store's result."""
+        self.keep_others(summary.others)
         left = set(self.incomplete(self._todo)) if self._store is not None else set()
         return InferenceResult(
             name=self.name,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..config.manifest import Manifest
 from ..config.member import Member
 from ..fusion.member_stores import open_store, voting_members
+from ..storage.other_shares import other_shares
 from ..storage.output_folder import store_path
 from ..store.identity import StoreIdentity
 from ..store.logit_store import LogitStore
@@ -22,13 +23,14 @@ def member_table(manifest: Manifest) -> list[dict[str, str]]:
     rows = []
     for member in voting_members(manifest):
         paths = [store_path(manifest.output, dataset.name, member.name) for dataset in manifest.datasets]
-        path = next((path for path in paths if LogitStore.exists(path)), None)
-        if path is not None:
-            rows.append(_row(member, open_store(path).identity))
+        stores = [path for path in paths if LogitStore.exists(path)]
+        if stores:
+            shares = [share for path in stores for share in other_shares(path).values()]
+            rows.append(_row(member, open_store(stores[0]).identity, shares))
     return rows
 
 
-def _row(member: Member, identity: StoreIdentity) -> dict[str, str]:
+def _row(member: Member, identity: StoreIdentity, shares: Sequence[float]) -> dict[str, str]:
     said = identity.preprocessing or {}
     kind = (identity.source or {}).get("kind") or said.get("kind") or "logits"
     without = [name for name, found in (said.get("classes") or {}).items() if not found]
@@ -40,6 +42,7 @@ def _row(member: Member, identity: StoreIdentity) -> dict[str, str]:
         "precision": identity.precision or "-",
         "output": str(kind),
         "without": ", ".join(without) or "-",
+        "other": f"{100 * sum(shares) / len(shares):.2f} %" if shares else "-",
         "weight": f"{member.weight:g}",
         "temperature": f"{member.temperature:.4g}",
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from .filesystem import is_remote
 
 _LOGITS, _PREDICTIONS, _PHOTOGRAPHS, _DAMAGED = "logits", "predictions", "photographs", "damaged"
+_OTHER = "other"
 
 
 def store_path(output: Path, dataset: str, model: str) -> Path:
@@ -48,6 +49,15 @@ def image_sizes_path(predictions: Path) -> Path:
         predictions: the folder of the dataset's predictions.
     """
     return predictions.parent.parent / _PHOTOGRAPHS / f"{predictions.name}.json"
+
+
+def other_shares_path(store: Path) -> Path:
+    """Return the file with the share of probability of each image that a store's member gave to other classes.
+
+    Args:
+        store: its folder.
+    """
+    return store.parents[2] / _OTHER / store.parent.name / f"{store.name.removesuffix('.zarr')}.json"
 
 
 def own_folders(output: Path) -> list[Path]:

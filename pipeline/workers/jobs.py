@@ -24,7 +24,7 @@ class JobSummary:
 
     Attributes:
         done: number of images made in this run.
-        failed, fallbacks, times: those of its blocks, see `BlockResult`.
+        failed, fallbacks, others, times: those of its blocks, see `BlockResult`.
         problem: why the job could not be done at all; None if it could.
         interrupted: images are left because the run was told to stop.
         seconds: from the opening of the job to its end.
@@ -34,6 +34,7 @@ class JobSummary:
     done: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
+    others: dict[str, dict[str, float]] = field(default_factory=dict)
     problem: str | None = None
     interrupted: bool = False
     seconds: float = 0.0

@@ -21,6 +21,8 @@ class BlockResult:
         failed: path -> reason.
         left: paths that were not tried, because the worker was told to stop or could not continue.
         fallbacks: path -> how an image was computed that could not be computed as planned.
+        others: path -> member -> share of the probability that it gave to classes that are not among ours, if there
+            are such classes.
         problem: why the whole job cannot be done here (its store is in use, its lock is lost); None if it can.
         network_problem: why no job with the same networks can be done; None if they can.
         disk_problem: why nothing more can be written; None if it can.
@@ -32,6 +34,7 @@ class BlockResult:
     failed: dict[str, str] = field(default_factory=dict)
     left: tuple[str, ...] = ()
     fallbacks: dict[str, str] = field(default_factory=dict)
+    others: dict[str, dict[str, float]] = field(default_factory=dict)
     problem: str | None = None
     network_problem: str | None = None
     disk_problem: str | None = None

@@ -260,6 +260,7 @@ class _Scheduler:
         summary.done += len(finished) - sum(image.path in result.failed for image in finished)
         summary.failed |= result.failed
         summary.fallbacks |= result.fallbacks
+        summary.others |= result.others
         for line in result.notes:
             if line not in self._noted:
                 self._noted.add(line)

@@ -102,6 +102,16 @@ def test_a_deleted_shard_is_made_again_and_nothing_else(full: Bench) -> None:
     assert files(full.logits) == before
 
 
+def test_the_table_of_jobs_leaves_out_those_that_had_nothing_to_do(full: Bench) -> None:
+    full.shard("street", "bee", "night/d.png").unlink()
+    assert "images/s" not in full.run("dump").out  # one job says it all itself
+    full.shard("street", "bee", "night/d.png").unlink()
+    full.shard("garden", "cat", "flower.png").unlink()
+    lines = full.run("dump").out.splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("job "))
+    assert [line.split()[0] for line in lines[head + 1 : -2]] == ["street/bee", "garden/cat"]
+
+
 def test_limit_models_and_datasets_choose_what_is_dumped(empty: Bench) -> None:
     result = empty.run("dump", "--models", "cat, ant", "--datasets", "street", "--limit", "3")
     assert "6 images dumped, 0 complete before, 0 failed" in result.out
@@ -117,6 +127,7 @@ def test_figures_are_all_that_standard_output_holds(empty: Bench) -> None:
     first, second = result.figures
     assert first.pop("seconds") > 0
     times = first.pop("times")
+    assert first.pop("other") == {}
     assert list(times) == ["read", "forward", "write"]
     assert times["forward"] > 0
     assert first == {"job": "street/ant", "done": 4, "skipped": 0, "failed": {}, "fallbacks": {}, "problem": None}

@@ -61,6 +61,23 @@ def test_what_was_made_elsewhere_is_stored_bit_by_bit(bench: Bench) -> None:
     assert said["source"] == {"folder": str(bench.root / "elsewhere"), "channels": None, "kind": "logits"}
 
 
+@pytest.mark.parametrize("kind", ["logits", "scores"])
+def test_the_probability_of_channels_that_are_not_taken_is_recorded(bench: Bench, kind: str) -> None:
+    belief = {image: softmax(made(image, 31).astype(np.float64), 0) for image in SIZES}
+    for image in SIZES:
+        write(
+            bench.root / "many", image, made(image, 31) if kind == "logits" else 3 * belief[image].astype(np.float32)
+        )
+    assert fill(bench, "--channels", "5-23", "--kind", kind, "--limit", "1", folder="many").code == 0
+    done = fill(bench, "--channels", "5-23", "--kind", kind, "--json", "-", folder="many")
+    lost = {image: float(1 - one[5:24].sum(0).mean()) for image, one in belief.items()}
+    recorded = json.loads((bench.output / "other/street/dog.json").read_text())
+    assert recorded == pytest.approx(lost, abs=2e-6)
+    assert done.figures["other"] == pytest.approx(np.mean(list(lost.values())[1:]), abs=2e-6)
+    assert fill(bench, "--overwrite").code == 0
+    assert not (bench.output / "other/street/dog.json").exists()
+
+
 def test_again_it_does_nothing_and_a_lost_shard_is_made_again(bench: Bench) -> None:
     fill(bench)
     before = files(bench.logits)
@@ -76,7 +93,7 @@ def test_again_it_does_nothing_and_a_lost_shard_is_made_again(bench: Bench) -> N
 
 def test_limit_and_figures(bench: Bench) -> None:
     result = fill(bench, "--limit", "3", "--json", "-")
-    assert result.figures == {"done": 3, "skipped": 0, "failed": {}, "uniform_pixels": 0}
+    assert result.figures == {"done": 3, "skipped": 0, "failed": {}, "uniform_pixels": 0, "other": None}
     assert len(attributes(bench.store("street", "dog"))["images"]) == 4
 
 

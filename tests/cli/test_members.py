@@ -17,6 +17,7 @@ from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.models.adapters.load import load_member
 from hmsa_pipeline.models.adapters.settings import AdapterSettings
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
+from torch.nn import functional
 
 from ..models.adapters.tiny import hf, save
 from .bench import Bench, attributes, run
@@ -102,6 +103,49 @@ def test_the_sha256_of_a_folder_is_that_of_the_list_of_its_files(bench: Bench) -
     assert "its sha256 is that of the manifest" in checked.out
     edit(folder / "preprocessor_config.json", rescale_factor=0.5)
     assert "its sha256 is" in bench.run("dump").refusal()
+
+
+OTHERS = {"classes": [*CLASS_NAMES[:11], *["other"] * 8]}
+
+
+def test_what_became_no_class_is_recorded_image_by_image_and_shown(bench: Bench) -> None:
+    changed(bench, **OTHERS)
+    assert bench.run("dump", "--limit", "1").code == 0
+    said = bench.run("dump")
+    shares = json.loads((bench.output / "other/garden/segformer.json").read_text())
+    network = load_member(AdapterSettings("transformers", bench.root / "segformer", CLASS_NAMES))
+    for image in ("a.png", "b.png"):  # the second run keeps what the first one found
+        pixels = decode_image(bench.root / "photos/garden" / image)[None] / 255
+        height, width = pixels.shape[-2:]
+        padded = functional.pad(pixels, (0, 96 - width, 0, 64 - height), mode="replicate")
+        with torch.no_grad():
+            small = network.body(padded).softmax(1)[:, 11:].sum(1, keepdim=True)
+        share = functional.interpolate(small, (64, 96), mode="bilinear")[..., :height, :width].mean().item()
+        assert shares[image] == pytest.approx(share, abs=2e-6)
+    assert f"; probability of other classes: segformer {100 * shares['b.png']:.2f} %" in said.out
+    assert bench.run("ensemble").code == 0
+    assert bench.run("report", "--write", str(bench.root / "report")).code == 0
+    (row,) = json.loads((bench.root / "report/report.json").read_text())["members"]
+    assert row["other"] == f"{50 * (shares['a.png'] + shares['b.png']):.2f} %"
+    assert f"<td>{row['other']}</td>" in (bench.root / "report/index.html").read_text()
+    changed(bench, classes=[*CLASS_NAMES[:5], *["other"] * 14])
+    assert bench.run("dump", "--overwrite", "--limit", "1").code == 0
+    (again,) = json.loads((bench.output / "other/garden/segformer.json").read_text()).values()
+    assert again > shares["a.png"]
+    assert changed(bench, classes=None).run("dump", "--overwrite").code == 0
+    assert not (bench.output / "other/garden/segformer.json").exists()
+
+
+def test_predict_records_what_became_no_class_of_the_members_that_it_keeps(bench: Bench) -> None:
+    bench.tree["models"][0] |= OTHERS
+    bench.save()
+    assert bench.run("dump", "--models", "segformer").code == 0
+    wanted = (bench.output / "other/garden/segformer.json").read_bytes()
+    other = bench.root / "other-run"
+    said = bench.run("predict", "--keep", "segformer", "--output", str(other), "--json", "-")
+    assert (other / "other/garden/segformer.json").read_bytes() == wanted
+    assert list(said.figures[0]["other"]) == ["segformer"]
+    assert not (other / "other/garden/mask2former.json").exists()
 
 
 def smp_folder(bench: Bench) -> None:

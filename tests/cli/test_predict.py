@@ -281,6 +281,7 @@ def test_figures_and_a_dry_run(empty: Bench) -> None:
     first, second = empty.run("predict", "--json", "-").figures
     assert first.pop("seconds") > 0
     assert set(first.pop("times")) == {"read", "forward", "write"}
+    assert first.pop("other") == {}
     assert first == {"dataset": "street", "done": 4, "skipped": 0, "failed": {}, "fallbacks": {}, "problem": None}
     assert second["done"] == 2
     assert record(empty)["street"]["done"] == 4

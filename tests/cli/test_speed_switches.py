@@ -10,7 +10,7 @@ import torch
 from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
 from hmsa_pipeline.pipeline.config.member_inference import InferenceOptions
 from hmsa_pipeline.pipeline.inference.member_check import identities_of
-from hmsa_pipeline.pipeline.inference.predictor import WITHOUT_COMPILE, Predictor, usable_options
+from hmsa_pipeline.pipeline.inference.predictor import WITHOUT_COMPILE, Predictor, usable_members, usable_options
 from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.workers.protocol import BlockResult
 from torch import Tensor
@@ -42,6 +42,18 @@ def test_a_gpu_gets_what_the_manifest_says_and_a_cpu_does_not() -> None:
     assert usable_options(inference, torch.device("cuda")) == (inference, [])
     here, _ = usable_options(inference, torch.device("cpu"))
     assert (here.cuda_graphs, here.compile) == (False, "off")
+
+
+def test_a_gpu_is_told_which_members_run_without_graphs(fresh: Bench) -> None:
+    ours = load_manifest(fresh.manifest).member("ant")
+    theirs = ours.model_copy(update={"name": "segformer", "arch": "transformers"})
+    inference, gpu = InferenceOptions(cuda_graphs=True, precision="fp32"), torch.device("cuda")
+    assert usable_members([ours, theirs], inference, gpu)[1] == [
+        "cuda_graphs: networks of other libraries run without them (segformer)"
+    ]
+    assert usable_members([ours], inference, gpu)[1] == []
+    assert usable_members([theirs], InferenceOptions(precision="fp32"), gpu)[1] == []
+    assert usable_members([ours, theirs], inference, torch.device("cpu"))[1] == SAID[:1]
 
 
 def test_a_dump_on_a_cpu_says_so_and_makes_the_same_bytes(empty: Bench, finished: Bench) -> None:

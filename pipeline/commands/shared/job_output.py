@@ -81,9 +81,10 @@ def _print_job(say: Output, result: InferenceResult) -> None:
         what = plural(uncompiled, "image was", "images were")
         print(f"{name}: {what} made {WITHOUT_COMPILE}; run.json lists them", file=sys.stderr)
     if result.done or result.failed:
+        other = ", ".join(f"{member} {100 * share:.2f} %" for member, share in result.other.items())
         say.line(
             f"{name}: {result.done} done, {result.skipped} complete before, {len(result.failed)} failed, "
-            f"{result.seconds:.1f} s"
+            f"{result.seconds:.1f} s" + (f"; probability of other classes: {other}" if other else "")
         )
 
 

@@ -112,6 +112,48 @@ def test_probabilities_of_several_classes_add_up_and_others_are_lost(kind: str) 
     assert 0 < found[:, 2].max() < 3e-7
 
 
+@pytest.mark.parametrize("kind", ["logits", "scores"])
+@pytest.mark.parametrize("view", [View(), View((16, 24), (12, 16))])
+def test_the_probability_that_is_lost_is_told(kind: str, view: View) -> None:
+    pixels = picture(40, 56)
+    network = member(Fake(kind), table([3], [0], []), view)
+    network.predict(tensors.normalise(pixels), [1.0, 2.0], flip=True)
+    seen = pixels.float() / 255
+    twice = functional.interpolate(seen, scale_factor=2, mode="bilinear") * 255
+    shares = [raw(one).softmax(1)[:, 1:3].sum(1) for one in (pixels, twice)]
+    if view.window is None:
+        wanted = (shares[0].sum() + shares[1].sum()) / (5 * 40 * 56)
+        assert network.other is not None
+        torch.testing.assert_close(network.other, wanted)
+    else:  # pixels that several windows see count more often
+        assert network.other is not None
+        low, high = (min(one.min() for one in shares), max(one.max() for one in shares))
+        assert low < network.other < high
+        assert abs(network.other - shares[0].mean()) < 0.05
+    network.predict(tensors.normalise(torch.zeros_like(pixels)), [1.0])
+    torch.testing.assert_close(network.other, raw(torch.zeros(1, 3, 1, 1)).softmax(1)[:, 1:3].sum())
+
+
+def test_padding_is_none_of_the_probability_that_is_lost_and_no_class_no_share() -> None:
+    body = Fake(sizes=Sizes(8, fixed=(32, 32)))
+    network = member(body, table([0], [1], [3]))
+    pixels = torch.full((1, 3, 20, 30), 255, dtype=torch.uint8)
+    pixels[..., :19, :29] = 0
+    network.predict(tensors.normalise(pixels), [1.0])
+    torch.testing.assert_close(network.other, raw(pixels).softmax(1)[:, 2].mean())
+    whole = member(Fake(), table([0, 3], [1], [2]))
+    whole.predict(tensors.normalise(pixels), [1.0])
+    assert whole.other is None
+
+
+def test_scores_of_nothing_are_lost_to_no_class() -> None:
+    body = Fake("scores")
+    body.forward = lambda pixels: pixels.new_zeros(1, 4, *pixels.shape[-2:])
+    network = member(body)
+    network.predict(tensors.normalise(picture(8, 8)), [1.0])
+    assert network.other == 0
+
+
 def test_windows_are_blended_as_probabilities_with_weights_that_fade() -> None:
     pixels, window, stride = picture(40, 56), (16, 24), (12, 16)
     body = Fake(blind=False)
