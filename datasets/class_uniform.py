@@ -13,25 +13,22 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DatasetError, cannot_read, disk_error
+from ..errors import disk_error
 from ..files import write_bytes
 from .decode.image_header import read_size
+from .labels.mask_reader import MaskReader, file_bytes
 from .layout.folder_layout import located
-from .layout.image_mask_pairs import ImageMaskPair, panoptic_json
+from .layout.image_mask_pairs import ImageMaskPair
 from .parallel import map_files
 from .taxonomy import NUM_CLASSES
-
-if TYPE_CHECKING:
-    from .labels.label_reader import LabelReader
 
 # Raised whenever the same masks would give other centroids than before: older caches are then not found.
 _VERSION = 1
@@ -95,7 +92,7 @@ def tile_centroids(labels: NDArray[np.uint8], tile: int, num_classes: int = NUM_
 
 
 def build_index(
-    reader: LabelReader,
+    reader: MaskReader,
     pairs: Sequence[ImageMaskPair],
     tile: int,
     *,
@@ -141,7 +138,7 @@ def build_index(
 
 
 def without_labels(
-    reader: LabelReader, pairs: Sequence[ImageMaskPair], index: CentroidIndex, processes: int | None = None
+    reader: MaskReader, pairs: Sequence[ImageMaskPair], index: CentroidIndex, processes: int | None = None
 ) -> list[ImageMaskPair]:
     """The pairs whose masks label nothing, of all pixels.
 
@@ -160,45 +157,70 @@ def without_labels(
     return [pair for pair, something in zip(doubtful, labelled, strict=True) if not something]
 
 
+@dataclass(frozen=True, eq=False)
+class EpochSource:
+    """Images that an epoch draws from.
+
+    Attributes:
+        images: how many there are.
+        index: where the classes are in them; None to draw images only.
+        share: weight of these images among those drawn at random, against the other sources' shares.
+        boost: class -> how often each of its places counts; None for all classes, once.
+        is_active: False if nothing is drawn from here; the images keep their numbers.
+    """
+
+    images: int
+    index: CentroidIndex | None = None
+    share: float = 1.0
+    boost: Mapping[int, int] | None = None
+    is_active: bool = True
+
+
 def plan_epoch(
-    num_images: int,
-    index: CentroidIndex | None,
-    share: float,
-    rng: np.random.RandomState,
+    length: int, sources: Sequence[EpochSource], class_uniform: float, rng: np.random.RandomState
 ) -> NDArray[np.int64]:
     """Plan an epoch: whole images at random, then for each class crops around its centroids.
 
-    Every class gets ``int(num_images * share / 19)`` entries, and all that is left goes to images at
-    random. What classes without any centroid would get is dealt out to the others in the order of their ids, as
-    evenly as it goes. Within each part no entry comes twice before all have come once.
+    Every class gets ``int(length * class_uniform / 19)`` entries, and all that is left goes to images at random,
+    divided between the sources by their shares. The places of a class are those of all sources together. What classes
+    without any centroid would get is dealt out to the others in the order of their ids, as evenly as it goes. Within
+    each source's images and each class' places no entry comes twice before all have come once.
 
     Args:
-        num_images: images in the dataset, and entries in the epoch.
-        index: where the classes are; None for images at random alone.
-        share: of the epoch that is spread evenly over the classes, 0 to 1.
-        rng: shuffles the images, then the centroids of each class; the same state gives the same epoch.
+        length: entries in the epoch.
+        sources: what is drawn from; one that is active at least has a share.
+        class_uniform: share of the epoch that is spread evenly over the classes, 0 to 1.
+        rng: shuffles the images of each source, then the places of each class; the same state gives the same epoch.
 
     Returns:
-        (num_images, 4) int64: image, class, x, y; the last three are -1 where there is no centroid. The entries
-        are in the order in which they were drawn: they are to be shuffled, or dealt to several ranks, elsewhere.
+        (length, 4) int64: image, class, x, y; the last three are -1 where there is no centroid. Images are numbered
+        through all sources. The entries are in the order in which they were drawn: they are to be shuffled, or dealt
+        to several ranks, elsewhere.
 
     Raises:
-        ValueError: a share outside 0..1, or an index that names other images.
+        ValueError: a share outside 0..1, an index that names other images, or no source with a share.
     """
-    if not 0 <= share <= 1:
-        raise ValueError(f"a share of {share} is not within 0..1")
-    # An old cache would lead to images that are not there; the loader's error would come an hour later.
-    if index is not None and len(index.centroids) and index.centroids[:, 0].max() >= num_images:
-        raise ValueError(f"the index names image {index.centroids[:, 0].max()} of {num_images}")
-    centroids = np.empty((0, 4), dtype=np.int32) if index is None else index.centroids
-    by_class = [centroids[centroids[:, 1] == label] for label in range(NUM_CLASSES)]
+    if not 0 <= class_uniform <= 1:
+        raise ValueError(f"a share of {class_uniform} is not within 0..1")
+    active: list[tuple[int, EpochSource]] = []
+    start = 0
+    for source in sources:
+        _check_index(source)
+        if source.is_active:
+            active.append((start, source))
+        start += source.images
+    by_class = [np.concatenate(parts) for parts in zip(*(_places(*one) for one in active), strict=True)]
     present = [label for label in range(NUM_CLASSES) if len(by_class[label])]
-    uniform = int(num_images * share / NUM_CLASSES) * NUM_CLASSES if present else 0
-    images = np.arange(num_images)
-    rng.shuffle(images)
-    plan = np.full((num_images, 4), -1, dtype=np.int64)
-    place = num_images - uniform
-    plan[:place, 0] = images[:place]
+    uniform = int(length * class_uniform / NUM_CLASSES) * NUM_CLASSES if present else 0
+    plan = np.full((length, 4), -1, dtype=np.int64)
+    place = 0
+    for (first, source), count in zip(
+        active, _dealt(length - uniform, [one.share for _, one in active]), strict=True
+    ):
+        images = np.arange(source.images)
+        rng.shuffle(images)
+        plan[place : place + count, 0] = first + np.resize(images, count)
+        place += count
     for turn, label in enumerate(present):
         count = uniform // len(present) + (turn < uniform % len(present))
         order = np.arange(len(by_class[label]))
@@ -208,39 +230,56 @@ def plan_epoch(
     return plan
 
 
-def _centroids_of(reader: LabelReader, tile: int, pair: ImageMaskPair) -> NDArray[np.int32]:
+def _check_index(source: EpochSource) -> None:
+    # An old cache would lead to images that are not there; the loader's error would come an hour later.
+    if source.index is not None and len(source.index.centroids):
+        last = source.index.centroids[:, 0].max()
+        if last >= source.images:
+            raise ValueError(f"the index names image {last} of {source.images}")
+
+
+def _places(first: int, source: EpochSource) -> list[NDArray[np.int64]]:
+    """The entries of each class in a source whose first image has the number ``first``."""
+    centroids = np.empty((0, 4), np.int64) if source.index is None else source.index.centroids.astype(np.int64)
+    centroids = centroids + np.array([first, 0, 0, 0])
+    times = dict.fromkeys(range(NUM_CLASSES), 1) if source.boost is None else source.boost
+    return [np.tile(centroids[centroids[:, 1] == label], (times.get(label, 0), 1)) for label in range(NUM_CLASSES)]
+
+
+def _dealt(total: int, shares: Sequence[float]) -> list[int]:
+    """Divide a number by shares, as whole numbers; the largest remainders, the first of equals, get what is left."""
+    if not sum(shares) > 0:
+        raise ValueError("no source has a share")
+    exact = [total * share / sum(shares) for share in shares]
+    counts = [int(one) for one in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: total - sum(counts)]:
+        counts[i] += 1
+    return counts
+
+
+def _centroids_of(reader: MaskReader, tile: int, pair: ImageMaskPair) -> NDArray[np.int32]:
     return tile_centroids(_labels_of(reader, pair), tile)
 
 
-def _labels_something(reader: LabelReader, pair: ImageMaskPair) -> bool:
+def _labels_something(reader: MaskReader, pair: ImageMaskPair) -> bool:
     return bool((_labels_of(reader, pair) < NUM_CLASSES).any())
 
 
-def _labels_of(reader: LabelReader, pair: ImageMaskPair) -> NDArray[np.uint8]:
+def _labels_of(reader: MaskReader, pair: ImageMaskPair) -> NDArray[np.uint8]:
     # The picture's size decides where a mask that is of another size belongs.
     return reader.read(pair, read_size(located(reader.root, pair.image)))
 
 
-def _fingerprint(reader: LabelReader, pairs: Sequence[ImageMaskPair], tile: int) -> str:
-    # What the colours of panoptic masks mean stands in files of their own.
-    beside = sorted({panoptic_json(pair.mask) for pair in pairs if pair.encoding == "panoptic"})
+def _fingerprint(reader: MaskReader, pairs: Sequence[ImageMaskPair], tile: int) -> str:
     content = {
         "version": _VERSION,
         "tile": tile,
         "num_classes": NUM_CLASSES,
-        "labels": sorted((reader.source.labels or {}).items()),
-        "resize_masks": reader.source.resize_masks,
-        "beside": [[path, _bytes(reader.root / path)] for path in beside],
-        "pairs": [[pair.image, pair.mask, pair.encoding, _bytes(located(reader.root, pair.mask))] for pair in pairs],
+        **reader.signature(pairs),
+        "pairs": [[pair.image, pair.mask, pair.encoding, file_bytes(reader.mask_path(pair))] for pair in pairs],
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
-
-
-def _bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise DatasetError(cannot_read(path, error)) from error
 
 
 def _load(path: Path, num_images: int) -> NDArray[np.int32] | None:

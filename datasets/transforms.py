@@ -39,6 +39,58 @@ class _Window:
     """In the crop."""
 
 
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a crop was made of a frame, so that more maps of the same frame can be brought to it."""
+
+    window: _Window
+    crop: tuple[int, int]
+    """(height, width)."""
+    mirrored: bool
+
+    @property
+    def source(self) -> tuple[int, int, int, int]:
+        """The part of the frame that is seen: top, bottom, left, right in pixels, bottom and right exclusive."""
+        return self.window.source
+
+    def ids(self, part: Tensor, fill: int) -> Tensor:
+        """Bring a map of single values to the crop, as labels are.
+
+        Args:
+            part: (h, w) uint8, the `source` of a map of the frame.
+            fill: value where the frame does not reach.
+
+        Returns:
+            (height, width) uint8.
+        """
+        return self._placed(_resize_labels(part, self._size)[None], fill)[0]
+
+    def probabilities(self, part: Tensor) -> Tensor:
+        """Bring maps of probabilities to the crop, as the image is: bilinear, with antialiasing.
+
+        Args:
+            part: (C, h, w) float32, the `source` of maps of the frame.
+
+        Returns:
+            (C, height, width) float32; what summed to 1 does so still, and is 0 where the frame does not reach.
+        """
+        resized = F.resize(part, list(self._size), InterpolationMode.BILINEAR, antialias=True)
+        return self._placed(resized, 0)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        top, bottom, left, right = self.window.target
+        return bottom - top, right - left
+
+    def _placed(self, maps: Tensor, fill: int) -> Tensor:
+        top, bottom, left, right = self.window.target
+        if self._size != self.crop:
+            whole = torch.full((len(maps), *self.crop), fill, dtype=maps.dtype)
+            whole[:, top:bottom, left:right] = maps
+            maps = whole
+        return (maps.flip(-1) if self.mirrored else maps).contiguous()
+
+
 @dataclass(frozen=True)
 class TrainTransform:
     """A crop of a randomly scaled frame, mirrored or not, in other light; ValueError if a field is out of range."""
@@ -90,6 +142,16 @@ class TrainTransform:
         Raises:
             ValueError: the shapes or dtypes do not fit, or the centroid is outside of the frame.
         """
+        return self.placed(image, labels, centroid)[:2]
+
+    def placed(
+        self, image: Tensor, labels: Tensor, centroid: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor, Placement]:
+        """Make the crop that a call makes, and say how it was placed.
+
+        Args:
+            image, labels, centroid: of the call.
+        """
         frame = _frame_size(image, labels)
         if centroid is not None and not (0 <= centroid[0] < frame[1] and 0 <= centroid[1] < frame[0]):
             raise ValueError(f"centroid {centroid} (x, y) is outside of a frame of {frame[0]} x {frame[1]} pixels")
@@ -109,9 +171,10 @@ class TrainTransform:
             image = rand_augment(image, *self.rand_augment)
         if window.target != (0, self.crop[0], 0, self.crop[1]):
             image, labels = self._paste(image, labels, window)
-        if torch.rand(()) < self.flip:
+        mirrored = bool(torch.rand(()) < self.flip)
+        if mirrored:
             image, labels = F.horizontal_flip(image), F.horizontal_flip(labels)
-        return image.contiguous(), labels.contiguous()
+        return image.contiguous(), labels.contiguous(), Placement(window, self.crop, mirrored)
 
     def _paste(self, image: Tensor, labels: Tensor, window: _Window) -> tuple[Tensor, Tensor]:
         top, bottom, left, right = window.target

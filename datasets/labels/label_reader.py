@@ -14,11 +14,12 @@ from ..dataset_specs import UNKNOWN, DatasetSpec
 from ..decode.arrays import decode_colours, decode_ids
 from ..layout.folder_layout import located
 from ..layout.image_mask_pairs import ImageMaskPair, panoptic_json
+from .mask_reader import MaskReader, file_bytes
 from .panoptic import read_categories
 from .polygons import draw, draw_files, is_drawn
 
 
-class LabelReader:
+class LabelReader(MaskReader):
     """Reads the masks of one dataset; small enough to be sent to worker processes.
 
     Args:
@@ -28,7 +29,7 @@ class LabelReader:
     """
 
     def __init__(self, root: Path, source: DatasetSpec, cache: Path | None = None) -> None:
-        self.root = root
+        super().__init__(root)
         self.source = source
         self.cache = cache
         encodings = {rule.encoding for rule in source.masks} | ({"ids_v2"} if source.labels_v2 else set())
@@ -103,6 +104,19 @@ class LabelReader:
                 "is it the right file, unpacked from the right archive?"
             )
         return labels
+
+    def signature(self, pairs: Sequence[ImageMaskPair]) -> dict[str, object]:
+        """List what the train ids depend on beside the masks' sizes: tables, and what panoptic colours mean."""
+        beside = sorted({panoptic_json(pair.mask) for pair in pairs if pair.encoding == "panoptic"})
+        return {
+            "labels": sorted((self.source.labels or {}).items()),
+            "resize_masks": self.source.resize_masks,
+            "beside": [[path, file_bytes(self.root / path)] for path in beside],
+        }
+
+    def mask_path(self, pair: ImageMaskPair) -> Path:
+        """Locate the mask of a pair."""
+        return located(self.root, pair.mask)
 
     def _resized(self, raw: NDArray[np.uint8], pair: ImageMaskPair, size: tuple[int, int]) -> NDArray[np.uint8]:
         height, width = size

@@ -11,7 +11,12 @@ from .border_relaxation import relaxed_pixel_losses
 
 
 def cross_entropy(
-    logits: Tensor, labels: Tensor, totals: BatchTotals | None = None, *, border_relaxation: int = 0
+    logits: Tensor,
+    labels: Tensor,
+    totals: BatchTotals | None = None,
+    *,
+    border_relaxation: int = 0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean cross entropy of the labelled pixels of a batch, 0 if there are none.
 
@@ -20,6 +25,8 @@ def cross_entropy(
         labels: (N, H, W) int64 train ids, 255 is ignored.
         totals: the batch that these are a part of; None if they are all of it.
         border_relaxation: pixels from a border of classes within which `relaxed_pixel_losses` are taken; 0 for none.
+        weights: (N, H, W) float, factors of the pixels' losses, such as how certain their labels are; None for 1. The
+            mean is still that over labelled pixels: uncertain ones pull less, and none the more for it.
 
     Returns:
         A scalar, float32 (float64 for float64 scores); under autocast too.
@@ -29,11 +36,16 @@ def cross_entropy(
     """
     valid = labelled(logits, labels)
     pixels = valid.sum().clamp(min=1) if totals is None else max(1, totals.pixels)
-    return _pixel_losses(logits, labels, border_relaxation).sum() / pixels
+    return _pixel_losses(logits, labels, border_relaxation, weights).sum() / pixels
 
 
 def image_weighted_cross_entropy(
-    logits: Tensor, labels: Tensor, totals: BatchTotals | None = None, *, border_relaxation: int = 0
+    logits: Tensor,
+    labels: Tensor,
+    totals: BatchTotals | None = None,
+    *,
+    border_relaxation: int = 0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy with the weights of `image_class_weights`: their weighted mean within each image.
 
@@ -44,13 +56,13 @@ def image_weighted_cross_entropy(
     The rule of the training code published with arXiv 1812.01593 and arXiv 2005.10821.
 
     Args:
-        logits, labels, totals, border_relaxation: as for `cross_entropy`.
+        logits, labels, totals, border_relaxation, weights: as for `cross_entropy`.
     """
     valid = labelled(logits, labels)
     classes = labels.where(valid, 0)
-    weights = image_class_weights(classes, valid, logits.shape[1]).to(in_float32(logits).dtype)
-    of_pixels = weights.gather(1, classes.flatten(1)).masked_fill(~valid.flatten(1), 0)
-    losses = _pixel_losses(logits, labels, border_relaxation).flatten(1)
+    of_classes = image_class_weights(classes, valid, logits.shape[1]).to(in_float32(logits).dtype)
+    of_pixels = of_classes.gather(1, classes.flatten(1)).masked_fill(~valid.flatten(1), 0)
+    losses = _pixel_losses(logits, labels, border_relaxation, weights).flatten(1)
     # Weights are 1 at least: the sum of no pixels is the only one below 1.
     of_images = (of_pixels * losses).sum(1) / of_pixels.sum(1).clamp(min=1)
     return of_images.sum() / (len(logits) if totals is None else totals.images)
@@ -71,9 +83,11 @@ def image_class_weights(classes: Tensor, valid: Tensor, num_classes: int) -> Ten
     return 1 + (1 - counts / counts.sum(1, keepdim=True).clamp(min=1))
 
 
-def _pixel_losses(logits: Tensor, labels: Tensor, border_relaxation: int) -> Tensor:
+def _pixel_losses(logits: Tensor, labels: Tensor, border_relaxation: int, weights: Tensor | None) -> Tensor:
     """(N, H, W) cross entropies, 0 where ignored."""
     if border_relaxation:
-        return relaxed_pixel_losses(logits, labels, border_relaxation)
-    with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(in_float32(logits), labels, ignore_index=IGNORE, reduction="none")
+        losses = relaxed_pixel_losses(logits, labels, border_relaxation)
+    else:
+        with torch.autocast(logits.device.type, enabled=False):
+            losses = F.cross_entropy(in_float32(logits), labels, ignore_index=IGNORE, reduction="none")
+    return losses if weights is None else losses * weights

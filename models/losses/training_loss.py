@@ -23,7 +23,7 @@ class Criterion(NamedTuple):
     side: Callable[..., Tensor]
     """For the terms that help it there."""
     is_softmax: bool = True
-    """True if it takes ``border_relaxation``, which sums probabilities of classes that exclude each other."""
+    """True if it takes ``border_relaxation`` and ``weights``: a sum over pixels whose classes exclude each other."""
 
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
@@ -54,6 +54,7 @@ def training_loss(
     scale_weight: float = 0.05,
     totals: BatchTotals | None = None,
     border_relaxation: int = 0,
+    weights: Tensor | None = None,
 ) -> LossTerms:
     """main + ``auxiliary_weight`` * auxiliary + ``scale_weight`` * the sum over the scales.
 
@@ -63,19 +64,21 @@ def training_loss(
         criterion: a key of `CRITERIA`.
         auxiliary_weight: of the scores that define OCR's regions (arXiv 1909.11065, section 4.1).
         scale_weight: of each scale's own scores.
-        border_relaxation: of all terms, as for `cross_entropy.cross_entropy`.
+        border_relaxation, weights: of all terms, as for `cross_entropy.cross_entropy`.
 
     Raises:
-        ValueError: there is no such criterion, or it cannot be relaxed at borders; or as `batch_labels.labelled` and
-            `rmi.rmi_loss`.
+        ValueError: there is no such criterion, or it cannot be relaxed at borders or weighed; or as
+            `batch_labels.labelled` and `rmi.rmi_loss`.
     """
     if criterion not in CRITERIA:
         raise ValueError(f"there is no criterion '{criterion}': {', '.join(CRITERIA)}")
     main_loss, side_loss, is_softmax = CRITERIA[criterion]
-    if border_relaxation:
+    if border_relaxation or weights is not None:
         if not is_softmax:
-            raise ValueError(f"borders are relaxed for a cross entropy over the classes, not for '{criterion}'")
-        main_loss, side_loss = (partial(loss, border_relaxation=border_relaxation) for loss in (main_loss, side_loss))
+            raise ValueError(f"a cross entropy over the classes is relaxed and weighed, not '{criterion}'")
+        main_loss, side_loss = (
+            partial(loss, border_relaxation=border_relaxation, weights=weights) for loss in (main_loss, side_loss)
+        )
     main = main_loss(output.scores, labels, totals)
     auxiliary = side_loss(output.auxiliary, labels, totals)
     of_scales = output.scales.items() if scale_weight else ()

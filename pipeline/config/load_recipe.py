@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,12 @@ def load_recipe(
         source: a file, or the bare name of a shipped recipe.
         output: wins over the recipe's; relative to the current folder, as are all paths that follow.
         data_root, assets: see `load_manifest`.
-        root, cache: win over the recipe's ``data.root`` and ``data.cache``.
+        root, cache: win over the recipe's ``data.root`` and ``data.cache``; a recipe with several sources has no one
+            root.
         init: a checkpoint that wins over the recipe's, or `RANDOM`. The recipe's fresh layers apply to it too, unless
             the architecture is not the recipe's: then the recipe's ``init`` is ignored.
-        overrides: settings that win over the recipe's, as a tree of its shape; a None in it changes nothing.
+        overrides: settings that win over the recipe's, as a tree of its shape; a None in it changes nothing. Those of
+            ``data`` are for every source.
         settings: further settings, each ``section.key=value`` with a value in YAML; null too.
 
     Raises:
@@ -62,15 +65,23 @@ def load_recipe(
     given = [SetOption.parse(setting) for setting in settings]
 
     def changed(document: Document) -> Document:
-        return functools.reduce(lambda found, one: one.over(found), given, document.override(overrides or {}))
+        document = document.override({key: value for key, value in (overrides or {}).items() if key != "data"})
+        for i in range(_number_of_sources(document)):
+            document = _with_source(document, i, (overrides or {}).get("data", {}))
+        return functools.reduce(lambda found, one: one.over(found), given, document)
 
     document, notes = _with_initial_weights(document, changed(document).tree, init)
     document = changed(document)
     if output is not None:
         document = document.override({"output": _from_here(output)})
+    if root is not None and _number_of_sources(document) > 1:
+        raise ManifestError(
+            f"--root: {document.name} learns from {_number_of_sources(document)} sources; give --set data.0.root=... "
+            "for each, or --data-root"
+        )
     for place, folder in (("root", root), ("cache", cache)):
         if folder is not None:
-            document = document.override({"data": {place: _from_here(folder)}})
+            document = _with_source(document, 0, {place: _from_here(folder)})
     refuse_unused(document, data_root, assets)
     recipe = validate(Recipe, document, PathContext.of(path.parent, data_root, assets))
     recipe._notes = notes
@@ -89,6 +100,24 @@ def parse_size(text: str, flag: str, example: str) -> tuple[int, int]:
     if not found:
         raise ManifestError(f"{flag} {text}: write HEIGHTxWIDTH, such as {example}")
     return int(found[1]), int(found[2])
+
+
+def _number_of_sources(document: Document) -> int:
+    data = document.tree.get("data")
+    return len(data) if isinstance(data, list) else 1
+
+
+def _with_source(document: Document, place: int, values: Mapping[str, Any]) -> Document:
+    """Replace settings of one source, where ``data`` is a list or the only one; a None changes nothing."""
+    data = document.tree.get("data")
+    if not isinstance(data, list):
+        return document.override({"data": values} if values else {})
+    given = {key: value for key, value in values.items() if value is not None}
+    if not given or place >= len(data) or not isinstance(data[place], dict):
+        return document  # what is wrong with an entry is said when the recipe is checked
+    sources = [{**source, **given} if i == place else source for i, source in enumerate(data)]
+    places = {("data", place, key) for key in given}
+    return replace(document, tree=document.tree | {"data": sources}, overridden=document.overridden | places)
 
 
 def _from_here(path: str | Path) -> str:

@@ -48,15 +48,28 @@ class SetOption:
 
     def over(self, document: Document) -> Document:
         """Put this value, null too, into the document; ManifestError if a step of its place is no section."""
-        tree = level = dict(document.tree)
-        for depth, step in enumerate(self.place[:-1], start=1):
-            below = level.get(step)
-            if below is not None and not isinstance(below, dict):
-                section = ".".join(self.place[:depth])
+        place: list[str | int] = []
+        tree = self._put(document.tree, place)
+        return replace(document, tree=tree, overridden=document.overridden | {tuple(place)})
+
+    def _put(self, level: Any, place: list[str | int]) -> Any:
+        """Copy what stands at ``place``, with this value in it; ``place`` grows to where that is."""
+        depth = len(place)
+        if depth == len(self.place):
+            return self.value
+        step, section = self.place[depth], ".".join(self.place[:depth])
+        if isinstance(level, list):
+            if not step.isdecimal() or int(step) >= len(level):
+                last = f", {section}.0 to {section}.{len(level) - 1}" if level else ""
                 raise ManifestError(
-                    f"--set {self.shown}: {section} is {describe_value(below)}, no section; write {section}=VALUE"
+                    f"--set {self.shown}: {section} is a list of {len(level)}; name an entry by its number{last}"
                 )
-            level[step] = dict(below or {})
-            level = level[step]
-        level[self.place[-1]] = self.value
-        return replace(document, tree=tree, overridden=document.overridden | {self.place})
+            place.append(int(step))
+            return [self._put(one, place) if i == int(step) else one for i, one in enumerate(level)]
+        if level is not None and not isinstance(level, dict):
+            raise ManifestError(
+                f"--set {self.shown}: {section} is {describe_value(level)}, no section; write {section}=VALUE"
+            )
+        place.append(step)
+        found = level or {}
+        return {**found, step: self._put(found.get(step), place)}

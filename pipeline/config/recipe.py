@@ -12,13 +12,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Strict, model_validator
 
-from ...datasets.dataset_specs import KNOWN_DATASETS
 from ...errors import ManifestError
 from ...models.registry import ARCHITECTURES
 from .frozen_model import FrozenModel
 from .load_manifest import SHIPPED
 from .manifest import Version
 from .path_variables import resolved_path
+from .recipe_data import Data, DataSection, check_sources
 from .value_types import (
     Count,
     InputPath,
@@ -30,7 +30,6 @@ from .value_types import (
     Scales,
     Share,
     Text,
-    check_mapping,
     one_of,
 )
 from .yaml_document import FieldError
@@ -75,41 +74,6 @@ def _at_most(limit: float, why: str = "", effect: str = "") -> AfterValidator:
 
 
 _single = _at_most(3e38, ", with which networks can compute")  # what float32 holds
-
-
-class Data(FrozenModel):
-    """The dataset, and its splits for training and validation."""
-
-    type: Annotated[Text, one_of(KNOWN_DATASETS)] = Field(
-        description="One of the datasets of 'hmsa-pipeline datasets list'."
-    )
-    root: InputPath = Field(description="Its folder. ${NAME} is expanded, relative to the recipe.")
-    train: Text = Field(default="train", description="The split that is learnt from.")
-    validation: Text = Field(default="val", description="The split that is scored.")
-    limit: Count | None = Field(default=None, description="Only the first images of each split; all if null.")
-    mapping: Text | None = Field(
-        default=None, description="Which mapping of its ids to the 19 classes, where 'datasets list' names several."
-    )
-    without_masks: tuple[Text, ...] = Field(
-        default=(),
-        description="Images of either split that have no mask and are left out, by their paths below root.",
-    )
-    allow_unlabelled: bool = Field(
-        default=False, description="Leave every image out that has no mask; they are counted and named."
-    )
-    cache: InputPath | None = Field(
-        default=None,
-        description="Folder for what is made of the masks once (centroids, drawn polygons); <output>/cache if null.",
-    )
-
-    @model_validator(mode="after")
-    def _knows_the_mapping(self) -> Data:
-        check_mapping(self.type, self.mapping)
-        return self
-
-    def root_path(self) -> Path:
-        """Return the absolute path of the dataset's folder; `ManifestError` if a variable in it is not set."""
-        return resolved_path(self.root, f"data.root {self.root}: ")
 
 
 class Init(FrozenModel):
@@ -271,7 +235,10 @@ class Recipe(FrozenModel):
         description="Folder of all results. ${NAME} is expanded, relative to where the command runs."
     )
     arch: Annotated[Text, one_of(ARCHITECTURES)] = Field(default="hrnet_ocr_mscale", description="Architecture.")
-    data: Data = Field(description="What is learnt from, and what is scored on.")
+    data: DataSection = Field(
+        description="What is learnt from, and what is scored on: a dataset, or a list of them, the first of which is "
+        "scored. An epoch has as many images as the first."
+    )
     init: Init = Field(default=Init(), description="What the network starts from.")
     epochs: Count = Field(description="How often the training split is gone through.")
     # Above, the list of an epoch's images is larger than the images.
@@ -315,7 +282,27 @@ class Recipe(FrozenModel):
             )
         if self.loss.criterion == "rmi" and min(self.augmentation.crop) < 8:
             raise FieldError("8 pixels at least on each side for the loss rmi", "augmentation", "crop")
+        check_sources(self.sources, self.sampling.class_uniform)
+        for i, source in enumerate(self.sources):
+            if source.weight_by_confidence and self.loss.criterion == "rmi":
+                place = ("data",) if isinstance(self.data, Data) else ("data", i)
+                raise FieldError(
+                    "weighs the loss of single pixels, and rmi is one of regions; take criterion cross_entropy or "
+                    "image_weighted, or leave it out",
+                    *place,
+                    "weight_by_confidence",
+                )
         return self
+
+    @property
+    def sources(self) -> tuple[Data, ...]:
+        """All that is learnt from."""
+        return (self.data,) if isinstance(self.data, Data) else self.data
+
+    @property
+    def scored(self) -> Data:
+        """The source that is scored: the first."""
+        return self.sources[0]
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -324,6 +311,6 @@ class Recipe(FrozenModel):
 
     def cache_path(self) -> Path:
         """Return the folder for what is made of the masks once, such as centroids; `ManifestError` as `root_path`."""
-        if self.data.cache is None:
+        if self.scored.cache is None:
             return self.output / "cache"
-        return resolved_path(self.data.cache, f"data.cache {self.data.cache}: ")
+        return resolved_path(self.scored.cache, f"data.cache {self.scored.cache}: ")

@@ -35,7 +35,13 @@ def check_mapping(name: str, mapping: str | None) -> None:
         raise ValueError(str(error)) from error
 
 
-def _input_path(value: object, info: ValidationInfo) -> str:
+def expand_input(value: object, info: ValidationInfo) -> str:
+    """Expand a path that is read, as `path_variables.expand`, in the context that the manifest or recipe has.
+
+    Args:
+        value: a text or path.
+        info: of the validator.
+    """
     around = info.context or PathContext.of(Path.cwd())
     return expand(value, around.folder, around.variables)
 
@@ -167,7 +173,7 @@ Name = Annotated[Text, AfterValidator(_check_name)]
 OutputPath = Annotated[Path, PlainValidator(_output_path), PlainSerializer(str, return_type=str)]
 LocalOutputPath = Annotated[Path, BeforeValidator(_local_output_path)]
 Sha256 = Annotated[Text, AfterValidator(_check_sha256)]
-InputPath = Annotated[str, BeforeValidator(_input_path)]
+InputPath = Annotated[str, BeforeValidator(expand_input)]
 Positive = Annotated[float, _number_that(lambda number: number > 0, "be above 0")]
 NotNegative = Annotated[float, _number_that(lambda number: number >= 0, "be 0 or more")]
 Share = Annotated[float, _number_that(lambda number: 0 <= number <= 1, "lie between 0 and 1")]

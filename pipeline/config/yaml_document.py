@@ -22,6 +22,9 @@ MAX_BYTES = 1 << 20
 MAX_VALUES = 50_000
 PROBLEMS_SHOWN = 3
 
+ONE, SEVERAL = "<mapping>", "<list>"
+"""Tags of a section that may be a mapping or a list of them; they are no steps of a place."""
+
 _TAG = "tag:yaml.org,2002:"
 # YAML 1.1 sees a date in 2024-01-01, an operator in = and <<; in settings all of them are just text.
 _TEXT_TAGS = {_TAG + kind for kind in ("str", "timestamp", "value", "merge")}
@@ -240,11 +243,12 @@ class _Builder:
 
 def _key_path(problem: ErrorDetails) -> KeyPath:
     error = problem.get("ctx", {}).get("error")
-    return (*problem["loc"], *error.place) if isinstance(error, FieldError) else problem["loc"]
+    place = tuple(step for step in problem["loc"] if step not in (ONE, SEVERAL))
+    return (*place, *error.place) if isinstance(error, FieldError) else place
 
 
 def _message(problem: ErrorDetails, model: type[BaseModel]) -> str:
-    place, value = problem["loc"], problem["input"]
+    place, value = _key_path(problem), problem["input"]
     match problem["type"]:
         case "value_error":
             return str(problem.get("ctx", {})["error"])

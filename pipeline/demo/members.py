@@ -95,7 +95,7 @@ def export_member(training: Path, target: Path, recipe: Recipe, command: str) ->
     halved = {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
     write_bytes(target, save({key: value.contiguous() for key, value in halved.items()}))
     scored = json.loads((training / HISTORY).read_text(encoding="utf-8"))[-1]
-    root, data = recipe.data.root_path(), recipe.data
+    root, data = recipe.scored.root_path(), recipe.scored
     learnt, held_out = (labelled_pairs(root, data.type, split)[0] for split in (data.train, data.validation))
     full, half = build(recipe.arch), build(recipe.arch)
     load_weights(full, training / WEIGHTS, recipe.arch)

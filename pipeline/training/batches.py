@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ...datasets.class_uniform import CentroidIndex, plan_epoch
-from ...datasets.layout.folder_layout import located
+from ...datasets.class_uniform import EpochSource, plan_epoch
 from ...datasets.parallel import end_with_parent, start_server
-from ...datasets.segmentation_dataset import Sample, SampleRequest, SegmentationDataset
+from ...datasets.segmentation_dataset import MixedDataset, Sample, SampleRequest, SegmentationDataset
 from ...errors import DatasetError, HmsaError
 from ..config.recipe import Recipe
 from ..runtime.device import is_out_of_memory
@@ -30,22 +29,24 @@ class Batch(NamedTuple):
     images: Tensor  # (N, 3, H, W) uint8, RGB
     labels: Tensor  # (N, H, W) uint8 train ids
     paths: list[str]  # of the images, relative to the dataset's root
+    more: Mapping[str, Tensor]  # by the names of `Sample.more`, each (N, ...)
 
 
-def epoch_samples(recipe: Recipe, num_images: int, index: CentroidIndex | None, epoch: int) -> list[SampleRequest]:
+def epoch_samples(recipe: Recipe, length: int, sources: Sequence[EpochSource], epoch: int) -> list[SampleRequest]:
     """List an epoch's samples in order: whole steps of ``global_batch`` images, one step at least.
 
-    It depends on the recipe's seed and the epoch alone, so that every process and every resumed run sees the same.
+    It depends on the recipe's seed, the sources and the epoch alone, so that every process and every resumed run sees
+    the same.
 
     Args:
         recipe: its seed, batch and sampling.
-        num_images: images of the training split.
-        index: where classes are; None to draw images only.
+        length: images of an epoch, before they are made up to whole steps.
+        sources: what is drawn from in this epoch; see `plan_epoch`.
         epoch: from 0.
     """
     # RandomState and not Generator: NumPy has promised never to change the numbers it gives.
     rng = np.random.RandomState([recipe.seed, epoch])
-    planned = plan_epoch(num_images, index, recipe.sampling.class_uniform, rng)
+    planned = plan_epoch(length, sources, recipe.sampling.class_uniform, rng)
     planned = planned[rng.permutation(len(planned))]
     size = recipe.global_batch
     planned = np.resize(planned, (max(1, len(planned) // size) * size, 4))
@@ -87,7 +88,7 @@ class StepSampler:
 class _ErrorsAsItems(Dataset[Any]):
     """Gives errors back where a worker would wrap them into its traceback."""
 
-    def __init__(self, dataset: SegmentationDataset) -> None:
+    def __init__(self, dataset: SegmentationDataset | MixedDataset) -> None:
         self._dataset = dataset
 
     def __len__(self) -> int:
@@ -111,16 +112,15 @@ class _ErrorsAsItems(Dataset[Any]):
             )
 
     def _path(self, request: SampleRequest | int) -> Path:
-        place = request if isinstance(request, int) else request.image
-        return located(self._dataset.root, self._dataset.pairs[place].image)
+        return self._dataset.image_path(request if isinstance(request, int) else request.image)
 
 
 def _collate(samples: list[Sample | HmsaError]) -> Batch | HmsaError:
     for sample in samples:
         if isinstance(sample, HmsaError):
             return sample
-    images, labels, paths = default_collate(samples)
-    return Batch(images, labels, list(paths))
+    images, labels, paths, more = default_collate(samples)
+    return Batch(images, labels, list(paths), more)
 
 
 def validation_loader(
@@ -137,12 +137,12 @@ def validation_loader(
 
 
 def batch_loader(
-    dataset: SegmentationDataset, sampler: Iterable[list[Any]], workers: int, device: torch.device
+    dataset: SegmentationDataset | MixedDataset, sampler: Iterable[list[Any]], workers: int, device: torch.device
 ) -> DataLoader[Any]:
     """Load batches as ``sampler`` lists them, read ahead by worker processes that live as long as the loader.
 
     Args:
-        dataset: a split.
+        dataset: a split, or several.
         sampler: lists the batches of this process.
         workers: processes that read ahead; 0 for none.
         device: to which batches will go.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ... import __version__
-from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...errors import CheckpointError, ManifestError, first_few
 from ...models.checkpoint import read_checkpoint, read_state_dict, save_checkpoint
 from ..config.recipe import Recipe
@@ -22,6 +21,7 @@ from ..config.recipe import Recipe
 # What may change between a run and its continuation: where things lie, and how the same steps are computed.
 _FREE = {"output", "data.root", "data.cache", "workers", "batch_size", "activation_checkpointing"}
 _FREE_SECTIONS = ("checkpoints.",)
+_ENTRY = re.compile(r"\[\d+\]")
 
 
 @dataclass
@@ -44,7 +44,7 @@ class TrainingCheckpoint:
         optimizer, scheduler, scaler: their state dicts.
         rng: states of the random numbers, one of each process.
         recipe: resolved.
-        images: `fingerprint` of what it learns from.
+        images: `sources.fingerprint` of what it learns from.
     """
 
     weights: dict[str, Tensor]
@@ -55,11 +55,6 @@ class TrainingCheckpoint:
     rng: list[dict[str, Tensor]]
     recipe: dict[str, Any]
     images: str
-
-
-def fingerprint(pairs: Sequence[ImageMaskPair]) -> str:
-    """Fingerprint of the training image list; saved epochs refer to images by index."""
-    return hashlib.sha256("\n".join(pair.image for pair in pairs).encode()).hexdigest()
 
 
 def save_run(path: Path, run: TrainingCheckpoint, *, arch: str) -> None:
@@ -162,6 +157,12 @@ _ADDED: dict[str, Any] = {
     "data.mapping": None,
     "data.without_masks": [],
     "data.allow_unlabelled": False,
+    "data.labels": "own",
+    "data.share": None,
+    "data.threshold": None,
+    "data.weight_by_confidence": False,
+    "data.boost": None,
+    "data.until_epoch": None,
     "loss.border_relaxation": 0,
 }
 
@@ -174,12 +175,15 @@ def require_same_recipe(path: Path, saved: Mapping[str, Any], recipe: Recipe) ->
         saved: the resolved recipe that it began with.
         recipe: the one to go on with.
     """
-    before, now = _ADDED | dict(_leaves(saved)), dict(_leaves(recipe.resolved()))
+    now = dict(_leaves(recipe.resolved()))
+    before = {name: value for name, value in _ADDED.items() if name in now} | dict(_leaves(saved))
     names = sorted(before.keys() | now.keys())
     different = [
         f"{name} was {before.get(name, 'not known')} and is {now.get(name, 'not known')}"
         for name in names
-        if name not in _FREE and not name.startswith(_FREE_SECTIONS) and _said(before, name) != _said(now, name)
+        if _ENTRY.sub("", name) not in _FREE
+        and not name.startswith(_FREE_SECTIONS)
+        and _said(before, name) != _said(now, name)
     ]
     if different:
         raise ManifestError(
@@ -192,11 +196,17 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{above}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+            for i, one in enumerate(value):
+                yield from _leaves(one, f"{above}{key}[{i}].")
         else:
             yield above + key, value
 
 
 def _said(leaves: Mapping[str, Any], name: str) -> Any:
     value = leaves.get(name)
+    # Auto-labels may have moved, too; a fingerprint tells whether they are the same.
+    if name.endswith(".labels") and isinstance(value, str):
+        return value.partition(" ")[0]
     # Assets may have moved; a file of another name is another file.
     return [Path(p).name for p in value] if name == "init.checkpoint" and isinstance(value, Sequence) else value

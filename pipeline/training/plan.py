@@ -9,18 +9,21 @@ from pathlib import Path
 
 import torch
 
-from ...datasets.layout.image_mask_pairs import ImageMaskPair, labelled_pairs, refuse_absent, without_masks
+from ...datasets.layout.folder_layout import located
+from ...datasets.layout.image_mask_pairs import ImageMaskPair, refuse_absent, without_masks
 from ...datasets.taxonomy import NUM_CLASSES
-from ...errors import CheckpointError, DatasetError, ManifestError, first_few
+from ...errors import CheckpointError, ManifestError, first_few
 from ...models.checkpoint import demand_match, demand_numbers, expected_shapes
 from ...models.partial_weights import check_initial
 from ..config.recipe import Recipe
+from ..config.recipe_data import OWN
 from ..runtime.device import resolve_device, resolve_precision
 from ..storage.writer_lock import require_free
 from ..text import plural
-from .checkpoint import TrainingCheckpoint, fingerprint, read_run, require_same_recipe
+from .checkpoint import TrainingCheckpoint, read_run, require_same_recipe
 from .log import require_extra
 from .processes import TrainingProcess
+from .sources import Source, epoch_plan, find_source, find_split, fingerprint
 
 CHECKPOINTS = "checkpoints"
 LAST, BEST = "last.pth", "best.pth"
@@ -39,6 +42,8 @@ class TrainingPlan:
         device: of this process.
         precision: the one that is really used.
         world_size: processes that train together.
+        sources: what is learnt from, in the recipe's order.
+        validation: photographs and masks that are scored.
         init: the checkpoint to start from; None for random weights or a run that goes on.
         saved: the run that goes on; None for a new one.
         notes: what the user should know, a line each.
@@ -48,7 +53,7 @@ class TrainingPlan:
     device: torch.device
     precision: str
     world_size: int
-    train: list[ImageMaskPair]
+    sources: tuple[Source, ...]
     validation: list[ImageMaskPair]
     init: Path | None
     saved: TrainingCheckpoint | None
@@ -57,8 +62,13 @@ class TrainingPlan:
 
     @property
     def root(self) -> Path:
-        """The dataset's folder."""
-        return self.recipe.data.root_path()
+        """The folder of the dataset that is scored."""
+        return self.sources[0].root
+
+    @property
+    def epoch_length(self) -> int:
+        """Images of an epoch, before they are made up to whole steps."""
+        return len(self.sources[0].pairs)
 
     @property
     def is_finished(self) -> bool:
@@ -78,8 +88,7 @@ class TrainingPlan:
             start = f"epoch {at.epoch + 1}, step {at.step}, of the run that lies there"
         else:
             start = str(self.init or f"random weights (seed {r.seed})")
-        images = f"{plural(len(self.train), 'image')} to learn from, {len(self.validation)} to score on"
-        lines = [f"data:    {r.data.type}, {images}; {self.root}", f"network: {r.arch}, from {start}"]
+        lines = [*self._data(), f"network: {r.arch}, from {start}"]
         if self.init is not None and r.init.fresh:
             lines.append(f"fresh:   {', '.join(r.init.fresh)} (from random weights)")
         lines += [
@@ -90,6 +99,23 @@ class TrainingPlan:
             f"output:  {r.output}",
         ]
         return lines
+
+    def _data(self) -> list[str]:
+        """Describe what is learnt from and scored on."""
+        scored = f"{len(self.validation)} to score on"
+        first = self.sources[0]
+        if len(self.sources) == 1:
+            images = f"{plural(len(first.pairs), 'image')} to learn from, {scored}"
+            labels = "" if first.data.labels == OWN else f"; {first.describe()}"
+            return [f"data:    {first.data.type}, {images}; {self.root}{labels}"]
+        lines = []
+        for number, source in enumerate(self.sources):
+            images = f"{plural(len(source.pairs), 'image')} to learn from{f', {scored}' if not number else ''}"
+            lines.append(f"data[{number}]: {source.data.type}, {images}; {source.root}; {source.describe()}")
+        return [*lines, *(f"{'plan:' if not i else '':<8} {line}" for i, line in enumerate(self._epochs()))]
+
+    def _epochs(self) -> list[str]:
+        return epoch_plan(self.recipe, self.sources)
 
 
 def plan_training(
@@ -124,18 +150,21 @@ def plan_training(
     if process is None or process.is_first:
         _check_writable(recipe.output)
         require_free(recipe.output / CHECKPOINTS)
-    data = recipe.data
-    (train, no_mask), (validation, none_either) = (_pairs(recipe, split) for split in (data.train, data.validation))
-    left_out = sorted({*no_mask, *none_either})
-    refuse_absent(
-        data.root_path(), f"{data.train}' or '{data.validation}", set(data.without_masks).difference(left_out)
-    )
+    sources = tuple(map(find_source, recipe.sources))
+    data = recipe.scored
+    validation, none_either = find_split(data, data.validation)
     notes = [note] if note else []
-    if left_out:
-        notes.append(without_masks(data.type, left_out))
-    if both := {pair.image for pair in train} & {pair.image for pair in validation}:
+    for number, source in enumerate(sources):
+        left_out = sorted({*source.left_out, *(none_either if not number else ())})
+        own = source.data
+        splits = f"{own.train}' or '{own.validation}" if not number else own.train
+        refuse_absent(source.root, splits, set(own.without_masks).difference(left_out))
+        if left_out:
+            notes.append(without_masks(own.type, left_out))
+    scored = {located(sources[0].root, pair.image) for pair in validation}
+    if both := scored & {located(source.root, pair.image) for source in sources for pair in source.pairs}:
         notes.append(f"data: {plural(len(both), 'image is', 'images are')} both learnt from and scored on")
-    saved = _saved(recipe, train, resume, overwrite)
+    saved = _saved(recipe, sources, resume, overwrite)
     init = None
     if saved is None:
         notes = [*recipe.notes, *notes]
@@ -152,7 +181,7 @@ def plan_training(
         device=target,
         precision=precision,
         world_size=processes,
-        train=train,
+        sources=sources,
         validation=validation,
         init=init,
         saved=saved,
@@ -236,24 +265,7 @@ def _check_writable(output: Path) -> None:
             raise ManifestError(f"{place}: cannot be written (no right to); free it or choose another --output")
 
 
-def _pairs(recipe: Recipe, split: str) -> tuple[list[ImageMaskPair], list[str]]:
-    """The images of a split with their masks, and those that are left out since they have none."""
-    data = recipe.data
-    pairs, left_out = labelled_pairs(
-        data.root_path(),
-        data.type,
-        split,
-        leave_out=data.without_masks,
-        mapping=data.mapping,
-        allow_unlabelled=data.allow_unlabelled,
-        all_there=False,
-    )
-    if not pairs:
-        raise DatasetError(f"{data.root_path()}: split '{split}' is empty; check the folder or the split lists")
-    return pairs[: data.limit], left_out
-
-
-def _saved(recipe: Recipe, train: list[ImageMaskPair], resume: bool, overwrite: bool) -> TrainingCheckpoint | None:
+def _saved(recipe: Recipe, sources: tuple[Source, ...], resume: bool, overwrite: bool) -> TrainingCheckpoint | None:
     path = recipe.output / CHECKPOINTS / LAST
     if overwrite or not path.exists():
         return None
@@ -271,9 +283,11 @@ def _saved(recipe: Recipe, train: list[ImageMaskPair], resume: bool, overwrite: 
         fix = f"put a copy of {first_few(others)} in its place to go on from there, or " if others else ""
         raise CheckpointError(f"{error}; {fix}start over with --overwrite or in another --output") from error
     require_same_recipe(path, saved.recipe, recipe)
-    if saved.images != fingerprint(train):
+    if saved.images != fingerprint(sources):
+        images = " and ".join(f"the {len(source.pairs)} of {source.root}" for source in sources)
+        labels = ", or their auto-labels changed" if any(source.auto_labels for source in sources) else ""
         raise ManifestError(
-            f"{path}: learnt from other images than the {len(train)} of {recipe.data.root_path()}; put back what was "
-            "there when the run began, or begin another run in another --output"
+            f"{path}: learnt from other images than {images}{labels}; put back what was there when the run began, or "
+            "begin another run in another --output"
         )
     return saved

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -13,9 +15,10 @@ from torch.utils.data import DataLoader
 
 from ... import __version__
 from ...datasets.class_uniform import CentroidIndex, build_index, without_labels
-from ...datasets.dataset_specs import dataset_spec
 from ...datasets.labels.label_reader import LabelReader
-from ...datasets.segmentation_dataset import SegmentationDataset
+from ...datasets.labels.mask_reader import MaskReader
+from ...datasets.layout.image_mask_pairs import ImageMaskPair
+from ...datasets.segmentation_dataset import MixedDataset, SegmentationDataset
 from ...datasets.taxonomy import CLASS_NAMES
 from ...datasets.transforms import EvalTransform, TrainTransform
 from ...errors import DatasetError, first_few
@@ -29,48 +32,75 @@ from .batches import StepSampler, batch_loader, validation_loader
 from .log import CHART, HISTORY
 from .plan import CHECKPOINTS, WEIGHTS, TrainingPlan
 from .processes import TrainingProcess
+from .sources import own_reader
 
 RECIPE = "recipe.yaml"
 
 
-def index_masks(plan: TrainingPlan, process: TrainingProcess) -> tuple[LabelReader, CentroidIndex]:
-    """A reader of the masks, and where the classes are in those of the training split.
+def index_masks(
+    plan: TrainingPlan, process: TrainingProcess
+) -> tuple[list[MaskReader], MaskReader, list[CentroidIndex]]:
+    """Readers of each source's labels, one of the masks that are scored, and where the classes are in each source.
 
-    Every mask of both splits is looked at once, so that what is wrong with one is found before the first step:
-    DatasetError if it cannot be read or does not fit, or all masks of a split label nothing.
+    All labels are looked at once, so that what is wrong with one is found before the first step: DatasetError if it
+    cannot be read or does not fit, or all labels of a source or of the scored split label nothing.
     """
     cache = plan.recipe.cache_path()
-    reader = LabelReader(plan.root, dataset_spec(plan.recipe.data.type).mapped(plan.recipe.data.mapping), cache)
-    pairs = [*plan.train, *plan.validation]
-    with process.rank_zero_first(), Progress(2 * len(pairs) if process.is_first else 0, "mask") as progress:
-        progress.job("masks", len(pairs))
-        reader.prepare(pairs, progress.advance)
-        learnt, scored = (
-            build_index(reader, some, plan.recipe.sampling.tile, cache=cache, advance=progress.advance)
-            for some in (plan.train, plan.validation)
-        )
-    data = plan.recipe.data
-    for what, split, some, index in (
-        ("learn from", data.train, plan.train, learnt),
-        ("score", data.validation, plan.validation, scored),
-    ):
-        empty = without_labels(reader, some, index)
-        masks = first_few([pair.mask for pair in empty])
-        if len(empty) == len(some):
-            # The region term alone would go down for ever, with nothing learnt.
-            raise DatasetError(
-                f"{plan.root}: no mask of split '{split}' labels anything ({masks}), so there is nothing to {what}; "
-                f"look at them ('hmsa-pipeline datasets check {data.type}') and unpack them again, or take others"
-            )
-        if empty and process.is_first:
-            say(f"masks: {len(empty)} of the {len(some)} of split '{split}' label nothing ({masks})")
+    data = plan.recipe.scored
+    readers = [source.reader(cache) for source in plan.sources]
+    scorer = own_reader(data, plan.root, cache)
+    looked_at = [
+        (reader, f"of split '{source.data.train}'", "learn from", source.data, source.pairs)
+        for reader, source in zip(readers, plan.sources, strict=True)
+        if source.has_labels
+    ]
+    looked_at.append((scorer, f"of split '{data.validation}'", "score", data, plan.validation))
+    total = sum(len(pairs) for *_, pairs in looked_at)
+    indices = []
+    with process.rank_zero_first(), Progress(2 * total if process.is_first else 0, "mask") as progress:
+        progress.job("masks", total)
+        for reader, *_, pairs in looked_at:
+            reader.prepare(pairs, progress.advance)
+        for reader, *_, pairs in looked_at:
+            tile = plan.recipe.sampling.tile
+            indices.append(build_index(reader, pairs, tile, cache=cache, advance=progress.advance))
+    for (reader, where, what, of, pairs), index in zip(looked_at, indices, strict=True):
+        _refuse_empty(reader, pairs, index, where, what, of.type, process)
     if process.is_first:
-        for what, index in (("learn", learnt), ("score", scored)):
-            there = set(index.centroids[:, 1].tolist())
+        learnt = {label for index in indices[:-1] for label in set(index.centroids[:, 1].tolist())}
+        for what, there in (("learn", learnt), ("score", set(indices[-1].centroids[:, 1].tolist()))):
             absent = [name for label, name in enumerate(CLASS_NAMES) if label not in there]
             if absent:
                 say(f"classes: there is nothing to {what} of {', '.join(absent)}")
-    return reader, learnt
+    found = iter(indices)
+    none = CentroidIndex(np.empty((0, 4), np.int32))
+    return readers, scorer, [next(found) if source.has_labels else none for source in plan.sources]
+
+
+def _refuse_empty(
+    reader: MaskReader,
+    pairs: list[ImageMaskPair],
+    index: CentroidIndex,
+    where: str,
+    what: str,
+    dataset: str,
+    process: TrainingProcess,
+) -> None:
+    """Raise DatasetError if no mask labels anything, and count those that do not."""
+    empty = without_labels(reader, pairs, index)
+    masks = first_few([pair.mask for pair in empty])
+    if len(empty) == len(pairs):
+        # The region term alone would go down for ever, with nothing learnt.
+        fix = (
+            f"look at them ('hmsa-pipeline datasets check {dataset}') and unpack them again, or take others"
+            if isinstance(reader, LabelReader)
+            else "make others with 'hmsa-pipeline autolabel', or lower the threshold"
+        )
+        raise DatasetError(
+            f"{reader.root}: no mask {where} labels anything ({masks}), so there is nothing to {what}; {fix}"
+        )
+    if empty and process.is_first:
+        say(f"masks: {len(empty)} of the {len(pairs)} {where} label nothing ({masks})")
 
 
 def build_network(plan: TrainingPlan, process: TrainingProcess) -> OCRNet:
@@ -113,14 +143,19 @@ def wrap_ddp(network: OCRNet, plan: TrainingPlan) -> DistributedDataParallel:
 
 
 def build_loaders(
-    plan: TrainingPlan, process: TrainingProcess, reader: LabelReader, sampler: StepSampler
+    plan: TrainingPlan,
+    process: TrainingProcess,
+    readers: Sequence[MaskReader],
+    scorer: MaskReader,
+    sampler: StepSampler,
 ) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Build the loaders of training batches, as ``sampler`` lists them, and of this process' validation images.
 
     Args:
         plan: of the run.
         process: this process among the others.
-        reader: of the masks.
+        readers: of the labels of each source.
+        scorer: of the masks that are scored.
         sampler: lists the batches of this process.
     """
     given, workers = plan.recipe.augmentation, plan.recipe.workers
@@ -134,8 +169,14 @@ def build_loaders(
         gaussian_blur=given.gaussian_blur,
         rand_augment=(augment.operations, augment.magnitude) if augment else None,
     )
-    learnt = SegmentationDataset(plan.root, plan.train, reader, transform)
-    scored = SegmentationDataset(plan.root, plan.validation, reader, EvalTransform(given.long_edge))
+    confidence = any(source.data.weight_by_confidence for source in plan.sources)
+    learnt = MixedDataset(
+        [
+            SegmentationDataset(source.root, source.pairs, reader, transform, confidence=confidence)
+            for source, reader in zip(plan.sources, readers, strict=True)
+        ]
+    )
+    scored = SegmentationDataset(plan.root, plan.validation, scorer, EvalTransform(given.long_edge))
     return (
         batch_loader(learnt, sampler, workers, plan.device),
         validation_loader(scored, process.rank, process.world_size, min(workers, 2), plan.device),

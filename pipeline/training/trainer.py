@@ -21,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ...datasets.dataset_specs import dataset_spec
 from ...datasets.decode.tensors import normalise
+from ...datasets.labels.mask_reader import SURE
+from ...datasets.segmentation_dataset import CONFIDENCE
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
 from ...errors import TrainingError, first_few
 from ...files import atomic_path
@@ -33,12 +35,13 @@ from ..runtime.stop_signal import StopSignal
 from ..scoring.averages import DATASET, average_of
 from ..scoring.metrics import class_iou, confusion, mean_iou
 from .batches import Batch, StepSampler, batches, epoch_samples, start_workers_server
-from .checkpoint import TrainingCheckpoint, TrainingProgress, fingerprint, rng_state, save_run, set_rng_state
+from .checkpoint import TrainingCheckpoint, TrainingProgress, rng_state, save_run, set_rng_state
 from .log import TrainingLog, side_by_side
 from .optimizer import build_optimizer, build_schedule
 from .plan import BEST, CHECKPOINTS, LAST, WEIGHTS, TrainingPlan
 from .processes import TrainingProcess
 from .setup import build_loaders, build_network, index_masks, prepare_output, wrap_ddp
+from .sources import epoch_sources, fingerprint
 
 _LOG_EVERY = 20  # steps; to read a loss makes the CPU wait for the GPU
 _GALLERY = 4  # images
@@ -64,7 +67,7 @@ class Trainer:
         self.position = plan.saved.position if plan.saved else TrainingProgress()
         if self.recipe.workers:
             start_workers_server()
-        self.reader, self.index = index_masks(plan, process)
+        readers, scorer, self.indices = index_masks(plan, process)
         self.network = build_network(plan, process)
         self.model: nn.Module = wrap_ddp(self.network, plan) if process.world_size > 1 else self.network
         self.optimizer = build_optimizer(self.network.parameters(), self.recipe.optimizer)
@@ -75,7 +78,7 @@ class Trainer:
         if plan.saved:
             self._resume(plan.saved)
         self.sampler = StepSampler(self.recipe.global_batch, self.recipe.batch_size, process.rank, process.world_size)
-        self.train_batches, self.validation_batches = build_loaders(plan, process, self.reader, self.sampler)
+        self.train_batches, self.validation_batches = build_loaders(plan, process, readers, scorer, self.sampler)
         # Only now: whatever is wrong with masks or weights must not cost an older run.
         if process.is_first:
             prepare_output(plan)
@@ -113,7 +116,7 @@ class Trainer:
             set_rng_state(saved.rng[self.process.rank], self.device)
 
     def _steps_per_epoch(self) -> int:
-        return max(1, len(self.plan.train) // self.recipe.global_batch)
+        return max(1, self.plan.epoch_length // self.recipe.global_batch)
 
     def _is_scored(self, epoch: int) -> bool:
         """True if epoch ``epoch``, from 0, ends with a validation."""
@@ -126,7 +129,8 @@ class Trainer:
         """Train, score and save one epoch, or what is left of it; False if somebody asked to stop."""
         recipe, position = self.recipe, self.position
         begun = time.monotonic()
-        samples = epoch_samples(recipe, len(self.plan.train), self.index, position.epoch)
+        sources = epoch_sources(self.plan.sources, self.indices, position.epoch)
+        samples = epoch_samples(recipe, self.plan.epoch_length, sources, position.epoch)
         steps = len(samples) // recipe.global_batch
         todo = steps - position.step
         name = f"epoch {position.epoch + 1}/{recipe.epochs}"
@@ -219,8 +223,11 @@ class Trainer:
         with self._autocast():
             output = self.model(images)
         loss = self.recipe.loss
+        weights = None
+        if CONFIDENCE in part.more:
+            weights = part.more[CONFIDENCE].to(self.device, non_blocking=True).float() / SURE
         return training_loss(
-            output, labels, loss.criterion, loss.auxiliary, loss.scales, totals, loss.border_relaxation
+            output, labels, loss.criterion, loss.auxiliary, loss.scales, totals, loss.border_relaxation, weights
         )
 
     def _pixels(self, batch: Batch) -> Tensor:
@@ -289,7 +296,8 @@ class Trainer:
             self.log.gallery(self._steps_done(), pictures)
         matrix = torch.tensor(counts).view_as(matrix)
         iou = [None if math.isnan(value) else value for value in class_iou(matrix).tolist()]
-        average = average_of(DATASET, [dataset_spec(self.recipe.data.type).mapped(self.recipe.data.mapping)])
+        scored = self.recipe.scored
+        average = average_of(DATASET, [dataset_spec(scored.type).mapped(scored.mapping)])
         mean = mean_iou(matrix, average)
         return {
             "mean_iou": None if math.isnan(mean) else mean,
@@ -355,7 +363,7 @@ class Trainer:
             position=self.position,
             rng=states,
             recipe=self.recipe.resolved(),
-            images=fingerprint(self.plan.train),
+            images=fingerprint(self.plan.sources),
         )
         save_run(folder / names[0], run, arch=self.recipe.arch)
         for name in names[1:]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hmsa_pipeline.datasets.class_uniform import CentroidIndex, build_index, plan_epoch, tile_centroids
+from hmsa_pipeline.datasets.class_uniform import CentroidIndex, EpochSource, build_index, plan_epoch, tile_centroids
 from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair
@@ -255,7 +256,7 @@ INDEX = CentroidIndex(REFERENCE["centroids"])
 
 
 def test_an_epoch_is_that_of_the_reference():
-    plan = plan_epoch(200, INDEX, 0.5, np.random.RandomState(0))
+    plan = plan_epoch(200, [EpochSource(200, INDEX)], 0.5, np.random.RandomState(0))
     assert plan.shape == (200, 4) and plan.dtype == np.int64
     random = plan[plan[:, 1] == -1]
     np.testing.assert_array_equal(random[:, 0], REFERENCE["epoch_random_image_indices"])
@@ -279,7 +280,9 @@ def test_an_epoch_is_that_of_the_reference():
 @settings(deadline=None, max_examples=200)
 def test_every_epoch_has_its_length_and_shares_evenly(num_images, share, seed, absent):
     centroids = INDEX.centroids[~np.isin(INDEX.centroids[:, 1], list(absent))]
-    plan = plan_epoch(num_images, CentroidIndex(centroids), share, np.random.RandomState(seed))
+    plan = plan_epoch(
+        num_images, [EpochSource(num_images, CentroidIndex(centroids))], share, np.random.RandomState(seed)
+    )
     assert plan.shape == (num_images, 4)
     uniform = plan[plan[:, 1] >= 0]
     present = set(range(19)) - absent - {12}
@@ -300,7 +303,7 @@ def test_every_epoch_has_its_length_and_shares_evenly(num_images, share, seed, a
 
 
 def test_the_same_seed_plans_the_same_epoch():
-    plans = [plan_epoch(200, INDEX, 0.5, np.random.RandomState(seed)) for seed in (4, 4, 5)]
+    plans = [plan_epoch(200, [EpochSource(200, INDEX)], 0.5, np.random.RandomState(seed)) for seed in (4, 4, 5)]
     np.testing.assert_array_equal(plans[0], plans[1])
     assert (plans[0] != plans[2]).any()
 
@@ -309,13 +312,60 @@ def test_the_same_seed_plans_the_same_epoch():
     ("index", "share"), [(None, 0.5), (INDEX, 0.0), (CentroidIndex(np.empty((0, 4), np.int32)), 0.5)]
 )
 def test_without_centroids_an_epoch_is_every_image_once(index, share):
-    plan = plan_epoch(50, index, share, np.random.RandomState(0))
+    plan = plan_epoch(50, [EpochSource(50, index)], share, np.random.RandomState(0))
     assert sorted(plan[:, 0].tolist()) == list(range(50)) and (plan[:, 1:] == -1).all()
 
 
 def test_epochs_that_make_no_sense_are_refused():
     for share in (-0.1, 1.1):
         with pytest.raises(ValueError, match="share"):
-            plan_epoch(200, INDEX, share, np.random.RandomState(0))
+            plan_epoch(200, [EpochSource(200, INDEX)], share, np.random.RandomState(0))
     with pytest.raises(ValueError, match="image 2 of 2"):
-        plan_epoch(2, INDEX, 0.5, np.random.RandomState(0))
+        plan_epoch(2, [EpochSource(2, INDEX)], 0.5, np.random.RandomState(0))
+
+
+def places(*rows):
+    return CentroidIndex(np.array(rows, np.int32).reshape(-1, 4))
+
+
+def test_images_at_random_are_divided_by_shares_and_numbered_through():
+    sources = [EpochSource(10, share=0.5), EpochSource(3, share=0.3), EpochSource(4, share=0.2)]
+    plan = plan_epoch(11, sources, 0.5, np.random.RandomState(0))
+    assert plan.shape == (11, 4) and (plan[:, 1:] == -1).all()
+    # Of 5.5, 3.3 and 2.2 the largest remainder gets the one that is left.
+    images = np.bincount(plan[:, 0], minlength=17)
+    assert images[:10].sum() == 6 and images[:10].max() == 1
+    assert images[10:13].tolist() == [1, 1, 1]
+    assert images[13:].sum() == 2 and images[13:].max() == 1
+
+
+def test_a_small_source_is_gone_through_again_and_again():
+    plan = plan_epoch(10, [EpochSource(4, share=0), EpochSource(2, share=1)], 0.0, np.random.RandomState(3))
+    assert np.bincount(plan[:, 0]).tolist() == [0, 0, 0, 0, 5, 5]
+
+
+def test_a_source_that_takes_no_part_keeps_its_numbers_free():
+    first, middle, last = (EpochSource(2, places((1, 5, x, x))) for x in (1, 2, 3))
+    for sources, expected in (
+        ([first, middle, last], {(1, 5, 1, 1), (3, 5, 2, 2), (5, 5, 3, 3)}),
+        ([first, EpochSource(2, share=0.0), last], {(1, 5, 1, 1), (5, 5, 3, 3)}),
+        ([first, EpochSource(2, places((0, 5, 7, 7)), is_active=False), last], {(1, 5, 1, 1), (5, 5, 3, 3)}),
+    ):
+        plan = plan_epoch(38, sources, 1.0, np.random.RandomState(0))
+        assert set(map(tuple, plan.tolist())) == expected
+
+
+def test_a_boosted_source_is_looked_through_for_its_classes_alone_and_more_often():
+    first = EpochSource(2, places((0, 5, 1, 1), (1, 6, 2, 2)))
+    boosted = EpochSource(1, places((0, 5, 3, 3), (0, 6, 4, 4), (0, 7, 5, 5)), 0.0, {5: 3, 7: 1})
+    plan = plan_epoch(57, [first, boosted], 1.0, np.random.RandomState(0))
+    found = Counter(map(tuple, plan.tolist()))
+    # Three classes with 19 each: class 5 in the ratio of one to three.
+    assert found.keys() == {(0, 5, 1, 1), (2, 5, 3, 3), (1, 6, 2, 2), (2, 7, 5, 5)}
+    assert found[0, 5, 1, 1] + found[2, 5, 3, 3] == found[1, 6, 2, 2] == found[2, 7, 5, 5] == 19
+    assert 14 <= found[2, 5, 3, 3] <= 15
+
+
+def test_sources_without_a_share_are_refused():
+    with pytest.raises(ValueError, match="no source has a share"):
+        plan_epoch(5, [EpochSource(3, share=0.0), EpochSource(1, is_active=False)], 0.0, np.random.RandomState(0))

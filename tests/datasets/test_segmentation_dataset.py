@@ -10,7 +10,7 @@ import torch
 from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.image_mask_pairs import ImageMaskPair
-from hmsa_pipeline.datasets.segmentation_dataset import Sample, SampleRequest, SegmentationDataset
+from hmsa_pipeline.datasets.segmentation_dataset import MixedDataset, Sample, SampleRequest, SegmentationDataset
 from hmsa_pipeline.datasets.transforms import EvalTransform, TrainTransform
 from hmsa_pipeline.errors import DatasetError
 from PIL import Image
@@ -103,3 +103,17 @@ def test_a_mask_of_another_size_is_refused(files):
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(root / pairs[1].mask)
     with pytest.raises(DatasetError, match=r"1_ids\.png.*1\.png"):
         dataset(files, EvalTransform())[1]
+
+
+def test_several_datasets_are_numbered_through(files):
+    crops = dataset(files, TrainTransform((20, 30)))
+    other = SegmentationDataset(crops.root, crops.pairs[1:], crops.reader, crops.transform)
+    mixed = MixedDataset([crops, other])
+    assert len(mixed) == 5
+    for number, (part, place) in enumerate([(crops, 0), (crops, 1), (crops, 2), (other, 0), (other, 1)]):
+        assert same(mixed[SampleRequest(number, 7, (3, 3))], part[SampleRequest(place, 7, (3, 3))])
+        assert same(mixed[number], part[place])
+        assert mixed.image_path(number) == part.image_path(place) == crops.root / part.pairs[place].image
+    for number in (5, -1):
+        with pytest.raises(IndexError):
+            mixed[number]

@@ -330,3 +330,28 @@ def test_frames_that_do_not_fit_are_refused():
         EvalTransform(0)
     with pytest.raises(ValueError, match="magnitude"):
         rand_augment(image, 1, 31)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_other_maps_of_a_frame_are_brought_to_its_crop(seed):
+    """Labels tell where a pixel comes from; probabilities go the way of the image."""
+    torch.manual_seed(seed)
+    height, width = (40, 64) if seed % 2 else (20, 30)
+    image = torch.randint(256, (3, height, width), dtype=torch.uint8)
+    labels = torch.randint(256, (height, width), dtype=torch.uint8)
+    transform = TrainTransform((24, 40), scale=(0.4, 2.5), color_jitter=0)
+    torch.manual_seed(seed)
+    crop, crop_labels, placement = transform.placed(image, labels)
+    torch.manual_seed(seed)
+    again, again_labels = transform(image, labels)
+    assert torch.equal(crop, again) and torch.equal(crop_labels, again_labels)
+    top, bottom, left, right = placement.source
+    assert torch.equal(placement.ids(labels[top:bottom, left:right], 255), crop_labels)
+    maps = image[:, top:bottom, left:right].float() / 255
+    brought = placement.probabilities(maps)
+    inside = placement.ids(torch.zeros(bottom - top, right - left, dtype=torch.uint8), 1) == 0
+    # The image is rounded to 8 bits.
+    assert (255 * brought - crop)[:, inside].abs().max() < 1.1
+    assert not brought[:, ~inside].any()
+    whole = placement.probabilities(maps.softmax(0))
+    torch.testing.assert_close(whole.sum(0), inside.float())

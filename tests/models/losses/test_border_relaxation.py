@@ -141,5 +141,5 @@ def test_every_term_of_the_training_loss_is_relaxed(criterion: str) -> None:
 
 def test_a_loss_without_a_softmax_is_refused() -> None:
     scores = draw(1, 3, 8, 8)[0]
-    with pytest.raises(ValueError, match="not for 'rmi'"):
+    with pytest.raises(ValueError, match="not 'rmi'"):
         training_loss(TrainingOutput(scores, scores, {}), draw(1, 3, 8, 8)[1], "rmi", border_relaxation=1)

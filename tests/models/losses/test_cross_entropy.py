@@ -144,3 +144,18 @@ class TestWrongInput:
     def test_is_an_error(self, loss_of: Loss, logits: Tensor, labels: Tensor, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             loss_of(logits, labels)
+
+
+@both
+def test_weights_are_factors_of_the_pixels_losses(loss_of: Callable[..., Tensor]) -> None:
+    logits, labels = draw(2, 4, 5, 6)
+    weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    plain = loss_of(logits, labels, weights=torch.ones_like(weights))
+    torch.testing.assert_close(plain, loss_of(logits, labels))
+    torch.testing.assert_close(loss_of(logits, labels, weights=0.25 * torch.ones_like(weights)), plain / 4)
+    # Linear in every weight: by one pixel at a time the parts make up the whole.
+    parts = [loss_of(logits, labels, weights=weights * one.view_as(weights)) for one in torch.eye(weights.numel())]
+    torch.testing.assert_close(loss_of(logits, labels, weights=weights), torch.stack(parts).sum())
+    relaxed = loss_of(logits, labels, weights=weights, border_relaxation=1)
+    assert 0 < relaxed < loss_of(logits, labels, weights=weights)
+    assert torch.autograd.gradcheck(lambda x: loss_of(x, labels, weights=weights, border_relaxation=1), logits)

@@ -24,6 +24,12 @@ data:
   without_masks: [a/b.jpg]
   allow_unlabelled: true
   cache: made
+  labels: autolabel marks
+  share: 1
+  threshold: 0.5
+  weight_by_confidence: true
+  boost: {classes: [road, sky], factor: 2}
+  until_epoch: null
 init:
   checkpoint: [weights/a.pth, weights/b.pth]
   fresh: [ocr.cls_head]

@@ -13,18 +13,20 @@ import yaml
 from hmsa_pipeline.datasets.dataset_specs import NAMES
 from hmsa_pipeline.errors import ManifestError
 from hmsa_pipeline.models.registry import ARCHITECTURES
-from hmsa_pipeline.pipeline.config import recipe as module
+from hmsa_pipeline.pipeline.config import recipe as recipe_module
+from hmsa_pipeline.pipeline.config import recipe_data
 from hmsa_pipeline.pipeline.config.frozen_model import FrozenModel
 from hmsa_pipeline.pipeline.config.load_recipe import load_recipe, parse_size, recipe_of
-from hmsa_pipeline.pipeline.config.recipe import RANDOM
+from hmsa_pipeline.pipeline.config.recipe import RANDOM, Init
 from hmsa_pipeline.pipeline.training.checkpoint import require_same_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .recipes import GOOD, MINIMAL, said, write
+from .recipes import GOOD, MINIMAL, refusal, said, write
 
 SECTIONS = [
     kind
+    for module in (recipe_module, recipe_data)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, FrozenModel) and kind != FrozenModel
 ]
@@ -45,11 +47,14 @@ def test_every_field_is_read() -> None:
     tree = yaml.safe_load(GOOD)
     tree["output"] = str(here / "out")
     tree["data"] |= {"root": str(here / "streets"), "cache": str(here / "made")}
+    tree["data"]["labels"] = f"autolabel {here / 'marks'}"
     tree["init"]["checkpoint"] = [str(here / "weights/a.pth"), str(here / "weights/b.pth")]
     assert recipe.resolved() == tree
     assert json.loads(json.dumps(recipe.resolved())) == recipe.resolved()
     assert recipe.data.root_path() == here / "streets"
     assert recipe.cache_path() == here / "made"
+    assert (recipe.sources, recipe.scored) == ((recipe.data,), recipe.data)
+    assert recipe.scored.labels_path() == here / "marks"
     assert recipe.notes == ()
 
 
@@ -69,6 +74,12 @@ def test_a_minimal_recipe_takes_the_defaults() -> None:
             "without_masks": [],
             "allow_unlabelled": False,
             "cache": None,
+            "labels": "own",
+            "share": None,
+            "threshold": None,
+            "weight_by_confidence": False,
+            "boost": None,
+            "until_epoch": None,
         },
         "init": {"checkpoint": [], "fresh": [], "unused": [], "prefix": ""},
         "epochs": 1,
@@ -284,7 +295,7 @@ def test_another_checkpoint_keeps_the_recipes_fresh_layers() -> None:
 
 def test_random_weights_need_no_file() -> None:
     recipe = load_recipe(write(GOOD), init=RANDOM)
-    assert recipe.init == module.Init()
+    assert recipe.init == Init()
     assert recipe.init.path() is None
     assert recipe.notes == ()
 
@@ -295,13 +306,13 @@ def test_another_architecture_starts_from_random_weights_and_says_so(way: str) -
     by_flag = way == "flag"
     how: dict[str, Any] = {"overrides": {"arch": arch}} if by_flag else {"settings": [f"arch={arch}"]}
     recipe = load_recipe(path, **how)
-    assert (recipe.arch, recipe.init) == (arch, module.Init())
+    assert (recipe.arch, recipe.init) == (arch, Init())
     (note,) = recipe.notes
     assert (
         note == "init: random weights, since the recipe's checkpoint is one of hrnet_ocr; name another by --init FILE"
     )
     named = load_recipe(path, init="tiny.pth", **how)
-    assert named.init == module.Init(checkpoint=(str(Path.cwd() / "tiny.pth"),))
+    assert named.init == Init(checkpoint=(str(Path.cwd() / "tiny.pth"),))
     assert named.notes == ()
 
 
@@ -314,7 +325,7 @@ def test_the_recipes_own_architecture_changes_nothing() -> None:
 def test_an_architecture_that_the_recipe_leaves_open_is_the_usual_one() -> None:
     path = write(MINIMAL + "init: {checkpoint: a.pth}\n")
     assert load_recipe(path, overrides={"arch": "hrnet_ocr_mscale"}).init.checkpoint
-    assert load_recipe(path, overrides={"arch": "hrnet_ocr"}).init == module.Init()
+    assert load_recipe(path, overrides={"arch": "hrnet_ocr"}).init == Init()
 
 
 def test_without_a_checkpoint_there_is_nothing_to_say_of_it() -> None:
@@ -345,10 +356,76 @@ def test_a_size_is_height_by_width(height: int, width: int, times: str) -> None:
 def test_a_run_from_before_a_setting_was_known_goes_on(tmp_path: Path) -> None:
     recipe = load_recipe("gta5", root=tmp_path)
     saved = recipe.resolved()
-    for name in ("mapping", "without_masks", "allow_unlabelled"):
+    for name in ("mapping", "without_masks", "allow_unlabelled", "labels", "share", "threshold", "until_epoch"):
         del saved["data"][name]
     del saved["loss"]["border_relaxation"]
     require_same_recipe(tmp_path / "last.pth", saved, recipe)
     other = load_recipe("gta5", root=tmp_path, settings=["data.allow_unlabelled=true"])
     with pytest.raises(ManifestError, match=r"data\.allow_unlabelled was False and is True"):
         require_same_recipe(tmp_path / "last.pth", saved, other)
+
+
+# Several sources.
+
+LISTED = MINIMAL.replace(
+    "data: {type: gta5, root: streets}",
+    """data:
+  - {type: gta5, root: streets, share: 0.5}
+  - type: shift
+    root: more
+    labels: autolabel marks
+    share: 0.5
+    until_epoch: 3""",
+)
+
+
+def test_sources_are_a_list() -> None:
+    found, here = load_recipe(write(LISTED)), Path.cwd()
+    assert [one.type for one in found.sources] == ["gta5", "shift"]
+    assert found.scored == found.sources[0]
+    assert found.sources[1].labels == f"autolabel {here / 'marks'}"
+    assert found.sources[1].labels_path() == here / "marks"
+    assert found.sources[0].labels_path() is None
+    path = write(found.to_yaml(), "elsewhere/resolved.yaml")
+    assert load_recipe(path) == found
+    assert [one["root"] for one in yaml.safe_load(found.to_yaml())["data"]] == [
+        str(here / "streets"),
+        str(here / "more"),
+    ]
+
+
+def test_settings_of_the_command_line_reach_sources() -> None:
+    found = load_recipe(
+        write(LISTED),
+        overrides={"data": {"limit": 7, "allow_unlabelled": None}},
+        settings=["data.1.threshold=0.75", "data.0.share=0.25", "data.1.share=0.75"],
+        cache=Path("there"),
+    )
+    assert [one.limit for one in found.sources] == [7, 7]
+    assert [one.threshold for one in found.sources] == [None, 0.75]
+    assert [one.share for one in found.sources] == [0.25, 0.75]
+    assert found.cache_path() == Path.cwd() / "there"
+    assert found.sources[1].cache is None
+
+
+def test_an_entry_of_a_list_is_named_with_its_line() -> None:
+    message = refusal(write(LISTED.replace("until_epoch: 3", "until_epoch: 0")))
+    assert message == "r.yaml:9: data[1].until_epoch: must be 1 or more, not 0"
+    message = refusal(write(LISTED), settings=["data.1.share=x"])
+    assert message == "r.yaml: data[1].share: a number is needed, not the text 'x' (given on the command line)"
+    message = refusal(write(LISTED), settings=["data.two.share=1"])
+    assert message == "--set data.two.share=1: data is a list of 2; name an entry by its number, data.0 to data.1"
+
+
+def test_a_run_on_moved_sources_goes_on_and_one_on_others_does_not(tmp_path: Path) -> None:
+    saved = load_recipe(write(LISTED)).resolved()
+    moved = LISTED.replace("root: more", "root: moved").replace("autolabel marks", "autolabel moved-too")
+    require_same_recipe(tmp_path / "last.pth", saved, load_recipe(write(moved)))
+    with pytest.raises(ManifestError, match=r"data\[1\]\.labels was autolabel .* and is own"):
+        require_same_recipe(
+            tmp_path / "last.pth", saved, load_recipe(write(LISTED.replace("autolabel marks", "own")))
+        )
+    with pytest.raises(ManifestError, match=r"data\[1\]\.type was shift and is idd"):
+        require_same_recipe(
+            tmp_path / "last.pth", saved, load_recipe(write(LISTED.replace("type: shift", "type: idd")))
+        )

@@ -85,6 +85,7 @@ def test_a_wrong_line_is_refused_with_its_number_and_field(case: str) -> None:
     assert GOOD.count(old) == 1
     # The least crop is that of one loss.
     text = GOOD.replace("image_weighted", "rmi").replace("relaxation: 3", "relaxation: 0")
+    text = text.replace("confidence: true", "confidence: false")
     text = text if case == "small crop" else GOOD
     message = refusal(write(text.replace(old, new)))
     # What is missing stands where its section begins, and two batch sizes do not agree on the line of the second.
@@ -182,8 +183,8 @@ def test_a_wrong_setting_is_refused(setting: str) -> None:
 def test_a_setting_does_not_hide_what_the_file_has_wrong() -> None:
     path = write(GOOD.replace("flip: 0.25", "flip: 3").replace("epochs: 3", "epochs: 0"))
     message = refusal(path, settings=["augmentation.color_jitter=0"])
-    assert "r.yaml:19: epochs: must be 1 or more, not 0" in message
-    assert "line 33: augmentation.flip: must lie between 0 and 1, not 3" in message
+    assert "r.yaml:25: epochs: must be 1 or more, not 0" in message
+    assert "line 39: augmentation.flip: must lie between 0 and 1, not 3" in message
 
 
 @settings(deadline=None)

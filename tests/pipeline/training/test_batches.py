@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.datasets.class_uniform import CentroidIndex, build_index
+from hmsa_pipeline.datasets.class_uniform import CentroidIndex, EpochSource, build_index
 from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
@@ -148,9 +148,9 @@ def test_an_epoch_is_whole_steps_of_images_that_are_there(
 ) -> None:
     index = centroids(images, tuple(sorted(classes)))
     given_ = recipe(global_batch, sampling={"class_uniform": share})
-    draws = epoch_samples(given_, images, index, epoch)
+    draws = epoch_samples(given_, images, [EpochSource(images, index)], epoch)
     assert len(draws) == max(1, images // global_batch) * global_batch
-    assert draws == epoch_samples(given_, images, index, epoch)
+    assert draws == epoch_samples(given_, images, [EpochSource(images, index)], epoch)
     known = {(int(i), (int(x), int(y))) for i, _, x, y in index.centroids}
     for draw in draws:
         assert 0 <= draw.image < images
@@ -173,22 +173,24 @@ def test_an_epoch_does_not_depend_on_who_shares_it(
 ) -> None:
     size = 4 * batch_size * times
     index = centroids(images, (0, 5))
-    alone = epoch_samples(recipe(size, size), images, index, epoch)
-    shared = epoch_samples(recipe(size, batch_size, workers=3, precision="fp32"), images, index, epoch)
+    alone = epoch_samples(recipe(size, size), images, [EpochSource(images, index)], epoch)
+    shared = epoch_samples(
+        recipe(size, batch_size, workers=3, precision="fp32"), images, [EpochSource(images, index)], epoch
+    )
     assert shared == alone
     for step in range(len(alone) // size):
         assert whole_step(shared, size, batch_size, world_size, step) == alone[step * size : (step + 1) * size]
 
 
 def test_without_class_uniform_sampling_no_image_comes_twice_before_all_have_come() -> None:
-    draws = epoch_samples(recipe(1, sampling={"class_uniform": 0}), 50, None, 0)
+    draws = epoch_samples(recipe(1, sampling={"class_uniform": 0}), 50, [EpochSource(50)], 0)
     assert sorted(draw.image for draw in draws) == list(range(50))
     assert {draw.centroid for draw in draws} == {None}
     assert len({draw.seed for draw in draws}) == 50
 
 
 def test_half_of_an_epoch_is_spread_evenly_over_the_classes() -> None:
-    draws = epoch_samples(recipe(1), 380, centroids(380, tuple(range(19))), 0)
+    draws = epoch_samples(recipe(1), 380, [EpochSource(380, centroids(380, tuple(range(19))))], 0)
     # The fixture writes the class into y.
     shown = Counter(draw.centroid[1] for draw in draws if draw.centroid)
     assert shown == dict.fromkeys(range(19), 10)
@@ -198,7 +200,7 @@ def test_half_of_an_epoch_is_spread_evenly_over_the_classes() -> None:
 
 
 def test_a_dataset_smaller_than_a_step_goes_round() -> None:
-    draws = epoch_samples(recipe(8, sampling={"class_uniform": 0}), 3, None, 0)
+    draws = epoch_samples(recipe(8, sampling={"class_uniform": 0}), 3, [EpochSource(3)], 0)
     assert len(draws) == 8
     assert sorted(Counter(draw.image for draw in draws).values()) == [2, 3, 3]
     # The same image again, but another crop of it.
@@ -207,13 +209,17 @@ def test_a_dataset_smaller_than_a_step_goes_round() -> None:
 
 def test_other_epochs_and_other_seeds_draw_otherwise() -> None:
     index = centroids(40, (1, 2))
-    drawn = [epoch_samples(recipe(2, seed=seed), 40, index, epoch) for seed in (0, 1, 7) for epoch in range(4)]
+    drawn = [
+        epoch_samples(recipe(2, seed=seed), 40, [EpochSource(40, index)], epoch)
+        for seed in (0, 1, 7)
+        for epoch in range(4)
+    ]
     assert all(one != other for one, other in itertools.combinations(drawn, 2))
 
 
 def test_what_is_drawn_stays_the_same_from_release_to_release() -> None:
     """A run goes on under another release: these were drawn when the first one was made."""
-    draws = epoch_samples(recipe(2, sampling={"class_uniform": 1.0}), 20, centroids(20, (3, 7)), 1)
+    draws = epoch_samples(recipe(2, sampling={"class_uniform": 1.0}), 20, [EpochSource(20, centroids(20, (3, 7)))], 1)
     assert draws[11:17] == [
         SampleRequest(18, 1275098000, (183, 3)),
         SampleRequest(4, 321757168, (47, 7)),
@@ -241,7 +247,9 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_holds_what_was_drawn(streets: Path, workers: int) -> None:
     learnt = dataset(streets)
-    draws = epoch_samples(recipe(4, 2), len(learnt), build_index(learnt.reader, learnt.pairs, 16), 0)
+    draws = epoch_samples(
+        recipe(4, 2), len(learnt), [EpochSource(len(learnt), build_index(learnt.reader, learnt.pairs, 16))], 0
+    )
     sampler = StepSampler(4, 2, 0, 1)
     sampler.begin(draws, 0)
     for number, batch in enumerate(batches(batch_loader(learnt, sampler, workers, CPU))):
@@ -259,7 +267,7 @@ def test_epochs_follow_one_another_in_the_same_worker_processes(streets: Path) -
     loader = batch_loader(learnt, sampler, 1, CPU)
     plain = batch_loader(learnt, sampler, 0, CPU)
     for epoch, first in ((0, 0), (1, 1), (2, 2), (3, 0)):
-        sampler.begin(epoch_samples(recipe(2), len(learnt), None, epoch), first)
+        sampler.begin(epoch_samples(recipe(2), len(learnt), [EpochSource(len(learnt))], epoch), first)
         there = seen(loader)
         assert len(there) == 2 * (len(learnt) // 2 - first)
         assert same(there, seen(plain))
@@ -269,7 +277,7 @@ def test_epochs_follow_one_another_in_the_same_worker_processes(streets: Path) -
 def test_loading_leaves_the_random_numbers_alone(streets: Path, workers: int) -> None:
     learnt = dataset(streets)
     sampler = StepSampler(5, 5, 0, 1)
-    sampler.begin(epoch_samples(recipe(5), len(learnt), None, 0), 0)
+    sampler.begin(epoch_samples(recipe(5), len(learnt), [EpochSource(len(learnt))], 0), 0)
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
