@@ -12,7 +12,7 @@ import pytest
 from hmsa_pipeline.datasets.segmentation_dataset import SegmentationDataset
 from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 
-from .bench import changed, ended, run, start_forked
+from .bench import TINY, changed, ended, run, start_forked
 from .conftest import plain_cpu
 from .sources import own_labels, recipe, source, write_auto_labels
 from .test_train_interruptions import EVERY_STEP, equal_runs, interrupted
@@ -310,3 +310,30 @@ def test_auto_labels_without_a_class_are_refused(labelled: Path, extra: Path, tm
     assert result.code == 2
     assert "labels anything" in result.err
     assert "make others with 'hmsa-pipeline autolabel', or lower the threshold" in result.err
+
+
+def test_the_published_recipe_with_auto_labels_is_planned_and_followed(tmp_path: Path) -> None:
+    write_source(tmp_path, "cityscapes", train=3, val=1, size=(48, 96), seed=3)
+    root = tmp_path / "Cityscapes-nvidia"
+    photographs = sorted(root.rglob("train/*/*_leftImg8bit.png"))
+    assert len(photographs) == 3
+    coarse = root / "leftImg8bit_trainextra/leftImg8bit/train_extra/troisdorf"
+    coarse.mkdir(parents=True)
+    masks = {}
+    for number, photograph in enumerate(photographs):
+        target = coarse / f"troisdorf_00000{number}_000019_leftImg8bit.png"
+        target.write_bytes(photograph.read_bytes())
+        masks[target.relative_to(root).as_posix()] = np.full((48, 96), 13, np.uint8)
+    write_auto_labels(tmp_path / "autolabels/cityscapes_coarse", root, masks)
+    said = ["train", "--manifest", "cityscapes-autolabel", "--data-root", str(tmp_path), "--arch", TINY]
+    said += ["--output", str(tmp_path / "run"), "--device", "cpu"]
+    lines = run(*said, "--dry-run").out.splitlines()
+    assert lines[2:4] == [
+        "plan:    epochs 1 to 150: 3 images each, at random 50 % of [0], 0 % of [1]; 50 % class-uniform over "
+        "[0], [1]",
+        "         epochs 151 to 175: 3 images each, at random 50 % of [0]; 50 % class-uniform over [0]",
+    ]
+    assert "175 epochs, 16 images a step = 1 x 1 x 16 (processes x batch x accumulation), crop 1024x2048" in lines[5]
+    small = ("--crop-size", "32x64", "--global-batch", "1", "--workers", "0", "--batch-norm", "frozen")
+    result = run(*said, *small, "--epochs", "1", "--set", "sampling.tile=32")
+    assert result.code == 0, result

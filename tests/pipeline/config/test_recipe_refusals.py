@@ -100,7 +100,10 @@ def test_a_wrong_line_is_refused_with_its_number_and_field(case: str) -> None:
 
 def test_a_missing_recipe_is_refused_with_the_shipped_ones() -> None:
     message = refusal("gta6")
-    assert message == f"gta6: no such manifest; the package ships {', '.join(sorted([*NAMES, 'demo']))}"
+    assert (
+        message
+        == f"gta6: no such manifest; the package ships {', '.join(sorted([*NAMES, 'cityscapes-autolabel', 'demo']))}"
+    )
 
 
 def test_a_manifest_is_no_recipe() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from hmsa_pipeline.datasets.dataset_specs import NAMES, dataset_spec
+from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.models.checkpoint import expected_shapes
 from hmsa_pipeline.pipeline.config.load_manifest import shipped_manifests
 from hmsa_pipeline.pipeline.config.load_recipe import load_recipe, recipe_of
@@ -91,7 +92,7 @@ def leaves(tree: dict[str, Any], above: str = "") -> list[str]:
 
 
 def test_every_dataset_has_one_and_the_demo_too() -> None:
-    assert shipped_manifests(RECIPES) == sorted([*NAMES, "demo"])
+    assert shipped_manifests(RECIPES) == sorted([*NAMES, "demo", "cityscapes-autolabel"])
     assert set(PUBLISHED) == set(NAMES)
 
 
@@ -180,13 +181,13 @@ def test_the_fresh_layers_are_layers_of_the_network(name: str) -> None:
         assert any(key.startswith(f"{layer}.") for key in keys)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "demo"])
+@pytest.mark.parametrize("name", [*NAMES, "demo", "cityscapes-autolabel"])
 def test_what_is_resolved_gives_the_same_recipe(name: str, tmp_path: Path) -> None:
     assets = None if name == "demo" else Path("/assets")  # the demo starts from nothing
     recipe = load_recipe(name, data_root=Path("/data"), assets=assets)
     (tmp_path / "resolved.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     assert load_recipe(tmp_path / "resolved.yaml") == recipe
-    assert recipe.data.root_path() == Path("/data") / dataset_spec(recipe.data.type).folder
+    assert recipe.scored.root_path() == Path("/data") / dataset_spec(recipe.scored.type).folder
     assert all(path.startswith("/assets/seg_weights/") for path in recipe.init.checkpoint)
 
 
@@ -210,3 +211,46 @@ def test_the_tiny_network_follows_any_of_them_from_random_weights(name: str) -> 
     recipe = load_recipe(recipe_of(name), overrides={"arch": "hrnet_tiny_ocr_mscale"})
     assert recipe.init.path() is None
     assert [note.partition(":")[0] for note in recipe.notes] == ["init"]
+
+
+AUTOLABEL = "cityscapes-autolabel"
+BOOSTED = (3, 4, 6, 7, 9, 11, 12, 13, 14, 15, 16, 17, 18)
+"""Train ids of coarse_boost_classes in scripts/train_cityscapes_sota.yml of NVIDIA/semantic-segmentation."""
+
+
+def test_the_recipe_with_auto_labels_differs_from_cityscapes_by_what_was_published() -> None:
+    plain, found = (load_recipe(name).resolved() for name in ("cityscapes", AUTOLABEL))
+    fine, coarse = found.pop("data")
+    of_plain = plain.pop("data")
+    # 16 GPUs instead of 8, and twice the learning rate.
+    assert found == plain | {
+        "output": str(Path.cwd() / "runs/train" / AUTOLABEL),
+        "global_batch": 16,
+        "optimizer": plain["optimizer"] | {"lr": 0.01},
+    }
+    assert fine == of_plain | {"share": 1.0}
+    assert coarse == of_plain | {
+        "train": "train_extra",
+        "labels": "autolabel ${HMSA_DATA_ROOT}/autolabels/cityscapes_coarse",
+        "share": 0.0,
+        "threshold": 0.5,
+        "until_epoch": 150,
+        "boost": {"classes": [CLASS_NAMES[label] for label in BOOSTED], "factor": 1},
+    }
+
+
+def test_every_value_of_the_recipe_with_auto_labels_names_its_source() -> None:
+    places = re.compile(r"version|output|type|root|labels|every|minutes")
+    lines = text(AUTOLABEL).partition("\nversion:")[2].splitlines()
+    wrong = []
+    for number, line in enumerate(lines):
+        value = re.match(r" *(?:- )?([a-z_]+): *([^# ][^#]*)(#.*)?$", line)
+        if value is None or places.fullmatch(value[1]):
+            continue
+        above = lines[number - 1].strip() if lines[number - 1].strip().startswith("#") else ""
+        if len(re.findall(r"\[([1-4])\]", value[3] or above)) != 1 and value[1] != "every":
+            wrong.append(line)
+    assert wrong == []
+    head = text(AUTOLABEL).partition("\nversion:")[0]
+    assert all(f"[{number}] " in head for number in range(1, 5))
+    assert f"hmsa-pipeline train --manifest {AUTOLABEL} --data-root DATA --assets ASSETS --gpus 16" in head
