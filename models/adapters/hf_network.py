@@ -171,6 +171,8 @@ def load(folder: Path, as_library: bool = False) -> HFNetwork:
 
 def _architecture(folder: Path, config: dict[str, Any]) -> str:
     found = config.get("architectures")
+    if isinstance(config.get("_model_class"), str):
+        raise CheckpointError(f"{folder}: was saved by segmentation_models_pytorch; say 'arch: smp'")
     if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], str):
         raise CheckpointError(f"{folder}: 'architectures' in config.json names no class; save the network again")
     name = found[0]

@@ -76,8 +76,8 @@ def load(folder: Path, mean: Sequence[float] | None, std: Sequence[float] | None
     if mean is None or std is None:
         if not encoder.startswith("tu-"):
             raise ManifestError(
-                f"{folder}: does not hold the mean and deviation of its pixels; give 'mean' and 'std' as "
-                f"smp.encoders.get_preprocessing_params('{encoder}') says"
+                f"{folder}: does not hold the mean and deviation of its pixels; give the 'mean' and 'std' that it "
+                f"was trained with; smp.encoders.get_preprocessing_params('{encoder}') has those of its encoder"
             )
         mean, std = IMAGENET
         notes = ("its pixels' mean and deviation are taken to be ImageNet's; 'mean' and 'std' give others",)
@@ -108,6 +108,8 @@ def _library() -> Any:
 
 def _check(folder: Path, config: dict[str, Any]) -> None:
     name = config.get("_model_class")
+    if name is None and config.get("architectures"):
+        raise CheckpointError(f"{folder}: was saved by transformers; say 'arch: transformers'")
     if name not in CLASSES:
         shown = "names no class of smp" if name is None else f"names the class {name}, which smp does not have"
         raise CheckpointError(f"{folder}: config.json {shown}; {nearest(str(name), CLASSES)}")

@@ -132,7 +132,7 @@ def import_logits(
         first = min(f"{output_stem(photo.path)}_logits.npz" for photo in photos)
         raise StoreError(
             f"{folder}: holds none of the {len(photos)} files that the photographs of {dataset} call for "
-            f"(first: {first}); check the path"
+            f"(first: {first}, or .npy or .safetensors); check the path"
         )
     sizes = {photo.path: photo.size for photo in photos}
     form = _form_of(files, sizes, kind, channels)
@@ -270,7 +270,8 @@ def _read(
         raise StoreError(f"{path}: belongs to a photograph that cannot be read; fix the photograph")
     if values.ndim != 3 or reduction((height, width), (values.shape[1], values.shape[2])) is None:
         raise StoreError(
-            f"{path}: holds {form.kind} of shape {tuple(values.shape)}; the photograph is {height}x{width}"
+            f"{path}: holds {form.kind} of shape {tuple(values.shape)}; the photograph is {height}x{width}, so save "
+            f"(classes, {height}, {width}), or 2, 4, 8, 16 or 32 times smaller"
         )
     if not sure and (doubt := _doubt(form.kind, values)):
         raise StoreError(f"{path}: {doubt}")

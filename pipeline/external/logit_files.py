@@ -114,7 +114,9 @@ def _read_file(path: Path) -> Tensor:
         raise StoreError(f"{path}: is no readable {path.suffix} file ({reason(error)})") from error
     named = [name for name in arrays if name in KINDS] or list(arrays)
     if len(named) != 1:
-        raise StoreError(f"{path}: holds {len(arrays)} arrays, none of them alone is called {' or '.join(KINDS)}")
+        raise StoreError(
+            f"{path}: holds {len(arrays)} arrays, none of them alone is called {' or '.join(KINDS)}; keep one"
+        )
     return arrays[named[0]]
 
 

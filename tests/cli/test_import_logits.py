@@ -140,7 +140,7 @@ def as_npz(**arrays: np.ndarray) -> bytes:
 
 A = made("day/a.png")
 MISFITS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "another height": (lambda: as_npz(logits=A[:, :-1]), "shape (19, 47, 80); the photograph is 48x80"),
+    "another height": (lambda: as_npz(logits=A[:, :-1]), "the photograph is 48x80, so save (classes, 48, 80), or 2,"),
     "transposed": (lambda: as_npz(logits=A.transpose(1, 2, 0)), "shape (48, 80, 19); the photograph is 48x80"),
     "a batch": (lambda: as_npz(logits=A[None]), "shape (1, 19, 48, 80); the photograph is 48x80"),
     "more channels": (lambda: as_npz(logits=made("day/a.png", 20)), "20 channels for 19 classes; select with --chan"),
@@ -238,7 +238,7 @@ def test_a_folder_without_logits_is_refused(bench: Bench) -> None:
     assert fill(bench, folder="nowhere").refusal().startswith(f"{bench.root / 'nowhere'}: there is no such folder")
     message = fill(bench, folder="photos").refusal()
     assert "holds none of the 4 files" in message
-    assert "(first: day/a_logits.npz)" in message
+    assert "(first: day/a_logits.npz, or .npy or .safetensors)" in message
     assert not bench.output.exists()
 
 

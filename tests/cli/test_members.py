@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hmsa_pipeline.datasets.decode.tensors import decode_image, normalise
@@ -221,6 +222,43 @@ def without_names(bench: Bench) -> None:
     edit(bench.root / "segformer/config.json", id2label={str(n): f"LABEL_{n}" for n in range(19)}, label2id=None)
 
 
+def no_class_of_smp(bench: Bench) -> None:
+    smp_folder(bench)
+    edit(bench.root / "unet/config.json", _model_class="Unit")
+
+
+def resnet_of_smp(bench: Bench) -> None:
+    smp_folder(bench)
+    edit(bench.root / "unet/config.json", encoder_name="resnet18")
+
+
+ONNX = {"arch": "onnx", "checkpoint": "net.onnx", "classes": list(CLASS_NAMES)}
+
+
+def half_of_external_weights(bench: Bench) -> None:
+    """The weights of a graph lie in a file beside it, of which the download stopped in the middle."""
+    import onnx
+
+    weight = onnx.numpy_helper.from_array(np.zeros((19, 3, 1, 1), np.float32), "weight")
+    tensors = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, channels, "h", "w"])
+        for name, channels in (("image", 3), ("logits", 19))
+    ]
+    node = onnx.helper.make_node("Conv", ["image", "weight"], ["logits"])
+    graph = onnx.helper.make_graph([node], "net", tensors[:1], tensors[1:], [weight])
+    onnx.save_model(
+        onnx.helper.make_model(graph),
+        bench.root / "net.onnx",
+        save_as_external_data=True,
+        location="net.data",
+        size_threshold=0,
+    )
+    (bench.root / "net.data").write_bytes(bytes(100))
+
+
+NUMBERS = {"mean": [0, 0, 0], "std": [1, 1, 1]}
+
+
 def nothing(bench: Bench) -> None:
     pass
 
@@ -249,7 +287,15 @@ WRONG = {
     "no checkpoint": (nothing, {"checkpoint": None}, "needs the folder in which a network was saved"),
     "smp without names": (smp_folder, {"arch": "smp", "checkpoint": "unet"}, "its 19 classes have no names"),
     "smp by name": (nothing, {"arch": "smp", "checkpoint": "owner/unet"}, "names on a hub are not fetched"),
-    "another's folder": (nothing, {"arch": "smp", "mean": [0, 0, 0], "std": [1, 1, 1]}, "names no class of smp"),
+    "another's folder": (nothing, {"arch": "smp", **NUMBERS}, "was saved by transformers; say 'arch: transformers'"),
+    "smp's folder": (smp_folder, {"checkpoint": "unet"}, "was saved by segmentation_models_pytorch; say 'arch: smp'"),
+    "a class of nobody": (no_class_of_smp, {**SMP, **NUMBERS}, "names the class Unit, which smp does not have"),
+    "external weights": (half_of_external_weights, {**ONNX, **NUMBERS}, "cannot be read"),
+    "smp without numbers": (
+        resnet_of_smp,
+        SMP,
+        "the mean and deviation of its pixels; give the 'mean'",
+    ),
     "mean alone": (nothing, {"arch": "smp", "mean": [0, 0, 0]}, "std: is missing; 'mean' and 'std' go together"),
     "mean": (nothing, {"mean": [0, 0, 0], "std": [1, 1, 1]}, "means nothing to 'transformers', only to smp"),
     "postprocess": (

@@ -14,7 +14,9 @@ import yaml
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
+from hmsa_pipeline.pipeline.config.manifest import Member
 
+from ..documents import DOCS
 from ..models.adapters.tiny import save
 from .bench import TINY, Bench, attributes, run
 from .conftest import plain_cpu
@@ -132,3 +134,12 @@ def test_the_report_and_pictures_show_them(mixed: Bench, tmp_path: Path) -> None
     assert page.count("<td>scales 0.5, 1</td>") == len(NAMES)
     rendered = mixed.run("render", "--write", str(tmp_path / "pictures"))
     assert rendered.code == 0, rendered
+
+
+def test_the_page_names_the_same_members_with_all_that_they_need() -> None:
+    page = (DOCS / "members.md").read_text()
+    block = page.partition("```yaml\n")[2].partition("```")[0]
+    entries = [Member.model_validate(entry) for entry in yaml.safe_load(block)]
+    assert [(entry.name, entry.arch) for entry in entries] == [(one["name"], one["arch"]) for one in THREE_LINES]
+    assert entries[2].classes == CLASS_NAMES
+    assert entries[2].mean is not None

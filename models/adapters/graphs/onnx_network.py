@@ -175,9 +175,17 @@ def _external(onnx: Any, path: Path, model: Any) -> list[Path]:
 
 
 def _demand_numbers(onnx: Any, path: Path, model: Any) -> None:
-    """Raise CheckpointError where a weight is not a number; infinity is one that masks are made of."""
+    """Raise CheckpointError where a weight is missing or not a number; infinity is one that masks are made of."""
     for tensor in model.graph.initializer:
-        if tensor.data_type in _FLOATS and np.isnan(onnx.numpy_helper.to_array(tensor, str(path.parent))).any():
+        if tensor.data_type not in _FLOATS:
+            continue
+        try:
+            values = onnx.numpy_helper.to_array(tensor, str(path.parent))
+        except Exception as error:  # of a file that is shorter than its tensors, or of a strange shape
+            raise CheckpointError(
+                f"{path}: its weight {tensor.name} cannot be read ({reason(error)[:200]}); export the network again"
+            ) from error
+        if np.isnan(values).any():
             raise CheckpointError(
                 f"{path}: weights hold values that no network can use (first: {tensor.name} holds NaN); the training "
                 "that made it diverged, or the file was converted wrongly"

@@ -113,6 +113,10 @@ def test_weights_beside_the_file_count_and_lie_in_its_folder(tmp_path: Path) -> 
     ]
     assert parts_sha256("onnx", path) == hashlib.sha256("".join(sums).encode()).hexdigest()
     assert_golden(member("onnx", path), network, 32)
+    content = (tmp_path / "a.onnx.data").read_bytes()
+    (tmp_path / "a.onnx.data").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"its weight .* cannot be read .*; export the network again"):
+        member("onnx", path)
     (tmp_path / "a.onnx.data").rename(tmp_path / "b.data")
     with pytest.raises(CheckpointError, match=r"its weights are in a\.onnx\.data, which is not there"):
         member("onnx", path)

@@ -112,7 +112,7 @@ def test_imagenet_is_assumed_for_encoders_of_timm_alone(tmp_path: Path) -> None:
     wanted = theirs(network, pixels, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).softmax(1)
     torch.testing.assert_close(belief(ours, pixels), wanted, atol=2e-5, rtol=0)
     edit(tmp_path, encoder_name="resnet18")
-    with pytest.raises(ManifestError, match=r"give 'mean' and 'std' as smp.*'resnet18'"):
+    with pytest.raises(ManifestError, match=r"give the 'mean' and 'std' that.*'resnet18'"):
         member(tmp_path, mean=None, std=None)
 
 
