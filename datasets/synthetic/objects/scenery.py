@@ -67,7 +67,7 @@ def _leaf_colour(rng: np.random.Generator) -> Colour:
 
 def _leaf(rng: np.random.Generator, style: Style, green: Colour, up: float) -> Colour:
     colour = shade(green, 0.5 + 0.6 * up + rng.uniform(-0.1, 0.1))
-    return mix(colour, (232, 235, 240), style.snow * np.clip(up * 1.3 - 0.35 + rng.uniform(-0.2, 0.2), 0, 0.9))
+    return mix(colour, (232, 235, 240), style.snow * min(max(up * 1.3 - 0.35 + rng.uniform(-0.2, 0.2), 0), 0.9))
 
 
 def _pieces(plot: Plot, length: float) -> Iterator[tuple[float, float]]:
