@@ -29,19 +29,28 @@ class Retries:
     def __init__(self, progress: Progress, image_timeout: float, is_stopping: Callable[[], bool]) -> None:
         self._progress, self._image_timeout, self._is_stopping = progress, image_timeout, is_stopping
 
-    def take_alone(self, state: JobState, worker: str, workers: int) -> JobImage | None:
-        """Take a suspect that is to be tried alone.
+    def suspect_for(self, state: JobState, worker: str, workers: int) -> JobImage | None:
+        """Return the next suspect of a job that this worker may try alone.
 
         Args:
-            state: of its job.
-            worker: gets it; one that died on it gets it only if there is no other.
+            state: of the job.
+            worker: one that died on an image gets it only if there is no other.
             workers: number of workers.
         """
         for image in state.retry_alone:
             if workers == 1 or state.died_on.get(image.path) != worker:
-                state.retry_alone.remove(image)
                 return image
         return None
+
+    def take_alone(self, state: JobState, worker: str, workers: int) -> JobImage | None:
+        """Take that suspect.
+
+        Args:
+            state, worker, workers: see `suspect_for`.
+        """
+        if (image := self.suspect_for(state, worker, workers)) is not None:
+            state.retry_alone.remove(image)
+        return image
 
     def after_death(self, assignment: Assignment, deaths: int) -> None:
         """Sort a dead worker's images: complete ones count, suspects are tried alone, the rest is given back."""

@@ -155,13 +155,11 @@ class _Scheduler:
         for worker in workers:
             if worker in busy:
                 continue
-            while not self._is_stopping() and (state := self._choose_job(worker)) is not None:
+            while not self._is_stopping() and (state := self._choose_job(worker, len(workers))) is not None:
                 if state.opened_at is None:
                     self._open(state)
                 if images := self._take_images(state, worker, len(workers)):
                     self._submit(state, images, worker)
-                    break
-                if state.has_more:  # what is left killed this very worker's process, and others are there
                     break
 
     def _open(self, state: JobState) -> None:
@@ -179,8 +177,10 @@ class _Scheduler:
                 raise  # another run has begun the same since the plan was made
             state.give_up(str(error))
 
-    def _choose_job(self, worker: str) -> JobState | None:
-        candidates = [state for state in self._states if not state.is_closed and state.has_more]
+    def _choose_job(self, worker: str, workers: int) -> JobState | None:
+        candidates = [
+            state for state in self._states if not state.is_closed and self._has_for(state, worker, workers)
+        ]
         loaded = self._loaded.get(worker)
         if same := [state for state in candidates if state.job.key == loaded]:
             return same[0]
@@ -193,6 +193,12 @@ class _Scheduler:
             return pixels / (1 + served.count(state.job.key))
 
         return max(candidates, key=left_for_each, default=None)
+
+    def _has_for(self, state: JobState, worker: str, workers: int) -> bool:
+        """Return whether a job has images for this worker: suspects that it died on are for others."""
+        if state.opened_at is None or state.images:
+            return True
+        return self._retries.suspect_for(state, worker, workers) is not None
 
     def _take_images(self, state: JobState, worker: str, workers: int) -> list[JobImage]:
         if suspect := self._retries.take_alone(state, worker, workers):

@@ -18,6 +18,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -65,14 +66,16 @@ def fork_workers() -> tuple[str, ...] | None:
         return _serve_workers(asked)
     asked.close()
     begin = multiprocessing.util.spawnv_passfds
+    one_at_a_time = threading.Lock()  # two threads that start workers would get each other's
 
     def fork(path: bytes, arguments: list[str | bytes], handles: list[int]) -> int:
         words = [os.fsdecode(word) for word in arguments]
         if "--multiprocessing-fork" not in words:
             return begin(path, arguments, handles)
         request = {"words": words, "handles": handles, "env": dict(os.environ), "cwd": str(Path.cwd())}
-        socket.send_fds(asking, [json.dumps(request).encode()], handles)
-        return int(asking.recv(64))
+        with one_at_a_time:
+            socket.send_fds(asking, [json.dumps(request).encode()], handles)
+            return int(asking.recv(64))
 
     multiprocessing.util.spawnv_passfds = fork
     return None

@@ -80,6 +80,18 @@ def test_a_worker_that_dies_costs_nothing(bench: Bench, reference: Bench) -> Non
     assert files(bench.logits) == files(reference.logits)
 
 
+def test_all_workers_that_die_at_once_cost_nothing(bench: Bench, reference: Bench) -> None:
+    process = bench.start("dump", "--workers", "2", env=gated(bench.root, "03"))
+    wait_for(lambda: shards(bench) == 6)  # three of each member; both workers hold images
+    for worker in workers(process.pid):
+        kill(worker)
+    (bench.root / "site" / "go").touch()
+    result = ended(process)
+    assert (result.code, quiet(result.err)) == (0, [])
+    assert sorted(lost(result.err)) == ["cpu0", "cpu1"]
+    assert files(bench.logits) == files(reference.logits)
+
+
 @pytest.mark.slow(every_change=True)
 def test_a_worker_whose_next_process_starts_slowly_is_waited_for(bench: Bench, reference: Bench) -> None:
     process = bench.start("dump", "--workers", "1", "--models", "ant", env=slow(bench.root, 4.0))

@@ -97,6 +97,7 @@ class ScriptedPool:
         self.blocks.append((worker, block.job.key, len(block.paths)))
 
     def wait(self, is_stopping: Callable[[], bool], on_event: OnEvent) -> None:
+        assert self._given, "no worker has a block though images are left: the run would wait for ever"
         while self._killed:
             number = self._killed.pop()
             del self._given[number]
@@ -203,6 +204,24 @@ def test_an_image_that_kills_is_given_four_workers_and_no_innocent_is_listed() -
     assert "4 workers died" in summary.failed["kill"]
     assert len(job.done) == 200
     assert sum(size == 1 for _, _, size in pool.blocks) <= IN_FLIGHT + 10
+
+
+def test_workers_that_die_at_once_with_a_job_each_try_each_others_images() -> None:
+    jobs = [MemoryJob(name, [f"{n}" for n in range(24)], name) for name in ("ant", "bee")]
+    pool = ScriptedPool(2)
+    submit = pool.submit
+
+    def dying(number: int, block: MemoryBlock, worker: str) -> None:
+        submit(number, block, worker)
+        if number < 2:
+            pool.kill(number)
+
+    pool.submit = dying  # type: ignore[method-assign]
+    summaries = run(jobs, pool)
+    assert [summaries[name].done for name in ("ant", "bee")] == [24, 24]
+    assert all(sorted(job.done) == sorted(job.images) for job in jobs)
+    alone = [(worker, key) for worker, key, size in pool.blocks if size == 1]
+    assert {("w1", "ant"), ("w0", "bee")} <= {*alone}
 
 
 def test_workers_that_always_die_end_the_job_and_not_the_run() -> None:
