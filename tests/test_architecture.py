@@ -31,7 +31,7 @@ PIPELINE = {
     "scoring": {"submission", "fusion", "config", "store", "storage", "runtime", "datasets"},
     "pictures": {"fusion", "datasets"},
     "report": {"scoring", "pictures", "fusion", "config", "store", "storage", "runtime", "datasets"},
-    "training": {"config", "scoring", "pictures", "storage", "runtime", "datasets", "models"},
+    "training": {"config", "scoring", "pictures", "store", "storage", "runtime", "datasets", "models"},
     "dataset_tools": {"config", "pictures", "runtime", "datasets"},
     "demo": {"config", "submission", "training", "datasets", "models"},
 }

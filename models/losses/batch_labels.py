@@ -21,6 +21,8 @@ class BatchTotals(NamedTuple):
     images: int
     pixels: int
     """Labelled pixels of all images."""
+    taught: int = 0
+    """Pixels of all images with soft targets."""
 
 
 def labelled(logits: Tensor, labels: Tensor) -> Tensor:

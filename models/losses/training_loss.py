@@ -44,6 +44,8 @@ class LossTerms(NamedTuple):
     auxiliary: Tensor
     scales: dict[float, Tensor]
     """By scale; empty if scales have no weight."""
+    distillation: Tensor | None = None
+    """Added to the total by who has soft targets; None without them."""
 
 
 def training_loss(

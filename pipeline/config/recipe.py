@@ -18,7 +18,7 @@ from .frozen_model import FrozenModel
 from .load_manifest import SHIPPED
 from .manifest import Version
 from .path_variables import resolved_path
-from .recipe_data import Data, DataSection, check_sources
+from .recipe_data import NONE, Data, DataSection, check_sources
 from .value_types import (
     Count,
     InputPath,
@@ -151,6 +151,36 @@ class Sampling(FrozenModel):
     tile: Count = Field(default=1024, description="Side of the tiles in which a class is looked for, in pixels.")
 
 
+class Distillation(FrozenModel):
+    """A teacher whose probabilities are learnt, beside labels: the mean of networks' softmax (arXiv 1503.02531)."""
+
+    stores: InputPath = Field(
+        description="The output of a run of 'hmsa-pipeline dump', whose logits are learnt from. ${NAME} is expanded, "
+        "relative to the recipe."
+    )
+    dataset: Text | None = Field(
+        default=None, description="Name of the dataset in that run; the one that lists the photographs if null."
+    )
+    models: tuple[Text, ...] = Field(default=(), description="Names of the networks; all that have stores if empty.")
+    temperature: Annotated[Positive, _at_most(1000)] = Field(
+        default=1.0, description="Logits of teacher and student are divided by it; above 1 it softens both."
+    )
+    weight: Annotated[Positive, _single] = Field(
+        default=1.0, description="Of temperature ** 2 times the divergence from the teacher, against the other terms."
+    )
+
+    @model_validator(mode="after")
+    def _is_a_set(self) -> Distillation:
+        for i, name in enumerate(self.models):
+            if name in self.models[:i]:
+                raise FieldError(f"{name} stands twice; remove one", "models", i)
+        return self
+
+    def stores_path(self) -> Path:
+        """Return the absolute path of the stores' run; `ManifestError` if a variable in it is not set."""
+        return resolved_path(self.stores, f"loss.distillation.stores {self.stores}: ")
+
+
 class Loss(FrozenModel):
     """The loss that training minimises."""
 
@@ -166,6 +196,7 @@ class Loss(FrozenModel):
         description="Pixels from a border of classes within which each class there counts as right; 0 for none "
         "(arXiv 1812.01593, section 3.3).",
     )
+    distillation: Distillation | None = Field(default=None, description="A teacher that is learnt from, too.")
 
     @model_validator(mode="after")
     def _relaxes_a_softmax(self) -> Loss:
@@ -284,6 +315,11 @@ class Recipe(FrozenModel):
             raise FieldError("8 pixels at least on each side for the loss rmi", "augmentation", "crop")
         check_sources(self.sources, self.sampling.class_uniform)
         for i, source in enumerate(self.sources):
+            if source.labels == NONE and self.loss.distillation is None:
+                place = ("data",) if isinstance(self.data, Data) else ("data", i)
+                raise FieldError(
+                    "without labels there is only a teacher to learn from; give loss.distillation", *place, "labels"
+                )
             if source.weight_by_confidence and self.loss.criterion == "rmi":
                 place = ("data",) if isinstance(self.data, Data) else ("data", i)
                 raise FieldError(

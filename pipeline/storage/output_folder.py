@@ -21,6 +21,11 @@ def store_path(output: Path, dataset: str, model: str) -> Path:
     return output / _LOGITS / dataset / f"{model}.zarr"
 
 
+def logits_path(output: Path) -> Path:
+    """Return the folder that holds the stores of all datasets."""
+    return output / _LOGITS
+
+
 def all_predictions_path(output: Path) -> Path:
     """Return the folder that holds the predictions of all datasets."""
     return output / _PREDICTIONS

@@ -19,7 +19,10 @@ from ...models.checkpoint import read_checkpoint, read_state_dict, save_checkpoi
 from ..config.recipe import Recipe
 
 # What may change between a run and its continuation: where things lie, and how the same steps are computed.
-_FREE = {"output", "data.root", "data.cache", "workers", "batch_size", "activation_checkpointing"}
+_FREE = {
+    *("output", "data.root", "data.cache", "loss.distillation.stores"),
+    *("workers", "batch_size", "activation_checkpointing"),
+}
 _FREE_SECTIONS = ("checkpoints.",)
 _ENTRY = re.compile(r"\[\d+\]")
 
@@ -164,6 +167,7 @@ _ADDED: dict[str, Any] = {
     "data.boost": None,
     "data.until_epoch": None,
     "loss.border_relaxation": 0,
+    "loss.distillation": None,
 }
 
 

@@ -11,7 +11,7 @@ import torch
 
 from ...datasets.layout.folder_layout import located
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, refuse_absent, without_masks
-from ...datasets.taxonomy import NUM_CLASSES
+from ...datasets.taxonomy import CLASS_NAMES, NUM_CLASSES
 from ...errors import CheckpointError, ManifestError, first_few
 from ...models.checkpoint import demand_match, demand_numbers, expected_shapes
 from ...models.partial_weights import check_initial
@@ -23,6 +23,7 @@ from ..text import plural
 from .checkpoint import TrainingCheckpoint, read_run, require_same_recipe
 from .log import require_extra
 from .processes import TrainingProcess
+from .soft_targets import Teachers, describe_teachers, find_teachers, identities
 from .sources import Source, epoch_plan, find_source, find_split, fingerprint
 
 CHECKPOINTS = "checkpoints"
@@ -44,6 +45,7 @@ class TrainingPlan:
         world_size: processes that train together.
         sources: what is learnt from, in the recipe's order.
         validation: photographs and masks that are scored.
+        teachers: whose logits each source is taught by, None for no one's.
         init: the checkpoint to start from; None for random weights or a run that goes on.
         saved: the run that goes on; None for a new one.
         notes: what the user should know, a line each.
@@ -58,6 +60,7 @@ class TrainingPlan:
     init: Path | None
     saved: TrainingCheckpoint | None
     notes: tuple[str, ...]
+    teachers: tuple[Teachers | None, ...]
     overwrite: bool = False
 
     @property
@@ -69,6 +72,11 @@ class TrainingPlan:
     def epoch_length(self) -> int:
         """Images of an epoch, before they are made up to whole steps."""
         return len(self.sources[0].pairs)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what is learnt from."""
+        return fingerprint(self.sources, identities(self.teachers))
 
     @property
     def is_finished(self) -> bool:
@@ -95,6 +103,7 @@ class TrainingPlan:
             f"steps:   {r.epochs} epochs, {r.global_batch} images a step = {self.world_size} x {r.batch_size} x "
             f"{self.accumulation} (processes x batch x accumulation), crop {_crop(r)}",
             f"loss:    {r.loss.criterion}{_MAY_BE_NEGATIVE if r.loss.criterion == 'rmi' else ''}",
+            *(f"{'' if i else 'teacher:':<8} {line}" for i, line in enumerate(describe_teachers(r, self.teachers))),
             f"machine: {self.device.type}, {self.precision}",
             f"output:  {r.output}",
         ]
@@ -164,7 +173,8 @@ def plan_training(
     scored = {located(sources[0].root, pair.image) for pair in validation}
     if both := scored & {located(source.root, pair.image) for source in sources for pair in source.pairs}:
         notes.append(f"data: {plural(len(both), 'image is', 'images are')} both learnt from and scored on")
-    saved = _saved(recipe, sources, resume, overwrite)
+    teachers = tuple(find_teachers(recipe, sources, CLASS_NAMES))
+    saved = _saved(recipe, sources, teachers, resume, overwrite)
     init = None
     if saved is None:
         notes = [*recipe.notes, *notes]
@@ -186,6 +196,7 @@ def plan_training(
         init=init,
         saved=saved,
         notes=tuple(notes),
+        teachers=teachers,
         overwrite=overwrite,
     )
 
@@ -241,8 +252,9 @@ def _check_batches(recipe: Recipe, processes: int) -> None:
 def _check_memory(recipe: Recipe, device: torch.device) -> None:
     """Refuse what certainly does not fit: where memory is promised to all who ask, one is killed for using it."""
     pixels = recipe.batch_size * math.prod(recipe.augmentation.crop)
-    # Bytes of images and labels as they are loaded; on a CPU also of float32 images and of one map of scores.
-    needed = pixels * (4 + (4 * (3 + NUM_CLASSES) if device.type == "cpu" else 0))
+    # Bytes of images, labels and soft targets as loaded; on a CPU also of float32 images and of one map of scores.
+    soft = 2 * NUM_CLASSES if recipe.loss.distillation else 0
+    needed = pixels * (4 + soft + (4 * (3 + NUM_CLASSES) if device.type == "cpu" else 0))
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise ManifestError(
@@ -265,7 +277,13 @@ def _check_writable(output: Path) -> None:
             raise ManifestError(f"{place}: cannot be written (no right to); free it or choose another --output")
 
 
-def _saved(recipe: Recipe, sources: tuple[Source, ...], resume: bool, overwrite: bool) -> TrainingCheckpoint | None:
+def _saved(
+    recipe: Recipe,
+    sources: tuple[Source, ...],
+    teachers: tuple[Teachers | None, ...],
+    resume: bool,
+    overwrite: bool,
+) -> TrainingCheckpoint | None:
     path = recipe.output / CHECKPOINTS / LAST
     if overwrite or not path.exists():
         return None
@@ -283,9 +301,10 @@ def _saved(recipe: Recipe, sources: tuple[Source, ...], resume: bool, overwrite:
         fix = f"put a copy of {first_few(others)} in its place to go on from there, or " if others else ""
         raise CheckpointError(f"{error}; {fix}start over with --overwrite or in another --output") from error
     require_same_recipe(path, saved.recipe, recipe)
-    if saved.images != fingerprint(sources):
+    if saved.images != fingerprint(sources, identities(teachers)):
         images = " and ".join(f"the {len(source.pairs)} of {source.root}" for source in sources)
         labels = ", or their auto-labels changed" if any(source.auto_labels for source in sources) else ""
+        labels += ", or their teachers did" if any(teachers) else ""
         raise ManifestError(
             f"{path}: learnt from other images than {images}{labels}; put back what was there when the run began, or "
             "begin another run in another --output"

@@ -169,11 +169,19 @@ def build_loaders(
         gaussian_blur=given.gaussian_blur,
         rand_augment=(augment.operations, augment.magnitude) if augment else None,
     )
+    settings = plan.recipe.loss.distillation
     confidence = any(source.data.weight_by_confidence for source in plan.sources)
     learnt = MixedDataset(
         [
-            SegmentationDataset(source.root, source.pairs, reader, transform, confidence=confidence)
-            for source, reader in zip(plan.sources, readers, strict=True)
+            SegmentationDataset(
+                source.root,
+                source.pairs,
+                reader,
+                transform,
+                confidence=confidence,
+                soft_targets=settings and (len(CLASS_NAMES), teachers and teachers.targets(settings)),
+            )
+            for source, reader, teachers in zip(plan.sources, readers, plan.teachers, strict=True)
         ]
     )
     scored = SegmentationDataset(plan.root, plan.validation, scorer, EvalTransform(given.long_edge))

@@ -155,8 +155,13 @@ def epoch_sources(
     return found
 
 
-def fingerprint(sources: Sequence[Source]) -> str:
-    """Fingerprint of what is learnt from; saved epochs refer to images by their numbers."""
+def fingerprint(sources: Sequence[Source], taught_by: Sequence[str] = ()) -> str:
+    """Fingerprint what is learnt from; saved epochs refer to images by their numbers.
+
+    Args:
+        sources: images and labels.
+        taught_by: teachers, a line each.
+    """
     lines = [pair.image for pair in sources[0].pairs]
     for source in sources[1:]:
         lines += ["", *(pair.image for pair in source.pairs)]
@@ -164,6 +169,7 @@ def fingerprint(sources: Sequence[Source]) -> str:
         if source.auto_labels is not None:
             record = (source.auto_labels.folder / RECORD).read_bytes()
             lines.append(f"labels {hashlib.sha256(record).hexdigest()}")
+    lines += taught_by
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

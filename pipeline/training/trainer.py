@@ -22,12 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 from ...datasets.dataset_specs import dataset_spec
 from ...datasets.decode.tensors import normalise
 from ...datasets.labels.mask_reader import SURE
-from ...datasets.segmentation_dataset import CONFIDENCE
+from ...datasets.segmentation_dataset import CONFIDENCE, PROBABILITIES
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
 from ...errors import TrainingError, first_few
 from ...files import atomic_path
 from ...models.checkpoint import save_checkpoint
 from ...models.losses.batch_labels import BatchTotals
+from ...models.losses.distillation import distillation_loss, taught
 from ...models.losses.training_loss import LossTerms, training_loss
 from ..runtime.device import AUTOCAST
 from ..runtime.progress import Progress
@@ -41,7 +42,7 @@ from .optimizer import build_optimizer, build_schedule
 from .plan import BEST, CHECKPOINTS, LAST, WEIGHTS, TrainingPlan
 from .processes import TrainingProcess
 from .setup import build_loaders, build_network, index_masks, prepare_output, wrap_ddp
-from .sources import epoch_sources, fingerprint
+from .sources import epoch_sources
 
 _LOG_EVERY = 20  # steps; to read a loss makes the CPU wait for the GPU
 _GALLERY = 4  # images
@@ -165,11 +166,11 @@ class Trainer:
         loaded = batches(self.train_batches)
         for step in range(self.position.step, steps):
             parts = list(islice(loaded, self.sampler.per_step))
-            labelled, stop = self._synchronise(parts)
+            totals, stop = self._synchronise(parts)
             if stop:
                 self._save(LAST)
                 return False
-            self._step(parts, BatchTotals(self.recipe.global_batch, labelled))
+            self._step(parts, totals)
             self.position.step = step + 1
             if self._unlogged_steps >= _LOG_EVERY or self.position.step == steps:
                 self._log()
@@ -177,17 +178,20 @@ class Trainer:
         self._synchronise([])
         return True
 
-    def _synchronise(self, parts: list[Batch]) -> tuple[int, bool]:
-        """Exchange what processes must know before a step: the whole batch's labelled pixels, and whether to stop.
+    def _synchronise(self, parts: list[Batch]) -> tuple[BatchTotals, bool]:
+        """Exchange what processes must know before a step: what the whole batch holds, and whether to stop.
 
         TrainingError if the last step's loss was no number, in any process.
         """
         labelled = sum(int((part.labels != IGNORE).sum()) for part in parts)
+        with_targets = sum(
+            int(taught(part.more[PROBABILITIES]).sum()) for part in parts if PROBABILITIES in part.more
+        )
         # A step late: by now the GPU has it, and to ask does not hold it up.
         bad = self._unchecked_loss is not None and not bool(self._unchecked_loss[0].isfinite())
         due = time.monotonic() - self._saved_at > 60 * self.recipe.checkpoints.minutes
-        mine = [labelled, self.stopping.requested, bad, due and self.process.is_first]
-        total, stop, any_bad, save = self.process.sum(mine)
+        mine = [labelled, with_targets, self.stopping.requested, bad, due and self.process.is_first]
+        total, soft, stop, any_bad, save = self.process.sum(mine)
         if any_bad:
             found = self.process.gather(self._unchecked_loss[1] if bad and self._unchecked_loss else [])
             raise TrainingError(
@@ -198,7 +202,7 @@ class Trainer:
             )
         if save and not stop:
             self._save(LAST)
-        return total, bool(stop)
+        return BatchTotals(self.recipe.global_batch, total, soft), bool(stop)
 
     def _step(self, parts: list[Batch], totals: BatchTotals) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -226,9 +230,14 @@ class Trainer:
         weights = None
         if CONFIDENCE in part.more:
             weights = part.more[CONFIDENCE].to(self.device, non_blocking=True).float() / SURE
-        return training_loss(
+        terms = training_loss(
             output, labels, loss.criterion, loss.auxiliary, loss.scales, totals, loss.border_relaxation, weights
         )
+        if loss.distillation is None:
+            return terms
+        targets = part.more[PROBABILITIES].to(self.device, non_blocking=True)
+        divergence = distillation_loss(output.scores, targets, loss.distillation.temperature, totals.taught)
+        return terms._replace(total=terms.total + loss.distillation.weight * divergence, distillation=divergence)
 
     def _pixels(self, batch: Batch) -> Tensor:
         images = normalise(batch.images.to(self.device, non_blocking=True))
@@ -242,6 +251,8 @@ class Trainer:
         """Add the terms up where they are, without asking the device for them."""
         named = {"total": terms.total, "main": terms.main, "auxiliary": terms.auxiliary}
         named |= {f"scale {scale:g}": loss for scale, loss in terms.scales.items()}
+        if terms.distillation is not None:
+            named["distillation"] = terms.distillation
         for name, value in named.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
 
@@ -363,7 +374,7 @@ class Trainer:
             position=self.position,
             rng=states,
             recipe=self.recipe.resolved(),
-            images=fingerprint(self.plan.sources),
+            images=self.plan.fingerprint,
         )
         save_run(folder / names[0], run, arch=self.recipe.arch)
         for name in names[1:]:

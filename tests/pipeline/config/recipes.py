@@ -61,6 +61,12 @@ loss:
   auxiliary: 0
   scales: 0.5
   border_relaxation: 3
+  distillation:
+    stores: teachers
+    dataset: street
+    models: [ant, bee]
+    temperature: 2.5
+    weight: 0.75
 optimizer:
   name: adamw
   lr: 0.125

@@ -48,6 +48,7 @@ def test_every_field_is_read() -> None:
     tree["output"] = str(here / "out")
     tree["data"] |= {"root": str(here / "streets"), "cache": str(here / "made")}
     tree["data"]["labels"] = f"autolabel {here / 'marks'}"
+    tree["loss"]["distillation"]["stores"] = str(here / "teachers")
     tree["init"]["checkpoint"] = [str(here / "weights/a.pth"), str(here / "weights/b.pth")]
     assert recipe.resolved() == tree
     assert json.loads(json.dumps(recipe.resolved())) == recipe.resolved()
@@ -102,7 +103,7 @@ def test_a_minimal_recipe_takes_the_defaults() -> None:
             "rand_augment": None,
         },
         "sampling": {"class_uniform": 0.5, "tile": 1024},
-        "loss": {"criterion": "rmi", "auxiliary": 0.4, "scales": 0.05, "border_relaxation": 0},
+        "loss": {"criterion": "rmi", "auxiliary": 0.4, "scales": 0.05, "border_relaxation": 0, "distillation": None},
         "optimizer": {"name": "sgd", "lr": 1.0, "momentum": 0.9, "weight_decay": 1e-4},
         "schedule": {"name": "poly", "exponent": 2.0, "step": 110},
         "validation": {"every": 1, "scales": [0.5, 1.0, 2.0], "flip": False},
@@ -358,7 +359,7 @@ def test_a_run_from_before_a_setting_was_known_goes_on(tmp_path: Path) -> None:
     saved = recipe.resolved()
     for name in ("mapping", "without_masks", "allow_unlabelled", "labels", "share", "threshold", "until_epoch"):
         del saved["data"][name]
-    del saved["loss"]["border_relaxation"]
+    del saved["loss"]["border_relaxation"], saved["loss"]["distillation"]
     require_same_recipe(tmp_path / "last.pth", saved, recipe)
     other = load_recipe("gta5", root=tmp_path, settings=["data.allow_unlabelled=true"])
     with pytest.raises(ManifestError, match=r"data\.allow_unlabelled was False and is True"):

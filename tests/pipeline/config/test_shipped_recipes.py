@@ -142,7 +142,7 @@ def test_the_values_are_those_of_the_published_members(name: str) -> None:
             "rand_augment": None,
         },
         "sampling": {"class_uniform": 0.5, "tile": 1024},
-        "loss": {"criterion": "rmi", "auxiliary": 0.4, "scales": 0.05, "border_relaxation": 0},
+        "loss": {"criterion": "rmi", "auxiliary": 0.4, "scales": 0.05, "border_relaxation": 0, "distillation": None},
         "optimizer": {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 1e-4},
         "schedule": {"name": "poly", "exponent": exponent, "step": 110},
         "validation": {"every": 1, "scales": [0.5, 1.0, 2.0], "flip": False},

@@ -1,0 +1,228 @@
+"""Soft targets from logit stores: the mean of the members' softmax, of just the part that a crop shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...datasets.layout.folder_layout import located
+from ...errors import ManifestError, StoreError, first_few
+from ..config.recipe import Distillation, Recipe
+from ..storage.output_folder import logits_path
+from ..store.logit_store import LogitStore
+from ..text import plural
+from .sources import Source
+
+
+class StoreTargets:
+    """Soft targets of the photographs of one dataset; sent to loader processes, which open the stores themselves.
+
+    Args:
+        paths: the members' stores.
+        temperature: logits are divided by it before the softmax.
+    """
+
+    def __init__(self, paths: Sequence[Path], temperature: float) -> None:
+        self.paths = tuple(paths)
+        self.temperature = temperature
+        self._stores: list[LogitStore] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_stores": []}
+
+    def read(self, image: str, window: tuple[int, int, int, int]) -> Tensor:
+        """Read the mean of the members' softmax in a part of a photograph, (C, h, w) float32.
+
+        Logits are read strip by strip; no more than those of one strip and member are held at once.
+
+        Args:
+            image: the photograph's path below the dataset's root.
+            window: top, bottom, left, right in pixels, bottom and right exclusive.
+
+        Raises:
+            StoreError: logits are missing or damaged.
+        """
+        if not self._stores:
+            self._stores = [LogitStore.open(path) for path in self.paths]
+        top, bottom, left, right = window
+        mean = torch.zeros(self._stores[0].classes, bottom - top, right - left)
+        for store in self._stores:
+            index = store.index[image]
+            room = store.room_for_strip(index)
+            for start, stop in store.strips(index):
+                first, last = max(start, top), min(stop, bottom)
+                if first < last:
+                    strip = torch.from_numpy(store.read(index, start, stop, room))
+                    logits = strip[:, first - start : last - start, left:right].float()
+                    mean[:, first - top : last - top] += (logits / self.temperature).softmax(0)
+        return mean / len(self._stores)
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Whose logits a source is taught by.
+
+    Attributes:
+        dataset: name of the dataset in the run that made them.
+        members: their names.
+        paths: their stores.
+    """
+
+    dataset: str
+    members: tuple[str, ...]
+    paths: tuple[Path, ...]
+
+    def targets(self, settings: Distillation) -> StoreTargets:
+        """Make the reader of the soft targets."""
+        return StoreTargets(self.paths, settings.temperature)
+
+
+def find_teachers(recipe: Recipe, sources: Sequence[Source], classes: Sequence[str]) -> list[Teachers | None]:
+    """Find the stores that teach each source; None for a source that no store knows. All None without distillation.
+
+    A source belongs to the dataset of the run whose stores list its photographs.
+
+    Args:
+        recipe: the recipe.
+        sources: its sources.
+        classes: names of the classes that are trained, in train-id order.
+
+    Raises:
+        ManifestError: there are no stores, or several datasets list the photographs.
+        StoreError: the stores list none of the photographs, not all, others of the same names, or other classes; or
+            logits are missing.
+    """
+    settings = recipe.loss.distillation
+    if settings is None:
+        return [None] * len(sources)
+    folder = logits_path(settings.stores_path())
+    stores = _stores(folder, settings)
+    found = [_teachers_of(source, stores, folder, classes) for source in sources]
+    for source, one in zip(sources, found, strict=True):
+        if one is None and not source.has_labels:
+            raise StoreError(
+                f"{folder}: has no logits of the photographs of {source.root} (split '{source.data.train}'), which "
+                "have no labels either; dump them, or remove the source"
+            )
+    if not any(found):
+        roots = first_few([f"{source.root} (split '{source.data.train}')" for source in sources])
+        raise StoreError(
+            f"{folder}: has logits of {first_few(sorted(stores))}, and none of the photographs of {roots}; name the "
+            "--output of the run that dumped them"
+        )
+    return found
+
+
+def identities(found: Sequence[Teachers | None]) -> list[str]:
+    """List what each source's soft targets are made of, a line each member, for a fingerprint."""
+    return [
+        f"teacher {number} {json.dumps(LogitStore.open(path).identity.as_json(), sort_keys=True)}"
+        for number, one in enumerate(found)
+        if one is not None
+        for path in one.paths
+    ]
+
+
+def describe_teachers(recipe: Recipe, found: Sequence[Teachers | None]) -> list[str]:
+    """Describe who teaches which source, a line each; nothing without distillation.
+
+    Args:
+        recipe: the recipe.
+        found: what `find_teachers` found.
+    """
+    settings = recipe.loss.distillation
+    if settings is None:
+        return []
+    lines = []
+    for number, one in enumerate(found):
+        which = f"data[{number}] " if len(found) > 1 else ""
+        said = "no stores" if one is None else f"{plural(len(one.members), 'member')} of '{one.dataset}'"
+        lines.append(f"{which}from {said}{f' ({first_few(one.members, 7)})' if one else ''}")
+    lines[0] += f"; temperature {settings.temperature:g}, weight {settings.weight:g}"
+    return lines
+
+
+def _stores(folder: Path, settings: Distillation) -> dict[str, dict[str, LogitStore]]:
+    """Open the stores: dataset -> member -> store."""
+    datasets = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if settings.dataset is not None:
+        if settings.dataset not in datasets:
+            raise ManifestError(
+                f"loss.distillation.dataset {settings.dataset}: {folder} has {first_few(datasets) or 'nothing'}"
+            )
+        datasets = [settings.dataset]
+    found: dict[str, dict[str, LogitStore]] = {}
+    for dataset in datasets:
+        paths = {path.stem: path for path in sorted((folder / dataset).glob("[!.]*.zarr"))}
+        if settings.models and (missing := [name for name in settings.models if name not in paths]):
+            raise ManifestError(
+                f"loss.distillation.models: {folder / dataset} has no store of {first_few(missing)}; there are "
+                f"{first_few(sorted(paths), 7) or 'none'}"
+            )
+        names = settings.models or tuple(paths)
+        if names:
+            found[dataset] = {name: LogitStore.open(paths[name]) for name in names}
+    if not found:
+        raise ManifestError(
+            f"loss.distillation.stores: {folder} holds no logits; name the --output of a run of 'hmsa-pipeline dump'"
+        )
+    return found
+
+
+def _teachers_of(
+    source: Source, stores: dict[str, dict[str, LogitStore]], folder: Path, classes: Sequence[str]
+) -> Teachers | None:
+    photographs = [pair.image for pair in source.pairs]
+    listing = [
+        name for name, members in stores.items() if any(_lists(store, photographs) for store in members.values())
+    ]
+    if len(listing) > 1:
+        # Datasets may have files of the same names; those of other sizes are not these.
+        same = [name for name in listing if not any(_changed(source, store) for store in stores[name].values())]
+        listing = same or listing
+    if not listing:
+        return None
+    if len(listing) > 1:
+        raise ManifestError(
+            f"loss.distillation: {first_few(listing)} in {folder} list the photographs of {source.root}; name one by "
+            "loss.distillation.dataset"
+        )
+    (dataset,) = listing
+    for store in stores[dataset].values():
+        if store.identity.classes != tuple(classes):
+            raise StoreError(
+                f"{store.path}: has logits of {store.classes} classes ({first_few(store.identity.classes, 3)}), not "
+                f"of the {len(classes)} that are trained ({first_few(classes, 3)}); name other stores"
+            )
+        if store.identity.exif:
+            raise StoreError(
+                f"{store.path}: has logits of photographs that were turned as EXIF says, and training does not turn "
+                "them; dump them with orientation: stored"
+            )
+        if changed := _changed(source, store):
+            raise StoreError(
+                f"{store.path}: {plural(len(changed), 'photograph has', 'photographs have')} another size in bytes "
+                f"than when the logits were stored ({first_few(changed, 2)}); put the old files back, or "
+                "dump them again"
+            )
+        store.require_complete(photographs)
+    members = stores[dataset]
+    return Teachers(dataset, tuple(members), tuple(store.path for store in members.values()))
+
+
+def _lists(store: LogitStore, photographs: Sequence[str]) -> bool:
+    return any(path in store.index for path in photographs)
+
+
+def _changed(source: Source, store: LogitStore) -> list[str]:
+    """List the photographs whose size in bytes is not the one in the store's table."""
+    known = [pair.image for pair in source.pairs if pair.image in store.index]
+    return [
+        path for path in known if (located(source.root, path).stat().st_size != store.images[store.index[path]].bytes)
+    ]
