@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 
-from .bench import Bench, changed, counted, ended, files, start_python
+from .bench import Bench, Result, changed, counted, ended, files, start_python
 from .conftest import plain_cpu
 from .test_evaluate import scored
 
@@ -288,9 +288,18 @@ def test_what_the_network_has_done_before_an_interruption_is_kept(
     assert result.err.splitlines()[-1] == AGAIN
 
 
-def test_an_interruption_before_the_work_leaves_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupt_at(monkeypatch, "pipeline.inference.member_network.sha256", 2)
-    assert changed(bench.root, lambda: bench.run("dump")) == set()
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_before_the_work_leaves_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # without a handler of ours, it would end the tests
+    try:
+        interrupt_at(monkeypatch, "pipeline.inference.member_network.sha256", 2, number)
+        found: list[Result] = []
+        assert changed(bench.root, lambda: found.append(bench.run("dump"))) == set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (found[0].code, found[0].err.splitlines()[-1]) == (130, AGAIN)
     assert not bench.output.exists()
 
 
