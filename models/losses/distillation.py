@@ -12,9 +12,6 @@ from torch import Tensor
 
 from .batch_labels import in_float32
 
-_LEAST_SUM = 0.5
-"""Targets that sum to less say nothing of a pixel: outside the photograph they are 0, inside 1 but for rounding."""
-
 
 def taught(targets: Tensor) -> Tensor:
     """Where soft targets say something, (N, H, W) bool.
@@ -22,7 +19,7 @@ def taught(targets: Tensor) -> Tensor:
     Args:
         targets: (N, C, H, W) probabilities, 0 for all classes where nothing is said.
     """
-    return targets.sum(1, dtype=torch.float32) > _LEAST_SUM
+    return targets.amax(1) > 0
 
 
 def distillation_loss(logits: Tensor, targets: Tensor, temperature: float, pixels: int | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...datasets.labels.mask_reader import file_bytes
 from ...datasets.layout.folder_layout import located
 from ...errors import ManifestError, StoreError, first_few
 from ..config.recipe import Distillation, Recipe
@@ -178,13 +179,14 @@ def _stores(folder: Path, settings: Distillation) -> dict[str, dict[str, LogitSt
 def _teachers_of(
     source: Source, stores: dict[str, dict[str, LogitStore]], folder: Path, classes: Sequence[str]
 ) -> Teachers | None:
-    photographs = [pair.image for pair in source.pairs]
+    sizes = {pair.image: file_bytes(located(source.root, pair.image)) for pair in source.pairs}
+    photographs = [*sizes]
     listing = [
         name for name, members in stores.items() if any(_lists(store, photographs) for store in members.values())
     ]
     if len(listing) > 1:
         # Datasets may have files of the same names; those of other sizes are not these.
-        same = [name for name in listing if not any(_changed(source, store) for store in stores[name].values())]
+        same = [name for name in listing if not any(_changed(sizes, store) for store in stores[name].values())]
         listing = same or listing
     if not listing:
         return None
@@ -205,7 +207,7 @@ def _teachers_of(
                 f"{store.path}: has logits of photographs that were turned as EXIF says, and training does not turn "
                 "them; dump them with orientation: stored"
             )
-        if changed := _changed(source, store):
+        if changed := _changed(sizes, store):
             raise StoreError(
                 f"{store.path}: {plural(len(changed), 'photograph has', 'photographs have')} another size in bytes "
                 f"than when the logits were stored ({first_few(changed, 2)}); put the old files back, or "
@@ -220,9 +222,8 @@ def _lists(store: LogitStore, photographs: Sequence[str]) -> bool:
     return any(path in store.index for path in photographs)
 
 
-def _changed(source: Source, store: LogitStore) -> list[str]:
+def _changed(sizes: Mapping[str, int], store: LogitStore) -> list[str]:
     """List the photographs whose size in bytes is not the one in the store's table."""
-    known = [pair.image for pair in source.pairs if pair.image in store.index]
     return [
-        path for path in known if (located(source.root, path).stat().st_size != store.images[store.index[path]].bytes)
+        path for path, size in sizes.items() if path in store.index and size != store.images[store.index[path]].bytes
     ]
