@@ -13,6 +13,7 @@ from . import __version__
 from .errors import HmsaError, TryAgainError, one_line
 from .files import tell_limits
 from .pipeline.commands import (
+    autolabel,
     calibrate,
     cluster,
     datasets,
@@ -20,7 +21,6 @@ from .pipeline.commands import (
     dump,
     ensemble,
     evaluate,
-    import_logits,
     manifest,
     predict,
     render,
@@ -28,15 +28,15 @@ from .pipeline.commands import (
     status,
     submit,
     train,
-    verify,
 )
 from .pipeline.commands.shared.output import INTERRUPTED, print_note
+from .pipeline.commands.stores import import_logits, verify
 from .pipeline.runtime import output_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-RESUMABLE = {"demo", "dump", "ensemble", "import-logits", "predict", "report", "train"}
+RESUMABLE = {"autolabel", "demo", "dump", "ensemble", "import-logits", "predict", "report", "train"}
 """Commands that skip what is complete when they are run again."""
 TRY_AGAIN = 75
 """Exit code of a run that may succeed later, EX_TEMPFAIL of sysexits.h."""
@@ -57,6 +57,7 @@ for command in (
     ensemble.ensemble,
     evaluate.evaluate,
     calibrate.calibrate,
+    autolabel.autolabel,
     render.render,
     report.report,
     submit.submit,

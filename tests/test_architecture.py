@@ -30,6 +30,7 @@ PIPELINE = {
     "external": {"inference", "fusion", "config", "store", "storage", "runtime", "datasets", "models"},
     "scoring": {"submission", "fusion", "config", "store", "storage", "runtime", "datasets"},
     "pictures": {"fusion", "datasets"},
+    "autolabel": {"scoring", "pictures", "fusion", "config", "store", "storage", "workers", "runtime", "datasets"},
     "report": {"scoring", "pictures", "fusion", "config", "store", "storage", "runtime", "datasets"},
     "training": {"config", "scoring", "pictures", "store", "storage", "runtime", "datasets", "models"},
     "dataset_tools": {"config", "pictures", "runtime", "datasets"},
@@ -52,6 +53,7 @@ STAGES = {
     *("pipeline.fusion.ensemble", "pipeline.scoring.evaluate", "pipeline.scoring.evaluate_bravo"),
     *("pipeline.scoring.calibrate", "pipeline.submission.submit_bravo", "pipeline.submission.submit_dataset"),
     *("pipeline.report.build_report", "pipeline.report.render", "pipeline.training.run"),
+    "pipeline.autolabel.run",
 }
 """Modules that do a whole command's work; only commands and the demo may put two of them together."""
 ONLY_IN = {

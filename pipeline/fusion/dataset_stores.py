@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,7 +41,13 @@ class DatasetStores:
 
 
 def open_dataset(
-    manifest: Manifest, dataset: str, *, limit: int | None = None, allow_missing: bool = False
+    manifest: Manifest,
+    dataset: str,
+    *,
+    limit: int | None = None,
+    wanted: Collection[str] | None = None,
+    allow_missing: bool = False,
+    hint: str = ", or pass --allow-missing",
 ) -> DatasetStores:
     """Open a dataset's stores, and check that they belong together.
 
@@ -48,7 +55,9 @@ def open_dataset(
         manifest: its models and output folder.
         dataset: its name.
         limit: images, from the first; None for all.
+        wanted: images to look at, by path; None for all.
         allow_missing: a member may lack its store or images that others have.
+        hint: how an error ends that says how to make what is missing.
 
     Raises:
         StoreError: no store, stores that do not belong together, or images that some members lack.
@@ -61,7 +70,7 @@ def open_dataset(
         there = LogitStore.exists(path)
         if not there and not allow_missing:
             command = "hmsa-pipeline import-logits" if member.external else "hmsa-pipeline dump"
-            raise StoreError(f"{path}: there is no store; make it with '{command}', or pass --allow-missing")
+            raise StoreError(f"{path}: there is no store; make it with '{command}'{hint}")
         members.append((member, LogitStore.open(path) if there else None))
     stores = [store for _, store in members if store is not None]
     for store in stores:
@@ -69,6 +78,8 @@ def open_dataset(
     if not stores:
         raise StoreError(f"{dataset}: no member has a store; make them with 'hmsa-pipeline dump'")
     entries = _join_tables(dataset, stores, gone(manifest.output, dataset))
+    if wanted is not None:
+        entries = {path: entry for path, entry in entries.items() if path in wanted}
     if limit is not None:
         entries = dict(list(entries.items())[:limit])
     complete = [
@@ -83,8 +94,7 @@ def open_dataset(
     if any(lacking.values()) and not allow_missing:
         counts = ", ".join(f"{name} lacks {count}" for name, count in lacking.items() if count)
         raise StoreError(
-            f"{dataset}: of {len(entries)} images {counts}; finish 'hmsa-pipeline dump' (or import-logits), "
-            "or pass --allow-missing"
+            f"{dataset}: of {len(entries)} images {counts}; finish 'hmsa-pipeline dump' (or import-logits){hint}"
         )
     return found
 

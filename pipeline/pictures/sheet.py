@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ...datasets.decode.arrays import decode_rgb
-from ...datasets.labels.label_reader import LabelReader
 from ...datasets.layout.folder_layout import located
 from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
@@ -31,7 +31,20 @@ _SWATCH = 22
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (90, 90, 90)
 
 
-def dataset_sheet(path: Path, title: str, reader: LabelReader, shown: Sequence[tuple[str, ImageMaskPair]]) -> None:
+class SheetReader(Protocol):
+    """Reads labels for a sheet: a `LabelReader`, or one of labels that lie elsewhere."""
+
+    @property
+    def root(self) -> Path:
+        """Return the folder of the photographs."""
+        ...
+
+    def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """Read train ids (H, W) uint8; DatasetError if they cannot be read, or are not of ``size``."""
+        ...
+
+
+def dataset_sheet(path: Path, title: str, reader: SheetReader, shown: Sequence[tuple[str, ImageMaskPair]]) -> None:
     """Write a sheet of images under their labels, with a legend.
 
     Args:
@@ -116,7 +129,7 @@ def _stripes(height: int, width: int) -> NDArray[np.bool_]:
     return (np.arange(height)[:, None] + np.arange(width)[None, :]) % _STRIPE < 2
 
 
-def _cell(reader: LabelReader, pair: ImageMaskPair) -> Image.Image:
+def _cell(reader: SheetReader, pair: ImageMaskPair) -> Image.Image:
     """An image under its labels, as large as its place on the sheet allows."""
     pixels = decode_rgb(located(reader.root, pair.image))
     height, width = pixels.shape[:2]

@@ -133,9 +133,11 @@ def _get_command(app: typer.Typer) -> Any:
 
 def run(*argv: str) -> Result:
     """A command line in this process, which does the work itself unless it is told who is to do it."""
-    if argv[:1] in [("dump",), ("ensemble",), ("predict",)] and not {"--workers", "--scheduler", "--help"} & set(
-        argv
-    ):
+    if argv[:1] in [("autolabel",), ("dump",), ("ensemble",), ("predict",)] and not {
+        "--workers",
+        "--scheduler",
+        "--help",
+    } & set(argv):
         argv = (argv[0], "--workers", "0", *argv[1:])
     if argv[:1] == ("report",) and not {"--processes", "--help"} & set(argv):
         argv = (argv[0], "--processes", "1", *argv[1:])

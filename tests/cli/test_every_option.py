@@ -54,6 +54,7 @@ BASES = {
     "predict": "--manifest {m} --dry-run",
     "ensemble": "--manifest {m} --dry-run",
     "evaluate": "--manifest {m}",
+    "autolabel": "--manifest {m} --datasets garden --write new --allow-empty",
     "calibrate": "--manifest {m} --datasets city --write new.yaml --pixels 2000",
     "render": "--manifest {m} --datasets city --write new --limit 1",
     "report": "--manifest {m} --datasets city --write new --limit 1 --no-members",
@@ -166,6 +167,32 @@ ROWS: dict[tuple[str, str], Row] = {
     ("evaluate", "--allow-unlabelled"): Held(
         "cli/test_unlabelled.py::test_images_without_masks_are_scored_around_where_that_is_said"
     ),
+    **common("autolabel", "--manifest", "--output", "--models", "--json", "--limit"),
+    **refused("autolabel"),
+    ("autolabel", "--datasets"): Changes("--datasets city", "--manifest {m} --write new --allow-empty"),
+    ("autolabel", "--write"): Changes("--write other"),
+    ("autolabel", "--threshold"): Changes("--threshold 0.01"),
+    ("autolabel", "--precision"): Changes("--precision 0.01 --fit city"),
+    ("autolabel", "--keep"): Changes("--keep 0.5"),
+    ("autolabel", "--fit"): Changes("--fit city"),
+    ("autolabel", "--agree"): Changes("--agree 2", f"{BASES['autolabel']} --keep 1"),
+    ("autolabel", "--erode"): Changes("--erode 1"),
+    ("autolabel", "--format"): Changes("--format cityscapes"),
+    ("autolabel", "--respect-coarse"): Changes(
+        "--respect-coarse keep", "--manifest {m} --datasets city --write new --allow-empty"
+    ),
+    ("autolabel", "--allow-empty"): Held("cli/test_autolabel_refusals.py::test_a_threshold_that_keeps_nothing"),
+    ("autolabel", "--label"): Changes("--label max-softmax"),
+    ("autolabel", "--confidence"): Changes("--confidence entropy"),
+    ("autolabel", "--workers"): Held("cli/test_autolabel.py::test_two_workers_make_what_one_process_makes"),
+    ("autolabel", "--scheduler"): Changes("--scheduler nowhere.json"),
+    ("autolabel", "--image-timeout"): Refused("autolabel --manifest {m} --write new --workers 0 --image-timeout 5"),
+    ("autolabel", "--patience"): Refused("autolabel --manifest {m} --write new --patience 5"),
+    ("autolabel", "--wait"): Held("cli/test_waiting.py::test_autolabel_waits_for_the_run_that_holds_its_output"),
+    ("autolabel", "--overwrite"): Held(
+        "cli/test_autolabel.py::test_labels_of_other_settings_are_made_again_if_asked"
+    ),
+    ("autolabel", "--dry-run"): Changes("--dry-run"),
     **common("calibrate", "--manifest", "--output", "--models", "--datasets", "--json", "--limit"),
     **refused("calibrate"),
     ("calibrate", "--write"): Changes("--write other.yaml"),

@@ -29,6 +29,10 @@ SURFACE = {
     "evaluate": COMMON
     | {"--predictions", "--per-model", "--leave-one-out", "--limit", "--processes", "--csv"}
     | {"--average", "--ground-truth", "--samples", "--submission", "--allow-unlabelled"},
+    "autolabel": COMMON
+    | CREW
+    | {"--write", "--threshold", "--precision", "--keep", "--fit", "--agree", "--erode", "--format"}
+    | {"--respect-coarse", "--allow-empty", "--limit", "--label", "--confidence", "--overwrite", "--dry-run"},
     "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average"},
     "render": (COMMON - {"--models"}) | {"--write", "--kinds", "--opacity", "--width", "--limit"},
     "report": COMMON

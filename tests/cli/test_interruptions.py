@@ -103,7 +103,8 @@ def test_a_dump_that_was_killed_goes_on_to_the_same_bytes(bench: Bench, referenc
 
 
 # Runs a command in children of one process that has all imports behind it. The n-th is killed at the n-th moment
-# at which a file is about to take its place or weights are about to be loaded; its output is n in the folder given.
+# at which a file is about to take its place or weights are about to be loaded; its output is n in the folder given,
+# and {} in the words of the command.
 KILLED_EVERYWHERE = """
 import itertools, os, shutil, signal, sys
 from pathlib import Path
@@ -134,7 +135,8 @@ for n in itertools.count():
         moments = itertools.count(n, -1)
         Path.replace = dying(Path.replace, moments)
         predictor.Predictor.__init__ = dying(predictor.Predictor.__init__, moments)
-        sys.argv = ["hmsa-pipeline", *command, "--workers", "0", "--output", output]
+        words = [word.replace("{}", output) for word in command]
+        sys.argv = ["hmsa-pipeline", *words, "--workers", "0", "--output", output]
         try:
             cli.main()
         except SystemExit as end:

@@ -75,6 +75,13 @@ def test_ensemble_waits_for_the_run_that_holds_its_output(full: Bench) -> None:
     assert "nothing to do" in result.out
 
 
+def test_autolabel_waits_for_the_run_that_holds_its_output(full: Bench, tmp_path: Path) -> None:
+    words = ("autolabel", "--write", str(tmp_path / "labels"), "--allow-empty", "--workers", "0")
+    result = waited(full, tmp_path / "labels/street", *words, "--wait")
+    assert (result.code, result.err) == (0, "")
+    assert "6 images labelled, 0 done before, 0 failed" in result.out
+
+
 def test_a_requeued_job_waits_and_others_do_not(full: Bench) -> None:
     target = full.store("street", "ant")
     child = hold(target)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .shared.options import manifest_command
-from .shared.output import end_command, print_error
+from ..shared.options import manifest_command
+from ..shared.output import end_command, print_error
 
 if TYPE_CHECKING:
-    from ..config.manifest import Manifest
-    from .shared.output import Output
+    from ...config.manifest import Manifest
+    from ..shared.output import Output
 
 
 @manifest_command()
@@ -28,8 +28,8 @@ def verify(
 
     Example: hmsa-pipeline verify --repair && hmsa-pipeline dump
     """
-    from ..store.verify import verify as read_all
-    from ..text import plural
+    from ...store.verify import verify as read_all
+    from ...text import plural
 
     found = read_all(manifest.output, manifest.stores(), repair=repair)
     for result in found:

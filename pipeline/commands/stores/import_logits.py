@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .shared import options
-from .shared.options import manifest_command, option, path_reader
-from .shared.output import end_command, print_failed
+from ..shared import options
+from ..shared.options import manifest_command, option, path_reader
+from ..shared.output import end_command, print_failed
 
 if TYPE_CHECKING:
-    from ..config.manifest import Manifest
-    from .shared.output import Output
+    from ...config.manifest import Manifest
+    from ..shared.output import Output
 
 
 @manifest_command(without=("models", "datasets"))
@@ -47,9 +47,9 @@ def import_logits(
 
     Example: hmsa-pipeline import-logits --manifest my.yaml --model segformer --dataset bravo_ACDC logits/
     """
-    from ..external.import_logits import import_logits as fill
-    from ..external.import_logits import parse_channels
-    from ..text import plural
+    from ...external.import_logits import import_logits as fill
+    from ...external.import_logits import parse_channels
+    from ...text import plural
 
     result = fill(
         manifest,

@@ -1,0 +1,1 @@
+"""Class maps for training from stored logits: autolabel."""

@@ -1,0 +1,1 @@
+"""Commands that read, check or fill logit stores: verify, import-logits."""
