@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -28,10 +28,11 @@ def plain_cpu() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _remembered() -> Iterator[None]:
-    with remembered():
-        yield
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Remember during the tests of this folder, fixtures included; pytest asks this about those of others, too."""
+    with remembered() if item.path.is_relative_to(Path(__file__).parent) else contextlib.nullcontext():
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -98,17 +98,19 @@ def _drawn_once(draw: Callable[..., None], pictures: Memory) -> Callable[..., No
     return call
 
 
+_files, _networks, _logits, _pictures = Memory(60), Memory(30), Memory(1000), Memory(300)
+
+
 @contextmanager
 def remembered() -> Iterator[None]:
     """Files of weights, networks with their weights and their logits are kept for the next who wants the same."""
-    files, networks, logits = Memory(60), Memory(30), Memory(1000)
     read, load, compute = checkpoint.read_pickled, predictor.load_network, Predictor.predict_scales
 
     def read_once(path: Path, *, mmap: bool) -> Any:
         content = _content(path) if mmap else None
         if content is None:
             return read(path, mmap=mmap)
-        return own(files.get(hashlib.sha256(content).digest(), lambda: own(read(path, mmap=True))))
+        return own(_files.get(hashlib.sha256(content).digest(), lambda: own(read(path, mmap=True))))
 
     def load_once(member: Member) -> Any:
         path = member.checkpoint_path()
@@ -116,25 +118,24 @@ def remembered() -> Iterator[None]:
         if content is None:
             return load(member)
         key = (member.arch, registry.SIZES.get(member.arch), path.suffix, hashlib.sha256(content).digest())
-        return copy.deepcopy(networks.get(repr(key), lambda: load(member)))
+        return copy.deepcopy(_networks.get(repr(key), lambda: load(member)))
 
     def compute_once(self: Predictor, pixels: Tensor, gather: torch.device | None) -> Tensor:
-        if type(self.model) is not HMSA or pixels.device.type != "cpu":
+        if type(self.model) is not HMSA or pixels.device.type != "cpu" or self.member.sample is not None:
             return compute(self, pixels, gather)
         if not hasattr(self, "weights_digest"):
             self.weights_digest = digest(self.model)  # type: ignore[attr-defined]
-        options = (self.weights_digest, self.member.arch, self._options.scales, self._options.flip, str(gather))  # type: ignore[attr-defined]
+        options = (self.weights_digest, self.member.arch, repr(self._options), str(gather))  # type: ignore[attr-defined]
         image = hashlib.sha256(pixels.contiguous().view(-1).view(torch.uint8).numpy().tobytes()).digest()
         key = (options, tuple(pixels.shape), pixels.stride(), pixels.dtype, torch.get_num_threads(), image)
-        return logits.get(repr(key), lambda: compute(self, pixels, gather).clone()).clone()
+        return _logits.get(repr(key), lambda: compute(self, pixels, gather).clone()).clone()
 
-    pictures = Memory(300)
     with ExitStack() as patches:
         for owner, name, once in (
             (checkpoint, "read_pickled", read_once),
             (predictor, "load_network", load_once),
             (Predictor, "predict_scales", compute_once),
-            *((module, name, _drawn_once(getattr(module, name), pictures)) for module, name in PLOTS),
+            *((module, name, _drawn_once(getattr(module, name), _pictures)) for module, name in PLOTS),
         ):
             patches.enter_context(mock.patch.object(owner, name, once))
         yield
