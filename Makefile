@@ -34,7 +34,7 @@ ON_SETTINGS = $(PLAINLY:%=tests/cli/test_%.py) tests/test_errors.py tests/test_f
 ON_NEWEST = $(PLAINLY:%=tests/cli/test_%.py) tests/cli/test_every_option.py tests/cli/test_wrong_manifest.py \
   tests/cli/test_dump.py tests/cli/test_import_logits.py tests/pipeline/store \
   $(wildcard tests/pipeline/config/test_manifest*.py)
-.PHONY: help demo docs test test-bare test-settings test-newest test-newest-here test-slow test-slow-part test-cluster lint format clean same-python
+.PHONY: help demo docs test test-long test-settings test-newest test-newest-here test-slow test-slow-part test-cluster lint format clean same-python
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -57,10 +57,11 @@ $(VENV)/.test: $(VENV)/.core
 demo: $(VENV)/.core  ## set up, then take the whole way on drawn streets
 	$(BIN)/hmsa-pipeline demo --output $(DEMO)
 
-test: test-bare test-settings  ## set up, then run the suite in a bare environment, and in part with settings of users
+test: $(VENV)/.test  ## set up, then run the tests that take little time, with an environment of PATH, HOME and a UTF-8 locale
+	$(PLAIN) $(PYTEST) -m 'not slow and not long'
 
-test-bare: $(VENV)/.test  ## the suite, with nothing in the environment but PATH, HOME and a UTF-8 locale
-	$(PLAIN) $(PYTEST)
+test-long: $(VENV)/.test  ## the tests that make test leaves out because they take seconds each
+	$(PLAIN) $(PYTEST) -m 'long and not slow'
 
 test-settings: $(VENV)/.test  ## the commands once more, with settings that users have
 	$(SET) $(PYTEST) $(ON_SETTINGS)

@@ -41,8 +41,25 @@ _LONGEST = (
 )
 
 
+_LISTED = {*_ROOT.joinpath("tests", "long_tests.txt").read_text().split()}
+
+
+def _mark_long(items: list[pytest.Item]) -> None:
+    """Mark the tests that tests/long_tests.txt lists; UsageError if it lists one that is gone."""
+    names = {item: item.nodeid.split("[")[0] for item in items}
+    files = {name.split("::")[0] for name in names.values()}
+    whole = not any("::" in argument for argument in items[0].config.args) if items else False
+    gone = sorted(one for one in _LISTED - {*names.values()} - files if one.split("::")[0] in files)
+    if whole and gone:
+        raise pytest.UsageError(f"tests/long_tests.txt: {gone[0]} is no test; write its new name, or take it out")
+    for item, name in names.items():
+        if name in _LISTED or name.split("::")[0] in _LISTED:
+            item.add_marker("long")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; tests marked ``gpu`` skip themselves where torch sees no CUDA device."""
+    _mark_long(items)
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
