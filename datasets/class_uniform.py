@@ -119,7 +119,7 @@ def build_index(
         ValueError: a tile below 1.
     """
     path = cache and cache / f"class_uniform-{_fingerprint(reader, pairs, tile)}.npz"
-    known = path and _load(path, len(pairs))
+    known = path and _load(path, len(pairs), reader.classes)
     if known is not None:
         return CentroidIndex(known)
     parts = [np.empty((0, 4), dtype=np.int32)]
@@ -177,11 +177,15 @@ class EpochSource:
 
 
 def plan_epoch(
-    length: int, sources: Sequence[EpochSource], class_uniform: float, rng: np.random.RandomState
+    length: int,
+    sources: Sequence[EpochSource],
+    class_uniform: float,
+    rng: np.random.RandomState,
+    classes: int = NUM_CLASSES,
 ) -> NDArray[np.int64]:
     """Plan an epoch: whole images at random, then for each class crops around its centroids.
 
-    Every class gets ``int(length * class_uniform / 19)`` entries, and all that is left goes to images at random,
+    Every class gets ``int(length * class_uniform / C)`` entries, and all that is left goes to images at random,
     divided between the sources by their shares. The places of a class are those of all sources together. What classes
     without any centroid would get is dealt out to the others in the order of their ids, as evenly as it goes. Within
     each source's images and each class' places no entry comes twice before all have come once.
@@ -191,6 +195,7 @@ def plan_epoch(
         sources: what is drawn from; one that is active at least has a share.
         class_uniform: share of the epoch that is spread evenly over the classes, 0 to 1.
         rng: shuffles the images of each source, then the places of each class; the same state gives the same epoch.
+        classes: C, how many there are.
 
     Returns:
         (length, 4) int64: image, class, x, y; the last three are -1 where there is no centroid. Images are numbered
@@ -209,9 +214,9 @@ def plan_epoch(
         if source.is_active:
             active.append((start, source))
         start += source.images
-    by_class = [np.concatenate(parts) for parts in zip(*(_places(*one) for one in active), strict=True)]
-    present = [label for label in range(NUM_CLASSES) if len(by_class[label])]
-    uniform = int(length * class_uniform / NUM_CLASSES) * NUM_CLASSES if present else 0
+    by_class = [np.concatenate(parts) for parts in zip(*(_places(*one, classes) for one in active), strict=True)]
+    present = [label for label in range(classes) if len(by_class[label])]
+    uniform = int(length * class_uniform / classes) * classes if present else 0
     plan = np.full((length, 4), -1, dtype=np.int64)
     place = 0
     for (first, source), count in zip(
@@ -238,12 +243,12 @@ def _check_index(source: EpochSource) -> None:
             raise ValueError(f"the index names image {last} of {source.images}")
 
 
-def _places(first: int, source: EpochSource) -> list[NDArray[np.int64]]:
+def _places(first: int, source: EpochSource, classes: int) -> list[NDArray[np.int64]]:
     """The entries of each class in a source whose first image has the number ``first``."""
     centroids = np.empty((0, 4), np.int64) if source.index is None else source.index.centroids.astype(np.int64)
     centroids = centroids + np.array([first, 0, 0, 0])
-    times = dict.fromkeys(range(NUM_CLASSES), 1) if source.boost is None else source.boost
-    return [np.tile(centroids[centroids[:, 1] == label], (times.get(label, 0), 1)) for label in range(NUM_CLASSES)]
+    times = dict.fromkeys(range(classes), 1) if source.boost is None else source.boost
+    return [np.tile(centroids[centroids[:, 1] == label], (times.get(label, 0), 1)) for label in range(classes)]
 
 
 def _dealt(total: int, shares: Sequence[float]) -> list[int]:
@@ -259,11 +264,11 @@ def _dealt(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def _centroids_of(reader: MaskReader, tile: int, pair: ImageMaskPair) -> NDArray[np.int32]:
-    return tile_centroids(_labels_of(reader, pair), tile)
+    return tile_centroids(_labels_of(reader, pair), tile, reader.classes)
 
 
 def _labels_something(reader: MaskReader, pair: ImageMaskPair) -> bool:
-    return bool((_labels_of(reader, pair) < NUM_CLASSES).any())
+    return bool((_labels_of(reader, pair) < reader.classes).any())
 
 
 def _labels_of(reader: MaskReader, pair: ImageMaskPair) -> NDArray[np.uint8]:
@@ -275,14 +280,14 @@ def _fingerprint(reader: MaskReader, pairs: Sequence[ImageMaskPair], tile: int) 
     content = {
         "version": _VERSION,
         "tile": tile,
-        "num_classes": NUM_CLASSES,
+        "num_classes": reader.classes,
         **reader.signature(pairs),
         "pairs": [[pair.image, pair.mask, pair.encoding, file_bytes(reader.mask_path(pair))] for pair in pairs],
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
 
 
-def _load(path: Path, num_images: int) -> NDArray[np.int32] | None:
+def _load(path: Path, num_images: int, classes: int) -> NDArray[np.int32] | None:
     """Read the cache file: (n, 4) int32 centroids; None if it is missing or damaged."""
     try:
         # Opened here, because numpy leaves a damaged archive open.
@@ -292,5 +297,5 @@ def _load(path: Path, num_images: int) -> NDArray[np.int32] | None:
         return None
     sound = centroids.dtype == np.int32 and centroids.ndim == 2 and centroids.shape[1] == 4
     if sound and len(centroids):
-        sound = centroids.min() >= 0 and (centroids[:, :2].max(axis=0) < (num_images, NUM_CLASSES)).all()
+        sound = centroids.min() >= 0 and (centroids[:, :2].max(axis=0) < (num_images, classes)).all()
     return centroids if sound else None

@@ -9,7 +9,7 @@ Installed packages may bring more: an entry point of the group `GROUP` names the
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -82,6 +82,22 @@ class MaskRule:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassSetFacts:
+    """Labels of a dataset in another class set than that of `taxonomy`."""
+
+    ids: str | Mapping[int, int]
+    """Raw id -> id in the set, all others are ignored; or the table whose raw ids are the set's, ``labels`` or
+    ``labels_v2``."""
+    masks: tuple[MaskRule, ...]
+    """Where such masks may lie, in the order of preference; raw ids of ``labels_v2`` are called ``ids`` if it is the
+    table."""
+    ignored: frozenset[int] = frozenset()
+    """Raw ids of the table that are no class, or that the dataset's own benchmark does not score."""
+    title: str = ""
+    """Name of the dataset with such labels, if it is another one."""
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetSpec:
     """One dataset as its authors distribute it."""
 
@@ -135,12 +151,18 @@ class DatasetSpec:
     """Part that some have alone -> `counts` of it."""
     apart: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Split that comes in archives of its own -> that of its images and that of its masks."""
+    class_sets: Mapping[str, ClassSetFacts] = field(default_factory=dict)
+    """Name of another class set -> its labels there, see `class_set_labels`."""
+    class_count: int = NUM_CLASSES
+    """How many classes there are: train ids are below it."""
+    masks_folder: Path | None = None
+    """Folder of the masks, which are no images, if it may lie among them."""
 
     @property
     def classes(self) -> tuple[int, ...]:
         """The train ids that its labels can hold at all, ascending; also of masks of train ids, made of the same."""
         if self.labels is None:
-            return tuple(range(NUM_CLASSES))
+            return tuple(range(self.class_count))
         return tuple(sorted({train for train, _ in self.labels.values()} - {IGNORE}))
 
     @property
@@ -181,7 +203,7 @@ class DatasetSpec:
 
         table = np.full(256, UNKNOWN, np.uint8)
         if encoding == "train_ids":
-            ids = [*range(NUM_CLASSES), IGNORE]
+            ids = [*range(self.class_count), IGNORE]
             table[ids] = ids
             return table
         if self.labels is None or (encoding == "ids_v2" and self.labels_v2 is None):
@@ -309,10 +331,7 @@ def _described(name: str, facts: dict[str, Any]) -> DatasetSpec:
         ),
         split_folders=called,
         unlabelled=tuple(unlabelled),
-        masks=tuple(
-            MaskRule(**rule | {key: tuple(rule.get(key, ())) for key in ("told_by", "splits")})
-            for rule in facts.get("masks", ())
-        ),
+        masks=_mask_rules(facts.get("masks", ())),
         labels=labels and {raw: (train, meaning) for raw, (train, meaning) in labels.items()},
         labels_v2=facts.get("labels_v2") and {raw: (old, text) for raw, (old, text) in facts["labels_v2"].items()},
         mapping=next(iter(mappings), ""),
@@ -325,4 +344,15 @@ def _described(name: str, facts: dict[str, Any]) -> DatasetSpec:
         average=average,
         parts=facts.get("parts", {}),
         apart={split: (own["images"], own["masks"]) for split, own in facts.get("apart", {}).items()},
+        class_sets={
+            classes: ClassSetFacts(
+                one["ids"], _mask_rules(one["masks"]), frozenset(one.get("ignored", ())), one.get("title", "")
+            )
+            for classes, one in facts.get("class_sets", {}).items()
+        },
     )
+
+
+def _mask_rules(rules: Iterable[Mapping[str, Any]]) -> tuple[MaskRule, ...]:
+    lists = ("told_by", "splits")
+    return tuple(MaskRule(**{**rule, **{key: tuple(rule.get(key, ())) for key in lists}}) for rule in rules)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, reason
 from ..files import write_bytes
-from .checkpoint_layouts import COUNTER, Weights, find_weights
+from .checkpoint_layouts import CLASS_NAMES, COUNTER, Weights, find_weights
 from .pickled_weights import is_zip, read_pickled
 from .registry import build_any
 
 _PREFIX = "module."
+_HEAD = "ocr.cls_head.weight"
 
 
 def read_weights(path: Path, expected: Collection[str] | None = None, keep: Collection[str] = ()) -> Weights:
@@ -119,9 +120,40 @@ def read_fitting_weights(path: Path, arch: str, num_classes: int = 19) -> Weight
 
 def _fitting(path: Path, expected: Mapping[str, tuple[int, ...]], arch: str) -> Weights:
     weights = read_weights(path, expected)
+    _demand_classes(path, weights.tensors, expected)
     demand_match(path, weights.tensors, expected, arch)
     demand_numbers(path, weights.tensors)
     return weights
+
+
+def classes_in(path: Path, arch: str) -> tuple[int, tuple[str, ...] | None]:
+    """How many classes a file's network scores, and their names if the file remembers them.
+
+    Args:
+        path: whatever `read_weights` reads.
+        arch: one of `registry.ARCHITECTURES`.
+
+    Raises:
+        CheckpointError: as `read_weights`; or the last layer is not there.
+    """
+    weights = read_weights(path, expected_shapes(arch))
+    if _HEAD not in weights.tensors:
+        raise CheckpointError(f"{path}: has no {_HEAD}, its last layer; is it really a '{arch}'?")
+    return len(weights.tensors[_HEAD]), weights.class_names
+
+
+def _demand_classes(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise CheckpointError if a network is ours but for its number of classes."""
+    differing = {key for key, shape in expected.items() if key in weights and weights[key].shape != shape}
+    if _HEAD not in differing or weights.keys() != expected.keys():
+        return
+    found, wanted = len(weights[_HEAD]), expected[_HEAD][0]
+    if found == wanted or any(weights[key].shape[:1] != (found,) for key in differing):
+        return
+    raise CheckpointError(
+        f"{path}: scores {found} classes, {wanted} are wanted; say which of its classes are which with 'classes' of "
+        "the model, such as mapillary65, or choose the manifest's 'classes'"
+    )
 
 
 def save_checkpoint(
@@ -132,6 +164,7 @@ def save_checkpoint(
     epoch: int = 0,
     mean_iu: float = 0.0,
     num_classes: int = 19,
+    class_names: Sequence[str] | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint in the published layout, atomically; equal weights give equal bytes.
@@ -143,6 +176,7 @@ def save_checkpoint(
         epoch: epochs trained.
         mean_iu: mean intersection over union in validation, 0..1.
         num_classes: classes of the scores.
+        class_names: their names, to be remembered; None for none.
         more: further entries, made of tensors, numbers, texts and what holds them; they win over ours.
 
     Raises:
@@ -157,6 +191,7 @@ def save_checkpoint(
         "num_classes": num_classes,
         "mean_iu": np.float64(mean_iu),
         "command": "",
+        **({} if class_names is None else {CLASS_NAMES: list(class_names)}),
         **(more or {}),
     }
     # Through memory: given a path, torch writes the temporary name into the file; given an open file,

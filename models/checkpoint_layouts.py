@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from .pickled_weights import ENTRIES, Array
 
 COUNTER = "num_batches_tracked"
 """Counter of batches that a norm has seen; evaluation does not need it, and files of old or other tools lack it."""
+
+CLASS_NAMES = "class_names"
+"""Entry of a file for the names of its network's classes."""
 
 _DEPTH = 3  # of entries within entries
 _AVERAGED = re.compile(r"(^|_)(ema|swa|avg|averaged?|average)(_|$)")
@@ -51,6 +54,7 @@ class Weights:
         prefixes: what was taken off the keys.
         left_out: keys beside the network's that are nobody's weights here.
         counters: how many ``num_batches_tracked`` the file lacks; they are 0.
+        class_names: names of the classes by id, if the file remembers them.
     """
 
     tensors: dict[str, Tensor]
@@ -61,6 +65,7 @@ class Weights:
     prefixes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     counters: int = 0
+    class_names: tuple[str, ...] | None = None
 
     def note(self) -> str | None:
         """Tell the user in one line how they were found; None for a file as published."""
@@ -120,7 +125,12 @@ def find_weights(path: Path, content: Any, expected: Collection[str] | None, kee
     if not found:
         raise CheckpointError(f"{path}: holds no state dict, but {_described(content)}; is it a checkpoint?")
     chosen, others = _choose(path, found)
-    return _weights(path, chosen, others, expected, keep)
+    return replace(_weights(path, chosen, others, expected, keep), class_names=_class_names(content))
+
+
+def _class_names(content: Any) -> tuple[str, ...] | None:
+    names = content.get(CLASS_NAMES) if isinstance(content, dict) else None
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else None
 
 
 def _described(content: Any) -> str:

@@ -47,17 +47,24 @@ def load_initial(
 
 
 def check_initial(
-    path: Path, arch: str, *, fresh: Sequence[str] = (), unused: Sequence[str] = (), prefix: str = ""
+    path: Path,
+    arch: str,
+    *,
+    fresh: Sequence[str] = (),
+    unused: Sequence[str] = (),
+    prefix: str = "",
+    num_classes: int = 19,
 ) -> str | None:
     """Raise what `load_initial` would raise, without memory for a network.
 
     Args:
         path, arch, fresh, unused, prefix: as for `load_initial`.
+        num_classes: classes of the scores.
 
     Returns:
         A message on how the weights were found in the file, `Weights.note`.
     """
-    return _fitting(path, expected_shapes(arch), arch, fresh, unused, prefix).note()
+    return _fitting(path, expected_shapes(arch, num_classes), arch, fresh, unused, prefix).note()
 
 
 def _fitting(

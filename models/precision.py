@@ -45,18 +45,21 @@ def demand_range(path: Path, model: nn.Module, dtype: torch.dtype) -> None:
     )
 
 
-def check_range(path: Path, arch: str, dtype: torch.dtype, weights: Mapping[str, Tensor] | None = None) -> None:
+def check_range(
+    path: Path, arch: str, dtype: torch.dtype, weights: Mapping[str, Tensor] | None = None, num_classes: int = 19
+) -> None:
     """Raise what `demand_range` would of a file that `checkpoint.check_weights` passes.
 
     Args:
         path, arch, dtype: the file, its architecture, and in which it is to compute.
         weights: what `checkpoint.read_fitting_weights` read from it; read again if None.
+        num_classes: classes of the scores.
     """
-    weights = read_weights(path, expected_shapes(arch)).tensors if weights is None else weights
+    weights = read_weights(path, expected_shapes(arch, num_classes)).tensors if weights is None else weights
     if _bound(weights) <= torch.finfo(dtype).max:
         return
     with torch.device("meta"):
-        model = build_any(arch)
+        model = build_any(arch, num_classes)
     model.load_state_dict(weights, assign=True)
     demand_range(path, prepare_for_inference(model.float(), dtype), dtype)
 

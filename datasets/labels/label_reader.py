@@ -29,7 +29,7 @@ class LabelReader(MaskReader):
     """
 
     def __init__(self, root: Path, source: DatasetSpec, cache: Path | None = None) -> None:
-        super().__init__(root)
+        super().__init__(root, source.class_count)
         self.source = source
         self.cache = cache
         encodings = {rule.encoding for rule in source.masks} | ({"ids_v2"} if source.labels_v2 else set())
@@ -83,7 +83,7 @@ class LabelReader(MaskReader):
                 raise ValueError(f"unknown encoding '{other}'")
 
     def read(self, pair: ImageMaskPair, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-        """The train ids of a mask, (H, W) uint8: 0 to 18, and 255 for what is ignored.
+        """The train ids of a mask, (H, W) uint8, from 0, and 255 for what is ignored.
 
         It must have the ``size`` (height, width) of its image, if that is given; where the source is known for masks
         of another size, it is resized by nearest neighbours.

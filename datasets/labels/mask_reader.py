@@ -13,7 +13,7 @@ from ..auto_labels import RECORD, AutoLabels
 from ..decode.image_header import read_size
 from ..layout.folder_layout import located
 from ..layout.image_mask_pairs import ImageMaskPair
-from ..taxonomy import IGNORE
+from ..taxonomy import IGNORE, NUM_CLASSES
 
 SURE = 255
 """Confidence of labels that people made, in the levels of auto-labels."""
@@ -24,10 +24,11 @@ class MaskReader:
 
     Args:
         root: the dataset's folder.
+        classes: how many there are; train ids are below it.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, classes: int = NUM_CLASSES) -> None:
+        self.root, self.classes = root, classes
 
     def prepare(
         self, pairs: Sequence[ImageMaskPair], advance: Callable[[], None] = lambda: None, processes: int | None = None
@@ -88,7 +89,7 @@ class AutoLabelReader(MaskReader):
     def __init__(
         self, root: Path, labels: AutoLabels, threshold: float | None = None, *, weigh: bool = False
     ) -> None:
-        super().__init__(root)
+        super().__init__(root, len(labels.classes))
         self.labels = labels
         self.threshold = threshold
         self.weigh = weigh

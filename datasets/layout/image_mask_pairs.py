@@ -74,7 +74,7 @@ def labelled_pairs(
     leave_out: Collection[str] = (),
     allow_unlabelled: bool = False,
     all_there: bool = True,
-    mapping: str | None = None,
+    facts: DatasetSpec | None = None,
 ) -> tuple[list[ImageMaskPair], list[str]]:
     """The images of a split with their masks, and those that are left out because they have none.
 
@@ -83,7 +83,8 @@ def labelled_pairs(
         leave_out: images to leave out, by their paths relative to the root.
         allow_unlabelled: leave out whatever has no mask.
         all_there: whether ``leave_out`` may name no others than images of this split.
-        mapping: how raw ids are mapped to train ids; None for the dataset's first way.
+        facts: how its labels are described, see `class_set_labels`; None for as its file does. Of a folder with
+            masks, a split is a folder in it.
 
     Returns:
         Pairs, sorted by image; and the paths of images that are left out, sorted.
@@ -93,14 +94,15 @@ def labelled_pairs(
             left out, or none has one; ``leave_out`` names images that are not there; there is nothing that says what
             the colours of panoptic masks mean.
     """
-    facts = dataset_spec(name).mapped(mapping)
+    facts = facts or dataset_spec(name)
     split = split or facts.layout.default
     if split in facts.unlabelled:
         raise DatasetError(
             f"{root}: the masks of split '{split}' of {facts.title} are not published; "
             f"choose one of {', '.join(facts.labelled)}"
         )
-    pairs, alone = _matched(root, facts, list_images(root, name, split))
+    images = list_images(root, name, split) if facts.masks_folder is None else _folder_images(root, facts, split)
+    pairs, alone = _matched(root, facts, images)
     wanted = set(leave_out)
     if all_there and wanted:
         refuse_absent(root, split, wanted - {pair.image for pair in pairs} - {image.path for image in alone})
@@ -109,12 +111,17 @@ def labelled_pairs(
     )
     pairs = [pair for pair in pairs if pair.image not in wanted]
     alone = [image for image in alone if image.path not in set(left_out)] if pairs else alone
-    fix = f"unpack {facts.archives(split)[1]}; {SEE}"
+    fix = (
+        f"unpack {facts.archives(split)[1]}; {SEE}"
+        if facts.masks_folder is None
+        else "put masks there, or correct 'masks'"
+    )
     if alone:
         images = first_few([image.path for image in alone], 3)
         places = " or ".join(path for path, _ in _places(facts, alone[0]))
+        of = f" of split '{split}'" if split else ""
         raise DatasetError(
-            f"{root}: {len(alone)} of the {len(pairs) + len(alone)} images of split '{split}' have no mask "
+            f"{root}: {len(alone)} of the {len(pairs) + len(alone)} images{of} have no mask "
             f"({images}); for the first that would be {places}; {fix}{_HOW_TO_LEAVE_OUT if pairs else ''}"
         )
     for beside in sorted({panoptic_json(pair.mask) for pair in pairs if pair.encoding == "panoptic"}):
@@ -123,6 +130,16 @@ def labelled_pairs(
                 f"{root / beside}: there is no such file, which says what the colours of masks mean; {fix}"
             )
     return pairs, left_out
+
+
+def _folder_images(root: Path, facts: DatasetSpec, below: str | None) -> list[PlacedImage]:
+    """List the images of a folder, or of one of its folders, without the masks."""
+    assert facts.masks_folder is not None
+    images = list_images(root, facts.name, None, [facts.masks_folder])
+    found = [image._replace(split="") for image in images if not below or image.path.startswith(f"{below}/")]
+    if not found:
+        raise DatasetError(f"{root}: holds no image in {below}/; name a folder in it, or correct its path")
+    return found
 
 
 def without_masks(name: str, left_out: Sequence[str]) -> str:

@@ -82,6 +82,10 @@ class ClassTable:
             return None
         return share_of_others(values, kind, self.used)
 
+    def apply(self, logits: Tensor) -> Tensor:
+        """Turn the network's logits (N, K, H, W) into those of our classes (N, C, H, W) float32."""
+        return self.combine(self.take(logits).float(), "logits")
+
     def as_json(self, ours: Sequence[str]) -> dict[str, Any]:
         """Describe the table for a store: our classes with the network's, and those that became no class."""
         named = {
@@ -98,6 +102,13 @@ class ClassTable:
         parts = [f"it knows no {first_few(without, 19)}"] if without else []
         parts += [f"{left} of its {len(self.names)} classes are none of ours"] if left else []
         return "; ".join(parts) or None
+
+
+def channels_of(choice: ClassChoice) -> int | None:
+    """Count the channels of a network that a choice speaks of; None if it does not say."""
+    if isinstance(choice, str):
+        return len(shipped_table(choice)) if choice in CLASS_TABLES else None
+    return None if choice is None or isinstance(choice, Mapping) else len(choice)
 
 
 def class_table(

@@ -139,6 +139,7 @@ def evaluate(
 
 
 def _evaluate_bravo(manifest: Callable[[], Manifest], say: Output, given: Mapping[str, Any]) -> None:
+    from ..config.class_set_field import require_default
     from ..fusion.member_stores import ENSEMBLE, scored_combinations, voting_members
     from ..scoring.evaluate_bravo import bravo_table, comparison, score_predictions, score_submission
     from ..storage.output_folder import all_predictions_path
@@ -152,6 +153,7 @@ def _evaluate_bravo(manifest: Callable[[], Manifest], say: Output, given: Mappin
         scores = score_predictions(*tars, folder)
     else:
         read = manifest()
+        require_default(read.class_set, "--ground-truth")
         subjects = scored_combinations(voting_members(read), **chosen)
         scores = score_predictions(*tars, folder or all_predictions_path(read.output), read, subjects)
     failed = scores[ENSEMBLE].failed

@@ -106,6 +106,7 @@ def submit(
 
     Example: hmsa-pipeline submit --manifest cityscapes --format cityscapes --check results.zip
     """
+    from ..config.class_set_field import require_default
     from ..storage.output_folder import all_predictions_path
     from ..submission.benchmark_formats import BRAVO, upload_format
     from ..submission.submit_bravo import check_bravo, submit_bravo
@@ -126,7 +127,11 @@ def submit(
     elif plan is not None and output is not None:
         _print_written(say, plan.dataset, output, write_upload(plan, output))
     elif samples is not None and output is not None:
-        folder = predictions or all_predictions_path(manifest().output)
+        folder = predictions
+        if folder is None:
+            read = manifest()
+            require_default(read.class_set, f"--format {BRAVO}")
+            folder = all_predictions_path(read.output)
         _print_written(say, "submission", output, submit_bravo(folder, samples, output))
 
 

@@ -134,7 +134,7 @@ def train(
             line += f", {row['images_per_second']:.2f} images/s"
         if row["mean_iou"] is not None:
             line += f", mIoU {100 * row['mean_iou']:.1f} %{' (best so far)' if row['best'] else ''}"
-            line += f"\n{iou_table([*row['iou'].values()], row['mean_iou'], row['mean_iou_classes'])}"
+            line += f"\n{iou_table(row['iou'], row['mean_iou'], row['mean_iou_classes'])}"
         say.line(line)
 
     result = run_training(plan, process, on_epoch)

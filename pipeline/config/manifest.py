@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ...datasets.class_set import ClassSet
 from ...datasets.layout.find_images import LAYOUTS
 from ...errors import ManifestError, describe_value, nearest
 from ..storage.output_folder import store_path
+from .class_set_field import DEFAULT, ClassSetField, check_member_classes, class_set_of
 from .frozen_model import FrozenModel
 from .member import Member
 from .member_inference import InferenceOptions
 from .path_variables import resolved_path
-from .value_types import InputPath, Name, OutputPath, Text, at_least_one, check_mapping, one_of
+from .value_types import InputPath, Name, OutputPath, Text, at_least_one, check_mapping, check_masks, one_of
 from .yaml_document import FieldError
 
 Encoding = Literal["lossless", "compact"]
@@ -99,6 +101,11 @@ class DatasetEntry(FrozenModel):
     mapping: Text | None = Field(
         default=None, description="Mapping of its ids to the 19 classes, if 'datasets list' names several."
     )
+    masks: InputPath | None = Field(
+        default=None,
+        description="Folder of its labels, if the type is folder: PNG files of the classes' ids, 255 where nothing "
+        "is known, each called like its image and as deep; outside root. ${NAME} is expanded.",
+    )
     without_masks: tuple[Text, ...] = Field(
         default=(), description="Images without a mask to leave out of scores, by their paths below the root."
     )
@@ -106,10 +113,21 @@ class DatasetEntry(FrozenModel):
         default=False, description="Leave all images without a mask out of scores; they are counted and named."
     )
 
+    left_out: ClassVar[frozenset[str]] = frozenset({"masks"})
+
     @model_validator(mode="after")
     def _knows_the_mapping(self) -> DatasetEntry:
         check_mapping(self.type, self.mapping)
+        check_masks(self.type, self.root, self.masks)
+        if self.masks is not None and self.exif:
+            raise FieldError("masks fit the stored pixels; remove this, or 'masks'", "orientation")
         return self
+
+    def masks_path(self) -> Path | None:
+        """Return the absolute path of the masks' folder; `ManifestError` if a variable in it is not set."""
+        return (
+            None if self.masks is None else resolved_path(self.masks, f"dataset '{self.name}': masks {self.masks}: ")
+        )
 
     def root_path(self) -> Path:
         """Return the absolute path of the dataset's folder, which need not exist.
@@ -132,14 +150,36 @@ class Manifest(FrozenModel):
         description="Folder of all results, relative to where the command runs, or a URL such as s3://bucket/run. "
         "${NAME} is expanded."
     )
+    classes: ClassSetField = Field(
+        default=DEFAULT,
+        description="The classes of logits, predictions and labels: a shipped set, or a YAML file with a list of "
+        "{name, color}, relative to the manifest, or such a list. ${NAME} is expanded.",
+    )
     inference: InferenceOptions = Field(default=InferenceOptions(), description="How every model processes an image.")
     store: StoreSettings = Field(default=StoreSettings(), description="How logits are written.")
     ensemble: FusionFunctions = Field(default=FusionFunctions(), description="How the models' logits are fused.")
     models: Annotated[tuple[Member, ...], at_least_one] = Field(description="The members of the ensemble.")
     datasets: Annotated[tuple[DatasetEntry, ...], at_least_one] = Field(description="The datasets to run on.")
 
+    left_out: ClassVar[frozenset[str]] = frozenset({"classes"})
+
+    @property
+    def class_set(self) -> ClassSet:
+        """The classes of logits, predictions and labels."""
+        return class_set_of(self.classes)
+
     @model_validator(mode="after")
     def _agrees(self) -> Manifest:
+        for i, member in enumerate(self.models):
+            try:
+                check_member_classes(member.classes, self.class_set)
+            except FieldError as error:
+                raise FieldError(str(error), "models", i, "classes", *error.place) from error
+        if not self.class_set.is_default:
+            for i, dataset in enumerate(self.datasets):
+                if dataset.mapping is not None:
+                    message = f"leads to the classes of {DEFAULT}, but the manifest's are {self.class_set}; remove it"
+                    raise FieldError(message, "datasets", i, "mapping")
         _check_unique("models", self.models)
         _check_unique("datasets", self.datasets)
         if not any(member.weight for member in self.models):

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PrivateAttr, Strict, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, Strict, model_validator
 
 from ...errors import ManifestError
 from ...models.registry import ADAPTERS, GRAPHS, KNOWN
+from .class_set_field import ClassesField
 from .frozen_model import FrozenModel
-from .member_fields import FIELD_OWNERS, ClassesField, LayersField, ViewField, ViewOptions
-from .member_inference import InferenceOptions, MemberInference, Sample, SampledView, check_samples
+from .member_inference import (
+    InferenceOptions,
+    MemberInference,
+    Sample,
+    SampledView,
+    ViewField,
+    ViewOptions,
+    check_samples,
+)
 from .path_variables import resolved_path
 from .value_types import (
     Count,
     InputPath,
     Name,
     NamesOf,
+    Natural,
     NotNegative,
     Positive,
     Sha256,
     Text,
+    at_least_one,
     one_of,
 )
 from .yaml_document import FieldError
@@ -29,6 +40,29 @@ from .yaml_document import FieldError
 Kind = Literal["logits", "probabilities", "scores"]
 
 EXTERNAL = "external"
+
+
+FIELD_OWNERS: dict[str, tuple[str, ...]] = {
+    "view": ADAPTERS,
+    "mean": ("smp", "timm_linear", *GRAPHS),
+    "std": ("smp", "timm_linear", *GRAPHS),
+    "backbone": ("timm_linear",),
+    "layers": ("timm_linear",),
+    "norm": ("timm_linear",),
+    "kind": GRAPHS,
+    "postprocess": ("transformers",),
+}
+"""Field of a manifest's model -> the architectures that it means something to."""
+
+
+def _layers(layers: tuple[int, ...]) -> tuple[int, ...]:
+    for i, (before, layer) in enumerate(itertools.pairwise(layers)):
+        if layer <= before:
+            raise FieldError(f"{layer} follows {before}; name each layer once, ascending", i + 1)
+    return layers
+
+
+LayersField = Annotated[tuple[Natural, ...], AfterValidator(_layers), at_least_one] | None
 
 
 class Member(FrozenModel):
@@ -59,10 +93,10 @@ class Member(FrozenModel):
     )
     classes: ClassesField = Field(
         default=None,
-        description="Classes of a network of another library. A list names each of its channels by one of the 19 "
-        "classes or `other`; a table gives its names, or channel numbers in quotes, one of these; `auto` does "
-        "without those that it does not know by name; the name of a shipped table, see members.md, stands for its "
-        "classes. null means that it names all 19.",
+        description="Classes of its network, or of its imported logits, if they are not the manifest's. A list names "
+        "each channel by one of the manifest's classes or `other`; a table gives its names, or channel numbers in "
+        "quotes, one of these; `auto` does without those that it does not know by name; the name of a shipped table, "
+        "see members.md, stands for its classes. null means that it has all of the manifest's.",
     )
     mean: tuple[NotNegative, NotNegative, NotNegative] | None = Field(
         default=None,

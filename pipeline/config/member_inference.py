@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, Strict, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    WithJsonSchema,
+    model_validator,
+)
 
 from ...errors import describe_value
 from .frozen_model import FrozenModel
-from .member_fields import ViewField
 from .value_types import Count, Natural, Positive, Precision, Scales
 from .yaml_document import FieldError
 
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
     from .manifest import Manifest
     from .member import Member
 
-FLIP = "flip"
+FLIP, WHOLE = "flip", "whole"
 MOST_PASSES = 100
 Compile = Literal["off", "default", "max-autotune-no-cudagraphs"]
 
@@ -66,6 +74,58 @@ class InferenceOptions(FrozenModel):
         description="Mode of torch.compile on a GPU. Compiling takes minutes for each image size and needs a C++ "
         "compiler. The last digits of logits change, so stores record the mode.",
     )
+
+
+class ViewOptions(BaseModel):
+    """The part of an image that a network of another library sees at a time; ``whole`` is the image as it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window: tuple[Count, Count] | None = Field(
+        default=None, description="Height and width of overlapping windows in pixels; probabilities are blended."
+    )
+    stride: tuple[Count, Count] | None = Field(
+        default=None,
+        description="Rows and columns from one window to the next, at most; null means three quarters of the window.",
+    )
+    longest: Count | None = Field(
+        default=None, description="The image is resized until its longer side has this many pixels."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_of_them(self) -> ViewOptions:
+        if self.stride is not None and self.window is None:
+            raise FieldError("means nothing without 'window'; give both", "stride")
+        if self.longest is not None and self.window is not None:
+            raise FieldError("cannot be combined with 'window'; remove one", "longest")
+        if self.stride is not None and self.window is not None:
+            for i, (step, side) in enumerate(zip(self.stride, self.window, strict=True)):
+                if step > side:
+                    raise FieldError(
+                        f"{step} leaves pixels out between windows of {side}; give {side} or less", "stride", i
+                    )
+        return self
+
+    def shortest(self) -> str | dict[str, Any]:
+        """Return it as people write it: ``whole``, or what is given."""
+        return self.model_dump(exclude_none=True, mode="json") or WHOLE
+
+
+def _seen(value: object) -> object:
+    if value == WHOLE:
+        return {}
+    if value is None or isinstance(value, dict | ViewOptions):
+        if value == {}:
+            raise ValueError(f"an empty mapping says nothing; write {WHOLE}, {{window: [h, w]}} or {{longest: n}}")
+        return value
+    raise ValueError(f"{WHOLE}, {{window: [h, w]}} or {{longest: n}} is needed, not {describe_value(value)}")
+
+
+ViewField = Annotated[
+    ViewOptions | None,
+    BeforeValidator(_seen),
+    PlainSerializer(lambda view: None if view is None else view.shortest()),
+]
 
 
 class MemberInference(FrozenModel):

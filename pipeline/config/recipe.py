@@ -8,12 +8,14 @@ and the field.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Strict, model_validator
 
+from ...datasets.class_set import ClassSet
 from ...errors import ManifestError
 from ...models.registry import ARCHITECTURES
+from .class_set_field import DEFAULT, ClassSetField, class_set_of
 from .frozen_model import FrozenModel
 from .load_manifest import SHIPPED
 from .manifest import Version
@@ -266,6 +268,11 @@ class Recipe(FrozenModel):
         description="Folder of all results. ${NAME} is expanded, relative to where the command runs."
     )
     arch: Annotated[Text, one_of(ARCHITECTURES)] = Field(default="hrnet_ocr_mscale", description="Architecture.")
+    classes: ClassSetField = Field(
+        default=DEFAULT,
+        description="The classes that are learnt: a shipped set, or a YAML file with a list of {name, color}, "
+        "relative to the recipe, or such a list. ${NAME} is expanded.",
+    )
     data: DataSection = Field(
         description="What is learnt from, and what is scored on: a dataset, or a list of them, the first of which is "
         "scored. An epoch has as many images as the first."
@@ -302,6 +309,12 @@ class Recipe(FrozenModel):
     checkpoints: Checkpoints = Field(default=Checkpoints(), description="What is kept on the way.")
 
     _notes: tuple[str, ...] = PrivateAttr(default=())
+    left_out: ClassVar[frozenset[str]] = frozenset({"classes"})
+
+    @property
+    def class_set(self) -> ClassSet:
+        """The classes that are learnt."""
+        return class_set_of(self.classes)
 
     @model_validator(mode="after")
     def _agrees(self) -> Recipe:

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
+from ...datasets.class_set_labels import FOLDER
 from ...datasets.dataset_specs import KNOWN_DATASETS
 from .frozen_model import FrozenModel
 from .path_variables import resolved_path
-from .value_types import Count, InputPath, Positive, Share, Text, at_least_one, check_mapping, expand_input, one_of
+from .value_types import (
+    Count,
+    InputPath,
+    NamesOf,
+    Positive,
+    Share,
+    Text,
+    at_least_one,
+    check_mapping,
+    check_masks,
+    expand_input,
+    one_of,
+)
 from .yaml_document import ONE, SEVERAL, FieldError
 
 OWN, NONE, AUTOLABEL = "own", "none", "autolabel"
@@ -50,15 +63,22 @@ class Boost(FrozenModel):
 class Data(FrozenModel):
     """A dataset that is learnt from; the first one is scored on, too."""
 
-    type: Annotated[Text, one_of(KNOWN_DATASETS)] = Field(
-        description="One of the datasets of 'hmsa-pipeline datasets list'."
+    type: Annotated[Text, one_of(NamesOf(KNOWN_DATASETS, (FOLDER,)))] = Field(
+        description="One of the datasets of 'hmsa-pipeline datasets list', or folder: any tree of images, with masks."
     )
     root: InputPath = Field(description="Its folder. ${NAME} is expanded, relative to the recipe.")
-    train: Text = Field(default="train", description="The split that is learnt from.")
+    train: Text = Field(
+        default="train", description="The split that is learnt from; of type folder a folder in root."
+    )
     validation: Text = Field(default="val", description="The split that is scored; of the first source alone.")
     limit: Count | None = Field(default=None, description="Only the first images of each split; all if null.")
     mapping: Text | None = Field(
         default=None, description="Which mapping of its ids to the 19 classes, where 'datasets list' names several."
+    )
+    masks: InputPath | None = Field(
+        default=None,
+        description="Folder of the masks, if the type is folder: PNG files of the classes' ids, 255 where nothing is "
+        "known, each called like its image and as deep; outside root. ${NAME} is expanded.",
     )
     without_masks: tuple[Text, ...] = Field(
         default=(),
@@ -94,9 +114,14 @@ class Data(FrozenModel):
         default=None, description="The last epoch, from 1, that learns from here; the last of all if null."
     )
 
+    left_out: ClassVar[frozenset[str]] = frozenset({"masks"})
+
     @model_validator(mode="after")
     def _knows_the_mapping(self) -> Data:
         check_mapping(self.type, self.mapping)
+        check_masks(self.type, self.root, self.masks)
+        if self.type == FOLDER and self.masks is None and self.labels == OWN:
+            raise FieldError("is missing; name the folder of the masks", "masks")
         if not self.labels.startswith(AUTOLABEL):
             for key in ("threshold", "weight_by_confidence"):
                 if getattr(self, key):
@@ -110,6 +135,10 @@ class Data(FrozenModel):
     def root_path(self) -> Path:
         """Return the absolute path of the dataset's folder; `ManifestError` if a variable in it is not set."""
         return resolved_path(self.root, f"data.root {self.root}: ")
+
+    def masks_path(self) -> Path | None:
+        """Return the absolute path of the masks' folder; `ManifestError` as `root_path`."""
+        return None if self.masks is None else resolved_path(self.masks, f"data.masks {self.masks}: ")
 
     def labels_path(self) -> Path | None:
         """Return the folder of auto-labels, None if there are none; `ManifestError` as `root_path`."""

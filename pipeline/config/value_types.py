@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, PlainValidator, Strict, ValidationInfo
 
+from ...datasets.class_set_labels import FOLDER
 from ...datasets.dataset_specs import KNOWN_DATASETS, dataset_spec
 from ...errors import DatasetError, describe_value, nearest
 from ..storage.filesystem import is_remote, parse_location
@@ -33,6 +34,24 @@ def check_mapping(name: str, mapping: str | None) -> None:
         dataset_spec(name).mapped(mapping)
     except DatasetError as error:
         raise ValueError(str(error)) from error
+
+
+def check_masks(name: str, root: str, masks: str | None) -> None:
+    """Raise FieldError if a type of dataset takes no folder of masks, or the masks lie among the images.
+
+    Args:
+        name: the type.
+        root: folder of the images.
+        masks: folder of the masks; None if none is named.
+    """
+    if masks is None:
+        return
+    if name != FOLDER:
+        raise FieldError(
+            f"means nothing to type {name!r}, whose masks lie where its authors put them; remove it", "masks"
+        )
+    if Path(masks) == Path(root) or Path(root) in Path(masks).parents:
+        raise FieldError("lies in 'root', where masks would be taken for images; put it elsewhere", "masks")
 
 
 def expand_input(value: object, info: ValidationInfo) -> str:

@@ -94,6 +94,23 @@ def read_document(path: Path, name: str | None = None) -> Document:
     than 1 MiB, not UTF-8, not YAML, empty, or its top level is no mapping.
     """
     name = str(path) if name is None else name
+    tree, lines = read_tree(path, name)
+    if not isinstance(tree, dict):
+        shown = describe_value(tree)
+        raise ManifestError(f"{name}:{lines[()]}: a mapping (key: value) is needed, not {shown}")
+    return Document(name, tree, lines)
+
+
+def read_tree(path: Path, name: str) -> tuple[Any, Mapping[KeyPath, int]]:
+    """Read the content of a YAML file, of any type, and the line of each value.
+
+    Args:
+        path: of the file.
+        name: what messages call it.
+
+    Raises:
+        ManifestError: as `read_document`, but for the type of the top level.
+    """
     text = _read_text(path, name)
     lines: dict[KeyPath, int] = {}
     try:
@@ -106,10 +123,7 @@ def read_document(path: Path, name: str | None = None) -> Document:
         raise ManifestError(f"{name}:{_yaml_problem(error, text)}") from None
     if tree is None:
         raise ManifestError(f"{name}: the file is empty")
-    if not isinstance(tree, dict):
-        shown = describe_value(tree)
-        raise ManifestError(f"{name}:{lines[()]}: a mapping (key: value) is needed, not {shown}")
-    return Document(name, tree, lines)
+    return tree, lines
 
 
 def validate(model: type[M], document: Document, context: Any = None) -> M:

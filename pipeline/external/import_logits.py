@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,10 @@ import torch
 
 from ... import __version__
 from ...datasets.layout.folder_layout import output_stem
-from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import ManifestError, StoreError, disk_error, nearest
+from ...models.adapters.class_table import ClassTable, channels_of, class_table
 from ...models.member_output import KINDS, MemberLogits, enlarge, reduction, to_logits
+from ..config.class_set_field import member_choice
 from ..config.manifest import Manifest
 from ..inference.inputs import survey
 from ..runtime.progress import Progress
@@ -56,22 +57,24 @@ class ImportResult:
 
 
 def parse_channels(text: str) -> list[int]:
-    """Parse ``0-18`` or ``0,2,5-20`` into channel numbers, one for each class.
-
-    Raises:
-        ManifestError: not of this form, or another number of channels than classes.
-    """
+    """Parse ``0-18`` or ``0,2,5-20`` into channel numbers; ManifestError if it is not of this form."""
     channels: list[int] = []
     for part in text.split(","):
         numbers = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part)
         if not numbers:
             raise ManifestError(f"--channels {text}: is no list of channels; write for example 0-18")
         channels += range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1)
-    if len(channels) != len(CLASS_NAMES) or len(set(channels)) != len(channels):
-        raise ManifestError(
-            f"--channels {text}: selects {len(set(channels))} channels, {len(CLASS_NAMES)} different ones are needed"
-        )
     return channels
+
+
+def _check_channels(channels: Sequence[int], count: int | None) -> None:
+    """Raise ManifestError if channels are selected twice, or another number of them than ``count``."""
+    different = len(set(channels))
+    if different != len(channels) or (count is not None and different != count):
+        raise ManifestError(
+            f"--channels {','.join(map(str, channels))}: selects {different} channels, {count or len(channels)} "
+            "different ones are needed"
+        )
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,15 @@ class _Form:
         kind: what they hold.
         channels: that become the classes; all if None.
         step: they are as many times smaller than the photographs.
+        classes: how many channels are needed.
+        table: how these become the manifest's classes; None if they are.
     """
 
     kind: str
     channels: tuple[int, ...] | None
     step: int
+    classes: int
+    table: ClassTable | None = None
 
 
 def import_logits(
@@ -109,7 +116,8 @@ def import_logits(
         folder: the tree of files, or a Zarr group, see `logit_files.foreign_outputs`; each holds (C, H, W), or is
             2, 4, 8, 16 or 32 times smaller, and is then enlarged.
         kind: what they hold, one of `member_output.KINDS`; None for what their names say.
-        channels: channels that become the classes, in train-id order; all if None.
+        channels: channels that become the classes, or those of which the member's ``classes`` speak, in their order;
+            all if None.
         limit: photographs of the dataset to take, from the first; None for all.
         overwrite: start an existing store over.
 
@@ -123,11 +131,16 @@ def import_logits(
         raise ManifestError(f"model '{model}': is dumped from a checkpoint; only 'arch: external' is imported")
     if kind is not None and kind not in KINDS:
         raise ManifestError(f"--kind {kind}: is unknown; {nearest(kind, KINDS)}")
+    choice = member_choice(member.classes, manifest.class_set)
+    count = len(manifest.class_set) if choice is None else channels_of(choice)
+    if channels is not None:
+        _check_channels(channels, count)
+        count = len(channels)
     if not folder.is_dir():
         raise StoreError(f"{folder}: there is no such folder of logits; check the path")
     photos = survey(manifest, entry, afresh=overwrite).photographs
     present = {photo.path for photo in photos}
-    files, extra = foreign_outputs(folder, [photo.path for photo in photos])
+    files, extra = foreign_outputs(folder, [photo.path for photo in photos], count)
     if not files:
         first = min(f"{output_stem(photo.path)}_logits.npz" for photo in photos)
         raise StoreError(
@@ -135,7 +148,10 @@ def import_logits(
             f"(first: {first}, or .npy or .safetensors); check the path"
         )
     sizes = {photo.path: photo.size for photo in photos}
-    form = _form_of(files, sizes, kind, channels)
+    form = _form_of(files, sizes, kind, channels, count)
+    if choice is not None:
+        where = f"model '{member.name}'"
+        form = replace(form, table=class_table(where, form.classes, None, choice, manifest.class_set.names))
     source: dict[str, object] = {
         "folder": str(folder.resolve()),
         "channels": None if channels is None else list(channels),
@@ -143,10 +159,12 @@ def import_logits(
     }
     if form.step > 1:
         source["enlarged"] = f"{form.step} times, bilinearly"
+    if form.table is not None:
+        source |= form.table.as_json(manifest.class_set.names)
     identity = StoreIdentity(
         model=member.name,
         architecture=member.arch,
-        classes=CLASS_NAMES,
+        classes=manifest.class_set.names,
         preprocessing={"orientation": entry.orientation} if entry.exif else None,
         encoding=manifest.store.encoding,
         source=source,
@@ -196,8 +214,9 @@ def _form_of(
     sizes: dict[str, tuple[int, int] | None],
     kind: str | None,
     channels: Sequence[int] | None,
+    count: int | None,
 ) -> _Form:
-    """Read the kind and the size of the files off the first one that can be read."""
+    """Read the kind, the size and the unknown ``count`` of channels off the first file that can be read."""
     taken = None if channels is None else tuple(channels)
     for image, file in files.items():
         found = kind or file.kind
@@ -210,8 +229,8 @@ def _form_of(
         if kind is None and (doubt := _doubt(found, values)):
             raise StoreError(f"{file.path}: {doubt}")
         step = reduction(size, (values.shape[1], values.shape[2])) if values.ndim == 3 else None
-        return _Form(found, taken, step or 1)
-    return _Form(kind or "logits", taken, 1)
+        return _Form(found, taken, step or 1, count or len(values))
+    return _Form(kind or "logits", taken, 1, count or 0)
 
 
 def _doubt(kind: str, values: torch.Tensor) -> str | None:
@@ -243,7 +262,7 @@ def _fill(
                     missing = folder / f"{output_stem(image.path)}_logits.npz"
                     raise StoreError(f"{missing}: there is no such file; make it and import again")
                 size = (image.height, image.width)
-                logits, found = _read(files[image.path], size, store.classes, form, sure)
+                logits, found = _read(files[image.path], size, form, sure)
                 store.write(index, logits)
                 result.done += 1
                 result.uniform += found.uniform
@@ -257,7 +276,7 @@ def _fill(
 
 
 def _read(
-    file: ForeignOutput, size: tuple[int | None, int | None], classes: int, form: _Form, sure: bool
+    file: ForeignOutput, size: tuple[int | None, int | None], form: _Form, sure: bool
 ) -> tuple[np.ndarray, MemberLogits]:
     """Read logits (C, H, W) float16, and what was found of them; StoreError names a file that does not fit."""
     values, path = file.read(), file.path
@@ -277,8 +296,8 @@ def _read(
         raise StoreError(f"{path}: {doubt}")
     if form.channels is not None and max(form.channels) >= len(values):
         raise StoreError(f"{path}: has {len(values)} channels; --channels asks for {max(form.channels)}")
-    if (len(values) if form.channels is None else len(form.channels)) != classes:
-        raise StoreError(f"{path}: has {len(values)} channels for {classes} classes; select with --channels")
+    if (len(values) if form.channels is None else len(form.channels)) != form.classes:
+        raise StoreError(f"{path}: has {len(values)} channels for {form.classes} classes; select with --channels")
     try:
         if form.step > 1:
             values = enlarge(values, (height, width))
@@ -286,6 +305,18 @@ def _read(
     except StoreError as error:
         raise StoreError(f"{path}: holds {error}") from error
     logits = found.values
+    if form.table is not None:
+        found = found._replace(other=_other(form.table, found))
+        logits = form.table.apply(logits[None])[0]
     if logits.dtype != torch.float16 and logits.abs().max() > _LARGEST:
         raise StoreError(f"{path}: holds logits beyond {_LARGEST:.0f}, the largest float16")
     return np.ascontiguousarray(logits.half().numpy()), found
+
+
+def _other(table: ClassTable, found: MemberLogits) -> float | None:
+    """Mean share of the probability of what is none of our classes: of channels left out, and by the table."""
+    share = table.other_share(found.values[None], "logits")
+    if share is None:
+        return found.other
+    before = found.other or 0.0
+    return round(before + (1 - before) * share.mean().item(), 6)

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ...datasets.decode.arrays import decode_grey
 from ...datasets.layout.folder_layout import output_stem
-from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import DatasetError, StoreError, cannot_read, reason
 from ...models.member_output import KINDS, from_class_map
 from ..fusion.prediction_files import CONFIDENCE, LABEL, read_label
@@ -42,12 +41,13 @@ class ForeignOutput(NamedTuple):
     read: Callable[[], Tensor]
 
 
-def foreign_outputs(folder: Path, images: Sequence[str]) -> tuple[dict[str, ForeignOutput], int]:
+def foreign_outputs(folder: Path, images: Sequence[str], classes: int | None) -> tuple[dict[str, ForeignOutput], int]:
     """Find the outputs of photographs.
 
     Args:
         folder: a tree of ``<path without suffix>_logits.npz`` or the like, or a Zarr group of such arrays.
         images: the photographs' paths.
+        classes: how many there are, for class maps, which do not say it; None if nobody knows.
 
     Returns:
         Those that are there, by photograph, and how many others are there that belong to no photograph.
@@ -65,7 +65,9 @@ def foreign_outputs(folder: Path, images: Sequence[str]) -> tuple[dict[str, Fore
         if len(names) > 1:
             raise StoreError(f"{folder / names[0]}: {names[1]} is there, too; leave one of them")
         for name in names:
-            read = partial(_read_file, folder / name) if arrays is None else partial(_read_array, arrays[name])
+            read = (
+                partial(_read_file, folder / name, classes) if arrays is None else partial(_read_array, arrays[name])
+            )
             found[image] = ForeignOutput(folder / name, endings[name.removeprefix(stem)], read)
     if arrays is None:
         every = (path for ending in endings for path in folder.rglob(f"*{ending}"))
@@ -94,9 +96,9 @@ def _read_array(read: Callable[[], np.ndarray]) -> Tensor:
     return torch.from_numpy(read())
 
 
-def _read_file(path: Path) -> Tensor:
+def _read_file(path: Path, classes: int | None) -> Tensor:
     if path.name.endswith(LABEL):
-        return _read_class_map(path)
+        return _read_class_map(path, classes)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -120,11 +122,13 @@ def _read_file(path: Path) -> Tensor:
     return arrays[named[0]]
 
 
-def _read_class_map(path: Path) -> Tensor:
+def _read_class_map(path: Path, classes: int | None) -> Tensor:
     """Probabilities (C, H, W) of a class map and of the confidence of 8 or 16 bits beside it."""
+    if classes is None:
+        raise StoreError(f"{path}: does not say how many classes there are; give 'classes' of the model as a list")
     beside = path.with_name(path.name.removesuffix(LABEL) + CONFIDENCE)
     try:
-        label, levels = read_label(path, checked=False), decode_grey(beside.read_bytes(), beside)
+        label, levels = read_label(path, None), decode_grey(beside.read_bytes(), beside)
     except FileNotFoundError:
         raise StoreError(f"{beside}: there is no such file; a class map needs its confidence") from None
     except OSError as error:
@@ -134,4 +138,4 @@ def _read_class_map(path: Path) -> Tensor:
     if label.shape != levels.shape:
         raise StoreError(f"{beside}: has the size {levels.shape}, its class map {label.shape}; make both again")
     confidence = torch.from_numpy(levels.astype(np.float32)) / np.iinfo(levels.dtype).max
-    return from_class_map(torch.from_numpy(label), confidence, len(CLASS_NAMES))
+    return from_class_map(torch.from_numpy(label), confidence, classes)

@@ -8,11 +8,13 @@ from functools import cached_property
 
 from ...datasets.layout.folder_layout import output_stem
 from ...errors import StoreError
-from ..config.manifest import Manifest, Member
+from ..config.manifest import Manifest
+from ..config.member import Member
 from ..storage.output_folder import store_path
 from ..storage.run_record import gone
 from ..store.image_table import ImageEntry
 from ..store.logit_store import LogitStore
+from .member_stores import require_store_classes
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def open_dataset(
         members.append((member, LogitStore.open(path) if there else None))
     stores = [store for _, store in members if store is not None]
     for store in stores:
+        require_store_classes(store, manifest.class_set)
         store.require_arrays()
     if not stores:
         raise StoreError(f"{dataset}: no member has a store; make them with 'hmsa-pipeline dump'")
@@ -105,11 +108,8 @@ def _join_tables(dataset: str, stores: list[LogitStore], left_out: set[str]) -> 
     Raises:
         StoreError: two members saw different photographs under one name, or two images share a prediction's name.
     """
-    first = stores[0]
     entries: dict[str, ImageEntry] = {}
     for store in stores:
-        if store.identity.classes != first.identity.classes:
-            raise StoreError(f"{store.path}: has other classes than {first.path}; only equal ones can be fused")
         for entry in store.images:
             if entry.path in left_out:
                 continue

@@ -110,7 +110,8 @@ def _plan_dataset(
     folder = predictions_path(manifest.output, dataset)
     require_free(folder)
     before = {} if overwrite else read_record(folder)
-    record = make_record(manifest.ensemble, [(m, store.identity if store else None) for m, store in members], before)
+    identities = [(m, store.identity if store else None) for m, store in members]
+    record = make_record(manifest.ensemble, identities, before, manifest.class_set)
     require_same_work(folder, before, record)
     known_partial = before.get("partial", {})
     plan = EnsemblePlan(dataset, folder, members, record)

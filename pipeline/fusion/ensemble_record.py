@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ...datasets.class_set import CITYSCAPES19, ClassSet
 from ...errors import StoreError, first_few
+from ..config.class_set_field import describe_classes
 from ..config.manifest import FusionFunctions
 from ..config.member import Member
 from ..storage.filesystem import read_bytes
@@ -23,7 +25,10 @@ _MEMBER = {"name", "weight", "temperature", "store"}
 
 
 def make_record(
-    functions: FusionFunctions, members: Sequence[tuple[Member, StoreIdentity | None]], before: dict[str, Any]
+    functions: FusionFunctions,
+    members: Sequence[tuple[Member, StoreIdentity | None]],
+    before: dict[str, Any],
+    classes: ClassSet,
 ) -> dict[str, Any]:
     """Make the record of an ensemble, with its fingerprint.
 
@@ -31,6 +36,7 @@ def make_record(
         functions: functions of the label and of the confidence.
         members: each with the identity of its store, None if it has no store.
         before: the existing record, which knows the fingerprints of stores that are gone.
+        classes: of the manifest; their names stand in the record unless they are the default.
     """
     known = _stores(before)
     described = {
@@ -46,7 +52,20 @@ def make_record(
             for member, identity in members
         ],
     }
+    if not classes.is_default:
+        described["classes"] = list(classes.names)
     return {"fingerprint": _digest(described), "version": __version__, **described}
+
+
+def require_recorded_classes(folder: Path, classes: ClassSet) -> None:
+    """Raise StoreError if the predictions in ``folder`` were made of other classes than the manifest's."""
+    record = read_record(folder)
+    names = record.get("classes", list(CITYSCAPES19.names))
+    if record and names != list(classes.names):
+        raise StoreError(
+            f"{folder}: holds predictions of other classes ({describe_classes(names)}) than the manifest's "
+            f"({classes}); choose the manifest's 'classes', or another --output"
+        )
 
 
 def _stores(record: dict[str, Any]) -> dict[str, str]:

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ManifestError
+from ...datasets.class_set import ClassSet
+from ...errors import ManifestError, StoreError
+from ..config.class_set_field import describe_classes
 from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
 from ..storage.output_folder import store_path
@@ -60,9 +62,21 @@ def stores_of(manifest: Manifest, dataset: str, images: Sequence[str]) -> tuple[
     found = []
     for member in voting_members(manifest):
         path = store_path(manifest.output, dataset, member.name)
-        LogitStore.open(path).require_complete(images)
+        store = LogitStore.open(path)
+        require_store_classes(store, manifest.class_set)
+        store.require_complete(images)
         found.append((member, path))
     return tuple(found)
+
+
+def require_store_classes(store: LogitStore, classes: ClassSet) -> None:
+    """Raise StoreError if a store holds logits of other classes than the manifest's, which nothing maps to them."""
+    if store.identity.classes != classes.names:
+        raise StoreError(
+            f"{store.path}: holds logits of other classes ({describe_classes(store.identity.classes)}) than the "
+            f"manifest's ({classes}); give its model a table with 'classes' and make it again with --overwrite, or "
+            "choose the manifest's 'classes'"
+        )
 
 
 def scored_combinations(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ...datasets.class_set import CITYSCAPES19, ClassSet
 from ...datasets.decode.arrays import decode_grey, decode_rgb
 from ...datasets.layout.find_images import list_images
 from ...datasets.layout.folder_layout import output_stem
-from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import DatasetError, HmsaError, StoreError, cannot_read, first_few
 from ..config.manifest import DatasetEntry
 from ..storage.filesystem import listing, read_bytes
@@ -58,47 +58,56 @@ def require_predictions(folder: Path, names: Sequence[str], called: str, fix: st
         raise StoreError(f"{folder}: lacks {len(missing)} of {called} ({first_few(missing, 2)}); {fix}")
 
 
-def read_prediction(folder: Path, names: tuple[str, str], *, checked: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def read_prediction(
+    folder: Path, names: tuple[str, str], classes: ClassSet | None = CITYSCAPES19
+) -> tuple[np.ndarray, np.ndarray]:
     """Read a class map (H, W) uint8 and its confidence (H, W) uint16; DatasetError if they do not fit each other.
 
     Args:
         folder: of the predictions.
         names: of the class map and of the confidence below it.
-        checked: see `read_label`.
+        classes: see `read_label`.
     """
-    label, confidence = read_label(folder / names[0], checked=checked), read_confidence(folder / names[1])
+    label, confidence = read_label(folder / names[0], classes), read_confidence(folder / names[1])
     if label.shape != confidence.shape:
         sizes = [f"{pixels.shape[0]}x{pixels.shape[1]}" for pixels in (confidence, label)]
         raise DatasetError(f"{folder / names[1]}: is {sizes[0]}, its class map {sizes[1]}; make both again")
     return label, confidence
 
 
-def read_label(path: Path, *, checked: bool = True) -> np.ndarray:
+def read_label(path: Path, classes: ClassSet | None = CITYSCAPES19) -> np.ndarray:
     """Read a class map, (H, W) uint8; DatasetError if it is missing, damaged, or no class map.
 
-    Unless it is ``checked`` for a train id at every pixel, use `require_classes` for the pixels that are scored.
+    Every pixel must be one of ``classes``; with None, use `require_classes` for the pixels that are scored.
     """
     label = _decoded(path)
     if label.dtype != np.uint8:
         raise DatasetError(f"{path}: holds 16 bits a pixel, but a class map takes 8; is it the confidence?")
-    if checked:
-        require_classes(label, str(path))
+    if classes is not None:
+        require_classes(label, str(path), classes)
     return label
 
 
-def require_classes(label: np.ndarray, source: str, where: str = "") -> None:
+def require_classes(label: np.ndarray, source: str, classes: ClassSet = CITYSCAPES19, where: str = "") -> None:
     """Raise DatasetError if an id is no class.
 
     Args:
         label: uint8 train ids, of any shape.
         source: the class map that they are from, for people.
+        classes: those that there are.
         where: the pixels that they are from, for people.
     """
-    if (highest := int(label.max(initial=0))) >= len(CLASS_NAMES):
+    if (highest := int(label.max(initial=0))) < len(classes):
+        return
+    if classes.is_default:
         raise DatasetError(
-            f"{source}: holds class {highest}{where}, but predictions are train ids, 0 to {len(CLASS_NAMES) - 1}; "
+            f"{source}: holds class {highest}{where}, but predictions are train ids, 0 to {len(classes) - 1}; "
             "if these are label ids (road 7), turn them into train ids (road 0) first"
         )
+    raise DatasetError(
+        f"{source}: holds class {highest}{where}, but the manifest's classes ({classes}) end at {len(classes) - 1}; "
+        "choose the 'classes' that it was made with"
+    )
 
 
 def read_confidence(path: Path) -> np.ndarray:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from ...datasets.taxonomy import NUM_CLASSES
 from ...errors import DatasetError, DiskError, StoreError, disk_error
 from ..config.manifest import FusionFunctions
 from ..fusion.fuse import quantise
@@ -203,7 +202,7 @@ class ImageBlock:
                             result.fallbacks[entry.path] = "; ".join(
                                 f"{name} {way}" if self.prediction_target else way for name, way in ways
                             )
-                        size = entry.pixels * (2 * NUM_CLASSES * len(computed.logits) + 5)
+                        size = entry.pixels * (2 * len(self.settings.classes) * len(computed.logits) + 5)
                         with times.measure("write"):
                             budget.acquire(size)
                         writes[writers.submit(write, entry.path, computed, size)] = entry.path

@@ -22,7 +22,7 @@ from ..storage.output_folder import own_folders, store_path
 from ..store.image_table import Photograph
 from ..store.logit_store import LogitStore
 from .member_check import MemberChecks
-from .member_network import checkpoint_bytes
+from .member_network import checkpoint_bytes, network_classes
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class InputStatus:
 
 def check_inputs(manifest: Manifest) -> list[InputStatus]:
     """Check every checkpoint against its network, precision and sha256, and list every dataset; decode nothing."""
-    checks = MemberChecks()
+    checks = MemberChecks(manifest.class_set)
     found = [
         _checkpoint_status(member, member.options(manifest.inference).precision, checks) for member in manifest.models
     ]
@@ -93,7 +93,8 @@ def _checkpoint_status(member: Member, precision: str, checks: MemberChecks) -> 
         return InputStatus("model", member.name, "", problem, "WRONG")
     if used != precision and member.arch not in ADAPTERS:
         try:
-            check_range(path, member.arch, AUTOCAST[precision])
+            count, _ = network_classes(member, checks.classes)
+            check_range(path, member.arch, AUTOCAST[precision], num_classes=count)
         except HmsaError as error:
             notes.append(f"of no use on a GPU: {error}")
     return InputStatus("model", member.name, "; ".join([f"{path} ({checkpoint_bytes(member) / 1e6:.1f} MB)", *notes]))

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from ...datasets.class_set import ClassSet
 from ...datasets.decode.tensors import MEAN, STD
-from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import CheckpointError, ManifestError
 from ...models.checkpoint import read_fitting_weights
 from ...models.precision import check_range, demand_range
@@ -20,7 +20,7 @@ from ..config.member import Member
 from ..config.member_inference import InferenceOptions
 from ..runtime.device import AUTOCAST
 from ..store.identity import StoreIdentity
-from .member_network import digest_of, load_adapter, same_network
+from .member_network import digest_of, load_adapter, network_classes, require_same_classes, same_network
 
 NO_DROPOUT = "the network has no dropout that is above 0, so that every pass would be the same; remove 'dropout'"
 PREPROCESSING = {"colour": "RGB", "range": [0, 1], "mean": list(MEAN), "std": list(STD)}
@@ -41,8 +41,13 @@ class CheckedMember:
 
 @dataclass
 class MemberChecks:
-    """Results of `check_member` and `checkpoint_digest`, once for all members of the same network."""
+    """Results of `check_member` and `checkpoint_digest`, once for all members of the same network.
 
+    Attributes:
+        classes: of the manifest.
+    """
+
+    classes: ClassSet
     _checked: list[tuple[Member, str, CheckedMember]] = field(default_factory=list)
     _digests: list[tuple[Member, str]] = field(default_factory=list)
 
@@ -57,7 +62,7 @@ class MemberChecks:
                 checked = replace(found, note=None)
                 break
         else:
-            checked = check_member(member, precision)
+            checked = check_member(member, precision, self.classes)
             self._checked.append((member, precision, checked))
         sample = member.sample
         if sample is None:
@@ -75,10 +80,16 @@ class MemberChecks:
         return self._digests[-1][1]
 
 
-def check_member(member: Member, precision: str) -> CheckedMember:
+def check_member(member: Member, precision: str, classes: ClassSet) -> CheckedMember:
     """Check a member's checkpoint against its network and the precision.
 
-    The note says how the weights were found in the file, or what another library's network does differently here.
+    The note says how the weights were found in the file, which classes the network lacks, or what another library's
+    network does differently here.
+
+    Args:
+        member: whose.
+        precision: of its forward pass.
+        classes: of the manifest.
 
     Raises:
         CheckpointError: it cannot be read, does not fit the network, or has weights beyond the precision's range.
@@ -86,16 +97,21 @@ def check_member(member: Member, precision: str) -> CheckedMember:
     """
     path, dtype = member.checkpoint_path(), AUTOCAST.get(precision, torch.float32)
     if member.arch in ADAPTERS:
-        network = load_adapter(member)
+        network = load_adapter(member, classes)
         demand_range(path, network, dtype)
-        notes = (*network.body.notes, network.classes.note(CLASS_NAMES))
+        notes = (*network.body.notes, network.classes.note(classes.names))
         note = "; ".join(filter(None, notes)) or None
-        return CheckedMember(note, network.describe(CLASS_NAMES), has_dropout(network))
-    weights = read_fitting_weights(path, member.arch)
-    check_range(path, member.arch, dtype, weights.tensors)
+        return CheckedMember(note, network.describe(classes.names), has_dropout(network))
+    count, table = network_classes(member, classes)
+    weights = read_fitting_weights(path, member.arch, count)
+    require_same_classes(member, weights.class_names, classes)
+    check_range(path, member.arch, dtype, weights.tensors, count)
     with torch.device("meta"):
-        drops = has_dropout(build_any(member.arch))
-    return CheckedMember(weights.note(), PREPROCESSING, drops)
+        drops = has_dropout(build_any(member.arch, count))
+    if table is None:
+        return CheckedMember(weights.note(), PREPROCESSING, drops)
+    note = "; ".join(filter(None, (weights.note(), table.note(classes.names)))) or None
+    return CheckedMember(note, {**PREPROCESSING, **table.as_json(classes.names)}, drops)
 
 
 def checkpoint_digest(member: Member) -> str:
@@ -111,7 +127,7 @@ def checkpoint_digest(member: Member) -> str:
 
 
 def identities_of(
-    members: Sequence[Member], options: InferenceOptions, encoding: str
+    members: Sequence[Member], options: InferenceOptions, encoding: str, classes: ClassSet
 ) -> tuple[list[StoreIdentity], list[str]]:
     """Check each member's checkpoint and return its logits' identity, and the lines of `check_member`.
 
@@ -119,11 +135,12 @@ def identities_of(
         members: members with a checkpoint; what they do otherwise is as they really do it.
         options: the manifest's options as they are really used.
         encoding: of the logits.
+        classes: of the manifest.
 
     Raises:
         CheckpointError: a checkpoint does not fit the manifest.
     """
-    identities, notes, checks = [], [], MemberChecks()
+    identities, notes, checks = [], [], MemberChecks(classes)
     for member in members:
         path, own = member.checkpoint_path(), member.options(options)
         checked = checks.check(member, own.precision)
@@ -138,7 +155,7 @@ def identities_of(
                 scales=tuple(sorted(own.scales)),
                 flip=own.flip,
                 precision=own.precision,
-                classes=CLASS_NAMES,
+                classes=classes.names,
                 preprocessing=checked.preprocessing,
                 encoding=encoding,
                 compile=own.compile,

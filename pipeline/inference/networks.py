@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...datasets.taxonomy import NUM_CLASSES
 from ...errors import HmsaError, reason
 from ...models.hmsa import OCRNet
 from ...models.plain import PlainNetwork
@@ -117,6 +116,7 @@ class Networks:
         loaded: Sequence[LoadedNetwork] = (),
     ) -> None:
         self._device, self._functions = torch.device(settings.device), functions
+        self._classes = len(settings.classes)
         self._host_copy = HostCopy(self._device)
         self._members = [one.member for one in members]
         self._voting = [member for member in self._members if member.weight]
@@ -130,7 +130,7 @@ class Networks:
             if shared is None:
                 require_checkpoint(one.member, one.digest)
             model = None if shared is None else shared.model.to(self._device)
-            predictor = Predictor(self._device, settings.options, one.member, model)
+            predictor = Predictor(self._device, settings.options, one.member, model, settings.classes)
             self._predictors[one.member.name] = predictor
             if shared is None and settings.options.compile == "off":  # which changes a network
                 self.loaded.append(LoadedNetwork(one, predictor.model))
@@ -161,7 +161,7 @@ class Networks:
         """Return the number of ``entries`` that `compute` should get together."""
         if self.are_together:
             return 1
-        largest = 2 * NUM_CLASSES * max(entry.pixels for entry in entries)
+        largest = 2 * self._classes * max(entry.pixels for entry in entries)
         return max(1, min(TURN_IMAGES, _TURN_BYTES // max(1, len(self._members) * largest)))
 
     def compute(

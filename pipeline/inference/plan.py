@@ -131,7 +131,7 @@ class InferencePlan:
         for member in members:
             member.checkpoint_path()
         surveys = tuple(survey(manifest, dataset, afresh=overwrite) for dataset in manifest.datasets)
-        identities, said = identities_of(members, options, manifest.store.encoding)
+        identities, said = identities_of(members, options, manifest.store.encoding, manifest.class_set)
         remarks = [f"{looked.dataset.name}: {remark}" for looked in surveys for remark in looked.remarks]
         return cls(
             manifest=manifest,
@@ -268,7 +268,7 @@ def run_inference(
         # All of them now: otherwise the same command without the flag could not resume after an interruption.
         for job in plan.jobs:
             job.remove_results()
-    settings = InferenceSettings(str(plan.device), plan.options, workers.threads)
+    settings = InferenceSettings(str(plan.device), plan.options, workers.threads, plan.manifest.class_set)
     return run_recorded_jobs(
         command,
         [make_job(job, settings) for job in plan.jobs],

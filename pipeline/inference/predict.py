@@ -80,7 +80,8 @@ def _plan_dataset(plan: PredictPlan, looked: Survey, kept: Sequence[str]) -> Dat
     members = [(member, identity_for_dataset(identity, looked.dataset)) for member, identity in plan.members]
     require_free(folder)
     before = {} if plan.overwrite else read_record(folder)
-    record = make_record(plan.manifest.ensemble, [(m, i) for m, i in members if m.weight], before)
+    voting = [(m, i) for m, i in members if m.weight]
+    record = make_record(plan.manifest.ensemble, voting, before, plan.manifest.class_set)
     require_same_work(folder, before, record)
     existing = existing_predictions(folder) if before else {}
     partial = dict(before.get("partial", {}))

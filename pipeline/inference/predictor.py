@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...datasets.class_set import CITYSCAPES19, ClassSet
 from ...datasets.decode.tensors import normalise
-from ...datasets.taxonomy import NUM_CLASSES
 from ...errors import first_few
 from ...models.adapters.network import MemberNetwork, weighted_mean
 from ...models.hmsa import OCRNet, scale_images
@@ -25,7 +25,7 @@ from ..config.member import Member
 from ..config.member_inference import InferenceOptions, Sample, Tile
 from ..runtime.device import AUTOCAST, first_line, is_out_of_memory, resolve_precision
 from .cuda_graphs import GraphForward, release_graphs
-from .member_network import load_network
+from .member_network import load_network, network_classes
 
 SCALE_BY_SCALE = "scale by scale"
 IN_TILES = "in tiles"
@@ -41,11 +41,13 @@ class InferenceSettings:
         device: ``cpu``, ``cuda`` or ``cuda:N``, as the worker numbers its devices.
         options: the manifest's options as they are really used, see `usable_options`.
         threads: CPU threads to compute with; None to leave them as they are.
+        classes: of the manifest, C many.
     """
 
     device: str
     options: InferenceOptions
     threads: int | None = None
+    classes: ClassSet = CITYSCAPES19
 
     @property
     def io_threads(self) -> int:
@@ -115,6 +117,7 @@ class Predictor:
         options: the manifest's, as `usable_options` returns them.
         member: as `usable_members` returns it.
         model: its network, prepared and on the device, if another member of the same network has loaded it.
+        classes: of the manifest, C many.
 
     Raises:
         CheckpointError: its checkpoint does not fit the network, or has weights beyond the precision's range.
@@ -126,6 +129,7 @@ class Predictor:
         options: InferenceOptions,
         member: Member,
         model: OCRNet | PlainNetwork | None = None,
+        classes: ClassSet = CITYSCAPES19,
     ) -> None:
         options, self._sample = member.options(options), member.sample or Sample()
         self._device, self._options, self.member = device, options, member
@@ -144,9 +148,10 @@ class Predictor:
             # Graphs and compiled parts refer to the last network, and it to them: free its memory now.
             gc.collect()
         if model is None:
-            model = prepare_for_inference(load_network(member).to(device), AUTOCAST.get(options.precision))
+            model = prepare_for_inference(load_network(member, classes).to(device), AUTOCAST.get(options.precision))
             demand_range(member.checkpoint_path(), model, self._dtype)
         self.model = model
+        self._table = None if member.arch in ADAPTERS else network_classes(member, classes)[1]
         if self.is_compiled:
             compile_regions(self.model, options.compile)
 
@@ -179,7 +184,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> tuple[Tensor, str | None]:
-        """Compute logits (19, H, W) float16 of an image (3, H, W) uint8 on any device, and say how; None for at once.
+        """Compute logits (C, H, W) float16 of an image (3, H, W) uint8 on any device, and say how; None for at once.
 
         If the memory is too small, the image is tried again with every scale and mirrored image moved off the device
         before the next, then, if there are tiles, in tiles. The logits are on the device or on the CPU.
@@ -209,7 +214,7 @@ class Predictor:
         return logits.to(torch.float16), IN_TILES
 
     def _try(self, image: Tensor, gather: torch.device | None) -> Tensor | None:
-        """Return logits (19, H, W) float16; None if the memory is too small for them."""
+        """Return logits (C, H, W) float16; None if the memory is too small for them."""
         self._others.clear()
         try:
             # Rounded here, because that takes memory, too.
@@ -224,7 +229,7 @@ class Predictor:
         return None
 
     def compute(self, image: Tensor, gather: torch.device | None) -> Tensor:
-        """Compute logits (19, H, W), float16 or float32, of an image (3, H, W) uint8 in one piece.
+        """Compute logits (C, H, W), float16 or float32, of an image (3, H, W) uint8 in one piece.
 
         With ``gather``, each scale's logits are moved to that device before the next scale.
 
@@ -233,6 +238,9 @@ class Predictor:
         """
         pixels = normalise(image[None].to(self._device, non_blocking=True))
         pixels = pixels.to(self._dtype, memory_format=torch.channels_last)
+        return self._as_classes(self._run(image, pixels, gather))
+
+    def _run(self, image: Tensor, pixels: Tensor, gather: torch.device | None) -> Tensor:
         if self._sample.dropout is not None:
             with dropout_pass(self.model, image, self._sample.dropout):
                 return self._pass(pixels, gather)
@@ -244,6 +252,15 @@ class Predictor:
             self._stop_compiling(error)
         return self._pass(pixels, gather)
 
+    def _as_classes(self, logits: Tensor) -> Tensor:
+        """Map the logits (K, H, W) of a network of other classes to the manifest's, (C, H, W)."""
+        if self._table is None:
+            return logits
+        rounded = logits.to(torch.float16)[None]  # as they are in one piece, so that every way gives the same bits
+        if (share := self._table.other_share(rounded, "logits")) is not None:
+            self._others.append((share.mean(), rounded.shape[-2] * rounded.shape[-1]))
+        return self._table.apply(rounded)[0]
+
     def _pass(self, pixels: Tensor, gather: torch.device | None) -> Tensor:
         if gather is None:
             return (self._graphs or self._at_once)(pixels)
@@ -254,7 +271,7 @@ class Predictor:
         return self.predict_scales(pixels, None).to(torch.float16)
 
     def predict_scales(self, pixels: Tensor, gather: torch.device | None) -> Tensor:
-        """Run the network at all scales on normalised pixels (1, 3, H, W); logits (19, H, W), see `compute`."""
+        """Run the network at all scales on normalised pixels (1, 3, H, W); logits (C, H, W), see `compute`."""
         size, sample = pixels.shape[-2:], self._sample
         seen = scale_images(pixels, sample.scale)
         if sample.flip:
@@ -275,7 +292,7 @@ class Predictor:
 
 
 def compute_in_tiles(compute: Callable[[Tensor], Tensor], image: Tensor, tile: Tile) -> Tensor:
-    """Compute the logits (19, H, W) float32 of an image tile by tile, averaged where tiles overlap.
+    """Compute the logits (C, H, W) float32 of an image tile by tile, averaged where tiles overlap.
 
     Args:
         compute: a part of the image to its logits, on the CPU.
@@ -283,13 +300,18 @@ def compute_in_tiles(compute: Callable[[Tensor], Tensor], image: Tensor, tile: T
         tile: size and overlap of the tiles.
     """
     height, width = image.shape[1:]
-    total, weights = torch.zeros(NUM_CLASSES, height, width), torch.zeros(height, width)
+    total: Tensor | None = None
+    weights = torch.zeros(height, width)
     for y, x in tile_corners(height, width, tile):
         part = image[:, y : y + tile.size[0], x : x + tile.size[1]]
         rows, columns = slice(y, y + part.shape[1]), slice(x, x + part.shape[2])
         weight = tile_weights(part.shape[1], part.shape[2], tile.overlap)
-        total[:, rows, columns] += weight * compute(part).float()
+        found = compute(part).float()
+        if total is None:
+            total = torch.zeros(len(found), height, width)
+        total[:, rows, columns] += weight * found
         weights[rows, columns] += weight
+    assert total is not None
     return total / weights
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...datasets.taxonomy import PALETTE
+from ...datasets.class_set import ClassSet
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 
 _HEAT = ((0, 32, 77), (87, 93, 109), (124, 123, 120), (188, 175, 111), (255, 234, 70))
 _STEPS = 256
 
 
-def class_colours(label: np.ndarray) -> np.ndarray:
-    """Train ids (H, W) uint8 in the Cityscapes palette, (H, W, 3) uint8; black where there is none."""
+def class_colours(label: np.ndarray, classes: ClassSet) -> np.ndarray:
+    """Ids of ``classes`` (H, W) uint8 in their colours, (H, W, 3) uint8; black where there is none."""
     table = np.zeros((256, 3), np.uint8)
-    table[: len(PALETTE)] = PALETTE
+    table[: len(classes)] = classes.colours
     return table[label]
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ...datasets.class_set import CITYSCAPES19, ClassSet
 from ...datasets.decode.arrays import decode_rgb
 from ...datasets.layout.folder_layout import located
 from ...datasets.layout.image_mask_pairs import ImageMaskPair
-from ...datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
+from ...datasets.taxonomy import IGNORE
 from ...files import atomic_path
 from .colours import blend_over, class_colours
 
@@ -65,7 +66,7 @@ def dataset_sheet(path: Path, title: str, reader: SheetReader, shown: Sequence[t
     rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
     heights = [max(cells[place].height for place in row) for row in rows]
     below = _TEXT + _GAP + 8
-    legend = _legend(width - 2 * _GAP, text, (*CLASS_NAMES, "ignored"))
+    legend = _legend(width - 2 * _GAP, text, CITYSCAPES19, "ignored")
     top = 2 * _GAP + _TITLE
     sheet = Image.new("RGB", (width, top + sum(heights) + below * len(rows) + legend.height + 2 * _GAP), _PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -81,17 +82,20 @@ def dataset_sheet(path: Path, title: str, reader: SheetReader, shown: Sequence[t
         sheet.save(temporary, "PNG")
 
 
-def member_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], width: int) -> Image.Image:
-    """Pictures of one scene side by side, ``width`` pixels each, their names below, above the colours of the classes.
+def member_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], width: int, classes: ClassSet) -> Image.Image:
+    """Pictures of one scene side by side, their names below, above the colours of the classes.
 
-    ``tiles`` are name and (H, W, 3) uint8 pixels of each picture, all of one size; one at least.
+    Args:
+        tiles: name and (H, W, 3) uint8 pixels of each picture, all of one size; one at least.
+        width: of each picture, in pixels.
+        classes: for the legend.
     """
     height = max(1, round(tiles[0][1].shape[0] * width / tiles[0][1].shape[1]))
     rows = math.ceil(len(tiles) / _ABREAST)
     columns = math.ceil(len(tiles) / rows)
     across, down = width + _GAP, height + _TEXT + _GAP
     text = ImageFont.load_default(_TEXT)
-    legend = _legend(columns * across - _GAP, text, CLASS_NAMES)
+    legend = _legend(columns * across - _GAP, text, classes)
     sheet = Image.new("RGB", (columns * across + _GAP, rows * down + legend.height + 3 * _GAP), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for place, (name, pixels) in enumerate(tiles):
@@ -117,8 +121,8 @@ def reduced(picture: Image.Image, width: int | None, *, exact: bool) -> Image.Im
 
 
 def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (H, W, 3) uint8 under its labels (H, W) in the colours of the classes; what is ignored is striped."""
-    tinted = blend_over(image, class_colours(labels), _OPACITY)
+    """An image (H, W, 3) uint8 under its labels (H, W) in Cityscapes' colours; what is ignored is striped."""
+    tinted = blend_over(image, class_colours(labels, CITYSCAPES19), _OPACITY)
     ignored = labels == IGNORE
     tinted[ignored] = image[ignored]
     tinted[ignored & _stripes(*labels.shape)] = 255
@@ -142,8 +146,11 @@ def _cell(reader: SheetReader, pair: ImageMaskPair) -> Image.Image:
     return Image.fromarray(overlay(np.asarray(image), np.asarray(ids)))
 
 
-def _legend(width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, names: Sequence[str]) -> Image.Image:
+def _legend(
+    width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, classes: ClassSet, *more: str
+) -> Image.Image:
     """The colours of all classes with their names, in as many columns as fit; one name more is of what has none."""
+    names = (*classes.names, *more)
     column = _SWATCH + 8 + math.ceil(max(font.getbbox(name)[2] for name in names)) + 2 * _GAP
     columns = max(1, width // column)
     rows = math.ceil(len(names) / columns)
@@ -154,8 +161,8 @@ def _legend(width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, name
     for place, name in enumerate(names):
         x, y = place // rows * (width // columns), place % rows * line
         grey = np.full((_SWATCH, _SWATCH, 3), 150, np.uint8)
-        label = np.full((_SWATCH, _SWATCH), place if place < NUM_CLASSES else IGNORE, np.uint8)
-        fill = class_colours(label) if place < NUM_CLASSES else overlay(grey, label)
+        label = np.full((_SWATCH, _SWATCH), place if place < len(classes) else IGNORE, np.uint8)
+        fill = class_colours(label, classes) if place < len(classes) else overlay(grey, label)
         picture.paste(Image.fromarray(fill), (x, y))
         pen.rectangle((x, y, x + _SWATCH - 1, y + _SWATCH - 1), outline=_FAINT)
         pen.text((x + _SWATCH + 8, y + _SWATCH / 2), name, fill=_INK, font=font, anchor="lm")

@@ -21,12 +21,14 @@ from ...datasets.layout.image_mask_pairs import without_masks
 from ...datasets.parallel import map_files
 from ...errors import DiskError, HmsaError, StoreError, disk_error
 from ...files import write_json
+from ..config.class_set_field import require_default
 from ..config.manifest import Manifest
+from ..fusion.ensemble_record import require_recorded_classes
 from ..fusion.member_stores import stores_of
 from ..fusion.prediction_files import prediction_names, require_predictions
 from ..runtime.progress import Progress, say
 from ..scoring.averages import DATASET, PLAIN
-from ..scoring.ground_truth import BRAVO, LABELLED, GroundTruth, load_bravo_ground_truth, load_ground_truth
+from ..scoring.ground_truth import BRAVO, GroundTruth, has_labels, load_bravo_ground_truth, load_ground_truth
 from ..storage.filesystem import remove_partials
 from ..storage.output_folder import own_folders, predictions_path
 from ..storage.writer_lock import writer_lock
@@ -76,13 +78,15 @@ def plan_report(
         names = [name for image in images for name in prediction_names(image)]
         fix = "make them with 'hmsa-pipeline ensemble', or take --limit"
         require_predictions(predictions, names, f"{len(names)} predictions", fix)
+        require_recorded_classes(predictions, manifest.class_set)
         truths: Mapping[str | None, GroundTruth | None] = {None: None}
-        if entry.type in LABELLED:
-            found = load_ground_truth(entry, average=average)
+        if has_labels(entry):
+            found = load_ground_truth(entry, manifest.class_set, average=average)
             if left_out := {path for truth in found.values() for path in truth.left_out}:
                 say(without_masks(entry.name, sorted(left_out)))
             truths = found
         if entry.type == BRAVO and ground_truth is not None:
+            require_default(manifest.class_set, "--ground-truth")
             truths = {None: load_bravo_ground_truth(entry, images, ground_truth, average)}
         member_stores = stores_of(manifest, entry.name, images) if members else ()
         parts = [None] if None in truths else list(dict.fromkeys(file.split for file in files))
@@ -99,6 +103,7 @@ def plan_report(
                 folder=folder,
                 width=width,
                 exif=entry.exif,
+                classes=manifest.class_set,
             )
             selected = [file.path for file in files if part is None or file.split == part]
             pages.append((setup, [(image, pairs.get(image)) for image in selected]))
@@ -149,7 +154,9 @@ def _draw_pictures(pages: Sequence[tuple[DatasetSetup, list[Item]]], processes: 
     remaining = []
     for number, (setup, items) in enumerate(pages):
         average = setup.truth.average if setup.truth else PLAIN
-        summaries.append(DatasetSummary(setup.dataset, [member.name for member, _ in setup.members], average))
+        summaries.append(
+            DatasetSummary(setup.dataset, [member.name for member, _ in setup.members], average, setup.classes)
+        )
         for item in items:
             if cached := load_cached(setup, item):
                 summaries[number].add(item[0], cached)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...datasets.taxonomy import CLASS_NAMES, IGNORE, PALETTE
+from ...datasets.class_set import ClassSet, Colour
+from ...datasets.taxonomy import IGNORE
 from ...files import write_bytes, write_text
 from ..pictures.colours import WRONG, confidence_as_float, heat_map
 from ..pictures.sheet import reduced
@@ -53,7 +54,7 @@ def draw_pictures(
     confidence_share = confidence_as_float(confidence)
     _write_picture(folder / "photograph.jpg", Image.fromarray(photograph), width)
     _write_picture(folder / "thumb.jpg", Image.fromarray(photograph), min(_THUMB, label.shape[1]))
-    write_ids(folder / "prediction.png", label, PALETTE, width)
+    write_ids(folder / "prediction.png", label, setup.classes.colours, width)
     _write_picture(folder / "confidence.jpg", Image.fromarray(heat_map(confidence_share)), width)
     summary.entry.layers += ["prediction", "confidence"]
     if information is not None:
@@ -64,7 +65,7 @@ def draw_pictures(
         summary.entry.layers.append("foreign")
     elif truth is not None:
         _write_picture(folder / "errors.png", _marked(label != truth, truth, WRONG), width)
-        write_ids(folder / "labels.png", truth, PALETTE, width)
+        write_ids(folder / "labels.png", truth, setup.classes.colours, width)
         summary.entry.layers += ["errors", "labels"]
     values: dict[str, Any] = {"prediction": label, "confidence": np.rint(confidence_share * 255).astype(np.uint8)}
     if information is not None:
@@ -125,5 +126,10 @@ def _pixel_values(key: str, values: dict[str, np.ndarray]) -> str:
     return f"hmsaValues({json.dumps(key)}, {json.dumps({'width': columns, 'height': lines, **grids})});\n"
 
 
-CLASS_LEGEND = tuple(zip(CLASS_NAMES, (f"#{r:02x}{g:02x}{b:02x}" for r, g, b in PALETTE), strict=True))
-"""Name and colour of each class, by train id."""
+def class_legend(classes: ClassSet) -> tuple[tuple[str, str], ...]:
+    """Name and colour of each class, by id."""
+    return tuple(zip(classes.names, map(_hexadecimal, classes.colours), strict=True))
+
+
+def _hexadecimal(colour: Colour) -> str:
+    return "#" + bytes(colour).hex()

@@ -34,7 +34,7 @@ from ..fusion.fuse import quantise
 from ..fusion.member_stores import ENSEMBLE, fuse_members, open_store
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction
 from ..pictures.colours import confidence_as_float
-from ..scoring.pixel_counts import CLASSES, PixelCounts
+from ..scoring.pixel_counts import PixelCounts
 from ..storage.filesystem import version_tag
 from ..store.logit_store import LogitStore
 from ..text import without_nan
@@ -106,11 +106,13 @@ def _key(setup: DatasetSetup, image: str, pair: ImageMaskPair | None) -> str:
     functions = setup.functions.model_dump(mode="json")
     record = [_FORMAT, setup.dataset, image, setup.width, numbers, functions, meaning]
     record += [(str(path), version_tag(path)) for path in sources]
+    if not setup.classes.is_default:
+        record.append((setup.classes.names, setup.classes.colours))
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:20]
 
 
 def _summarise(setup: DatasetSetup, image: str, pair: ImageMaskPair | None, folder: Path) -> ImageSummary:
-    label, confidence = read_prediction(setup.predictions, prediction_names(image))
+    label, confidence = read_prediction(setup.predictions, prediction_names(image), setup.classes)
     size = (label.shape[0], label.shape[1])
     photograph = read_photograph(located(setup.root, image), label, setup.exif)
     truth = setup.truth.reader.read(pair, size) if setup.truth and pair else None
@@ -124,7 +126,7 @@ def _summarise(setup: DatasetSetup, image: str, pair: ImageMaskPair | None, fold
         confidence=float(confidence_as_float(confidence).mean(dtype=np.float64)),
         disagreement=None,
         information=None,
-        classes=np.flatnonzero(pixels_of_class[:CLASSES] >= max(1, _LEAST_SHARE * label.size)).tolist(),
+        classes=np.flatnonzero(pixels_of_class[: len(setup.classes)] >= max(1, _LEAST_SHARE * label.size)).tolist(),
     )
     histogram = np.bincount((confidence.ravel() >> 10).astype(np.int64), minlength=BINS)
     summary = ImageSummary(entry, histogram=histogram)

@@ -11,14 +11,14 @@ from typing import Any
 import jinja2
 
 from ... import __version__
+from ...datasets.class_set import ClassSet
 from ...datasets.parallel import map_files
-from ...datasets.taxonomy import CLASS_NAMES
 from ...files import write_bytes, write_json, write_text
 from ..config.manifest import Manifest
 from ..fusion.member_stores import voting_members
 from ..text import percent
 from . import plots
-from .image_pictures import CLASS_LEGEND
+from .image_pictures import class_legend
 from .member_table import member_table
 from .records import DatasetSummary
 from .story import Story, shown_story
@@ -67,18 +67,18 @@ def write_page(
         members=[member.name for member in voting_members(manifest)],
         images=sum(len(summary.gallery) for summary in summaries),
         calibrated=any(member.temperature != 1 for member in voting_members(manifest)),
-        story=shown_story(story),
+        story=shown_story(story, manifest.class_set),
         settings=settings,
         tables=summary_tables(summaries),
         overview=overview_table(summaries),
         by_dataset=[dataset_table(summary) for summary in summaries],
         over_datasets=_plots_over_datasets(folder, summaries, drawings),
-        worst=_worst(summaries),
+        worst=_worst(summaries, manifest.class_set),
         sections=[
             {"dataset": each.dataset, "plots": _plots(folder, i, each, drawings)} for i, each in enumerate(summaries)
         ],
         failed=[(each.dataset, image, reason) for each in summaries for image, reason in each.failed.items()],
-        legend=CLASS_LEGEND,
+        legend=class_legend(manifest.class_set),
         datasets=[summary.dataset for summary in summaries],
         gallery=list(chain.from_iterable(map(_gallery, summaries))),
     )
@@ -117,9 +117,10 @@ def _plots_over_datasets(
     return drawn
 
 
-def _worst(summaries: Sequence[DatasetSummary]) -> list[dict[str, Any]]:
+def _worst(summaries: Sequence[DatasetSummary], classes: ClassSet) -> list[dict[str, Any]]:
     """The worst images of each class, as texts."""
     by_name = {one.dataset: one for one in summaries}
+    legend = class_legend(classes)
 
     def shown(found: tuple[str, ClassErrors] | None, verb: str) -> dict[str, Any] | None:
         if found is None:
@@ -131,13 +132,13 @@ def _worst(summaries: Sequence[DatasetSummary]) -> list[dict[str, Any]]:
             "name": f"{dataset}: {errors.image}",
             "short": errors.image.split("/")[-1],
             "pixels": f"{errors.pixels} px",
-            "words": f"{share}; most are {verb} {CLASS_NAMES[errors.other]}",
+            "words": f"{share}; most are {verb} {classes.names[errors.other]}",
         }
 
     return [
         {
-            "class": CLASS_NAMES[number],
-            "colour": CLASS_LEGEND[number][1],
+            "class": legend[number][0],
+            "colour": legend[number][1],
             "positives": shown(positives, "labelled as"),
             "negatives": shown(negatives, "predicted as"),
         }
@@ -158,7 +159,13 @@ def _plots(folder: Path, number: int, summary: DatasetSummary, drawings: dict[Pa
     semantic = summary.semantic
     if semantic:
         words = "Bars: the ensemble. Marks: members. A class that is neither labelled nor predicted has none."
-        add("iou", "IoU by class", words, partial(plots.iou_bars, counts=counts), wide=True)
+        add(
+            "iou",
+            "IoU by class",
+            words,
+            partial(plots.iou_bars, counts=counts, names=summary.classes.names),
+            wide=True,
+        )
         words = "On the dotted line a pixel is right as often as it is sure; below it the model is too sure."
         add("reliability", "Reliability", words, partial(plots.reliability_diagram, counts=counts))
     else:

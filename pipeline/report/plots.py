@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ...datasets.taxonomy import CLASS_NAMES
 from ...files import write_bytes
 from ..scoring.metrics import class_iou, errors_first, precision_recall, reliability, roc
 from ..scoring.pixel_counts import PixelCounts
@@ -60,10 +59,16 @@ def _axes(width: float, height: float, columns: int = 1) -> tuple[Figure, list[A
     return figure, list(axes[0])
 
 
-def iou_bars(path: Path, counts: Mapping[str, PixelCounts]) -> None:
-    """IoU of each class: a bar for the first subject, a mark for each other one."""
-    figure, (axes,) = _axes(10.5, 4.0)
-    places = np.arange(len(CLASS_NAMES))
+def iou_bars(path: Path, counts: Mapping[str, PixelCounts], names: Sequence[str]) -> None:
+    """IoU of each class: a bar for the first subject, a mark for each other one.
+
+    Args:
+        path: of the SVG file.
+        counts: by subject.
+        names: of the classes, by id.
+    """
+    figure, (axes,) = _axes(max(10.5, 0.28 * len(names)), 4.0)
+    places = np.arange(len(names))
     top = 0.0
     for number, (name, found) in enumerate(counts.items()):
         values = np.array(class_iou(torch.from_numpy(found.confusion)).tolist())
@@ -77,7 +82,7 @@ def iou_bars(path: Path, counts: Mapping[str, PixelCounts]) -> None:
             look = _look(number)
             mark = _MARKS[(number - 1) % len(_MARKS)]
             axes.plot(places, values, mark, color=look["color"], markersize=4.5, label=name)
-    axes.set_xticks(places, CLASS_NAMES, rotation=45, ha="right")
+    axes.set_xticks(places, list(names), rotation=45, ha="right")
     axes.set(ylabel="IoU", ylim=(0, max(0.05, 1.08 * top)))
     axes.grid(axis="x", visible=False)
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...datasets.class_set import CITYSCAPES19, ClassSet
 from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ..config.manifest import FusionFunctions as Functions
 from ..fusion.member_stores import ENSEMBLE, MemberStore
@@ -38,6 +39,7 @@ class DatasetSummary:
     dataset: str
     members: list[str]
     average: Average = PLAIN
+    classes: ClassSet = CITYSCAPES19
     gallery: dict[str, GalleryEntry] = field(default_factory=dict)
     counts: dict[str, PixelCounts] = field(default_factory=dict)
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
@@ -54,7 +56,7 @@ class DatasetSummary:
         self.gallery[image] = found.entry
         self.histogram += found.histogram
         for name, counted in found.counts.items():
-            total = self.counts.setdefault(name, PixelCounts(counted.ood))
+            total = self.counts.setdefault(name, PixelCounts.none(counted.ood, len(self.classes)))
             total += counted
         if gain := gain_of(found.counts, found.entry.pixels):
             self.gains[image] = gain
@@ -104,7 +106,7 @@ class DatasetSummary:
                 }
                 for image, entry in self.gallery.items()
             },
-            **({"worst_by_class": self.worst.as_json()} if self.semantic else {}),
+            **({"worst_by_class": self.worst.as_json(self.classes)} if self.semantic else {}),
             "failed": self.failed,
         }
 
@@ -127,6 +129,7 @@ class DatasetSetup:
         folder: of the report.
         width: to which pictures are reduced.
         exif: whether photographs are turned as EXIF says.
+        classes: of the manifest.
     """
 
     dataset: str
@@ -138,6 +141,7 @@ class DatasetSetup:
     folder: Path
     width: int
     exif: bool = False
+    classes: ClassSet = CITYSCAPES19
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """The stage ``render``: predictions as pictures for people.
 
-Classes in the Cityscapes palette, alone and over the photograph; confidence as brightness; and a sheet on which every
+Classes in their colours, alone and over the photograph; confidence as brightness; and a sheet on which every
 member stands beside the ensemble.
 """
 
@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ...datasets.class_set import ClassSet
 from ...datasets.layout.find_images import list_images
 from ...datasets.layout.folder_layout import located
 from ...errors import disk_error
 from ...files import atomic_path
 from ..config.manifest import FusionFunctions as Functions
 from ..config.manifest import Manifest
+from ..fusion.ensemble_record import require_recorded_classes
 from ..fusion.member_stores import ENSEMBLE, MemberStore, predict_from_stores, stores_of
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction, require_predictions
 from ..pictures.colours import blend_over, class_colours, confidence_as_float, heat_map
@@ -40,6 +42,7 @@ class RenderPlan:
         predictions: the folder of the predictions.
         target: the folder of the pictures.
         members: with their stores; none without sheets.
+        classes: of the manifest.
         exif: whether photographs are turned as EXIF says.
         kinds, opacity, width: see `plan_render`; a picture on a sheet is reduced to the width too.
     """
@@ -54,6 +57,7 @@ class RenderPlan:
     width: int | None
     members: tuple[MemberStore, ...]
     functions: Functions
+    classes: ClassSet
     exif: bool = False
 
 
@@ -91,6 +95,7 @@ def plan_render(
         names = [name for file in files for name in prediction_names(file.path)]
         fix = "make them with 'hmsa-pipeline ensemble', or take --limit"
         require_predictions(folder, names, f"{len(names)} predictions", fix)
+        require_recorded_classes(folder, manifest.class_set)
         images = tuple(file.path for file in files)
         found.append(
             RenderPlan(
@@ -104,6 +109,7 @@ def plan_render(
                 width=width,
                 members=stores_of(manifest, entry.name, images) if "sheet" in kinds else (),
                 functions=manifest.ensemble,
+                classes=manifest.class_set,
                 exif=entry.exif,
             )
         )
@@ -132,7 +138,7 @@ def run_render(plan: RenderPlan) -> RenderResult:
 
 def _draw(plan: RenderPlan, image: str) -> None:
     label_name, confidence_name = prediction_names(image)
-    label, confidence = read_prediction(plan.predictions, (label_name, confidence_name))
+    label, confidence = read_prediction(plan.predictions, (label_name, confidence_name), plan.classes)
     for kind in plan.kinds:
         if kind == "sheet":
             picture = _sheet(plan, image, label, confidence)
@@ -140,11 +146,10 @@ def _draw(plan: RenderPlan, image: str) -> None:
             if kind == "confidence":
                 pixels = heat_map(confidence_as_float(confidence))
             elif kind == "colour":
-                pixels = class_colours(label)
+                pixels = class_colours(label, plan.classes)
             else:
-                pixels = blend_over(
-                    read_photograph(located(plan.root, image), label, plan.exif), class_colours(label), plan.opacity
-                )
+                photograph = read_photograph(located(plan.root, image), label, plan.exif)
+                pixels = blend_over(photograph, class_colours(label, plan.classes), plan.opacity)
             picture = reduced(Image.fromarray(pixels), plan.width, exact=kind == "colour")
         with atomic_path(plan.target / f"{label_name.removesuffix('_pred.png')}_{kind}.png") as temporary:
             picture.save(temporary, format="PNG")
@@ -155,6 +160,9 @@ def _sheet(plan: RenderPlan, image: str, label: np.ndarray, confidence: np.ndarr
     subjects = {member.name: (number,) for number, (member, _) in enumerate(plan.members)}
     alone = predict_from_stores(plan.members, image, subjects, plan.functions)
     tiles = [("photograph", read_photograph(located(plan.root, image), label, plan.exif))]
-    tiles += [(name, class_colours(answer[0])) for name, answer in alone.items()]
-    tiles += [(ENSEMBLE, class_colours(label)), ("confidence", heat_map(confidence_as_float(confidence)))]
-    return member_sheet(tiles, min(plan.width or _TILE, label.shape[1]))
+    tiles += [(name, class_colours(answer[0], plan.classes)) for name, answer in alone.items()]
+    tiles += [
+        (ENSEMBLE, class_colours(label, plan.classes)),
+        ("confidence", heat_map(confidence_as_float(confidence))),
+    ]
+    return member_sheet(tiles, min(plan.width or _TILE, label.shape[1]), plan.classes)

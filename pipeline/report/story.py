@@ -24,13 +24,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...datasets.taxonomy import IGNORE, PALETTE
+from ...datasets.class_set import ClassSet
+from ...datasets.taxonomy import IGNORE
 from ...files import write_bytes, write_json
 from ..fusion.member_stores import ENSEMBLE, predict_from_stores
 from ..pictures.colours import class_colours, wrong_over_grey
 from ..pictures.sheet import member_sheet
 from ..text import percent, plural
-from .image_pictures import CLASS_LEGEND, FOREIGN, UNKNOWN, write_ids
+from .image_pictures import FOREIGN, UNKNOWN, class_legend, write_ids
 from .records import PICTURES, DatasetSetup, DatasetSummary, GalleryEntry
 
 STORY = "story"
@@ -208,10 +209,11 @@ def _draw(setup: DatasetSetup, story: Story) -> None:
         alone = predict_from_stores(setup.members, story.choice.image, subjects, setup.functions)
         width = min(_WIDTH, setup.width, story.entry.size[1])
         for number, (label, _) in enumerate(alone.values()):
-            write_ids(folder / f"member-{number}.png", label, PALETTE, width)
+            write_ids(folder / f"member-{number}.png", label, setup.classes.colours, width)
     sheet = member_sheet(
-        [(_caption(tile), _pixels(setup.folder / tile.file, tile.kind)) for tile in _in_order(story)],
+        [(_caption(tile), _pixels(setup.folder / tile.file, tile.kind, setup.classes)) for tile in _in_order(story)],
         min(_WIDTH, setup.width, story.entry.size[1]),
+        setup.classes,
     )
     file = io.BytesIO()
     sheet.save(file, "PNG", optimize=True)
@@ -230,9 +232,9 @@ def _caption(tile: Tile) -> str:
     return f"{tile.title}, {tile.note}" if tile.note else tile.title
 
 
-def _pixels(path: Path, kind: str) -> np.ndarray:
+def _pixels(path: Path, kind: str, classes: ClassSet) -> np.ndarray:
     if kind == "classes":
-        return class_colours(_ids(path))
+        return class_colours(_ids(path), classes)
     if kind == "foreign":
         marked = np.array([FOREIGN, UNKNOWN, (235, 235, 235)], np.uint8)
         return marked[_ids(path).clip(0, 2)]
@@ -258,8 +260,8 @@ def _write_jpeg(path: Path, pixels: np.ndarray) -> None:
     write_bytes(path, file.getvalue())
 
 
-def shown_story(story: Story | None) -> dict[str, Any] | None:
-    """The story as the page's template shows it; None for none."""
+def shown_story(story: Story | None, classes: ClassSet) -> dict[str, Any] | None:
+    """The story as the page's template shows it; None for none. ``classes`` are the manifest's."""
     if story is None:
         return None
     return {
@@ -269,6 +271,6 @@ def shown_story(story: Story | None) -> dict[str, Any] | None:
         "rule": story.choice.rule,
         "above": story.above,
         "below": story.below,
-        "colours": [CLASS_LEGEND[number] for number in story.entry.classes],
+        "colours": [class_legend(classes)[number] for number in story.entry.classes],
         "sheet": SHEET,
     }

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets.taxonomy import CLASS_NAMES
 from ..fusion.member_stores import ENSEMBLE
 from ..text import figure, plural
 from .records import DatasetSummary
@@ -135,7 +134,7 @@ def dataset_table(summary: DatasetSummary) -> dict[str, Any]:
         ],
         "iou": [
             (name, [figure(row["iou"][number]) for row in figures.values()])
-            for number, name in enumerate(CLASS_NAMES)
+            for number, name in enumerate(summary.classes.names)
             if figures and all("iou" in row for row in figures.values())
         ],
         "confidence": figure(summary.mean("confidence")),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...datasets.taxonomy import CLASS_NAMES
+from ...datasets.class_set import ClassSet
 from ..fusion.member_stores import ENSEMBLE
 from ..scoring.pixel_counts import PixelCounts
 
@@ -59,9 +59,9 @@ class ClassErrors:
     share: float
     other: int
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, classes: ClassSet) -> dict[str, Any]:
         """By name, the class by its name."""
-        return vars(self) | {"other": CLASS_NAMES[self.other]}
+        return vars(self) | {"other": classes.names[self.other]}
 
 
 @dataclass
@@ -86,12 +86,12 @@ class WorstImages:
                 pixels = int(table[number].sum())
                 _keep(found, number, ClassErrors(image, pixels, pixels / labelled, int(table[number].argmax())))
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self, classes: ClassSet) -> dict[str, Any]:
         """By the names of the classes that have wrong pixels."""
         kinds = {"false_positives": self.positives, "false_negatives": self.negatives}
         return {
-            CLASS_NAMES[number]: {
-                kind: found[number].as_json() if number in found else None for kind, found in kinds.items()
+            classes.names[number]: {
+                kind: found[number].as_json(classes) if number in found else None for kind, found in kinds.items()
             }
             for number in sorted(self.positives.keys() | self.negatives.keys())
         }

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ...datasets.dataset_specs import LABELLED_OR_PREDICTED, RULES, DatasetSpec
-from ...datasets.taxonomy import CLASS_NAMES, NUM_CLASSES
+from ...datasets.taxonomy import CLASS_NAMES
 
 DATASET = "dataset"
 AVERAGES: tuple[str, ...] = (DATASET, *RULES)
@@ -37,11 +37,13 @@ class Average:
         name: one of `AVERAGES`, as it was asked for.
         rule: one of `dataset_specs.RULES`.
         classes: train ids that can be counted at all, ascending; None for all of them.
+        names: of all classes, by id.
     """
 
     name: str = LABELLED_OR_PREDICTED
     rule: str = LABELLED_OR_PREDICTED
     classes: tuple[int, ...] | None = None
+    names: tuple[str, ...] = CLASS_NAMES
 
     def counted(self, matrix: Tensor) -> Tensor:
         """Mark the classes that the mean runs over, (C,) bool, by the counts (C, C) of `metrics.confusion`."""
@@ -57,34 +59,35 @@ class Average:
     def words(self) -> str:
         """For people, such as ``dataset: over those of the 13 classes of its label table that are labelled``."""
         rule = "labelled" if self.rule != LABELLED_OR_PREDICTED else "labelled or predicted"
-        every = NUM_CLASSES if self.classes is None else len(self.classes)
+        every = len(self.names if self.classes is None else self.classes)
         whose = "of its label table " if self.name == DATASET else ""
         return f"{self.name}: over those of the {every} classes {whose}that are {rule}"
 
     def as_json(self) -> dict[str, object]:
         """By name; the classes that can be counted by theirs."""
-        ids = range(NUM_CLASSES) if self.classes is None else self.classes
-        return {"name": self.name, "rule": self.rule, "classes": [CLASS_NAMES[i] for i in ids]}
+        ids = range(len(self.names)) if self.classes is None else self.classes
+        return {"name": self.name, "rule": self.rule, "classes": [self.names[i] for i in ids]}
 
 
 PLAIN = Average()
 """Over all classes that are labelled or predicted."""
 
 
-def average_of(name: str, sources: Iterable[DatasetSpec]) -> Average:
+def average_of(name: str, sources: Iterable[DatasetSpec], names: tuple[str, ...] = CLASS_NAMES) -> Average:
     """How the mean of a dataset is taken, or one mean of several, by the name of one of `AVERAGES`; ValueError else.
 
     `DATASET` is over the classes that any of ``sources`` can hold, by their rule if they have the same one and as
     `LABELLED_OR_PREDICTED` else. There are no sources if no dataset file gives their label table, as for BRAVO.
+    ``names`` are those of all classes, by id.
     """
     if name not in AVERAGES:
         raise ValueError(f"unknown average {name!r}; one of {', '.join(AVERAGES)}")
     if name != DATASET:
-        return Average(name, name)
+        return Average(name, name, names=names)
     known = tuple(sources)
     if not known:
-        return PLAIN
+        return Average(names=names)
     classes = sorted(set().union(*(source.classes for source in known)))
     rules = {source.average for source in known}
     rule = rules.pop() if len(rules) == 1 else LABELLED_OR_PREDICTED
-    return Average(name, rule, tuple(classes))
+    return Average(name, rule, tuple(classes), names)

@@ -18,14 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...datasets.dataset_specs import KNOWN_DATASETS, dataset_spec
+from ...datasets.dataset_specs import KNOWN_DATASETS
+from ...datasets.labels.label_reader import LabelReader
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, without_masks
-from ...datasets.taxonomy import CLASS_NAMES, IGNORE
+from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError, ManifestError, StoreError, first_few
 from ..config.manifest import Manifest
 from ..config.member import Member
 from ..fusion.fuse import quantise
-from ..fusion.member_stores import fuse_members, voting_members
+from ..fusion.member_stores import fuse_members, require_store_classes, voting_members
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from ..runtime.ordered_threads import map_in_order
 from ..runtime.progress import Progress, say
@@ -111,16 +112,19 @@ def plan_calibration(
             f"ensemble.label {manifest.ensemble.label}: gives no probabilities to calibrate; "
             "use mean-softmax or mean-logit"
         )
-    entries = [entry for entry in manifest.datasets if entry.type in KNOWN_DATASETS]
+    classes = manifest.class_set
+    entries = [entry for entry in manifest.datasets if entry.type in KNOWN_DATASETS or entry.masks is not None]
     if not entries:
         raise ManifestError(
             "no dataset of the manifest has labels to calibrate with; types that have: "
             f"{first_few(KNOWN_DATASETS, 9)}"
         )
-    mean = average_of(average, [dataset_spec(entry.type) for entry in entries])
     found: list[CalibrationImage] = []
-    for entry in entries:
-        truth = replace(load_ground_truth(entry, limit)[None], average=mean)
+    truths = [load_ground_truth(entry, classes, limit)[None] for entry in entries]
+    facts = [truth.reader.source for truth in truths if isinstance(truth.reader, LabelReader)]
+    mean = average_of(average, facts, classes.names)
+    for entry, one in zip(entries, truths, strict=True):
+        truth = replace(one, average=mean)
         if truth.left_out:
             say(without_masks(entry.name, truth.left_out))
         stores = tuple(
@@ -128,6 +132,7 @@ def plan_calibration(
             for member in voting_members(manifest)
         )
         for store in stores:
+            require_store_classes(store, classes)
             store.require_complete([pair.image for pair in truth.pairs])
         found += [CalibrationImage(truth, pair, stores) for pair in truth.pairs]
     if len(found) < 2:
@@ -218,12 +223,13 @@ def _sample_image(image: CalibrationImage, each: int, seed: Sequence[int]) -> tu
     known = np.flatnonzero(truth != IGNORE)
     if known.size > each:
         known = np.sort(np.random.default_rng(seed).choice(known, each, replace=False))
-    found = np.empty((len(rows), known.size, len(CLASS_NAMES)), np.float16)
+    classes = image.stores[0].classes
+    found = np.empty((len(rows), known.size, classes), np.float16)
     for member, (store, row) in enumerate(zip(image.stores, rows, strict=True)):
         for start, stop in store.strips(row):
             first, last = np.searchsorted(known, [start * width, stop * width])
             if first < last:
-                strip = store.read(row, start, stop).reshape(len(CLASS_NAMES), -1)
+                strip = store.read(row, start, stop).reshape(classes, -1)
                 found[member, first:last] = strip[:, known[first:last] - start * width].T
     return torch.from_numpy(found), torch.from_numpy(truth[known].astype(np.int64))
 
@@ -237,13 +243,14 @@ def _score_held_out(
     heat = torch.tensor([member.temperature for member in members], dtype=torch.float64)
     shares = torch.tensor([member.weight for member in members], dtype=torch.float64).log().log_softmax(0)
     loss = 0.0
-    matrix = torch.zeros(len(CLASS_NAMES), len(CLASS_NAMES), dtype=torch.int64)
+    classes = len(average.names)
+    matrix = torch.zeros(classes, classes, dtype=torch.int64)
     levels = np.zeros((2, CONFIDENCE_LEVELS), np.int64)
     count = len(pixels.labels)
     for z, y in zip(logits.split(PIXELS_AT_ONCE, 1), pixels.labels.split(PIXELS_AT_ONCE), strict=True):
         fused = fuse_members([each.T for each in z], members, functions)
         loss -= log_likelihood(z, heat, shares, y, functions.label == "mean-logit").sum().item()
-        matrix += confusion(fused.label, y)
+        matrix += confusion(fused.label, y, classes)
         levels += level_counts((fused.label == y).numpy(), quantise(fused.confidence).numpy())
     return HeldOutScores(loss / count, ece(levels), mean_iou(matrix, average), int(average.counted(matrix).sum()))
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, without_masks
 from ...datasets.parallel import map_files
-from ...datasets.taxonomy import CLASS_NAMES, IGNORE
+from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError, ManifestError, StoreError
 from ..config.manifest import DatasetEntry, Manifest
 from ..config.manifest import FusionFunctions as Functions
+from ..fusion.ensemble_record import require_recorded_classes
 from ..fusion.member_stores import (
     ENSEMBLE,
     MemberStore,
@@ -30,7 +31,7 @@ from ..runtime.progress import Progress
 from ..storage.output_folder import predictions_path
 from ..text import figure, plural, without_nan
 from .averages import DATASET
-from .ground_truth import LABELLED, GroundTruth, load_ground_truth
+from .ground_truth import LABELLED, GroundTruth, has_labels, load_ground_truth
 from .pixel_counts import PixelCounts
 
 
@@ -72,7 +73,12 @@ class EvaluationResult:
         """Figures by subject; null where one is not defined."""
         average = self.truth.average
         scores = {name: without_nan(counts.figures(average)) for name, counts in self.counts.items()}
-        found = {"dataset": self.dataset, "classes": list(CLASS_NAMES), "scores": scores, "failed": self.failed}
+        found = {
+            "dataset": self.dataset,
+            "classes": list(self.truth.classes.names),
+            "scores": scores,
+            "failed": self.failed,
+        }
         if self.truth.left_out:
             found["without_mask"] = list(self.truth.left_out)
         # Where pixels out of distribution are found there is no mean IoU.
@@ -105,11 +111,12 @@ def plan_evaluation(
         DatasetError: masks or images are missing.
         StoreError: predictions or stores are missing, or lack images.
     """
-    labelled = [entry for entry in manifest.datasets if entry.type in LABELLED]
+    labelled = [entry for entry in manifest.datasets if has_labels(entry)]
     if not labelled:
         raise ManifestError(
             f"no dataset of the manifest has labels (types: {', '.join(d.type for d in manifest.datasets)}); types "
-            f"that have: {', '.join(LABELLED)}; BRAVO is scored with --ground-truth and --samples"
+            f"that have: {', '.join(LABELLED)}, and folder with 'masks'; BRAVO is scored with --ground-truth and "
+            "--samples"
         )
     if predictions is not None and len(labelled) > 1:
         names = ", ".join(entry.name for entry in labelled)
@@ -118,7 +125,9 @@ def plan_evaluation(
     return [
         _plan_dataset(manifest, entry, part, truth, predictions, subjects)
         for entry in labelled
-        for part, truth in load_ground_truth(entry, limit, average, allow_unlabelled=allow_unlabelled).items()
+        for part, truth in load_ground_truth(
+            entry, manifest.class_set, limit, average, allow_unlabelled=allow_unlabelled
+        ).items()
     ]
 
 
@@ -131,6 +140,8 @@ def _plan_dataset(
     subjects: Mapping[str, tuple[int, ...]],
 ) -> EvaluationPlan:
     folder = predictions_path(manifest.output, entry.name) if predictions is None else predictions
+    if predictions is None:
+        require_recorded_classes(folder, manifest.class_set)
     names = [name for pair in truth.pairs for name in prediction_names(pair.image)]
     called = f"the {len(names)} predictions that the labels call for"
     fix = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
@@ -146,7 +157,11 @@ def evaluate(plan: EvaluationPlan, workers: int | None = None) -> EvaluationResu
     An image that cannot be read is listed, the others are counted; DatasetError if a process was ended from outside.
     """
     subjects = (ENSEMBLE, *plan.subjects)  # in the order of the table
-    result = EvaluationResult(plan.dataset, plan.truth, {name: PixelCounts(plan.truth.ood) for name in subjects})
+    result = EvaluationResult(
+        plan.dataset,
+        plan.truth,
+        {name: PixelCounts.none(plan.truth.ood, len(plan.truth.classes)) for name in subjects},
+    )
     with Progress(len(plan.truth.pairs)) as progress:
         progress.job(plan.dataset, len(plan.truth.pairs))
         found: Iterator[dict[str, PixelCounts] | str] = map_files(
@@ -167,10 +182,12 @@ def _scored(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts]
     try:
         # What a class map says where nothing is labelled counts nowhere, as with BRAVO: often 255.
         names = prediction_names(pair.image)
-        label, confidence = read_prediction(plan.folder, names, checked=False)
+        label, confidence = read_prediction(plan.folder, names, None)
         truth = plan.truth.reader.read(pair, (label.shape[0], label.shape[1]))
         if not plan.truth.ood:
-            require_classes(label[truth != IGNORE], str(plan.folder / names[0]), " on labelled pixels")
+            require_classes(
+                label[truth != IGNORE], str(plan.folder / names[0]), plan.truth.classes, " on labelled pixels"
+            )
         answers = {ENSEMBLE: (label, confidence)}
         if plan.subjects:
             answers |= predict_from_stores(plan.members, pair.image, plan.subjects, plan.functions)
@@ -189,7 +206,7 @@ def evaluation_table(result: EvaluationResult) -> list[str]:
     """A line for each subject and, where there are classes, one for each with its IoU in every subject."""
     truth = result.truth
     figures = {name: counts.figures(truth.average) for name, counts in result.counts.items()}
-    wide = max(map(len, [*figures, *CLASS_NAMES]))
+    wide = max(map(len, [*figures, *truth.classes.names]))
     pixels = max(row["pixels"] for row in figures.values())
     images = max(row["images"] for row in figures.values())
     whose = "it should have by others' count" if truth.unsure else "its authors label"
@@ -207,7 +224,7 @@ def evaluation_table(result: EvaluationResult) -> list[str]:
         return lines
     across = [max(7, len(name)) for name in figures]
     lines.append(f"{'IoU':{wide}}  " + "  ".join(f"{n:>{w}}" for n, w in zip(figures, across, strict=True)))
-    for number, name in enumerate(CLASS_NAMES):
+    for number, name in enumerate(truth.classes.names):
         values = [row["iou"][number] for row in figures.values()]
         lines.append(f"{name:{wide}}  " + "  ".join(f"{figure(v):>{w}}" for v, w in zip(values, across, strict=True)))
     return lines
@@ -219,7 +236,10 @@ def evaluation_rows(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]
     for result in results:
         for name, counts in result.counts.items():
             figures = without_nan(counts.figures(result.truth.average))
-            iou = {f"iou {c}": value for c, value in zip(CLASS_NAMES, figures.pop("iou", ()), strict=False)}
+            iou = {
+                f"iou {c}": value
+                for c, value in zip(result.truth.classes.names, figures.pop("iou", ()), strict=False)
+            }
             rule = {} if counts.ood else {"average": result.truth.average.name}
             found.append({"dataset": result.dataset, "subject": name, **figures, **rule, **iou})
     return found

@@ -8,7 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from ...datasets.dataset_specs import KNOWN_DATASETS, dataset_spec
+from ...datasets.class_set import CITYSCAPES19, ClassSet
+from ...datasets.class_set_labels import describe_labels
+from ...datasets.dataset_specs import KNOWN_DATASETS
 from ...datasets.labels.label_reader import LabelReader
 from ...datasets.labels.outlier_masks import OutlierReader
 from ...datasets.layout.folder_layout import located
@@ -24,6 +26,12 @@ from .pixel_counts import CLASSES, PixelCounts, count_classes, count_ood
 
 LABELLED = NamesOf(KNOWN_DATASETS, OUTLIERS)
 """The types of dataset that have labels beside their photographs."""
+
+
+def has_labels(entry: DatasetEntry) -> bool:
+    """Say whether a dataset has labels: beside its photographs, or in a folder of masks."""
+    return entry.type in LABELLED or entry.masks is not None
+
 
 BRAVO = "bravo"
 """The type whose labels the challenge hands out as a tar file."""
@@ -54,6 +62,7 @@ class GroundTruth:
         official: how many images the dataset's authors publish labels of; None if that is not known.
         unsure: whether ``official`` is what others say, and not the authors.
         left_out: images that have none and were to be left out, in the order of their paths.
+        classes: whose ids the labels are.
     """
 
     reader: MaskReader
@@ -63,6 +72,7 @@ class GroundTruth:
     official: int | None = None
     unsure: bool = False
     left_out: tuple[str, ...] = ()
+    classes: ClassSet = CITYSCAPES19
 
     def without_pairs(self) -> GroundTruth:
         """Copy without the list of pairs: processes get it with one pair at a time."""
@@ -80,11 +90,17 @@ class GroundTruth:
             confidence: (H, W) uint16.
             truth: (H, W) uint8, 255 where nothing is known.
         """
-        return count_ood(confidence, truth) if self.ood else count_classes(label, confidence, truth)
+        classes = len(self.classes)
+        return count_ood(confidence, truth, classes) if self.ood else count_classes(label, confidence, truth, classes)
 
 
 def load_ground_truth(
-    entry: DatasetEntry, limit: int | None = None, average: str = DATASET, *, allow_unlabelled: bool = False
+    entry: DatasetEntry,
+    classes: ClassSet,
+    limit: int | None = None,
+    average: str = DATASET,
+    *,
+    allow_unlabelled: bool = False,
 ) -> dict[str | None, GroundTruth]:
     """The labels of a manifest's dataset, for each part that is scored on its own.
 
@@ -92,7 +108,8 @@ def load_ground_truth(
     is unlikely in one may be common in another, so their pixels are never pooled.
 
     Args:
-        entry: of one of the types in `LABELLED`.
+        entry: one that `has_labels`.
+        classes: whose ids the labels become.
         limit: of how many images, from the first; None for all.
         average: one of `averages.AVERAGES`.
         allow_unlabelled: leave out images that have no mask, whatever ``entry`` says of them.
@@ -101,22 +118,26 @@ def load_ground_truth(
         part -> its labels; None for a dataset without parts, or whose split is named.
 
     Raises:
-        DatasetError: masks are missing, or the folder is not as its layout says.
+        DatasetError: masks are missing, are not of these classes, or the folder is not as its layout says.
         ManifestError: the root holds an environment variable that is not set.
     """
     root = entry.root_path()
     if entry.type not in OUTLIERS:
+        try:
+            facts = describe_labels(entry.type, entry.mapping, entry.masks_path(), classes)
+        except DatasetError as error:
+            raise DatasetError(f"dataset '{entry.name}': {error}") from error
         pairs, left_out = labelled_pairs(
             root,
             entry.type,
             entry.split,
             leave_out=entry.without_masks,
-            mapping=entry.mapping,
+            facts=facts,
             allow_unlabelled=allow_unlabelled or entry.allow_unlabelled,
         )
-        facts = dataset_spec(entry.type).mapped(entry.mapping)
         kept, reader = tuple(pairs[:limit]), LabelReader(root, facts)
-        return {None: GroundTruth(reader, kept, average=average_of(average, [facts]), left_out=tuple(left_out))}
+        mean = average_of(average, [facts], classes.names)
+        return {None: GroundTruth(reader, kept, average=mean, left_out=tuple(left_out), classes=classes)}
     facts = OUTLIERS[entry.type]
     reader = OutlierReader(root, entry.type)
     found = reader.pairs(entry.split)
@@ -124,7 +145,8 @@ def load_ground_truth(
     truths: dict[str | None, GroundTruth] = {}
     for part, pairs in found.items():
         if kept := tuple(pair for pair in pairs if pair.image in first):
-            truths[part] = GroundTruth(reader, kept, ood=True, official=facts.counts.get(part), unsure=facts.unsure)
+            official, unsure = facts.counts.get(part), facts.unsure
+            truths[part] = GroundTruth(reader, kept, ood=True, official=official, unsure=unsure, classes=classes)
     if entry.split is None and facts.layout.default is None:
         return truths
     return {None: next(iter(truths.values()))}

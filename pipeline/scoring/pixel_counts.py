@@ -33,6 +33,11 @@ class PixelCounts:
     levels: np.ndarray = field(default_factory=lambda: np.zeros((2, CONFIDENCE_LEVELS), np.int64))
     images: int = 0
 
+    @classmethod
+    def none(cls, ood: bool, classes: int) -> PixelCounts:
+        """Counts of no image, of C = ``classes``."""
+        return cls(ood, np.zeros((classes, classes), np.int64))
+
     def __iadd__(self, other: PixelCounts) -> PixelCounts:
         self.confusion += other.confusion
         self.levels += other.levels
@@ -51,13 +56,16 @@ class PixelCounts:
         return seen | semantic_figures(torch.from_numpy(self.confusion), self.levels, average)
 
 
-def count_classes(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> PixelCounts:
+def count_classes(
+    label: np.ndarray, confidence: np.ndarray, truth: np.ndarray, classes: int = CLASSES
+) -> PixelCounts:
     """One image's counts.
 
     Args:
         label: (H, W) uint8 train ids.
         confidence: (H, W) uint16.
         truth: (H, W) uint8 train ids, 255 where nothing is known.
+        classes: C.
 
     Raises:
         ValueError: the shapes differ, or an id is no class.
@@ -66,15 +74,20 @@ def count_classes(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) 
         raise ValueError(f"shapes differ: {label.shape}, {confidence.shape}, {truth.shape}")
     known = truth != IGNORE
     label, truth = label[known], truth[known]
-    matrix = confusion(torch.from_numpy(label), torch.from_numpy(truth), CLASSES).numpy()
+    matrix = confusion(torch.from_numpy(label), torch.from_numpy(truth), classes).numpy()
     return PixelCounts(False, matrix, level_counts(label == truth, confidence[known]), 1)
 
 
-def count_ood(confidence: np.ndarray, mask: np.ndarray) -> PixelCounts:
-    """One image's counts of what is out of distribution, from its confidence (H, W) uint16.
+def count_ood(confidence: np.ndarray, mask: np.ndarray, classes: int = CLASSES) -> PixelCounts:
+    """One image's counts of what is out of distribution.
 
-    ``mask`` (H, W) uint8 is 1 out of distribution, 0 in it, 255 where nothing is known.
+    Args:
+        confidence: (H, W) uint16.
+        mask: (H, W) uint8, 1 out of distribution, 0 in it, 255 where nothing is known.
+        classes: C, of the zeros in place of a confusion matrix.
     """
     known = mask != IGNORE
     levels = level_counts(mask[known] == 1, CONFIDENCE_LEVELS - 1 - confidence[known])
-    return PixelCounts(True, levels=levels, images=1)
+    counts = PixelCounts.none(True, classes)
+    counts.levels, counts.images = levels, 1
+    return counts

@@ -37,11 +37,13 @@ class UploadFormat(ABC):
         name: as ``--format`` takes it.
         photographs: how they are called, for people.
         package: what has to be installed, with the extra that brings it; None if nothing more.
+        takes_classes: whether its files hold classes, which are the 19 of Cityscapes.
     """
 
     name: str
     photographs: str
     package: tuple[str, str] | None = None
+    takes_classes = True
 
     @abstractmethod
     def target(self, image: str) -> str | None:
@@ -139,6 +141,7 @@ class AnomalyScores(UploadFormat):
     """
 
     name = "smiyc"
+    takes_classes = False
     package = ("h5py", "hmsa-pipeline[smiyc]")
     photographs = (
         "dataset_AnomalyTrack/images/<name>, dataset_ObstacleTrack/images/<name> (or RoadAnomaly21, RoadObsticle21), "

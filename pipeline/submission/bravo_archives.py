@@ -21,6 +21,7 @@ from typing import IO
 
 import numpy as np
 
+from ...datasets.class_set import CITYSCAPES19
 from ...datasets.decode.arrays import decode_grey
 from ...datasets.layout.folder_layout import output_stem
 from ...datasets.taxonomy import IGNORE
@@ -204,7 +205,7 @@ def sampled_prediction(
         checked: whether every pixel of the class map must be a train id.
     """
     names = prediction_files(base)
-    label, confidence = read_prediction(folder, names, checked=checked)
+    label, confidence = read_prediction(folder, names, CITYSCAPES19 if checked else None)
     return label, at_samples(samples, base, label, confidence, folder / names[0])
 
 

@@ -22,6 +22,7 @@ from ...datasets.layout.find_images import list_images
 from ...datasets.layout.folder_layout import located
 from ...errors import DatasetError, HmsaError, ManifestError, cannot_read, first_few, reason
 from ...files import PARTIAL, atomic_path, guarded
+from ..config.class_set_field import require_default
 from ..config.manifest import Manifest
 from ..fusion.prediction_files import require_predictions
 from ..runtime.ordered_threads import usable
@@ -59,11 +60,13 @@ def plan_upload(manifest: Manifest, form: UploadFormat, predictions: Path | None
 
     Raises:
         HmsaError: a package is missing.
-        ManifestError: there is more than one dataset.
+        ManifestError: there is more than one dataset, or the benchmark has other classes.
         DatasetError: a photograph is none of the benchmark, or two would have the same file.
     """
     if form.package and importlib.util.find_spec(form.package[0]) is None:
         raise HmsaError(f"--format {form.name}: needs the package {form.package[0]}; install {form.package[1]}")
+    if form.takes_classes:
+        require_default(manifest.class_set, f"--format {form.name}")
     entry, *others = manifest.datasets
     if others:
         names = ", ".join(one.name for one in manifest.datasets)

@@ -46,7 +46,7 @@ def epoch_samples(recipe: Recipe, length: int, sources: Sequence[EpochSource], e
     """
     # RandomState and not Generator: NumPy has promised never to change the numbers it gives.
     rng = np.random.RandomState([recipe.seed, epoch])
-    planned = plan_epoch(length, sources, recipe.sampling.class_uniform, rng)
+    planned = plan_epoch(length, sources, recipe.sampling.class_uniform, rng, len(recipe.class_set))
     planned = planned[rng.permutation(len(planned))]
     size = recipe.global_batch
     planned = np.resize(planned, (max(1, len(planned) // size) * size, 4))

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from ... import __version__
+from ...datasets.class_set import ClassSet
 from ...errors import CheckpointError, ManifestError, first_few
 from ...models.checkpoint import read_checkpoint, read_state_dict, save_checkpoint
+from ..config.class_set_field import DEFAULT, class_set_of
 from ..config.recipe import Recipe
 
 # What may change between a run and its continuation: where things lie, and how the same steps are computed.
@@ -60,13 +62,14 @@ class TrainingCheckpoint:
     images: str
 
 
-def save_run(path: Path, run: TrainingCheckpoint, *, arch: str) -> None:
+def save_run(path: Path, run: TrainingCheckpoint, *, arch: str, classes: ClassSet) -> None:
     """Write a run, atomically, as a checkpoint that `dump` can read too.
 
     Args:
         path: the file to write or replace; OSError if that fails.
         run: its state.
         arch: name of the architecture.
+        classes: that the network scores.
     """
     at = run.position
     training = {
@@ -82,7 +85,13 @@ def save_run(path: Path, run: TrainingCheckpoint, *, arch: str) -> None:
         "version": __version__,
     }
     more = {"optimizer": run.optimizer, "training": training}
-    save_checkpoint(path, run.weights, arch=arch, epoch=at.epoch, mean_iu=at.best or 0.0, more=more)
+    remembered = remembered_classes(classes)
+    save_checkpoint(path, run.weights, arch=arch, epoch=at.epoch, mean_iu=at.best or 0.0, more=more, **remembered)
+
+
+def remembered_classes(classes: ClassSet) -> dict[str, Any]:
+    """What a checkpoint says of its classes; their names only if they are not those of published ones."""
+    return {"num_classes": len(classes), "class_names": None if classes.is_default else classes.names}
 
 
 def read_run(path: Path) -> TrainingCheckpoint:
@@ -113,6 +122,17 @@ def read_run(path: Path) -> TrainingCheckpoint:
     if not _is_whole(run):
         raise CheckpointError(f"{path}: what it says of the training run is damaged")
     return run
+
+
+def classes_of_saved(run: TrainingCheckpoint) -> int:
+    """How many classes the network of a run scores."""
+    return len(class_set_of(_hashable(run.recipe.get("classes", DEFAULT))))
+
+
+def _hashable(classes: Any) -> Any:
+    if isinstance(classes, str):
+        return classes
+    return tuple((one["name"], tuple(one["color"])) for one in classes)
 
 
 def _require_intact(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...datasets.taxonomy import CLASS_NAMES
+from ...datasets.class_set import ClassSet
 from ...errors import ManifestError
 from ...files import atomic_path, write_json
 from ..pictures.colours import class_colours
@@ -67,32 +67,36 @@ class TrainingLog:
         _draw_chart(self._output / CHART, history)
 
 
-def side_by_side(image: Tensor, labels: Tensor, predicted: Tensor) -> Tensor:
+def side_by_side(image: Tensor, labels: Tensor, predicted: Tensor, classes: ClassSet) -> Tensor:
     """An image, its labels and its prediction side by side.
 
     Args:
         image: (3, H, W) uint8, RGB.
         labels: (H, W) uint8 train ids, 255 is shown black.
         predicted: (H, W) uint8 train ids.
+        classes: whose colours are shown.
 
     Returns:
         (3, h, w) uint8, at most 1440 pixels wide.
     """
     step = max(1, math.ceil(image.shape[-1] / _PICTURE_WIDTH))
-    maps = [torch.from_numpy(class_colours(ids.cpu().numpy())).permute(2, 0, 1) for ids in (labels, predicted)]
+    maps = [
+        torch.from_numpy(class_colours(ids.cpu().numpy(), classes)).permute(2, 0, 1) for ids in (labels, predicted)
+    ]
     return torch.cat([picture[:, ::step, ::step].cpu() for picture in (image, *maps)], dim=2)
 
 
-def iou_table(iou: Sequence[float], mean: float, classes: int) -> str:
+def iou_table(iou: Mapping[str, float], mean: float, classes: int) -> str:
     """Format the IoU of every class in per cent, in columns, with the mean; a dash for a class without IoU.
 
     Args:
-        iou: (C,), 0 to 1, NaN without IoU.
+        iou: of each class by name, 0 to 1, NaN without IoU.
         mean: 0 to 1.
         classes: how many the mean runs over.
     """
-    cells = [f"{name:13} {_percent(value):>5}" for name, value in zip(CLASS_NAMES, iou, strict=True)]
-    cells.append(f"{f'mean of {classes}':13} {_percent(mean):>5}")
+    wide = max(13, *map(len, iou))
+    cells = [f"{name:{wide}} {_percent(value):>5}" for name, value in iou.items()]
+    cells.append(f"{f'mean of {classes}':{wide}} {_percent(mean):>5}")
     rows = math.ceil(len(cells) / _COLUMNS)
     return "\n".join(f"  {'   '.join(cells[row::rows])}" for row in range(rows))
 
@@ -118,7 +122,7 @@ def _draw_chart(path: Path, history: list[dict[str, Any]]) -> None:
     scored = [row for row in history if row.get("mean_iou") is not None]
     if scored:
         where = [row["epoch"] for row in scored]
-        for name in CLASS_NAMES:
+        for name in scored[0]["iou"]:
             values = [np.nan if row["iou"][name] is None else 100 * row["iou"][name] for row in scored]
             score.plot(where, values, color="0.8", linewidth=0.8)
         score.plot(where, [100 * row["mean_iou"] for row in scored], color="C3", marker=".", label="mean IoU")

@@ -11,7 +11,6 @@ import torch
 
 from ...datasets.layout.folder_layout import located
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, refuse_absent, without_masks
-from ...datasets.taxonomy import CLASS_NAMES, NUM_CLASSES
 from ...errors import CheckpointError, ManifestError, first_few
 from ...models.checkpoint import demand_match, demand_numbers, expected_shapes
 from ...models.partial_weights import check_initial
@@ -20,7 +19,7 @@ from ..config.recipe_data import OWN
 from ..runtime.device import resolve_device, resolve_precision
 from ..storage.writer_lock import require_free
 from ..text import plural
-from .checkpoint import TrainingCheckpoint, read_run, require_same_recipe
+from .checkpoint import TrainingCheckpoint, classes_of_saved, read_run, require_same_recipe
 from .log import require_extra
 from .processes import TrainingProcess
 from .soft_targets import Teachers, describe_teachers, find_teachers, identities
@@ -97,6 +96,8 @@ class TrainingPlan:
         else:
             start = str(self.init or f"random weights (seed {r.seed})")
         lines = [*self._data(), f"network: {r.arch}, from {start}"]
+        if not r.class_set.is_default:
+            lines.append(f"classes: {r.class_set}")
         if self.init is not None and r.init.fresh:
             lines.append(f"fresh:   {', '.join(r.init.fresh)} (from random weights)")
         lines += [
@@ -159,9 +160,9 @@ def plan_training(
     if process is None or process.is_first:
         _check_writable(recipe.output)
         require_free(recipe.output / CHECKPOINTS)
-    sources = tuple(map(find_source, recipe.sources))
+    sources = tuple(find_source(source, recipe.class_set) for source in recipe.sources)
     data = recipe.scored
-    validation, none_either = find_split(data, data.validation)
+    validation, none_either = find_split(data, data.validation, recipe.class_set)
     notes = [note] if note else []
     for number, source in enumerate(sources):
         left_out = sorted({*source.left_out, *(none_either if not number else ())})
@@ -173,7 +174,7 @@ def plan_training(
     scored = {located(sources[0].root, pair.image) for pair in validation}
     if both := scored & {located(source.root, pair.image) for source in sources for pair in source.pairs}:
         notes.append(f"data: {plural(len(both), 'image is', 'images are')} both learnt from and scored on")
-    teachers = tuple(find_teachers(recipe, sources, CLASS_NAMES))
+    teachers = tuple(find_teachers(recipe, sources, recipe.class_set.names))
     saved = _saved(recipe, sources, teachers, resume, overwrite)
     init = None
     if saved is None:
@@ -181,7 +182,14 @@ def plan_training(
         init = recipe.init.path()
         if init is not None:
             given = recipe.init
-            said = check_initial(init, recipe.arch, fresh=given.fresh, unused=given.unused, prefix=given.prefix)
+            said = check_initial(
+                init,
+                recipe.arch,
+                fresh=given.fresh,
+                unused=given.unused,
+                prefix=given.prefix,
+                num_classes=len(recipe.class_set),
+            )
             if said:
                 notes.append(f"init: {init.name}: {said}")
         if resume:
@@ -253,8 +261,9 @@ def _check_memory(recipe: Recipe, device: torch.device) -> None:
     """Refuse what certainly does not fit: where memory is promised to all who ask, one is killed for using it."""
     pixels = recipe.batch_size * math.prod(recipe.augmentation.crop)
     # Bytes of images, labels and soft targets as loaded; on a CPU also of float32 images and of one map of scores.
-    soft = 2 * NUM_CLASSES if recipe.loss.distillation else 0
-    needed = pixels * (4 + soft + (4 * (3 + NUM_CLASSES) if device.type == "cpu" else 0))
+    classes = len(recipe.class_set)
+    soft = 2 * classes if recipe.loss.distillation else 0
+    needed = pixels * (4 + soft + (4 * (3 + classes) if device.type == "cpu" else 0))
     there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > there:
         raise ManifestError(
@@ -294,7 +303,8 @@ def _saved(
         )
     try:
         saved = read_run(path)
-        demand_match(path, saved.weights, expected_shapes(saved.recipe["arch"]), saved.recipe["arch"])
+        expected = expected_shapes(saved.recipe["arch"], classes_of_saved(saved))
+        demand_match(path, saved.weights, expected, saved.recipe["arch"])
         demand_numbers(path, saved.weights)
     except CheckpointError as error:
         others = sorted(p.name for p in path.parent.glob("*.pth") if p != path)

@@ -14,12 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from ... import __version__
+from ...datasets.class_set_labels import FOLDER
 from ...datasets.class_uniform import CentroidIndex, build_index, without_labels
 from ...datasets.labels.label_reader import LabelReader
 from ...datasets.labels.mask_reader import MaskReader
 from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...datasets.segmentation_dataset import MixedDataset, SegmentationDataset
-from ...datasets.taxonomy import CLASS_NAMES
 from ...datasets.transforms import EvalTransform, TrainTransform
 from ...errors import DatasetError, first_few
 from ...files import write_text
@@ -39,7 +39,7 @@ RECIPE = "recipe.yaml"
 
 def index_masks(
     plan: TrainingPlan, process: TrainingProcess
-) -> tuple[list[MaskReader], MaskReader, list[CentroidIndex]]:
+) -> tuple[list[MaskReader], LabelReader, list[CentroidIndex]]:
     """Readers of each source's labels, one of the masks that are scored, and where the classes are in each source.
 
     All labels are looked at once, so that what is wrong with one is found before the first step: DatasetError if it
@@ -48,7 +48,7 @@ def index_masks(
     cache = plan.recipe.cache_path()
     data = plan.recipe.scored
     readers = [source.reader(cache) for source in plan.sources]
-    scorer = own_reader(data, plan.root, cache)
+    scorer = own_reader(data, plan.root, cache, plan.recipe.class_set)
     looked_at = [
         (reader, f"of split '{source.data.train}'", "learn from", source.data, source.pairs)
         for reader, source in zip(readers, plan.sources, strict=True)
@@ -69,7 +69,7 @@ def index_masks(
     if process.is_first:
         learnt = {label for index in indices[:-1] for label in set(index.centroids[:, 1].tolist())}
         for what, there in (("learn", learnt), ("score", set(indices[-1].centroids[:, 1].tolist()))):
-            absent = [name for label, name in enumerate(CLASS_NAMES) if label not in there]
+            absent = [name for label, name in enumerate(plan.recipe.class_set.names) if label not in there]
             if absent:
                 say(f"classes: there is nothing to {what} of {', '.join(absent)}")
     found = iter(indices)
@@ -91,8 +91,9 @@ def _refuse_empty(
     masks = first_few([pair.mask for pair in empty])
     if len(empty) == len(pairs):
         # The region term alone would go down for ever, with nothing learnt.
+        check = "" if dataset == FOLDER else f" ('hmsa-pipeline datasets check {dataset}')"
         fix = (
-            f"look at them ('hmsa-pipeline datasets check {dataset}') and unpack them again, or take others"
+            f"look at them{check} and unpack them again, or take others"
             if isinstance(reader, LabelReader)
             else "make others with 'hmsa-pipeline autolabel', or lower the threshold"
         )
@@ -110,7 +111,7 @@ def build_network(plan: TrainingPlan, process: TrainingProcess) -> OCRNet:
     """
     recipe = plan.recipe
     torch.manual_seed(recipe.seed)
-    network = build(recipe.arch)
+    network = build(recipe.arch, len(recipe.class_set))
     if plan.init is not None:
         init = recipe.init
         load_initial(network, plan.init, recipe.arch, fresh=init.fresh, unused=init.unused, prefix=init.prefix)
@@ -179,7 +180,7 @@ def build_loaders(
                 reader,
                 transform,
                 confidence=confidence,
-                soft_targets=settings and (len(CLASS_NAMES), teachers and teachers.targets(settings)),
+                soft_targets=settings and (len(plan.recipe.class_set), teachers and teachers.targets(settings)),
             )
             for source, reader, teachers in zip(plan.sources, readers, plan.teachers, strict=True)
         ]

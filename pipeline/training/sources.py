@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...datasets.auto_labels import RECORD, AutoLabels, read_auto_labels
+from ...datasets.class_set import ClassSet
+from ...datasets.class_set_labels import FOLDER, describe_labels
 from ...datasets.class_uniform import CentroidIndex, EpochSource
-from ...datasets.dataset_specs import dataset_spec
 from ...datasets.labels.label_reader import LabelReader
 from ...datasets.labels.mask_reader import AutoLabelReader, MaskReader, NoLabels, auto_label_pairs
 from ...datasets.layout.find_images import list_images
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, labelled_pairs
-from ...datasets.taxonomy import CLASS_NAMES
 from ...errors import DatasetError, ManifestError, nearest
 from ..config.recipe import Recipe
 from ..config.recipe_data import NONE, OWN, Data
@@ -31,6 +31,7 @@ class Source:
         pairs: photographs, with their masks if it has its own.
         auto_labels: the labels that it has instead; None for its own, or none.
         left_out: photographs without a mask that were left out.
+        classes: of the recipe.
     """
 
     data: Data
@@ -38,6 +39,7 @@ class Source:
     pairs: list[ImageMaskPair]
     auto_labels: AutoLabels | None
     left_out: list[str]
+    classes: ClassSet
 
     @property
     def has_labels(self) -> bool:
@@ -49,7 +51,9 @@ class Source:
         if self.auto_labels is not None:
             data = self.data
             return AutoLabelReader(self.root, self.auto_labels, data.threshold, weigh=data.weight_by_confidence)
-        return own_reader(self.data, self.root, cache) if self.has_labels else NoLabels(self.root)
+        if not self.has_labels:
+            return NoLabels(self.root, len(self.classes))
+        return own_reader(self.data, self.root, cache, self.classes)
 
     def is_active(self, epoch: int) -> bool:
         """Say whether epoch ``epoch``, from 0, learns from here."""
@@ -69,23 +73,25 @@ class Source:
         return said
 
 
-def own_reader(data: Data, root: Path, cache: Path) -> LabelReader:
+def own_reader(data: Data, root: Path, cache: Path, classes: ClassSet) -> LabelReader:
     """Make the reader of a dataset's own masks.
 
     Args:
         data: its settings.
         root: its folder.
         cache: where drawn polygons are kept.
+        classes: whose ids the labels become; DatasetError if the dataset has none of them.
     """
-    return LabelReader(root, dataset_spec(data.type).mapped(data.mapping), cache)
+    return LabelReader(root, describe_labels(data.type, data.mapping, data.masks_path(), classes), cache)
 
 
-def find_split(data: Data, split: str) -> tuple[list[ImageMaskPair], list[str]]:
+def find_split(data: Data, split: str, classes: ClassSet) -> tuple[list[ImageMaskPair], list[str]]:
     """List the photographs of a split with their masks, and those that are left out since they have none.
 
     Args:
         data: the dataset.
         split: its name.
+        classes: of the recipe.
 
     Raises:
         DatasetError: as `labelled_pairs`, or there are none.
@@ -95,7 +101,7 @@ def find_split(data: Data, split: str) -> tuple[list[ImageMaskPair], list[str]]:
         data.type,
         split,
         leave_out=data.without_masks,
-        mapping=data.mapping,
+        facts=describe_labels(data.type, data.mapping, data.masks_path(), classes),
         allow_unlabelled=data.allow_unlabelled,
         all_there=False,
     )
@@ -104,8 +110,8 @@ def find_split(data: Data, split: str) -> tuple[list[ImageMaskPair], list[str]]:
     return pairs[: data.limit], left_out
 
 
-def find_source(data: Data) -> Source:
-    """Find the photographs of a source and their labels.
+def find_source(data: Data, classes: ClassSet) -> Source:
+    """Find the photographs of a source and their labels, which are of ``classes``.
 
     Raises:
         DatasetError: photographs, masks or auto-labels are missing, changed, or of other classes.
@@ -113,23 +119,30 @@ def find_source(data: Data) -> Source:
     """
     root = data.root_path()
     for name in data.boost.classes if data.boost else ():
-        if name not in CLASS_NAMES:
-            raise ManifestError(f"data: boost.classes names '{name}'; {nearest(name, CLASS_NAMES)}")
+        if name not in classes.names:
+            raise ManifestError(f"data: boost.classes names '{name}'; {nearest(name, classes.names)}")
     if data.labels == OWN:
-        pairs, left_out = find_split(data, data.train)
-        return Source(data, root, pairs, None, left_out)
+        pairs, left_out = find_split(data, data.train, classes)
+        return Source(data, root, pairs, None, left_out, classes)
     # Photographs that were left out for want of a mask may have other labels.
-    photographs = [image.path for image in list_images(root, data.type, data.train)][: data.limit]
+    photographs = _photographs(data, root)[: data.limit]
     if not photographs:
         raise _empty(data, data.train)
     folder = data.labels_path()
     if folder is None:
-        return Source(data, root, [ImageMaskPair(path, "", NONE) for path in photographs], None, [])
+        return Source(data, root, [ImageMaskPair(path, "", NONE) for path in photographs], None, [], classes)
     labels = read_auto_labels(folder)
-    labels.require_classes(CLASS_NAMES)
+    labels.require_classes(classes.names)
     if data.threshold is not None:
         labels.require_threshold(data.threshold)
-    return Source(data, root, auto_label_pairs(labels, root, photographs), labels, [])
+    return Source(data, root, auto_label_pairs(labels, root, photographs), labels, [], classes)
+
+
+def _photographs(data: Data, root: Path) -> list[str]:
+    """The paths of a split's photographs; the splits of a folder are folders in it."""
+    if data.type == FOLDER:
+        return [image.path for image in list_images(root, FOLDER) if image.path.startswith(f"{data.train}/")]
+    return [image.path for image in list_images(root, data.type, data.train)]
 
 
 def _empty(data: Data, split: str) -> DatasetError:
@@ -149,7 +162,9 @@ def epoch_sources(
     found = []
     for source, index in zip(sources, indices, strict=True):
         boost = source.data.boost
-        factors = None if boost is None else {CLASS_NAMES.index(name): boost.factor for name in boost.classes}
+        factors = (
+            None if boost is None else {source.classes.names.index(name): boost.factor for name in boost.classes}
+        )
         share = len(source.pairs) if source.data.share is None else source.data.share
         found.append(EpochSource(len(source.pairs), index, share, factors, source.is_active(epoch)))
     return found

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from ...datasets.dataset_specs import dataset_spec
 from ...datasets.decode.tensors import normalise
 from ...datasets.labels.mask_reader import SURE
 from ...datasets.segmentation_dataset import CONFIDENCE, PROBABILITIES
-from ...datasets.taxonomy import CLASS_NAMES, IGNORE, NUM_CLASSES
+from ...datasets.taxonomy import IGNORE
 from ...errors import TrainingError, first_few
 from ...files import atomic_path
 from ...models.checkpoint import save_checkpoint
@@ -36,7 +35,14 @@ from ..runtime.stop_signal import StopSignal
 from ..scoring.averages import DATASET, average_of
 from ..scoring.metrics import class_iou, confusion, mean_iou
 from .batches import Batch, StepSampler, batches, epoch_samples, start_workers_server
-from .checkpoint import TrainingCheckpoint, TrainingProgress, rng_state, save_run, set_rng_state
+from .checkpoint import (
+    TrainingCheckpoint,
+    TrainingProgress,
+    remembered_classes,
+    rng_state,
+    save_run,
+    set_rng_state,
+)
 from .log import TrainingLog, side_by_side
 from .optimizer import build_optimizer, build_schedule
 from .plan import BEST, CHECKPOINTS, LAST, WEIGHTS, TrainingPlan
@@ -69,6 +75,7 @@ class Trainer:
         if self.recipe.workers:
             start_workers_server()
         readers, scorer, self.indices = index_masks(plan, process)
+        self.scored_labels = scorer.source
         self.network = build_network(plan, process)
         self.model: nn.Module = wrap_ddp(self.network, plan) if process.world_size > 1 else self.network
         self.optimizer = build_optimizer(self.network.parameters(), self.recipe.optimizer)
@@ -283,7 +290,8 @@ class Trainer:
         """The scores on the whole validation split; None if somebody asked to stop."""
         self._set_training(False)
         settings = self.recipe.validation
-        matrix = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.int64, device=self.device)
+        classes = self.recipe.class_set
+        matrix = torch.zeros(len(classes), len(classes), dtype=torch.int64, device=self.device)
         pictures: list[Tensor] = []
         for batch in batches(self.validation_batches):
             if self.stopping.requested:
@@ -296,9 +304,9 @@ class Trainer:
                     "run (--overwrite, or another --output) with a lower --lr or --precision bf16"
                 )
             predicted = logits.argmax(1)
-            matrix += confusion(predicted, batch.labels.to(self.device), NUM_CLASSES)
+            matrix += confusion(predicted, batch.labels.to(self.device), len(classes))
             if self.log and len(pictures) < _GALLERY:
-                pictures.append(side_by_side(batch.images[0], batch.labels[0], predicted[0]))
+                pictures.append(side_by_side(batch.images[0], batch.labels[0], predicted[0], classes))
             self.progress.advance(self.process.world_size)
         stop, *counts = self.process.sum([self.stopping.requested, *matrix.flatten().tolist()])
         if stop:
@@ -307,13 +315,12 @@ class Trainer:
             self.log.gallery(self._steps_done(), pictures)
         matrix = torch.tensor(counts).view_as(matrix)
         iou = [None if math.isnan(value) else value for value in class_iou(matrix).tolist()]
-        scored = self.recipe.scored
-        average = average_of(DATASET, [dataset_spec(scored.type).mapped(scored.mapping)])
+        average = average_of(DATASET, [self.scored_labels], classes.names)
         mean = mean_iou(matrix, average)
         return {
             "mean_iou": None if math.isnan(mean) else mean,
             "mean_iou_classes": int(average.counted(matrix).sum()),
-            "iou": dict(zip(CLASS_NAMES, iou, strict=True)),
+            "iou": dict(zip(classes.names, iou, strict=True)),
         }
 
     def _close_epoch(self, row: dict[str, Any]) -> None:
@@ -335,7 +342,9 @@ class Trainer:
             names.append(f"epoch_{position.epoch:04d}.pth")
         if row["best"] and self.process.is_first:
             weights = self.recipe.output / WEIGHTS
-            save_checkpoint(weights, self.network, arch=self.recipe.arch, epoch=position.epoch, mean_iu=score or 0.0)
+            remembered = remembered_classes(self.recipe.class_set)
+            position_of = {"epoch": position.epoch, "mean_iu": score or 0.0}
+            save_checkpoint(weights, self.network, arch=self.recipe.arch, **position_of, **remembered)
         if self.log:
             named = {"lr": row["lr"], "memory/peak_bytes": row["peak_memory"]}
             if row["images_per_second"]:
@@ -376,7 +385,7 @@ class Trainer:
             recipe=self.recipe.resolved(),
             images=self.plan.fingerprint,
         )
-        save_run(folder / names[0], run, arch=self.recipe.arch)
+        save_run(folder / names[0], run, arch=self.recipe.arch, classes=self.recipe.class_set)
         for name in names[1:]:
             with atomic_path(folder / name) as temporary:
                 shutil.copyfile(folder / names[0], temporary)

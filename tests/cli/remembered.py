@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from hmsa_pipeline.datasets.class_set import ClassSet
 from hmsa_pipeline.files import write_bytes
 from hmsa_pipeline.models import checkpoint, registry
 from hmsa_pipeline.models.hmsa import HMSA
@@ -112,13 +113,13 @@ def remembered() -> Iterator[None]:
             return read(path, mmap=mmap)
         return own(_files.get(hashlib.sha256(content).digest(), lambda: own(read(path, mmap=True))))
 
-    def load_once(member: Member) -> Any:
+    def load_once(member: Member, classes: ClassSet) -> Any:
         path = member.checkpoint_path()
         content = _content(path) if member.arch in registry.ARCHITECTURES else None
         if content is None:
-            return load(member)
+            return load(member, classes)
         key = (member.arch, registry.SIZES.get(member.arch), path.suffix, hashlib.sha256(content).digest())
-        return copy.deepcopy(_networks.get(repr(key), lambda: load(member)))
+        return copy.deepcopy(_networks.get(repr(key), lambda: load(member, classes)))
 
     def compute_once(self: Predictor, pixels: Tensor, gather: torch.device | None) -> Tensor:
         if type(self.model) is not HMSA or pixels.device.type != "cpu" or self.member.sample is not None:

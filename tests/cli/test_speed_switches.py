@@ -85,9 +85,9 @@ def test_other_values_are_refused(empty: Bench, key: str, value: str, message: s
 def test_what_was_compiled_is_another_work_and_what_was_not_looks_as_ever(finished: Bench) -> None:
     manifest = load_manifest(finished.manifest)
     options = manifest.inference.model_copy(update={"precision": "fp32"})
-    (plain, *_), _ = identities_of(manifest.models, options, "lossless")
+    (plain, *_), _ = identities_of(manifest.models, options, "lossless", manifest.class_set)
     compiling = options.model_copy(update={"compile": "default"})
-    (compiled, *_), _ = identities_of(manifest.models, compiling, "lossless")
+    (compiled, *_), _ = identities_of(manifest.models, compiling, "lossless", manifest.class_set)
     assert "compile" not in plain.as_json()
     assert compiled.as_json() == plain.as_json() | {"compile": "default"}
     assert plain.differences(compiled) == ["compile off there, default now"]

@@ -96,7 +96,7 @@ WRONG = {
     "output with NUL": (2, 'output: "a\\0b"', "output", "UTF-8"),
     "output surrogate": (2, 'output: "a\\ud800b"', "output", "UTF-8"),
     "unknown key": (3, "inferense:", "inferense", "unknown key; did you mean 'inference'?"),
-    "far key": (2, "xyzzy: 1\noutput: o", "xyzzy", "unknown key; known: version, output, inference"),
+    "far key": (2, "xyzzy: 1\noutput: o", "xyzzy", "unknown key; known: version, output, classes"),
     "merge key": (2, "<<: {a: 1}\noutput: o", "<<", "unknown key"),
     "section empty": (7, "store:\nx: # ", "store", "is empty; fill it in or leave it out"),
     "section a text": (

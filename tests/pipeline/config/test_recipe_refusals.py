@@ -26,7 +26,7 @@ WRONG = {
     "version": ("version: 1", "version: 2", "version", "this release reads version 1"),
     "arch": ("arch: hrnet_ocr", "arch: hrnet", "arch", "did you mean 'hrnet_ocr'?"),
     "type": ("type: shift", "type: shfit", "data.type", "did you mean 'shift'?"),
-    "type of the manifest": ("type: shift", "type: folder", "data.type", f"known: {', '.join(NAMES)}"),
+    "type of the manifest": ("type: shift", "type: bravo", "data.type", f"known: {', '.join(NAMES)}"),
     "root": ("  root: streets\n", "", "data.root", "is missing"),
     "limit": ("limit: 5", "limit: 0", "data.limit", "must be 1 or more"),
     "split": ("train: train", "train: 3", "data.train", "put it in quotes"),

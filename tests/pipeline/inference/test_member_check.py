@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hmsa_pipeline.datasets.class_set import CITYSCAPES19
 from hmsa_pipeline.errors import CheckpointError
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
@@ -25,7 +26,7 @@ def test_its_file_is_read_once(member: Member, monkeypatch: pytest.MonkeyPatch) 
     read: list[Path] = []
     torch_load = torch.load
     monkeypatch.setattr(torch, "load", lambda path, **options: (read.append(path), torch_load(path, **options))[1])
-    assert check_member(member, "fp16").note is None
+    assert check_member(member, "fp16", CITYSCAPES19).note is None
     assert read == [member.checkpoint_path()]
 
 
@@ -34,10 +35,10 @@ def test_both_checks_are_made_of_what_was_read(member: Member) -> None:
     name = next(key for key in state if key.endswith("conv1.weight"))
     state[name] = state[name] + 1e30
     save_checkpoint(member.checkpoint_path(), state, arch=TINY)
-    assert check_member(member, "bf16").note is None
+    assert check_member(member, "bf16", CITYSCAPES19).note is None
     with pytest.raises(CheckpointError, match="beyond 65504, the largest number of fp16"):
-        check_member(member, "fp16")
+        check_member(member, "fp16", CITYSCAPES19)
     del state[name]
     save_checkpoint(member.checkpoint_path(), state, arch=TINY)
     with pytest.raises(CheckpointError, match=r"1 of \d+ keys are missing"):
-        check_member(member, "bf16")
+        check_member(member, "bf16", CITYSCAPES19)
