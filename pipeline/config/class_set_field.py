@@ -32,8 +32,7 @@ def _classes(value: object, info: ValidationInfo) -> Classes:
             return value
         if "/" not in value and not value.endswith((".yaml", ".yml")):
             raise ValueError(
-                f"there is no class set {describe_value(value)}; {nearest(value, SHIPPED)}; or name a YAML file of "
-                "{name, color}"
+                f"there is no class set {value!r}; {nearest(value, SHIPPED)}; or name a YAML file of {{name, color}}"
             )
         around = info.context or PathContext.of(Path.cwd())
         return _from_file(resolved_path(expand(value, around.folder, around.variables)))
@@ -107,7 +106,9 @@ ClassSetField = Annotated[
     Any,
     BeforeValidator(_classes),
     PlainSerializer(_written),
-    WithJsonSchema({"anyOf": [{"enum": list(SHIPPED)}, {"type": "string"}, {"type": "array", "items": {}}]}),
+    WithJsonSchema(
+        {"anyOf": [{"enum": list(SHIPPED)}, {"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+    ),
 ]
 
 

@@ -74,11 +74,15 @@ PLAIN = Average()
 
 
 def average_of(name: str, sources: Iterable[DatasetSpec], names: tuple[str, ...] = CLASS_NAMES) -> Average:
-    """How the mean of a dataset is taken, or one mean of several, by the name of one of `AVERAGES`; ValueError else.
+    """How the mean of a dataset is taken, or one mean of several.
 
     `DATASET` is over the classes that any of ``sources`` can hold, by their rule if they have the same one and as
-    `LABELLED_OR_PREDICTED` else. There are no sources if no dataset file gives their label table, as for BRAVO.
-    ``names`` are those of all classes, by id.
+    `LABELLED_OR_PREDICTED` else.
+
+    Args:
+        name: one of `AVERAGES`; ValueError else.
+        sources: none if no dataset file gives their label table, as for BRAVO.
+        names: of all classes, by id.
     """
     if name not in AVERAGES:
         raise ValueError(f"unknown average {name!r}; one of {', '.join(AVERAGES)}")

@@ -90,7 +90,7 @@ def save_run(path: Path, run: TrainingCheckpoint, *, arch: str, classes: ClassSe
 
 
 def remembered_classes(classes: ClassSet) -> dict[str, Any]:
-    """What a checkpoint says of its classes; their names only if they are not those of published ones."""
+    """Describe classes to `save_checkpoint`; by name only if they are not those of published checkpoints."""
     return {"num_classes": len(classes), "class_names": None if classes.is_default else classes.names}
 
 
