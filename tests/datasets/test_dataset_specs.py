@@ -95,7 +95,7 @@ def test_the_files_say_what_they_must_and_nothing_that_is_not_read(name):
     }
     optional = {"joined", "members", "left_out", "unlabelled", "stem_ending", "split_folders", "resize_masks"}
     optional |= {"average", "counts", "more", "parts", "unsure", "variants", "labels_v2", "mappings", "remarks"}
-    optional |= {"apart"}
+    optional |= {"apart", "class_sets"}
     assert needed <= set(facts) <= needed | optional
     assert set(facts["archives"]) == {"images", "masks"}
     assert facts["tree"].startswith(f"{facts['folder']}/\n")
