@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -56,25 +55,23 @@ class ImportResult:
     interrupted: bool = False
 
 
-def parse_channels(text: str) -> list[int]:
-    """Parse ``0-18`` or ``0,2,5-20`` into channel numbers; ManifestError if it is not of this form."""
+def parse_channels(text: str, count: int | None) -> list[int]:
+    """Parse ``0-18`` or ``0,2,5-20`` into channel numbers.
+
+    Raises:
+        ManifestError: not of this form, the same channel twice, or another number of them than ``count``.
+    """
     channels: list[int] = []
     for part in text.split(","):
         numbers = re.fullmatch(r"\s*(\d{1,5})(?:-(\d{1,5}))?\s*", part)
         if not numbers:
             raise ManifestError(f"--channels {text}: is no list of channels; write for example 0-18")
         channels += range(int(numbers[1]), int(numbers[2] or numbers[1]) + 1)
-    return channels
-
-
-def _check_channels(channels: Sequence[int], count: int | None) -> None:
-    """Raise ManifestError if channels are selected twice, or another number of them than ``count``."""
     different = len(set(channels))
-    if different != len(channels) or (count is not None and different != count):
-        raise ManifestError(
-            f"--channels {','.join(map(str, channels))}: selects {different} channels, {count or len(channels)} "
-            "different ones are needed"
-        )
+    if not different or different != len(channels) or count not in (None, different):
+        needed = f"{count or len(channels)} different ones are needed"
+        raise ManifestError(f"--channels {text}: selects {different} channels, {needed}")
+    return channels
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def import_logits(
     folder: Path,
     *,
     kind: str | None = None,
-    channels: Sequence[int] | None = None,
+    channels: str | None = None,
     limit: int | None = None,
     overwrite: bool = False,
 ) -> ImportResult:
@@ -116,8 +113,8 @@ def import_logits(
         folder: the tree of files, or a Zarr group, see `logit_files.foreign_outputs`; each holds (C, H, W), or is
             2, 4, 8, 16 or 32 times smaller, and is then enlarged.
         kind: what they hold, one of `member_output.KINDS`; None for what their names say.
-        channels: channels that become the classes, or those of which the member's ``classes`` speak, in their order;
-            all if None.
+        channels: channels that become the classes, or those of which the member's ``classes`` speak, in their order,
+            see `parse_channels`; all if None.
         limit: photographs of the dataset to take, from the first; None for all.
         overwrite: start an existing store over.
 
@@ -133,9 +130,8 @@ def import_logits(
         raise ManifestError(f"--kind {kind}: is unknown; {nearest(kind, KINDS)}")
     choice = member_choice(member.classes, manifest.class_set)
     count = len(manifest.class_set) if choice is None else channels_of(choice)
-    if channels is not None:
-        _check_channels(channels, count)
-        count = len(channels)
+    taken = None if channels is None else tuple(parse_channels(channels, count))
+    count = count if taken is None else len(taken)
     if not folder.is_dir():
         raise StoreError(f"{folder}: there is no such folder of logits; check the path")
     photos = survey(manifest, entry, afresh=overwrite).photographs
@@ -148,13 +144,13 @@ def import_logits(
             f"(first: {first}, or .npy or .safetensors); check the path"
         )
     sizes = {photo.path: photo.size for photo in photos}
-    form = _form_of(files, sizes, kind, channels, count)
+    form = _form_of(files, sizes, kind, taken, count)
     if choice is not None:
         where = f"model '{member.name}'"
         form = replace(form, table=class_table(where, form.classes, None, choice, manifest.class_set.names))
     source: dict[str, object] = {
         "folder": str(folder.resolve()),
-        "channels": None if channels is None else list(channels),
+        "channels": None if taken is None else list(taken),
         "kind": form.kind,
     }
     if form.step > 1:
@@ -213,11 +209,10 @@ def _form_of(
     files: dict[str, ForeignOutput],
     sizes: dict[str, tuple[int, int] | None],
     kind: str | None,
-    channels: Sequence[int] | None,
+    taken: tuple[int, ...] | None,
     count: int | None,
 ) -> _Form:
     """Read the kind, the size and the unknown ``count`` of channels off the first file that can be read."""
-    taken = None if channels is None else tuple(channels)
     for image, file in files.items():
         found = kind or file.kind
         if (size := sizes[image]) is None:

@@ -311,9 +311,9 @@ WRONG = {
     ),
     "no such table": (nothing, {"classes": "ade20k"}, "did you mean 'ade20k150'?"),
     "std": (nothing, {"arch": "smp", "mean": [0, 0, 0], "std": [1, 1, 0]}, "must be above 0, not 0"),
-    "classes of ours": (
+    "view of ours": (
         nothing,
-        {"arch": "hrnet_ocr", "classes": "auto"},
+        {"arch": "hrnet_ocr", "view": "whole"},
         "means nothing to 'hrnet_ocr', only to transformers, smp",
     ),
 }

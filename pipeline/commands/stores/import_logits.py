@@ -48,7 +48,6 @@ def import_logits(
     Example: hmsa-pipeline import-logits --manifest my.yaml --model segformer --dataset bravo_ACDC logits/
     """
     from ...external.import_logits import import_logits as fill
-    from ...external.import_logits import parse_channels
     from ...text import plural
 
     result = fill(
@@ -57,7 +56,7 @@ def import_logits(
         dataset,
         folder,
         kind=kind,
-        channels=None if channels is None else parse_channels(channels),
+        channels=channels,
         limit=limit,
         overwrite=overwrite,
     )
