@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hmsa_pipeline.datasets.class_set import CITYSCAPES19
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES, PALETTE
 from hmsa_pipeline.pipeline.training.log import TrainingLog, iou_table, side_by_side
 from PIL import Image
@@ -23,7 +24,7 @@ def board(output: Path) -> EventAccumulator:
 
 
 def test_the_table_shows_every_class_once_and_a_dash_where_there_is_none() -> None:
-    iou = [0.5] * 18 + [math.nan]
+    iou = dict(zip(CLASS_NAMES, [0.5] * 18 + [math.nan], strict=True))
     table = iou_table(iou, 0.25, 18)
     for name in CLASS_NAMES:
         assert table.count(f" {name} ") == 1, name
@@ -37,7 +38,7 @@ def test_a_gallery_picture_is_image_labels_and_prediction_side_by_side() -> None
     image = torch.full((3, 4, 6), 7, dtype=torch.uint8)
     labels = torch.full((4, 6), 255, dtype=torch.uint8)
     labels[0] = 10
-    picture = side_by_side(image, labels, torch.full((4, 6), 13))
+    picture = side_by_side(image, labels, torch.full((4, 6), 13), CITYSCAPES19)
     assert (picture.shape, picture.dtype) == ((3, 4, 18), torch.uint8)
     assert picture[:, 2, 5].tolist() == [7, 7, 7]
     assert picture[:, 0, 6].tolist() == list(PALETTE[10])
@@ -47,7 +48,7 @@ def test_a_gallery_picture_is_image_labels_and_prediction_side_by_side() -> None
 
 def test_a_large_picture_is_made_smaller() -> None:
     labels = torch.zeros(1052, 1914, dtype=torch.uint8)
-    picture = side_by_side(torch.zeros(3, 1052, 1914, dtype=torch.uint8), labels, labels)
+    picture = side_by_side(torch.zeros(3, 1052, 1914, dtype=torch.uint8), labels, labels, CITYSCAPES19)
     assert picture.shape == (3, 263, 3 * 479)
 
 
