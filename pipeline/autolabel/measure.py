@@ -85,7 +85,7 @@ def plan_fit(manifest: Manifest, name: str, settings: AutolabelSettings) -> FitP
             f"--fit {name}: type '{entry.type}' has no labels of classes; types that have: "
             f"{first_few(KNOWN_DATASETS, 9)}"
         )
-    truth = load_ground_truth(entry)[None]
+    truth = load_ground_truth(entry, manifest.class_set)[None]
     if truth.left_out:
         say(without_masks(name, truth.left_out))
     assert isinstance(truth.reader, LabelReader)

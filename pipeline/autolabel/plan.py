@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ...datasets.auto_labels import confidence_name, label_name
-from ...datasets.dataset_specs import KNOWN_DATASETS, dataset_spec
+from ...datasets.class_set import CITYSCAPES19, ClassSet
+from ...datasets.class_set_labels import describe_labels
+from ...datasets.dataset_specs import KNOWN_DATASETS
 from ...datasets.labels.label_reader import LabelReader
 from ...datasets.layout.find_images import list_images
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, labelled_pairs
@@ -44,6 +46,7 @@ class DatasetPlan:
         absent: images that no member could read -> reason.
         reader: of the dataset's own labels; None if they do not matter.
         pairs: image -> its own mask.
+        classes: of the manifest.
     """
 
     entry: DatasetEntry
@@ -56,6 +59,7 @@ class DatasetPlan:
     tasks: list[FusionTask] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)
     reader: LabelReader | None = None
+    classes: ClassSet = CITYSCAPES19
     pairs: Mapping[str, ImageMaskPair] = field(default_factory=dict)
 
     @property
@@ -147,7 +151,7 @@ def _plan_dataset(
     _require_same_photographs(stores, entry, root, sizes)
     members = [(member, store) for member, store in stores.members if store is not None]
     settings.require_fitting(len(members), stores.classes)
-    reader, pairs = _own_labels(entry, root, settings, sizes)
+    reader, pairs = _own_labels(entry, root, settings, sizes, manifest.class_set)
 
     absent, reasons = {}, failures(manifest.output, entry.name)
     for path in [path for path, who in stores.has.items() if not who]:
@@ -173,6 +177,7 @@ def _plan_dataset(
         tuple((member, store.path) for member, store in members), manifest.ensemble, settings, stores.classes
     )
     plan = DatasetPlan(entry, root, folder, teacher, work, before, images, absent=absent, reader=reader, pairs=pairs)
+    plan.classes = manifest.class_set
     existing = existing_predictions(folder) if before else {}
     for path, who in stores.has.items():
         if path in absent:
@@ -209,19 +214,26 @@ def _require_same_photographs(
 
 
 def _own_labels(
-    entry: DatasetEntry, root: Path, settings: AutolabelSettings, images: Mapping[str, int]
+    entry: DatasetEntry, root: Path, settings: AutolabelSettings, images: Mapping[str, int], classes: ClassSet
 ) -> tuple[LabelReader | None, dict[str, ImageMaskPair]]:
-    """Find the dataset's own labels, if they matter."""
+    """Find the dataset's own labels, if they matter.
+
+    Args:
+        entry: of the manifest.
+        root: its folder.
+        settings: those of the run.
+        images: photographs that are to be labelled.
+        classes: of the manifest, whose ids the labels are.
+    """
     if settings.coarse is None:
         return None, {}
     if entry.type not in KNOWN_DATASETS:
         raise ManifestError(
             f"--respect-coarse: dataset '{entry.name}' of type '{entry.type}' has no labels of its own; leave it out"
         )
-    pairs, _ = labelled_pairs(root, entry.type, entry.split, mapping=entry.mapping)
-    return LabelReader(root, dataset_spec(entry.type).mapped(entry.mapping)), {
-        pair.image: pair for pair in pairs if pair.image in images
-    }
+    facts = describe_labels(entry.type, entry.mapping, entry.masks_path(), classes)
+    pairs, _ = labelled_pairs(root, entry.type, entry.split, facts=facts)
+    return LabelReader(root, facts), {pair.image: pair for pair in pairs if pair.image in images}
 
 
 def required_paths(plan: AutolabelPlan) -> list[Path]:

@@ -331,7 +331,7 @@ def _draw_sheet(
     chosen = [paths[place * (len(paths) - 1) // max(1, count - 1)] for place in range(count)]
     shown = [(plan.entry.name, ImageMaskPair(path, "", "")) for path in chosen]
     title = f"{plan.entry.name}: auto-labels over {count} of {len(facts)} images"
-    dataset_sheet(plan.folder / SHEET, title, _Shown(plan.root, labels), shown)
+    dataset_sheet(plan.folder / SHEET, title, _Shown(plan.root, labels), shown, plan.classes)
 
 
 def _remove_labels(folder: Path) -> None:

@@ -28,7 +28,7 @@ def make_record(
     functions: FusionFunctions,
     members: Sequence[tuple[Member, StoreIdentity | None]],
     before: dict[str, Any],
-    classes: ClassSet,
+    classes: ClassSet = CITYSCAPES19,
 ) -> dict[str, Any]:
     """Make the record of an ensemble, with its fingerprint.
 

@@ -45,7 +45,13 @@ class SheetReader(Protocol):
         ...
 
 
-def dataset_sheet(path: Path, title: str, reader: SheetReader, shown: Sequence[tuple[str, ImageMaskPair]]) -> None:
+def dataset_sheet(
+    path: Path,
+    title: str,
+    reader: SheetReader,
+    shown: Sequence[tuple[str, ImageMaskPair]],
+    classes: ClassSet = CITYSCAPES19,
+) -> None:
     """Write a sheet of images under their labels, with a legend.
 
     Args:
@@ -53,12 +59,13 @@ def dataset_sheet(path: Path, title: str, reader: SheetReader, shown: Sequence[t
         title: what stands above it.
         reader: of the labels.
         shown: split, image and mask of each picture, one at least.
+        classes: whose ids the labels are.
 
     Raises:
         DatasetError: an image or its mask cannot be read.
         OSError: the file cannot be written.
     """
-    cells = [_cell(reader, pair) for _, pair in shown]
+    cells = [_cell(reader, pair, classes) for _, pair in shown]
     captions = [f"{split}: {pair.image}" for split, pair in shown]
     columns = min(_COLUMNS, len(cells))
     width = max(columns, 2) * (_CELL + _GAP) + _GAP
@@ -66,7 +73,7 @@ def dataset_sheet(path: Path, title: str, reader: SheetReader, shown: Sequence[t
     rows = [range(start, min(start + columns, len(cells))) for start in range(0, len(cells), columns)]
     heights = [max(cells[place].height for place in row) for row in rows]
     below = _TEXT + _GAP + 8
-    legend = _legend(width - 2 * _GAP, text, CITYSCAPES19, "ignored")
+    legend = _legend(width - 2 * _GAP, text, classes, "ignored")
     top = 2 * _GAP + _TITLE
     sheet = Image.new("RGB", (width, top + sum(heights) + below * len(rows) + legend.height + 2 * _GAP), _PAPER)
     pen = ImageDraw.Draw(sheet)
@@ -120,9 +127,17 @@ def reduced(picture: Image.Image, width: int | None, *, exact: bool) -> Image.Im
     return picture.resize(size, Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS)
 
 
-def overlay(image: NDArray[np.uint8], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image (H, W, 3) uint8 under its labels (H, W) in Cityscapes' colours; what is ignored is striped."""
-    tinted = blend_over(image, class_colours(labels, CITYSCAPES19), _OPACITY)
+def overlay(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: ClassSet = CITYSCAPES19
+) -> NDArray[np.uint8]:
+    """Lay labels over an image; what is ignored is striped.
+
+    Args:
+        image: (H, W, 3) uint8.
+        labels: (H, W) uint8 ids of the classes, 255 is ignored.
+        classes: whose colours are shown.
+    """
+    tinted = blend_over(image, class_colours(labels, classes), _OPACITY)
     ignored = labels == IGNORE
     tinted[ignored] = image[ignored]
     tinted[ignored & _stripes(*labels.shape)] = 255
@@ -133,7 +148,7 @@ def _stripes(height: int, width: int) -> NDArray[np.bool_]:
     return (np.arange(height)[:, None] + np.arange(width)[None, :]) % _STRIPE < 2
 
 
-def _cell(reader: SheetReader, pair: ImageMaskPair) -> Image.Image:
+def _cell(reader: SheetReader, pair: ImageMaskPair, classes: ClassSet) -> Image.Image:
     """An image under its labels, as large as its place on the sheet allows."""
     pixels = decode_rgb(located(reader.root, pair.image))
     height, width = pixels.shape[:2]
@@ -143,7 +158,7 @@ def _cell(reader: SheetReader, pair: ImageMaskPair) -> Image.Image:
     image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     # Stripes and text are of the sheet's pixels, so labels are enlarged before they are laid over.
     ids = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
-    return Image.fromarray(overlay(np.asarray(image), np.asarray(ids)))
+    return Image.fromarray(overlay(np.asarray(image), np.asarray(ids), classes))
 
 
 def _legend(
@@ -162,7 +177,7 @@ def _legend(
         x, y = place // rows * (width // columns), place % rows * line
         grey = np.full((_SWATCH, _SWATCH, 3), 150, np.uint8)
         label = np.full((_SWATCH, _SWATCH), place if place < len(classes) else IGNORE, np.uint8)
-        fill = class_colours(label, classes) if place < len(classes) else overlay(grey, label)
+        fill = class_colours(label, classes) if place < len(classes) else overlay(grey, label, classes)
         picture.paste(Image.fromarray(fill), (x, y))
         pen.rectangle((x, y, x + _SWATCH - 1, y + _SWATCH - 1), outline=_FAINT)
         pen.text((x + _SWATCH + 8, y + _SWATCH / 2), name, fill=_INK, font=font, anchor="lm")
