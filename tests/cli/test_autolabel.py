@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import yaml
 from hmsa_pipeline.datasets.auto_labels import read_auto_labels
 from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
@@ -20,7 +21,8 @@ from hmsa_pipeline.pipeline.autolabel import block, run
 from hmsa_pipeline.pipeline.fusion import ensemble_block
 from PIL import Image
 
-from .bench import Bench, Result, changed, ended, files, quiet
+from .bench import TINY, Bench, Result, changed, ended, files, quiet
+from .bench import run as run_command
 from .conftest import plain_cpu
 from .labelled_city import SIZE, Teacher, draw_city, ids
 from .test_interruptions import killed_everywhere
@@ -301,6 +303,33 @@ def test_models_alone_and_other_functions_are_those_of_ensemble(city: Bench, tmp
         expected = np.where(confidence >= 77 * 256, ids(Path(f"{stem}_pred.png")), 255)
         np.testing.assert_array_equal(found.read(image), expected)
         np.testing.assert_array_equal(found.read_confidence(image), confidence >> 8)
+
+
+@pytest.mark.parametrize("format", ["train-ids", "cityscapes"])
+def test_training_learns_from_them(city: Bench, tmp_path: Path, format: str) -> None:
+    label(city, tmp_path / "labels", "--threshold", "0.3", "--format", format)
+    root = city.tree["datasets"][1]["root"]
+    extra = {"train": "train_extra", "labels": f"autolabel {tmp_path / 'labels'}", "threshold": 0.7, "share": 0.5}
+    recipe = {
+        "version": 1,
+        "output": str(tmp_path / "trained"),
+        "arch": TINY,
+        "data": [
+            {"type": "cityscapes", "root": root, "share": 0.5},
+            {"type": "cityscapes", "root": root, **extra},
+        ],
+        "augmentation": {"crop": [32, 64]},
+        "sampling": {"class_uniform": 0.5, "tile": 32},
+        "optimizer": {"lr": 0.001},
+        **{"epochs": 1, "global_batch": 2, "batch_size": 2, "precision": "fp32", "batch_norm": "local", "workers": 0},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    words = ("train", "--manifest", str(tmp_path / "recipe.yaml"), "--init", "random", "--device", "cpu", "--dry-run")
+    result = run_command(*words)
+    assert result.code == 0, result
+    assert f"auto-labels of {tmp_path / 'labels/extra'}" in result.out
+    shutil.rmtree(tmp_path / "labels/extra/labels")
+    assert run_command(*words).code == 2
 
 
 # ------------------------------------------------------------------ again, and after an interruption
