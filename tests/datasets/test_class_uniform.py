@@ -329,13 +329,13 @@ def places(*rows):
 
 
 def test_images_at_random_are_divided_by_shares_and_numbered_through():
-    sources = [EpochSource(10, share=0.5), EpochSource(3, share=0.3), EpochSource(4, share=0.2)]
+    sources = [EpochSource(3, share=0.3), EpochSource(10, share=0.5), EpochSource(4, share=0.2)]
     plan = plan_epoch(11, sources, 0.5, np.random.RandomState(0))
     assert plan.shape == (11, 4) and (plan[:, 1:] == -1).all()
-    # Of 5.5, 3.3 and 2.2 the largest remainder gets the one that is left.
+    # Of 3.3, 5.5 and 2.2 the largest remainder gets the one that is left.
     images = np.bincount(plan[:, 0], minlength=17)
-    assert images[:10].sum() == 6 and images[:10].max() == 1
-    assert images[10:13].tolist() == [1, 1, 1]
+    assert images[:3].tolist() == [1, 1, 1]
+    assert images[3:13].sum() == 6 and images[3:13].max() == 1
     assert images[13:].sum() == 2 and images[13:].max() == 1
 
 
