@@ -148,7 +148,7 @@ def test_the_checkpoint_is_loaded_once_for_all_of_them(bench: Bench, monkeypatch
     monkeypatch.setitem(
         networks.Predictor.__init__.__globals__,
         "load_network",
-        lambda member: loaded.append(member.name) or load(member),
+        lambda member, *others: loaded.append(member.name) or load(member, *others),
     )
     networks.LoadedNetworks.key = networks.LoadedNetworks.networks = None
     changed(bench, views=["flip"], dropout=2)
