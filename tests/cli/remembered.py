@@ -118,7 +118,8 @@ def remembered() -> Iterator[None]:
         content = _content(path) if member.arch in registry.ARCHITECTURES else None
         if content is None:
             return load(member, classes)
-        key = (member.arch, registry.SIZES.get(member.arch), path.suffix, hashlib.sha256(content).digest())
+        kind = (member.arch, registry.SIZES.get(member.arch), classes, member.classes)
+        key = (*kind, path.suffix, hashlib.sha256(content).digest())
         return copy.deepcopy(_networks.get(repr(key), lambda: load(member, classes)))
 
     def compute_once(self: Predictor, pixels: Tensor, gather: torch.device | None) -> Tensor:
