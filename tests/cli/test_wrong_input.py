@@ -71,7 +71,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "malicious and old": (plainly_malicious, "refused, it asks for 'posix.system'"),
     "no state dict": (lambda path: torch.save([1, 2], path), "holds no state dict"),
     "of a foreign architecture": (foreign, f"keys are missing (first: {next(iter(build(TINY).state_dict()))}"),
-    "of other classes": (of_other_classes, "of another shape (first: "),
+    "of other classes": (of_other_classes, ": scores 65 classes, 19 are wanted; "),
     "half of one": (half, "keys are missing"),
 }
 
