@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @manifest_command(lazy=True)
 def calibrate(
-    manifest: Callable[[], Manifest],
+    manifest: Callable[..., Manifest],
     say: Output,
     context: typer.Context,
     write: Annotated[Path, path_option("--write", "FILE", "The manifest to write.")],
@@ -33,7 +33,7 @@ def calibrate(
     """Fit a temperature to each member, from stored logits and labels.
 
     Half of the labelled images are fitted to, the others show the gain. Writes the manifest again, with
-    the numbers in it.
+    the numbers in it, and all datasets of it: --datasets selects only what is fitted to.
 
     Example: hmsa-pipeline calibrate --manifest cityscapes --write calibrated.yaml
     """
@@ -45,11 +45,12 @@ def calibrate(
     read = Path(context.params["manifest"])
     if write.exists() and read.exists() and write.samefile(read):
         raise HmsaError(f"--write {write}: is the manifest that is read, which would be lost; name another file")
-    found = manifest()
+    found, every = manifest(), manifest(datasets=None)
     images = plan_calibration(found, limit=limit, average=require_average(average))
     result = fit(found, images, pixels=pixels, seed=seed, weights=weights)
     try:
-        write_text(write, calibrated_manifest(found, result).to_yaml())
+        kept = found.model_copy(update={"datasets": every.datasets})
+        write_text(write, calibrated_manifest(kept, result).to_yaml())
     except OSError as error:
         raise disk_error(write, error) from error
     say.lines(calibration_table(result, write))

@@ -85,6 +85,15 @@ def test_ensemble_uses_the_written_manifest(bench: Bench) -> None:
     assert again["ensemble"]["before"] == again["ensemble"]["after"]
 
 
+def test_the_written_manifest_keeps_datasets_that_nothing_is_fitted_to(bench: Bench) -> None:
+    expected = calibrate(bench)["members"]
+    bench.tree["datasets"].insert(0, {"name": "unlabelled", "type": "folder", "root": "photos"})
+    bench.save()
+    assert calibrate(bench, "--datasets", "city")["members"] == expected
+    tree = yaml.safe_load((bench.root / "c.yaml").read_text())
+    assert [entry["name"] for entry in tree["datasets"]] == ["unlabelled", "city"]
+
+
 def test_the_same_seed_gives_the_same_numbers_and_fewer_pixels_will_do(bench: Bench) -> None:
     first, second = calibrate(bench, "--pixels", "3000"), calibrate(bench, "--pixels", "3000")
     assert first == second
