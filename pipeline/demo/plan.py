@@ -6,6 +6,7 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,6 +20,11 @@ PAGE = "report/index.html"
 FIRST_LOOK = "first"
 """Folder of the first picture."""
 _FIRST_DATASET = "bravo_synobjs"
+LABELS = "labels"
+"""Folder of the auto-labels that the student's recipe names."""
+_STUDENT = "cityscapes"  # the member that it begins as
+_STUDENT_PHOTOGRAPHS, _CONDITIONS = "bravo_ACDC", ("fog", "night", "rain", "snow")
+_SCALES = [0.5, 1.0]  # those of training; 2.0 is worse on held-out frames
 _WORKERS = 2  # more would not fit into 1.5 GB of memory
 
 
@@ -35,6 +41,7 @@ class DemoSize:
     crop: tuple[int, int]
     epochs: int
     pixels: int  # that calibration looks at
+    student_epochs: int  # of as many frames as are held out
 
 
 FULL = DemoSize(
@@ -47,6 +54,7 @@ FULL = DemoSize(
     crop=(128, 224),
     epochs=8,
     pixels=50_000,
+    student_epochs=30,
 )
 QUICK = DemoSize(
     test_dozens=1,
@@ -58,6 +66,7 @@ QUICK = DemoSize(
     crop=(48, 64),
     epochs=1,
     pixels=10_000,
+    student_epochs=1,
 )
 
 
@@ -105,6 +114,16 @@ class DemoPlan:
     def members(self) -> Path:
         """Folder of the members' weights and of their records."""
         return self.folder / "members"
+
+    @property
+    def student_recipe(self) -> Path:
+        """Recipe of one network that learns from the ensemble's labels."""
+        return self.folder / "student.yaml"
+
+    @property
+    def student_manifest(self) -> Path:
+        """Manifest of that network alone, once it is trained."""
+        return self.folder / "one.yaml"
 
     def training_folder(self, name: str) -> Path:
         """Output folder of a member's training."""
@@ -163,7 +182,7 @@ class DemoPlan:
         """
         manifest = yaml.safe_load((SHIPPED / "bravo.yaml").read_text(encoding="utf-8"))
         manifest["output"] = str(self.folder / "run")
-        manifest["inference"]["scales"] = [0.5, 1.0]  # those of training; 2.0 is worse on held-out frames
+        manifest["inference"]["scales"] = _SCALES
         manifest["models"] = [
             {
                 "name": name,
@@ -174,9 +193,7 @@ class DemoPlan:
             }
             for name in NAMES
         ]
-        manifest["datasets"] = [
-            {"name": f"bravo_{split}", "type": "bravo", "root": f"data/bravo_1.0/bravo_{split}"} for split in SPLITS
-        ] + [
+        manifest["datasets"] = _target_set() + [
             {"name": f"{name}_val", "type": name, "root": f"data/{dataset_spec(name).folder}", "split": "val"}
             for name in NAMES
         ]
@@ -185,32 +202,79 @@ class DemoPlan:
 
     def recipe_text(self, name: str) -> str:
         """Write the recipe of a member: from random weights of its own, since independent members err differently."""
-        size = self.size
         recipe = {
             "version": 1,
             "output": str(self.training_folder(name)),
             "arch": ARCH,
             "data": {"type": name, "root": f"../data/{dataset_spec(name).folder}"},
-            "epochs": size.epochs,
-            "global_batch": 4,
-            "batch_size": 4,
-            "precision": "fp32",
-            "batch_norm": "local",
-            "dropout": 0.0,
-            "workers": 0,
+            "epochs": self.size.epochs,
+            **self._training(self.size.epochs),
             "seed": len(NAMES) * self.seed + NAMES.index(name),
-            "augmentation": {"crop": list(size.crop), "scale": [0.6, 1.5], "color_jitter": 0.25},
-            "sampling": {"class_uniform": 0.5, "tile": 64},
             "loss": {"criterion": "rmi", "scales": 0.05},
             "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.01},
-            "schedule": {"exponent": 1.0},
-            "validation": {"every": size.epochs, "scales": [1.0]},
             "checkpoints": {"minutes": 3.0},
         }
         head = (
             f"# A member of the demo of hmsa-pipeline: the tiny network on drawn streets in the manner of {name}.\n"
         )
         return head + yaml.safe_dump(recipe, sort_keys=False)
+
+    def student_recipe_text(self) -> str:
+        """Write the recipe of the student: a member that goes on with the ensemble's labels of the target set."""
+        root = f"data/{dataset_spec(_STUDENT).folder}"
+        target = {"type": "folder", "root": f"data/bravo_1.0/{_STUDENT_PHOTOGRAPHS}"}
+        labels = f"autolabel {LABELS}/{_STUDENT_PHOTOGRAPHS}"
+        share = round(1 / (len(_CONDITIONS) + 1), 6)
+        # The few labelled frames of the demo are those of val; those of train are even fewer.
+        own = {"type": _STUDENT, "root": root, "train": "val", "validation": "train"}
+        recipe = {
+            "version": 1,
+            "output": str(self.folder / "student"),
+            "arch": ARCH,
+            "data": [
+                {**own, "share": share},
+                *({**target, "train": one, "labels": labels, "share": share} for one in _CONDITIONS),
+            ],
+            "init": {"checkpoint": f"members/{weights_file(_STUDENT)}"},
+            "epochs": self.size.student_epochs,
+            **self._training(self.size.student_epochs),
+            "seed": self.seed,
+            "loss": {"criterion": "cross_entropy", "scales": 0.05},
+            "optimizer": {"name": "adamw", "lr": 0.001, "weight_decay": 0.01},
+        }
+        head = "# From seven members to one (docs/autolabel.md); the auto-labels are to lie beside this file.\n"
+        return head + yaml.safe_dump(recipe, sort_keys=False)
+
+    def student_manifest_text(self) -> str:
+        """Write the manifest of the student alone, on the target set."""
+        manifest = {
+            "version": 1,
+            "output": str(self.folder / "one"),
+            "inference": {"scales": _SCALES},
+            "models": [{"name": "student", "arch": ARCH, "checkpoint": "student/best_weights.pth"}],
+            "datasets": _target_set(),
+        }
+        head = "# One network in the place of seven, after 'hmsa-pipeline train --manifest student.yaml'.\n"
+        return head + yaml.safe_dump(manifest, sort_keys=False)
+
+    def _training(self, epochs: int) -> dict[str, Any]:
+        """Settings that all recipes of the demonstration share."""
+        return {
+            "global_batch": 4,
+            "batch_size": 4,
+            "precision": "fp32",
+            "batch_norm": "local",
+            "dropout": 0.0,
+            "workers": 0,
+            "augmentation": {"crop": list(self.size.crop), "scale": [0.6, 1.5], "color_jitter": 0.25},
+            "sampling": {"class_uniform": 0.5, "tile": 64},
+            "schedule": {"exponent": 1.0},
+            "validation": {"every": epochs, "scales": [1.0]},
+        }
+
+
+def _target_set() -> list[dict[str, str]]:
+    return [{"name": f"bravo_{split}", "type": "bravo", "root": f"data/bravo_1.0/bravo_{split}"} for split in SPLITS]
 
 
 def line(step: Words) -> str:

@@ -78,7 +78,7 @@ def _naming(plan: DemoPlan) -> Iterator[None]:
 
 
 def _prepare(plan: DemoPlan) -> None:
-    """Write the manifest, and the recipes or the members."""
+    """Write the manifests, the student's recipe, and the members' recipes or the members."""
     text = plan.manifest_text({} if plan.train else read_records(SHIPPED_MEMBERS))
     if plan.manifest.exists() and plan.manifest.read_bytes() != text.encode():
         raise ManifestError(
@@ -89,6 +89,8 @@ def _prepare(plan: DemoPlan) -> None:
             write_text(plan.recipe_file(name), plan.recipe_text(name))
     else:
         copy_shipped(NAMES, plan.members)
+    write_text(plan.student_recipe, plan.student_recipe_text())
+    write_text(plan.student_manifest, plan.student_manifest_text())
     write_text(plan.manifest, text)
 
 

@@ -30,7 +30,7 @@ from hmsa_pipeline.pipeline.demo import run as run_module
 from PIL import Image
 from safetensors.torch import load_file
 
-from ..documents import DOCS, PAGES, commands
+from ..documents import DOCS, PAGES, ROOT, commands
 from . import bench
 from .bench import files, run
 from .conftest import plain_cpu
@@ -133,7 +133,7 @@ def test_what_was_done_is_not_done_again(walked: tuple[Path, str]) -> None:
     assert result.out.count("done before") == 12
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     changed = {path.name for path in after if after[path] != before.get(path)}
-    assert changed <= {"manifest.yaml", "members.json"}
+    assert changed <= {"manifest.yaml", "members.json", "student.yaml", "one.yaml"}
 
 
 def test_its_manifest_runs_by_hand_and_finds_everything_done(walked: tuple[Path, str]) -> None:
@@ -181,6 +181,8 @@ def desk(walked: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPat
     work.mkdir()
     monkeypatch.chdir(work)
     shutil.copytree(demos, work / "demo", symlinks=True)
+    for manifest in (work / "demo").glob("*.yaml"):  # commands are to leave the fixture as it is
+        manifest.write_text(manifest.read_text().replace(str(demos), str(work / "demo")))
     (work / "gt.tar").symlink_to(data / "bravo_GT.tar")
     (work / "bravo_SAMPLING.tar").symlink_to(data / "bravo_SAMPLING.tar")
     mine = re.findall(r"`mine.yaml`:\n\n```yaml\n(.*?)```", (DOCS / "start.md").read_text(), re.DOTALL)[0]
@@ -210,6 +212,38 @@ def test_every_command_on_the_page_runs(page: Path, desk: Path) -> None:
         more = next((more for start, more in SHORTER.items() if shlex.join(words).startswith(start)), ())
         result = run(*words, *more)
         assert result.code == 0, (command.line, result.err)
+
+
+def test_seven_members_become_one(desk: Path) -> None:
+    """The student is another network than the member it begins as, and is scored as the ensemble is."""
+    section = {page: _commands_of_the_section(page) for page in ("README.md", "docs/autolabel.md")}
+    assert [words[0] for words in section["README.md"]] == ["autolabel", "train", "predict", "evaluate"]
+    assert section["docs/autolabel.md"][: len(section["README.md"])] == section["README.md"]
+    for words in section["docs/autolabel.md"]:
+        result = run(*words)
+        assert result.code == 0, (words, result.err)
+    (student,) = yaml.safe_load((desk / "demo/one.yaml").read_text())["models"]
+    weights = torch.load(desk / "demo" / student["checkpoint"], weights_only=False)["state_dict"]
+    begun = load_file(desk / "demo/members/cityscapes.safetensors")
+    assert {*weights} == {f"module.{key}" for key in begun}
+    moved = [key for key, value in begun.items() if not torch.equal(weights[f"module.{key}"], value.float())]
+    assert len(moved) > len(begun) // 2
+    images = list_images(desk / "demo/data/bravo_1.0", "bravo")
+    assert all((desk / "demo/one/predictions" / image.path).with_suffix("").parent.is_dir() for image in images)
+    labels = json.loads((desk / "demo/labels/bravo_ACDC/labels.json").read_text())
+    assert len(labels["members"]) == len(NAMES)
+    recipe = yaml.safe_load((desk / "demo/student.yaml").read_text())
+    learnt = {source["train"] for source in recipe["data"] if source["type"] == "folder"}
+    assert learnt == {path.name for path in (desk / "demo/data/bravo_1.0/bravo_ACDC").iterdir()}
+
+
+def _commands_of_the_section(page: str) -> list[list[str]]:
+    """What the page's section, or paragraph, of the student has our command line do."""
+    after = (ROOT / page).read_text().partition("rom seven members to one")[2]
+    block = re.findall(r"```console\n(.*?)```", after, re.DOTALL)[0]
+    assert block in (ROOT / page).read_text()
+    lines = {line.removeprefix("$ ") for line in re.sub(r"\\\n\s*", " ", block).splitlines()}
+    return [command.words for command in commands(ROOT / page) if command.line in lines]
 
 
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
