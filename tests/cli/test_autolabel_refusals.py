@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .bench import Bench, files
+from .bench import Bench, files, run
 from .labelled_city import MODELS
 from .test_autolabel import city, images, label
 
@@ -67,6 +67,13 @@ def test_a_folder_that_cannot_be_written(city: Bench, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     message = city.run("autolabel", "--write", str(tmp_path / "file/labels")).refusal()
     assert message.startswith(f"--write {tmp_path / 'file/labels'}: cannot be written")
+
+
+def test_a_url_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = run("autolabel", "--manifest", "cityscapes", "--write", "s3://bucket/labels", "--dry-run").refusal()
+    assert message == "--write s3://bucket/labels: is a URL; name a folder of this machine"
+    assert not any(tmp_path.iterdir())
 
 
 def test_no_stores_and_stores_that_are_incomplete(city: Bench, tmp_path: Path) -> None:

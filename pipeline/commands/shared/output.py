@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -118,6 +119,9 @@ def require_target(target: str, flag: str = "--json") -> None:
 
 def require_folder(folder: Path, flag: str) -> None:
     """Raise HmsaError before the work if ``folder`` could not be made or filled after it; nothing is made."""
+    # A path has no two slashes: s3://bucket/x would be a folder named "s3:" in the current one.
+    if url := re.match(r"([a-z][a-z0-9+]+):/", str(folder)):
+        raise HmsaError(f"{flag} {url[1]}://{str(folder)[url.end() :]}: is a URL; name a folder of this machine")
     try:
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         with tempfile.TemporaryFile(dir=there):
