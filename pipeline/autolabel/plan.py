@@ -168,8 +168,10 @@ def _plan_dataset(
     before = {} if overwrite else read_labels_record(folder)
     of_fit = None
     if fit is not None:
-        first = open_store(fit.teacher.members[0][1])
-        of_fit = fit.entry.name, {pair.image: first.images[first.index[pair.image]].bytes for pair in fit.pairs}
+        opened = [(member, open_store(path)) for member, path in fit.teacher.members]
+        first = opened[0][1]
+        measured = {pair.image: first.images[first.index[pair.image]].bytes for pair in fit.pairs}
+        of_fit = fit.entry.name, measured, opened
     shared = {path: sizes[path] for path in images} if settings.rule == KEEP else {}
     work = describe_work(entry, settings, manifest.ensemble, members, of_fit, shared)
     require_same_labels(folder, before, work)

@@ -31,7 +31,7 @@ def describe_work(
     settings: AutolabelSettings,
     functions: FusionFunctions,
     members: Sequence[tuple[Member, LogitStore]],
-    fit: tuple[str, Mapping[str, int]] | None,
+    fit: tuple[str, Mapping[str, int], Sequence[tuple[Member, LogitStore]]] | None,
     images: Mapping[str, int],
 ) -> dict[str, Any]:
     """Describe what decides the labels of a dataset: labels of an equal description are the same.
@@ -41,10 +41,16 @@ def describe_work(
         settings: those of the run.
         functions: functions of the label and of the confidence.
         members: with their stores.
-        fit: name of the dataset that precision is measured on, and its images with their sizes in bytes.
+        fit: name of the dataset that precision is measured on, its images with their sizes in bytes, and the members
+            with their stores of it.
         images: those that shares are taken of, with their sizes in bytes; none if no share is taken.
     """
     made = make_record(functions, [(member, store.identity) for member, store in members], {})
+    measured = None
+    if fit is not None:
+        name, sizes, stores = fit
+        teacher = make_record(functions, [(member, store.identity) for member, store in stores], {})["fingerprint"]
+        measured = {"dataset": name, "images": len(sizes), "digest": _digest(sizes), "teacher": teacher}
     described = {
         "dataset": entry.name,
         "type": entry.type,
@@ -60,7 +66,7 @@ def describe_work(
             }
             for one, (_, store) in zip(made["members"], members, strict=True)
         ],
-        "fit": fit and {"dataset": fit[0], "images": len(fit[1]), "digest": _digest(fit[1])},
+        "fit": measured,
         "images": images and {"images": len(images), "digest": _digest(images)},
     }
     return json.loads(json.dumps(described))

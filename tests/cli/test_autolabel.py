@@ -437,6 +437,21 @@ def test_labels_of_other_settings_are_made_again_if_asked(city: Bench, tmp_path:
     assert not (tmp_path / "extra/labels/leftImg8bit").exists()
 
 
+def test_labels_are_not_kept_when_the_stores_that_set_their_thresholds_change(city: Bench, tmp_path: Path) -> None:
+    bench = city.copy(tmp_path / "bench")
+    rule = ("--precision", "0.9", "--fit", "fine")
+    label(bench, tmp_path / "labels", *rule)
+    assert "nothing to do: all 4 images have labels" in label(bench, tmp_path / "labels", *rule).out
+    described = bench.store("fine", "bee") / "zarr.json"
+    tree = json.loads(described.read_text())
+    tree["attributes"]["sha256"] = "0" * 64
+    described.write_text(json.dumps(tree))
+    options = ("--write", str(tmp_path / "labels"), "--allow-empty", *rule)
+    message = bench.run("autolabel", *options).refusal()
+    assert "holds labels made in another way (other fit); choose another --write" in message
+    label(bench, tmp_path / "labels", *rule, "--overwrite")
+
+
 def test_an_image_whose_shard_is_damaged_is_listed_and_the_rest_is_labelled(city: Bench, tmp_path: Path) -> None:
     bench = city.copy(tmp_path / "bench")
     first = images(city, "extra")[0]
