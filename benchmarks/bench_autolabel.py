@@ -17,14 +17,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import yaml
-from bench_ensemble import MEMBERS, drawn
+from bench_ensemble import prepare
 from harness import compare, size, tell
-from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
-from hmsa_pipeline.pipeline.store.identity import StoreIdentity
-from hmsa_pipeline.pipeline.store.image_table import Photograph
-from hmsa_pipeline.pipeline.store.logit_store import LogitStore
-from PIL import Image
 
 CASES = {
     "ensemble": ["ensemble"],
@@ -33,36 +27,6 @@ CASES = {
     "--threshold 0.9 --erode 3": ["autolabel", "--threshold", "0.9", "--erode", "3"],
     "--keep 0.5": ["autolabel", "--keep", "0.5"],
 }
-
-
-def prepare(root: Path, images: int, different: int, shape: tuple[int, int]) -> Path:
-    """A manifest, photographs and the members' full stores; the manifest's path."""
-    photos = root / "photos"
-    photos.mkdir()
-    names = [f"{number:04}.png" for number in range(images)]
-    for name in names:
-        Image.new("RGB", shape[::-1]).save(photos / name)
-    for m, member in enumerate(MEMBERS):
-        identity = StoreIdentity(model=member, architecture="external", classes=CLASS_NAMES)
-        store = LogitStore.create(root / "run" / "logits" / "photos" / f"{member}.zarr", identity, {})
-        store.register(Photograph(name, (photos / name).stat().st_size, shape) for name in names)
-        for i in range(images):
-            if i < different:
-                store.write(i, drawn(1000 * i + m, *shape))
-            else:
-                here, there = store.shard_path(i % different), store.shard_path(i)
-                assert here is not None
-                assert there is not None
-                os.link(here, there)
-    manifest = {
-        "version": 1,
-        "output": str(root / "run"),
-        "models": [{"name": name, "arch": "external"} for name in MEMBERS],
-        "datasets": [{"name": "photos", "type": "folder", "root": "photos"}],
-    }
-    path = root / "manifest.yaml"
-    path.write_text(yaml.safe_dump(manifest))
-    return path
 
 
 def command(manifest: Path, words: list[str], workers: int) -> Callable[[], None]:
@@ -95,7 +59,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        manifest = prepare(Path(folder), options.images, options.different, options.size)
+        manifest = prepare(Path(folder), options.images, options.different, options.size, npz=False)
         cases = {name: partial(command, manifest, words, options.workers) for name, words in CASES.items()}
         tell(compare(cases, repeats=options.repeats), "ensemble", json_file=options.json, images=options.images)
 

@@ -48,8 +48,10 @@ def drawn(seed: int, height: int, width: int) -> np.ndarray:
     return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")[0].half().numpy()
 
 
-def prepare(root: Path, images: int, different: int, shape: tuple[int, int], encoding: str) -> Path:
-    """A manifest, the members' full stores, and the same logits as the forks keep them; the manifest's path."""
+def prepare(
+    root: Path, images: int, different: int, shape: tuple[int, int], encoding: str = "lossless", *, npz: bool = True
+) -> Path:
+    """A manifest and the members' full stores, with ``npz`` the same logits as the forks keep them; its path."""
     names = [f"{number:04}.png" for number in range(images)]
     (root / "photos").mkdir()
     for name in names:
@@ -59,15 +61,18 @@ def prepare(root: Path, images: int, different: int, shape: tuple[int, int], enc
         store = LogitStore.create(root / "run" / "logits" / "photos" / f"{member}.zarr", identity, {})
         photos = root / "photos"
         store.register(Photograph(name, (photos / name).stat().st_size, shape) for name in names)
-        (root / "npz" / member).mkdir(parents=True)
-        for i, name in enumerate(names):
-            file, first = root / "npz" / member / f"{name}.npz", i % different
+        files = [root / "npz" / member / f"{name}.npz" for name in names]
+        files[0].parent.mkdir(parents=True)
+        for i, file in enumerate(files):
+            first = i % different
             if i < different:
                 logits = drawn(1000 * i + m, *shape)
                 store.write(i, logits)
-                np.savez_compressed(file, logits=logits)
+                if npz:
+                    np.savez_compressed(file, logits=logits)
             else:
-                os.link(root / "npz" / member / f"{names[first]}.npz", file)
+                if npz:
+                    os.link(files[first], file)
                 here, there = store.shard_path(first), store.shard_path(i)
                 assert here is not None
                 assert there is not None

@@ -10,6 +10,7 @@ import typer
 
 from ...errors import HmsaError
 from .shared import options
+from .shared.job_output import cpu_workers
 from .shared.options import manifest_command, option, path_option, refuse_without_workers
 from .shared.output import end_command, print_failed, require_folder
 from .shared.waiting import when_free
@@ -77,7 +78,6 @@ def autolabel(
     from ..autolabel.run import run_autolabel
     from ..autolabel.settings import make_settings
     from ..text import plural
-    from ..workers.choose import choose_workers
 
     refuse_without_workers(context)
     settings = make_settings(
@@ -117,18 +117,8 @@ def autolabel(
             figures = [{"dataset": p.entry.name, "todo": len(p.tasks), "skipped": p.skipped} for p in plan.datasets]
             say.figures(figures)
             raise typer.Exit
-        chosen = choose_workers(
-            "cpu",
-            workers=workers,
-            scheduler=scheduler,
-            image_timeout=image_timeout,
-            patience=patience,
-            needs_gpu=False,
-        )
-        try:
+        with cpu_workers(context) as chosen:
             return run_autolabel(plan, chosen, ended, processes=workers, overwrite=overwrite, allow_empty=allow_empty)
-        finally:
-            chosen.pool.close()
 
     results = when_free(wait, attempt)
     done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)

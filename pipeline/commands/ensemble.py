@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .shared import options
+from .shared.job_output import cpu_workers
 from .shared.options import manifest_command, refuse_without_workers
 from .shared.output import end_command, print_failed
 from .shared.waiting import when_free
@@ -43,7 +44,6 @@ def ensemble(
     """
     from ..fusion.ensemble import plan_ensemble, run_ensemble
     from ..text import plural
-    from ..workers.choose import choose_workers
 
     refuse_without_workers(context)
 
@@ -66,18 +66,8 @@ def ensemble(
                 say.line(f"{plan.dataset}: {todo}")
             say.figures([{"dataset": p.dataset, "todo": len(p.tasks), "skipped": p.skipped} for p in plans])
             raise typer.Exit
-        chosen = choose_workers(
-            "cpu",
-            workers=workers,
-            scheduler=scheduler,
-            image_timeout=image_timeout,
-            patience=patience,
-            needs_gpu=False,
-        )
-        try:
+        with cpu_workers(context) as chosen:
             return run_ensemble(manifest, plans, chosen, ended, overwrite=overwrite)
-        finally:
-            chosen.pool.close()
 
     results = when_free(wait, attempt)
     done, failed = sum(r.done for r in results), sum(len(r.failed) for r in results)

@@ -18,7 +18,8 @@ from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from PIL import Image
 
-from .bench import TINY
+from .bench import TINY, run
+from .conftest import plain_cpu
 
 Map = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -84,3 +85,16 @@ def write_auto_labels(
     (folder / "labels.json").write_text(json.dumps(record))
     (folder / "photographs.json").write_text(json.dumps(facts))
     return folder
+
+
+def words(manifest: Path, output: Path, *more: str) -> list[str]:
+    """The command that trains by a recipe."""
+    return ["train", "--manifest", str(manifest), "--output", str(output), *more]
+
+
+def trained(manifest: Path, output: Path, *more: str) -> Path:
+    """Train by a recipe; the output."""
+    with plain_cpu():
+        result = run(*words(manifest, output, *more))
+    assert result.code == 0, result
+    return output

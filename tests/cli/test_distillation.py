@@ -24,8 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from .bench import TINY, attributes, changed, ended, run, start_forked, stored
-from .conftest import plain_cpu
-from .sources import recipe, source
+from .sources import recipe, source, trained, words
 from .test_train_interruptions import EVERY_STEP, equal_runs, interrupted
 from .training import history
 
@@ -59,17 +58,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run("dump", "--manifest", str(root / "teachers.yaml"))
     assert result.code == 0, result
     return root
-
-
-def words(manifest: Path, output: Path, *more: str) -> list[str]:
-    return ["train", "--manifest", str(manifest), "--output", str(output), *more]
-
-
-def trained(manifest: Path, output: Path, *more: str) -> Path:
-    with plain_cpu():
-        result = run(*words(manifest, output, *more))
-    assert result.code == 0, result
-    return output
 
 
 def loss(stores: Path, **settings: Any) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from hmsa_pipeline.datasets.segmentation_dataset import SegmentationDataset
 from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 
 from .bench import TINY, changed, ended, run, start_forked
-from .conftest import plain_cpu
-from .sources import own_labels, recipe, source, write_auto_labels
+from .sources import own_labels, recipe, source, trained, words, write_auto_labels
 from .test_train_interruptions import EVERY_STEP, equal_runs, interrupted
 from .training import history, same_bits, weights
 
@@ -45,17 +44,6 @@ def labels(extra: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What runs make of masks, shared by them."""
     return tmp_path_factory.mktemp("cache")
-
-
-def words(manifest: Path, output: Path, *more: str) -> list[str]:
-    return ["train", "--manifest", str(manifest), "--output", str(output), *more]
-
-
-def trained(manifest: Path, output: Path, *more: str) -> Path:
-    with plain_cpu():
-        result = run(*words(manifest, output, *more))
-    assert result.code == 0, result
-    return output
 
 
 def seen_by_epoch(monkeypatch: pytest.MonkeyPatch, manifest: Path, output: Path, epochs: int) -> list[Counter[str]]:

@@ -1,8 +1,9 @@
-"""Runs the jobs of dump and predict, and prints each when it ends and all of them together."""
+"""Chooses the workers of commands, runs the jobs of dump and predict, and prints each and all of them together."""
 
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,13 +14,27 @@ from .output import Output, end_command, print_error, print_failed
 from .waiting import when_free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import TypeVar
 
     from ...inference.plan import InferencePlan, InferenceResult
+    from ...workers.protocol import Workers
 
     Plan = TypeVar("Plan", bound=InferencePlan)
     Result = TypeVar("Result", bound=InferenceResult)
+
+
+@contextmanager
+def cpu_workers(context: typer.Context) -> Iterator[Workers]:
+    """Choose the workers that the options of ``context`` name, for work that needs no GPU; close them in the end."""
+    from ...workers.choose import choose_workers
+
+    names = ("workers", "scheduler", "image_timeout", "patience")
+    chosen = choose_workers("cpu", **{name: context.params[name] for name in names}, needs_gpu=False)
+    try:
+        yield chosen
+    finally:
+        chosen.pool.close()
 
 
 def run_jobs(
