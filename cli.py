@@ -14,13 +14,11 @@ from .errors import HmsaError, TryAgainError, one_line
 from .files import tell_limits
 from .pipeline.commands import (
     autolabel,
-    calibrate,
     cluster,
     datasets,
     demo,
     dump,
     ensemble,
-    evaluate,
     manifest,
     predict,
     render,
@@ -29,6 +27,7 @@ from .pipeline.commands import (
     submit,
     train,
 )
+from .pipeline.commands.scoring import calibrate, evaluate
 from .pipeline.commands.shared.output import INTERRUPTED, print_note
 from .pipeline.commands.stores import import_logits, verify
 from .pipeline.runtime import output_streams

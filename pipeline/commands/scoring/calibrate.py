@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import HmsaError, disk_error
-from .shared import options
-from .shared.options import manifest_command, option, path_option, require_average
-from .shared.output import require_target
+from ....errors import HmsaError, disk_error
+from ..shared import options
+from ..shared.options import manifest_command, option, path_option, require_average
+from ..shared.output import require_target
 
 if TYPE_CHECKING:
-    from ..config.manifest import Manifest
-    from .shared.output import Output
+    from ...config.manifest import Manifest
+    from ..shared.output import Output
 
 
 @manifest_command(lazy=True)
@@ -37,9 +37,9 @@ def calibrate(
 
     Example: hmsa-pipeline calibrate --manifest cityscapes --write calibrated.yaml
     """
-    from ...files import write_text
-    from ..scoring.calibrate import calibrate as fit
-    from ..scoring.calibrate import calibrated_manifest, calibration_table, plan_calibration
+    from ....files import write_text
+    from ...scoring.calibrate import calibrate as fit
+    from ...scoring.calibrate import calibrated_manifest, calibration_table, plan_calibration
 
     require_target(str(write), "--write")
     read = Path(context.params["manifest"])

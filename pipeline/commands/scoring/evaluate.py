@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import HmsaError
-from .shared import options
-from .shared.options import (
+from ....errors import HmsaError
+from ..shared import options
+from ..shared.options import (
     UNLABELLED,
     manifest_command,
     option,
@@ -20,11 +20,11 @@ from .shared.options import (
     require_there,
     target_file,
 )
-from .shared.output import end_command, print_failed, write_rows
+from ..shared.output import end_command, print_failed, write_rows
 
 if TYPE_CHECKING:
-    from ..config.manifest import Manifest
-    from .shared.output import Output
+    from ...config.manifest import Manifest
+    from ..shared.output import Output
 
 
 def check_options(context: typer.Context) -> None:
@@ -107,8 +107,8 @@ def evaluate(
 
     Example: hmsa-pipeline evaluate --submission sub.tar --ground-truth gt.tar --samples bravo_SAMPLING.tar
     """
-    from ..scoring.evaluate import evaluate as score
-    from ..scoring.evaluate import evaluation_rows, evaluation_table, plan_evaluation
+    from ...scoring.evaluate import evaluate as score
+    from ...scoring.evaluate import evaluation_rows, evaluation_table, plan_evaluation
 
     check_options(context)
     require_there("--predictions", predictions)
@@ -139,11 +139,11 @@ def evaluate(
 
 
 def _evaluate_bravo(manifest: Callable[[], Manifest], say: Output, given: Mapping[str, Any]) -> None:
-    from ..config.class_set_field import require_default
-    from ..fusion.member_stores import ENSEMBLE, scored_combinations, voting_members
-    from ..scoring.evaluate_bravo import bravo_table, comparison, score_predictions, score_submission
-    from ..storage.output_folder import all_predictions_path
-    from ..text import without_nan
+    from ...config.class_set_field import require_default
+    from ...fusion.member_stores import ENSEMBLE, scored_combinations, voting_members
+    from ...scoring.evaluate_bravo import bravo_table, comparison, score_predictions, score_submission
+    from ...storage.output_folder import all_predictions_path
+    from ...text import without_nan
 
     tars, folder = (given["ground_truth"], given["samples"]), given["predictions"]
     chosen = {name: given[name] for name in ("per_model", "leave_one_out")}

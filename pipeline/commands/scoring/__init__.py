@@ -1,0 +1,1 @@
+"""Commands that compare predictions and logits with labels: evaluate, calibrate."""
