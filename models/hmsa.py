@@ -149,13 +149,18 @@ class HMSA(OCRNet):
         )
 
     @torch.no_grad()
-    def predict_scales(self, images: Tensor, scales: Sequence[float]) -> tuple[Tensor, tuple[ScaleOutput, ...]]:
+    def predict_scales(
+        self, images: Tensor, scales: Sequence[float], gather: torch.device | None = None
+    ) -> tuple[Tensor, tuple[ScaleOutput, ...]]:
         """Run `predict` without flip; return each scale's output too, from the largest to the smallest.
 
-        Takes and raises what `predict` does; every scale comes with its attention.
+        Every scale comes with its attention.
+
+        Args:
+            images, scales, gather: as of `predict`, which raises the same errors.
         """
         assert not self.training, "predict_scales() on a network in training mode: call eval() first"
-        outputs = tuple(self._one_scale(images, scale) for scale in check_scales(scales))
+        outputs = tuple(self._one_scale(images, scale, gather=gather) for scale in check_scales(scales))
         return blend(outputs), outputs
 
     def _multi_scale(self, images: Tensor, scales: Sequence[float], gather: torch.device | None) -> Tensor:

@@ -32,6 +32,7 @@ PIPELINE = {
     "pictures": {"fusion", "datasets"},
     "autolabel": {"scoring", "pictures", "fusion", "config", "store", "storage", "workers", "runtime", "datasets"},
     "report": {"scoring", "pictures", "fusion", "config", "store", "storage", "runtime", "datasets"},
+    "multiscale": {"inference", "pictures", "fusion", "config", "runtime", "datasets", "models"},
     "training": {"config", "scoring", "pictures", "store", "storage", "runtime", "datasets", "models"},
     "dataset_tools": {"config", "pictures", "runtime", "datasets"},
     "demo": {"config", "submission", "training", "datasets", "models"},
@@ -53,7 +54,7 @@ STAGES = {
     *("pipeline.fusion.ensemble", "pipeline.scoring.evaluate", "pipeline.scoring.evaluate_bravo"),
     *("pipeline.scoring.calibrate", "pipeline.submission.submit_bravo", "pipeline.submission.submit_dataset"),
     *("pipeline.report.build_report", "pipeline.report.render", "pipeline.training.run"),
-    "pipeline.autolabel.run",
+    *("pipeline.autolabel.run", "pipeline.multiscale.render_scales"),
 }
 """Modules that do a whole command's work; only commands and the demo may put two of them together."""
 ONLY_IN = {

@@ -6,13 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from ...errors import HmsaError, nearest
 from .shared import options
-from .shared.options import manifest_command, option, path_option, split_names
-from .shared.output import end_command, print_failed, require_folder
+from .shared.options import manifest_command, option, path_option, refuse_without_effect, split_names
+from .shared.output import end_command, print_failed, print_note, require_folder
 
 if TYPE_CHECKING:
     from ..config.manifest import Manifest
+    from ..multiscale.render_scales import ScalesResult
     from .shared.output import Output
 
 
@@ -20,33 +23,61 @@ if TYPE_CHECKING:
 def render(
     manifest: Callable[[], Manifest],
     say: Output,
+    context: typer.Context,
     write: Annotated[Path, path_option("--write", "DIR", "Where the pictures go.")],
     kinds: Annotated[
-        str, option("--kinds", "A,B", "Of colour, overlay, confidence and sheet.")
+        str, option("--kinds", "A,B", "Of colour, overlay, confidence, sheet, attention, scales.")
     ] = "colour,overlay,confidence",
     opacity: Annotated[
         float, option("--opacity", "X", "Of the classes over the photograph.", min=0.0, max=1.0)
     ] = 0.5,
     width: Annotated[int | None, option("--width", "PIXELS", "Reduce pictures to this width.", min=1)] = None,
     limit: options.Limit = None,
+    models: Annotated[
+        str | None, option("--models", "A,B", "Of attention, scales: only these models, comma separated.")
+    ] = None,
+    device: Annotated[str, option("--device", "NAME", "Of attention, scales: auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Draw predictions for people: classes in colour, over the photograph, and the confidence.
 
     A sheet has the photograph, what each member says, the ensemble and its confidence; it needs the logits.
+    attention shows how far each member trusts each of its scales, and scales what each scale says alone; they need
+    no predictions, but the checkpoints: the networks run again.
 
     Example: hmsa-pipeline render --manifest bravo.yaml --datasets bravo_ACDC --limit 20 --write slides
     """
-    from ..report.render import KINDS, plan_render, run_render
+    from ..multiscale import SCALE_KINDS
+    from ..report.render import KINDS, RenderResult, plan_render, run_render
+    from ..runtime.device import resolve_device
     from ..text import plural
 
+    known = (*KINDS, *SCALE_KINDS)
     wanted = split_names("--kinds", kinds) or []
-    if unknown := [kind for kind in wanted if kind not in KINDS]:
-        raise HmsaError(f"--kinds {unknown[0]}: is no kind of picture; {nearest(unknown[0], KINDS)}")
+    if unknown := [kind for kind in wanted if kind not in known]:
+        raise HmsaError(f"--kinds {unknown[0]}: is no kind of picture; {nearest(unknown[0], known)}")
+    stored, of_scales = ([kind for kind in wanted if kind in some] for some in (KINDS, SCALE_KINDS))
+    if not of_scales:
+        refuse_without_effect(context, "without --kinds attention or scales", "models", "device")
     require_folder(write, "--write")
-    plans = plan_render(manifest(), write, wanted, opacity=opacity, width=width, limit=limit)
-    results = [run_render(plan) for plan in plans]
+    found = manifest()
+    plans = plan_render(found, write, stored, opacity=opacity, width=width, limit=limit) if stored else []
+    results: list[RenderResult | ScalesResult] = []
+    if of_scales:
+        from ..multiscale.render_scales import plan_scales, run_scales
+
+        names = split_names("--models", models)
+        where = resolve_device(device)
+        scales = plan_scales(found, write, of_scales, where, models=names, width=width, limit=limit)
+        for note in scales.checked.notes:
+            print_note(note)
+        results += run_scales(scales)
+    results = [*map(run_render, plans), *results]
     for result in results:
-        print_failed(result.dataset, result.failed)
+        name = result.dataset if isinstance(result, RenderResult) else f"{result.dataset}/{result.model}"
+        print_failed(name, result.failed)
+        if not isinstance(result, RenderResult) and result.shares:
+            shares = ", ".join(f"{scale} {100 * share:.1f} %" for scale, share in result.shares.items())
+            say.line(f"{name}: share of each scale: {shares}")
     say.figures([vars(result) for result in results])
     failed = sum(len(result.failed) for result in results)
     pictures = plural(sum(result.pictures for result in results), "picture")

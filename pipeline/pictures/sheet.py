@@ -17,7 +17,7 @@ from ...datasets.layout.folder_layout import located
 from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...datasets.taxonomy import IGNORE
 from ...files import atomic_path
-from .colours import blend_over, class_colours
+from .colours import blend_over, class_colours, heat_map
 
 _OPACITY = 0.5
 _STRIPE = 8  # pixels from one stripe to the next where nothing is labelled
@@ -28,7 +28,7 @@ _CELL = 600  # width of an image on the sheet
 _TALLEST = 0.75  # of a cell, in widths
 _GAP = 16
 _TEXT, _TITLE = 17, 26
-_SWATCH = 22
+_SWATCH, _BAR = 22, 256
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (90, 90, 90)
 
 
@@ -89,21 +89,23 @@ def dataset_sheet(
         sheet.save(temporary, "PNG")
 
 
-def member_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], width: int, classes: ClassSet) -> Image.Image:
-    """Pictures of one scene side by side, their names below, above the colours of the classes.
+def member_sheet(tiles: Sequence[tuple[str, NDArray[np.uint8]]], width: int, colours: ClassSet | str) -> Image.Image:
+    """Pictures of one scene side by side, their names below, above a legend of their colours.
 
     Args:
         tiles: name and (H, W, 3) uint8 pixels of each picture, all of one size; one at least.
         width: of each picture, in pixels.
-        classes: for the legend.
+        colours: the classes; or, of heat maps, the name of what they show from 0 to 1.
     """
     height = max(1, round(tiles[0][1].shape[0] * width / tiles[0][1].shape[1]))
     rows = math.ceil(len(tiles) / _ABREAST)
     columns = math.ceil(len(tiles) / rows)
     across, down = width + _GAP, height + _TEXT + _GAP
     text = ImageFont.load_default(_TEXT)
-    legend = _legend(columns * across - _GAP, text, classes)
-    sheet = Image.new("RGB", (columns * across + _GAP, rows * down + legend.height + 3 * _GAP), _PAPER)
+    across_all = columns * across - _GAP
+    legend = _heat_bar(colours, text) if isinstance(colours, str) else _legend(across_all, text, colours)
+    size = max(across_all, legend.width) + 2 * _GAP, rows * down + legend.height + 3 * _GAP
+    sheet = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(sheet)
     for place, (name, pixels) in enumerate(tiles):
         x, y = _GAP + place % columns * across, _GAP + place // columns * down
@@ -181,6 +183,18 @@ def _legend(
         picture.paste(Image.fromarray(fill), (x, y))
         pen.rectangle((x, y, x + _SWATCH - 1, y + _SWATCH - 1), outline=_FAINT)
         pen.text((x + _SWATCH + 8, y + _SWATCH / 2), name, fill=_INK, font=font, anchor="lm")
+    return picture
+
+
+def _heat_bar(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+    """The colours of `heat_map` from 0 to 1, and the name of what they show."""
+    bar = heat_map(np.linspace(0, 1, _BAR)[None].repeat(_SWATCH, 0))
+    words = (("0", _GAP), (f"1  {name}", 2 * _GAP + _BAR + 8))
+    picture = Image.new("RGB", (words[1][1] + math.ceil(font.getlength(words[1][0])), _SWATCH + 8), _PAPER)
+    picture.paste(Image.fromarray(bar), (2 * _GAP, 0))
+    pen = ImageDraw.Draw(picture)
+    for word, x in words:
+        pen.text((x, _SWATCH / 2), word, fill=_INK, font=font, anchor="lm")
     return picture
 
 

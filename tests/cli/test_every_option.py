@@ -207,6 +207,8 @@ ROWS: dict[tuple[str, str], Row] = {
     ("render", "--opacity"): Changes("--opacity 0.9"),
     ("render", "--width"): Changes("--width 40"),
     ("render", "--limit"): Changes("--limit 2"),
+    ("render", "--models"): Held("cli/test_render_scales.py::test_only_the_chosen_members_run"),
+    ("render", "--device"): Held("cli/test_render_scales.py::test_a_device_that_is_not_there_is_refused"),
     **common("report", "--manifest", "--output", "--datasets"),
     ("report", "--json"): Held("cli/test_report.py::test_without_members"),
     **refused("report"),

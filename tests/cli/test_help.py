@@ -34,7 +34,7 @@ SURFACE = {
     | {"--write", "--threshold", "--precision", "--keep", "--fit", "--agree", "--erode", "--format"}
     | {"--respect-coarse", "--allow-empty", "--limit", "--label", "--confidence", "--overwrite", "--dry-run"},
     "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average"},
-    "render": (COMMON - {"--models"}) | {"--write", "--kinds", "--opacity", "--width", "--limit"},
+    "render": COMMON | {"--write", "--kinds", "--opacity", "--width", "--limit", "--device"},
     "report": COMMON
     | {"--write", "--no-members", "--ground-truth", "--width", "--limit", "--processes", "--average"},
     "submit": (COMMON - {"--models"}) | {"--samples", "--predictions", "--check", "--format", "--method"},
