@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL.PngImagePlugin import PngInfo
 
 from ...datasets.auto_labels import CITYSCAPES, confidence_name, label_name
 from ...datasets.dataset_specs import dataset_spec
@@ -15,7 +14,7 @@ from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError, StoreError
 from ..fusion.ensemble_block import EnsembleBlock, FusionTask
-from ..fusion.prediction_folder import encode_png
+from ..fusion.grey_png import encode_png
 from ..storage.filesystem import write_bytes
 from ..store.logit_store import LogitStore
 from .pixels import ask_teacher, decide
@@ -56,8 +55,7 @@ class AutolabelBlock(EnsembleBlock):
         labels, confidence, counts = decide(answer, self.levels, coarse, self.settings.coarse)
         if self.settings.format == CITYSCAPES:
             labels = np.take(_label_ids(), labels)
-        text = PngInfo()
-        text.add_text(COUNTS, counts.as_text())
+        text = {COUNTS: counts.as_text()}
         write_bytes(self.folder / confidence_name(image), encode_png(confidence))
         write_bytes(self.folder / label_name(image, self.settings.format), encode_png(labels, text))
 

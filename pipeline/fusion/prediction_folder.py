@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from ...errors import StoreError, cannot_read, disk_error
 from ...files import is_partial
@@ -30,6 +26,7 @@ from ..storage.filesystem import (
 from ..storage.output_folder import image_sizes_path
 from ..storage.writer_lock import writer_lock
 from .ensemble_record import RECORD, changes, read_record
+from .grey_png import encode_png
 from .prediction_files import CONFIDENCE, LABEL, prediction_names
 
 _THREADS = 8
@@ -144,14 +141,6 @@ def write_prediction(folder: Path, image: str, label: np.ndarray, confidence: np
     label_name, confidence_name = prediction_names(image)
     for name, pixels in ((confidence_name, confidence), (label_name, label)):
         write_bytes(folder / name, encode_png(pixels))
-
-
-def encode_png(pixels: np.ndarray, text: PngInfo | None = None) -> memoryview:
-    """Encode grey pixels (H, W), uint8 or uint16, as PNG, with ``text`` in front of them."""
-    png = io.BytesIO()
-    # Run lengths and Huffman's code: a third faster than a search for matches, and here smaller, too.
-    Image.fromarray(pixels).save(png, format="PNG", compress_level=1, compress_type=zlib.Z_RLE, pnginfo=text)
-    return png.getbuffer()
 
 
 def remove_predictions(folder: Path) -> None:

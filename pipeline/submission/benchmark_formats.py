@@ -8,20 +8,19 @@ from __future__ import annotations
 import importlib
 import io
 import re
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ...datasets.dataset_specs import dataset_spec
 from ...datasets.decode.arrays import decode_grey
 from ...datasets.layout.folder_layout import output_stem
 from ...datasets.taxonomy import NUM_CLASSES
 from ...errors import DatasetError, HmsaError, first_few
+from ..fusion.grey_png import encode_png
 from ..fusion.prediction_files import prediction_names, read_confidence, read_label
 
 BRAVO = "bravo"
@@ -101,9 +100,7 @@ class LabelMaps(UploadFormat):
         label = read_label(folder / self.sources(image)[0])
         if self._ids is not None:
             label = dataset_spec(self._ids).label_ids()[label]
-        png = io.BytesIO()
-        Image.fromarray(label).save(png, format="PNG", compress_level=1, compress_type=zlib.Z_RLE)
-        return png.getvalue(), (label.shape[0], label.shape[1])
+        return encode_png(label), (label.shape[0], label.shape[1])
 
     def decode(self, content: bytes, path: Path) -> np.ndarray:
         ids = decode_grey(content, path)
