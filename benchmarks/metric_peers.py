@@ -26,13 +26,8 @@ import torch
 from hmsa_pipeline.datasets.dataset_specs import LABELLED, LABELLED_OR_PREDICTED, dataset_spec
 from hmsa_pipeline.pipeline.fusion.prediction_files import CONFIDENCE_LEVELS
 from hmsa_pipeline.pipeline.scoring.averages import DATASET, Average, average_of
-from hmsa_pipeline.pipeline.scoring.metrics import (
-    confusion,
-    detection_figures,
-    level_counts,
-    mean_iou,
-    semantic_figures,
-)
+from hmsa_pipeline.pipeline.scoring.metrics import confusion, level_counts, mean_iou
+from hmsa_pipeline.pipeline.scoring.pixel_counts import PixelCounts
 from hmsa_pipeline.pipeline.scoring.temperature_fit import fit_temperature
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,11 +88,12 @@ def ours() -> dict[str, Any]:
     p = data.pixels(data.pictures())
     level = p["level"].astype("uint16")
     matrix = confusion(torch.from_numpy(p["label"]), torch.from_numpy(p["truth"]))
-    counts = level_counts(p["right"], level)
-    found = semantic_figures(matrix, counts, Average(LABELLED_OR_PREDICTED, LABELLED_OR_PREDICTED))
-    found["miou labelled"] = semantic_figures(matrix, counts, Average(LABELLED, LABELLED))[MEAN]
-    odd = detection_figures(level_counts(p["odd"], (CONFIDENCE_LEVELS - 1 - p["level"]).astype("uint16")))
-    found |= {f"ood {name}": value for name, value in odd.items()}
+    counts = PixelCounts(False, matrix.numpy(), level_counts(p["right"], level), 2)
+    found = counts.figures(Average(LABELLED_OR_PREDICTED, LABELLED_OR_PREDICTED))
+    found["miou labelled"] = counts.figures(Average(LABELLED, LABELLED))[MEAN]
+    doubt = (CONFIDENCE_LEVELS - 1 - p["level"]).astype("uint16")
+    odd = PixelCounts(ood=True, levels=level_counts(p["odd"], doubt), images=2)
+    found |= {f"ood {name}": value for name, value in odd.figures().items()}
     rule = average_of(DATASET, [dataset_spec("shift")])
     for name, stray in (("miou shift", False), ("miou shift stray", True)):
         truth, label = (torch.from_numpy(ids) for ids in data.shift_pictures(stray))

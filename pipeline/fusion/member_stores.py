@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...datasets.class_set import ClassSet
-from ...errors import ManifestError, StoreError
+from ...errors import ManifestError, StoreError, nearest
 from ..config.class_set_field import describe_classes
 from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
@@ -51,16 +51,19 @@ def voting_members(manifest: Manifest) -> list[Member]:
     return [member for member in manifest.models if member.weight]
 
 
-def stores_of(manifest: Manifest, dataset: str, images: Sequence[str]) -> tuple[MemberStore, ...]:
+def stores_of(
+    manifest: Manifest, dataset: str, images: Sequence[str], members: Sequence[Member] | None = None
+) -> tuple[MemberStore, ...]:
     """Return the voting members, each with its store of a dataset; StoreError if one is missing or lacks images.
 
     Args:
         manifest: its models and output folder.
         dataset: its name.
         images: paths that every store must hold.
+        members: some of the members; None for the voting ones.
     """
     found = []
-    for member in voting_members(manifest):
+    for member in voting_members(manifest) if members is None else members:
         path = store_path(manifest.output, dataset, member.name)
         store = LogitStore.open(path)
         require_store_classes(store, manifest.class_set)
@@ -80,7 +83,7 @@ def require_store_classes(store: LogitStore, classes: ClassSet) -> None:
 
 
 def scored_combinations(
-    members: Sequence[Member], *, per_model: bool, leave_one_out: bool
+    members: Sequence[Member], *, per_model: bool, leave_one_out: bool, named: Sequence[str] = ()
 ) -> dict[str, tuple[int, ...]]:
     """Return what is scored besides the ensemble: name -> positions of the members that are fused.
 
@@ -88,16 +91,20 @@ def scored_combinations(
         members: the members of the ensemble.
         per_model: score each member alone.
         leave_one_out: score the ensemble without each member; ManifestError if there is only one.
+        named: score these, too: ``ensemble``, a member, or ``without`` and a member; ManifestError for another name.
     """
     if leave_one_out and len(members) < 2:
         raise ManifestError("--leave-one-out: there is one member, and nothing left without it")
     numbers = range(len(members))
-    found: dict[str, tuple[int, ...]] = {}
-    if per_model:
-        found |= {members[i].name: (i,) for i in numbers}
-    if leave_one_out:
-        found |= {f"without {members[i].name}": tuple(j for j in numbers if j != i) for i in numbers}
-    return found
+    alone = {members[i].name: (i,) for i in numbers}
+    others = {f"without {members[i].name}": tuple(j for j in numbers if j != i) for i in numbers}
+    others = others if len(members) > 1 else {}
+    known = [ENSEMBLE, *alone, *others]
+    if unknown := [name for name in named if name not in known]:
+        raise ManifestError(f"'{unknown[0]}': is nothing that is scored; {nearest(unknown[0], known)}")
+    return {name: which for name, which in alone.items() if per_model or name in named} | {
+        name: which for name, which in others.items() if leave_one_out or name in named
+    }
 
 
 def fuse_members(logits: Iterable[Tensor], members: Sequence[Member], functions: FusionFunctions) -> Fused:

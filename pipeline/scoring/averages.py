@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,11 +48,21 @@ class Average:
 
     def counted(self, matrix: Tensor) -> Tensor:
         """Mark the classes that the mean runs over, (C,) bool, by the counts (C, C) of `metrics.confusion`."""
-        counted = matrix.sum(1) > 0
+        marked = self.counted_of(matrix.sum(1).cpu().numpy(), matrix.sum(0).cpu().numpy())
+        return torch.from_numpy(marked).to(matrix.device)
+
+    def counted_of(self, labelled: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Mark the classes that the mean runs over, (C,) bool.
+
+        Args:
+            labelled: (C,) pixels that are labelled as each class.
+            predicted: (C,) labelled pixels that are predicted as each class.
+        """
+        counted = labelled > 0
         if self.rule == LABELLED_OR_PREDICTED:
-            counted |= matrix.sum(0) > 0
+            counted |= predicted > 0
         if self.classes is not None:
-            possible = torch.zeros_like(counted)
+            possible = np.zeros_like(counted)
             possible[list(self.classes)] = True
             counted &= possible
         return counted

@@ -17,6 +17,7 @@ from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError, ManifestError, StoreError
 from ..config.manifest import DatasetEntry, Manifest
 from ..config.manifest import FusionFunctions as Functions
+from ..config.member import Member
 from ..fusion.ensemble_record import require_recorded_classes
 from ..fusion.member_stores import (
     ENSEMBLE,
@@ -29,10 +30,13 @@ from ..fusion.member_stores import (
 from ..fusion.prediction_files import prediction_names, read_prediction, require_classes, require_predictions
 from ..runtime.progress import Progress
 from ..storage.output_folder import predictions_path
-from ..text import figure, plural, without_nan
+from ..text import without_nan
 from .averages import DATASET
 from .ground_truth import LABELLED, GroundTruth, has_labels, load_ground_truth
 from .pixel_counts import PixelCounts
+from .resampling.bootstrap import Bootstrap, Replicates, Resampling, intervals
+from .resampling.coarse import Row
+from .resampling.comparison import Difference, differences
 
 
 @dataclass(frozen=True)
@@ -62,27 +66,67 @@ class EvaluationPlan:
 
 @dataclass
 class EvaluationResult:
-    """Counts of each subject over one dataset, and images that were not scored -> reasons."""
+    """Counts of each subject over one dataset.
+
+    Attributes:
+        dataset: its name.
+        truth: its labels.
+        counts: by subject.
+        failed: images that were not scored -> reasons.
+        resampling: how images were resampled; None if they were not.
+        replicates: figures of the resamplings, by subject; None of fewer than two images.
+        compare: the two subjects that are compared; None for none.
+    """
 
     dataset: str
     truth: GroundTruth
     counts: dict[str, PixelCounts]
     failed: dict[str, str] = field(default_factory=dict)
+    resampling: Resampling | None = None
+    replicates: dict[str, Replicates | None] = field(default_factory=dict)
+    compare: tuple[str, str] | None = None
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Figures by subject; NaN where one is not defined."""
+        return {name: counts.figures(self.truth.average) for name, counts in self.counts.items()}
+
+    def intervals(self) -> dict[str, dict[str, Any]]:
+        """The ends of the interval of each figure, by subject; no figures of fewer than two images."""
+        return {name: intervals(found) for name, found in self.replicates.items()}
+
+    def differences(self) -> dict[str, Difference | list[Difference]]:
+        """Figures of the first subject that is compared minus those of the second; none without a comparison."""
+        if self.compare is None:
+            return {}
+        figures = self.figures()
+        one, other = self.compare
+        return differences((figures[one], figures[other]), (self.replicates[one], self.replicates[other]))
 
     def as_json(self) -> dict[str, Any]:
         """Figures by subject; null where one is not defined."""
-        average = self.truth.average
-        scores = {name: without_nan(counts.figures(average)) for name, counts in self.counts.items()}
         found = {
             "dataset": self.dataset,
             "classes": list(self.truth.classes.names),
-            "scores": scores,
+            "scores": {name: without_nan(figures) for name, figures in self.figures().items()},
             "failed": self.failed,
         }
         if self.truth.left_out:
             found["without_mask"] = list(self.truth.left_out)
+        if self.resampling is not None:
+            found["bootstrap"] = self.resampling.as_json()
+            found["intervals"] = {name: without_nan(ends) for name, ends in self.intervals().items()}
+        if self.compare is not None:
+            found["comparison"] = {
+                "subjects": list(self.compare),
+                "figures": {
+                    name: [without_nan(each.as_json()) for each in one]
+                    if isinstance(one, list)
+                    else without_nan(one.as_json())
+                    for name, one in self.differences().items()
+                },
+            }
         # Where pixels out of distribution are found there is no mean IoU.
-        return found if self.truth.ood else found | {"average": average.as_json()}
+        return found if self.truth.ood else found | {"average": self.truth.average.as_json()}
 
 
 def plan_evaluation(
@@ -94,6 +138,7 @@ def plan_evaluation(
     limit: int | None = None,
     average: str = DATASET,
     allow_unlabelled: bool = False,
+    compare: Sequence[str] = (),
 ) -> list[EvaluationPlan]:
     """Check that labels, predictions and stores are there.
 
@@ -105,9 +150,10 @@ def plan_evaluation(
         limit: images per dataset, from the first; None for all.
         average: which classes a mean IoU runs over, one of `averages.AVERAGES`.
         allow_unlabelled: leave out images that have no mask, whatever the manifest says of them.
+        compare: subjects that are scored whatever else is.
 
     Raises:
-        ManifestError: no dataset has labels.
+        ManifestError: no dataset has labels, or ``compare`` names what is no subject.
         DatasetError: masks or images are missing.
         StoreError: predictions or stores are missing, or lack images.
     """
@@ -121,9 +167,14 @@ def plan_evaluation(
     if predictions is not None and len(labelled) > 1:
         names = ", ".join(entry.name for entry in labelled)
         raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {names}")
-    subjects = scored_combinations(voting_members(manifest), per_model=per_model, leave_one_out=leave_one_out)
+    members = voting_members(manifest)
+    subjects = scored_combinations(members, per_model=per_model, leave_one_out=leave_one_out, named=compare)
+    # Stores of members that no subject needs are not read.
+    used = sorted({number for numbers in subjects.values() for number in numbers})
+    subjects = {name: tuple(used.index(number) for number in numbers) for name, numbers in subjects.items()}
+    chosen = [members[number] for number in used]
     return [
-        _plan_dataset(manifest, entry, part, truth, predictions, subjects)
+        _plan_dataset(manifest, entry, part, truth, predictions, subjects, chosen)
         for entry in labelled
         for part, truth in load_ground_truth(
             entry, manifest.class_set, limit, average, allow_unlabelled=allow_unlabelled
@@ -138,6 +189,7 @@ def _plan_dataset(
     truth: GroundTruth,
     predictions: Path | None,
     subjects: Mapping[str, tuple[int, ...]],
+    members: Sequence[Member],
 ) -> EvaluationPlan:
     folder = predictions_path(manifest.output, entry.name) if predictions is None else predictions
     if predictions is None:
@@ -146,34 +198,50 @@ def _plan_dataset(
     called = f"the {len(names)} predictions that the labels call for"
     fix = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
     require_predictions(folder, names, called, fix)
-    stores = stores_of(manifest, entry.name, [pair.image for pair in truth.pairs]) if subjects else ()
+    stores = stores_of(manifest, entry.name, [pair.image for pair in truth.pairs], members)
     name = entry.name if part is None else f"{entry.name}/{part}"
     return EvaluationPlan(name, folder, truth, stores, subjects, manifest.ensemble)
 
 
-def evaluate(plan: EvaluationPlan, workers: int | None = None) -> EvaluationResult:
-    """Score one dataset in ``workers`` processes, None for one a usable core.
+def evaluate(
+    plan: EvaluationPlan,
+    workers: int | None = None,
+    resampling: Resampling | None = None,
+    compare: tuple[str, str] | None = None,
+) -> EvaluationResult:
+    """Score one dataset.
 
     An image that cannot be read is listed, the others are counted; DatasetError if a process was ended from outside.
+
+    Args:
+        plan: of the dataset.
+        workers: how many processes work; None for one a usable core.
+        resampling: how images are resampled for intervals; None for no intervals.
+        compare: two subjects of the plan that are compared; None for none. Needs ``resampling``.
     """
     subjects = (ENSEMBLE, *plan.subjects)  # in the order of the table
-    result = EvaluationResult(
-        plan.dataset,
-        plan.truth,
-        {name: PixelCounts.none(plan.truth.ood, len(plan.truth.classes)) for name in subjects},
-    )
-    with Progress(len(plan.truth.pairs)) as progress:
-        progress.job(plan.dataset, len(plan.truth.pairs))
+    classes, ood = len(plan.truth.classes), plan.truth.ood
+    counts = {name: PixelCounts.none(ood, classes) for name in subjects}
+    result = EvaluationResult(plan.dataset, plan.truth, counts, resampling=resampling, compare=compare)
+    images = len(plan.truth.pairs)
+    bootstrap = Bootstrap(subjects, Row(ood, classes), images, resampling) if resampling else None
+    with Progress(images) as progress:
+        progress.job(plan.dataset, images)
         found: Iterator[dict[str, PixelCounts] | str] = map_files(
             partial(_scored, plan), plan.truth.pairs, workers, together=1
         )
-        for pair, counts in zip(plan.truth.pairs, found, strict=True):
-            if isinstance(counts, str):
-                result.failed[pair.image] = counts
+        for pair, scored in zip(plan.truth.pairs, found, strict=True):
+            if isinstance(scored, str):
+                result.failed[pair.image] = scored
             else:
-                for name, counted in counts.items():
+                for name, counted in scored.items():
                     result.counts[name] += counted
+            if bootstrap:
+                bootstrap.add(None if isinstance(scored, str) else scored)
             progress.advance()
+    if bootstrap:
+        average = plan.truth.average
+        result.replicates = {name: bootstrap.replicates(name, counts[name], average) for name in subjects}
     return result
 
 
@@ -200,46 +268,3 @@ def _scored(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts]
                 f"{truth.shape[0]}x{truth.shape[1]}; score them one after the other"
             )
     return {name: plan.truth.count(label, confidence, truth) for name, (label, confidence) in answers.items()}
-
-
-def evaluation_table(result: EvaluationResult) -> list[str]:
-    """A line for each subject and, where there are classes, one for each with its IoU in every subject."""
-    truth = result.truth
-    figures = {name: counts.figures(truth.average) for name, counts in result.counts.items()}
-    wide = max(map(len, [*figures, *truth.classes.names]))
-    pixels = max(row["pixels"] for row in figures.values())
-    images = max(row["images"] for row in figures.values())
-    whose = "it should have by others' count" if truth.unsure else "its authors label"
-    of = f" of the {truth.official} that {whose}" if images < (truth.official or 0) else ""
-    lines = [f"{result.dataset}: {plural(images, 'image')}{of}, {pixels} labelled pixels"]
-    if not truth.ood:
-        lines.append(f"mIoU {truth.average.words()}; miou_classes says how many")
-    columns = [name for name in next(iter(figures.values())) if name not in ("images", "pixels", "iou")]
-    lines.append(f"{'':{wide}}  " + "  ".join(f"{name:>13}" for name in columns))
-    lines += [
-        f"{name:{wide}}  " + "  ".join(f"{figure(row[column]):>13}" for column in columns)
-        for name, row in figures.items()
-    ]
-    if not any("iou" in row for row in figures.values()):
-        return lines
-    across = [max(7, len(name)) for name in figures]
-    lines.append(f"{'IoU':{wide}}  " + "  ".join(f"{n:>{w}}" for n, w in zip(figures, across, strict=True)))
-    for number, name in enumerate(truth.classes.names):
-        values = [row["iou"][number] for row in figures.values()]
-        lines.append(f"{name:{wide}}  " + "  ".join(f"{figure(v):>{w}}" for v, w in zip(values, across, strict=True)))
-    return lines
-
-
-def evaluation_rows(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:
-    """One flat row for each dataset and subject, IoU by class name; empty where a figure is not defined."""
-    found = []
-    for result in results:
-        for name, counts in result.counts.items():
-            figures = without_nan(counts.figures(result.truth.average))
-            iou = {
-                f"iou {c}": value
-                for c, value in zip(result.truth.classes.names, figures.pop("iou", ()), strict=False)
-            }
-            rule = {} if counts.ood else {"average": result.truth.average.name}
-            found.append({"dataset": result.dataset, "subject": name, **figures, **rule, **iou})
-    return found

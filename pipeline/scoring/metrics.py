@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +16,26 @@ from .averages import PLAIN, Average
 
 BINS = 15
 """Bins of confidence in `reliability` and `ece`."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Levels of confidence at which pixels are counted.
+
+    Attributes:
+        sure: (L,) float64, ascending: the confidence that each stands for.
+        bins: (15,) int64: the first level of each bin of `reliability`.
+    """
+
+    sure: np.ndarray
+    bins: np.ndarray
+
+
+FINE = Levels(
+    (np.arange(CONFIDENCE_LEVELS) + 0.5) / CONFIDENCE_LEVELS,
+    np.round(np.linspace(0, CONFIDENCE_LEVELS, BINS + 1)).astype(np.int64)[:-1],
+)
+"""The levels of a stored confidence; bins are cut at ``round(linspace(0, 65536, 16))``."""
 
 
 def confusion(predicted: Tensor, labels: Tensor, num_classes: int = 19) -> Tensor:
@@ -103,15 +123,19 @@ def auroc(counts: np.ndarray) -> float:
     return float(np.trapezoid(true, false))
 
 
-def fpr95(counts: np.ndarray) -> float:
+def fpr95(counts: np.ndarray, *, between: bool = False) -> float:
     """False positive rate, for counts (2, L), at the highest threshold that finds 95 % of the positives.
 
     NaN as for `auroc`.
+
+    Args:
+        counts: of `level_counts`.
+        between: interpolate between thresholds, for levels that were joined and would be far apart.
     """
     false, true = roc(counts)
     if np.isnan(true[-1]):
         return math.nan
-    return float(false[int(np.searchsorted(true, 0.95))])
+    return float(np.interp(0.95, true, false) if between else false[int(np.searchsorted(true, 0.95))])
 
 
 def precision_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,27 +157,27 @@ def errors_first(counts: np.ndarray) -> np.ndarray:
     return counts[::-1, ::-1]
 
 
-def reliability(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels (int64), mean confidence and accuracy (float64, NaN in an empty bin) of each bin, (15,) each.
+def reliability(counts: np.ndarray, scale: Levels = FINE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels, mean confidence and accuracy (float64, NaN in an empty bin) of each bin, (15,) each.
 
-    From counts (2, 65536); bins are cut at ``round(linspace(0, 65536, 16))``.
+    Args:
+        counts: (2, L) of `level_counts`.
+        scale: the levels.
     """
-    starts = np.round(np.linspace(0, CONFIDENCE_LEVELS, BINS + 1)).astype(np.int64)[:-1]
     every = counts.sum(0)
-    sure = every * ((np.arange(CONFIDENCE_LEVELS) + 0.5) / CONFIDENCE_LEVELS)
-    pixels, right, total = (np.add.reduceat(what, starts) for what in (every, counts[1], sure))
+    pixels, right, total = (np.add.reduceat(what, scale.bins) for what in (every, counts[1], every * scale.sure))
     with np.errstate(invalid="ignore"):
         return pixels, total / pixels, right / pixels
 
 
-def ece(counts: np.ndarray) -> float:
-    """Expected calibration error of counts (2, 65536): the mean over pixels of |confidence - accuracy| of their bins.
+def ece(counts: np.ndarray, scale: Levels = FINE) -> float:
+    """Expected calibration error of counts (2, L): the mean over pixels of |confidence - accuracy| of their bins.
 
     NaN without pixels.
 
     Guo et al., On Calibration of Modern Neural Networks (2017), equation 3.
     """
-    pixels, confidence, accuracy = reliability(counts)
+    pixels, confidence, accuracy = reliability(counts, scale)
     if not pixels.any():
         return math.nan
     return float(np.nansum(pixels * np.abs(confidence - accuracy)) / pixels.sum())
@@ -165,31 +189,3 @@ def harmonic_mean(values: Iterable[float]) -> float:
     if not known.size or np.isnan(known).any():
         return math.nan
     return 0.0 if (known == 0).any() else float(known.size / (1 / known).sum())
-
-
-def semantic_figures(matrix: Tensor, counts: np.ndarray, average: Average | None = None) -> dict[str, Any]:
-    """Figures of classes and confidences by name; NaN where one is not defined.
-
-    Args:
-        matrix: (C, C) int64 of `confusion`.
-        counts: (2, 65536) int64 of `level_counts`.
-        average: which classes ``miou`` is the mean of, ``miou_classes`` many; None for all that are labelled or
-            predicted.
-    """
-    average = average or PLAIN
-    return {
-        "miou": mean_iou(matrix, average),
-        "miou_classes": int(average.counted(matrix).sum()),
-        "accuracy": (matrix.diagonal().sum().double() / matrix.sum()).item(),
-        "ece": ece(counts),
-        "auroc": auroc(counts),
-        "auprc_success": aupr(counts),
-        "auprc_error": aupr(errors_first(counts)),
-        "fpr95": fpr95(counts),
-        "iou": class_iou(matrix).tolist(),
-    }
-
-
-def detection_figures(counts: np.ndarray) -> dict[str, float]:
-    """Figures of how well a score finds the positives of counts (2, L), by name; NaN where one is not defined."""
-    return {"auroc": auroc(counts), "auprc": aupr(counts), "fpr95": fpr95(counts)}

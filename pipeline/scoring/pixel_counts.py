@@ -11,7 +11,8 @@ import torch
 from ...datasets.taxonomy import CLASS_NAMES, IGNORE
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from .averages import Average
-from .metrics import confusion, detection_figures, level_counts, semantic_figures
+from .figures.totals import Totals, figures_of
+from .metrics import confusion, level_counts
 
 CLASSES = len(CLASS_NAMES)
 
@@ -44,16 +45,18 @@ class PixelCounts:
         self.images += other.images
         return self
 
+    def totals(self) -> Totals:
+        """The sums that all figures are computed from."""
+        matrix = self.confusion
+        return Totals(self.ood, self.images, matrix.diagonal(), matrix.sum(1), matrix.sum(0), self.levels)
+
     def figures(self, average: Average | None = None) -> dict[str, Any]:
         """All figures by name; NaN where one is not defined.
 
         ``iou`` is NaN for a class that is neither labelled nor predicted. ``miou`` is the mean over the classes that
         ``average`` counts, ``miou_classes`` many; None for all that are labelled or predicted.
         """
-        seen = {"images": self.images, "pixels": int(self.levels.sum())}
-        if self.ood:
-            return seen | detection_figures(self.levels)
-        return seen | semantic_figures(torch.from_numpy(self.confusion), self.levels, average)
+        return figures_of(self.totals(), average)
 
 
 def count_classes(

@@ -164,6 +164,9 @@ ROWS: dict[tuple[str, str], Row] = {
     ("evaluate", "--ground-truth"): Held("cli/test_bravo.py::test_the_manifests_own_predictions_are_taken"),
     ("evaluate", "--samples"): Held("cli/test_bravo.py::test_the_manifests_own_predictions_are_taken"),
     ("evaluate", "--submission"): Held("cli/test_bravo.py::test_the_figures_are_the_toolkits"),
+    ("evaluate", "--bootstrap"): Changes("--bootstrap 40"),
+    ("evaluate", "--seed"): Held("cli/test_intervals.py::test_every_figure_has_an_interval_around_it"),
+    ("evaluate", "--compare"): Held("cli/test_intervals.py::test_two_subjects_are_compared_on_the_same_images"),
     ("evaluate", "--allow-unlabelled"): Held(
         "cli/test_unlabelled.py::test_images_without_masks_are_scored_around_where_that_is_said"
     ),

@@ -27,16 +27,24 @@ if TYPE_CHECKING:
     from ..shared.output import Output
 
 
+REPLICATES = 1000
+"""Resamplings of a comparison where ``--bootstrap`` does not say how many."""
+
+
 def check_options(context: typer.Context) -> None:
     """Raise an HmsaError that names the first option that does not go with the others, or changes nothing."""
     given = context.params
-    members = given["per_model"] or given["leave_one_out"]
+    members = given["per_model"] or given["leave_one_out"] or given["compare"]
+    if given["compare"] and len({*given["compare"]}) == 1:
+        raise HmsaError(f"--compare: '{given['compare'][0]}' with itself; name two")
+    if not given["bootstrap"] and not given["compare"]:
+        refuse_without_effect(context, "without --bootstrap or --compare", "seed")
     if given["ground_truth"] is not None or given["submission"] is not None:
         _check_bravo_options(context, members)
     elif given["samples"] is not None:
         raise HmsaError("--samples: belongs to --ground-truth; name both, or leave it out")
     elif not members:
-        refuse_without_effect(context, "without --per-model or --leave-one-out", "models")
+        refuse_without_effect(context, "without --per-model, --leave-one-out or --compare", "models")
         if given["predictions"] is not None:
             refuse_without_effect(context, "beside --predictions", "output")
 
@@ -45,6 +53,7 @@ def _check_bravo_options(context: typer.Context, members: bool) -> None:
     given = context.params
     predictions, submission = given["predictions"], given["submission"]
     others = {"--limit": "limit", "--csv": "csv_file", "--processes": "processes", UNLABELLED: "allow_unlabelled"}
+    others |= {"--bootstrap": "bootstrap", "--compare": "compare"}
     if wrong := [flag for flag, name in others.items() if given[name]]:
         raise HmsaError(f"{wrong[0]}: does not go with BRAVO's tar files; leave it out")
     if given["average"] != "dataset":
@@ -92,6 +101,19 @@ def evaluate(
     samples: options.Samples = None,
     submission: Annotated[Path | None, path_option("--submission", "TAR", "Score this submission to BRAVO.")] = None,
     allow_unlabelled: options.Unlabelled = False,
+    bootstrap: Annotated[
+        int | None,
+        option("--bootstrap", "N", "Give 95 % intervals from N resamplings of the images, such as 1000.", min=40),
+    ] = None,
+    seed: Annotated[int, option("--seed", "N", "Of the resamplings.", min=0)] = 0,
+    compare: Annotated[
+        tuple[str, str] | None,
+        option(
+            "--compare",
+            "A B",
+            "Compare two of ensemble, a member, 'without MEMBER' on the same images: difference, interval, p.",
+        ),
+    ] = None,
 ) -> None:
     """Score class maps and confidences against labels.
 
@@ -105,10 +127,14 @@ def evaluate(
 
     Example: hmsa-pipeline evaluate --manifest cityscapes --per-model --json scores.json
 
+    Example: hmsa-pipeline evaluate --manifest cityscapes --compare ensemble mapillary --bootstrap 2000
+
     Example: hmsa-pipeline evaluate --submission sub.tar --ground-truth gt.tar --samples bravo_SAMPLING.tar
     """
     from ...scoring.evaluate import evaluate as score
-    from ...scoring.evaluate import evaluation_rows, evaluation_table, plan_evaluation
+    from ...scoring.evaluate import plan_evaluation
+    from ...scoring.evaluation_table import evaluation_rows, evaluation_table
+    from ...scoring.resampling.bootstrap import Resampling
 
     check_options(context)
     require_there("--predictions", predictions)
@@ -123,12 +149,14 @@ def evaluate(
         limit=limit,
         average=require_average(average),
         allow_unlabelled=allow_unlabelled,
+        compare=compare or (),
     )
+    resampling = Resampling(bootstrap or REPLICATES, seed) if bootstrap or compare else None
     results = []
     for plan in plans:
         if note := plan.note:
             typer.echo(f"note: {note}", err=True)
-        result = score(plan, processes)
+        result = score(plan, processes, resampling, compare)
         results.append(result)
         print_failed(result.dataset, result.failed)
         say.lines(evaluation_table(result))

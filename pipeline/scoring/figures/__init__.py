@@ -1,0 +1,1 @@
+"""Figures of class maps and confidences, from counts."""

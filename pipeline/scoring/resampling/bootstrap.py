@@ -1,0 +1,129 @@
+"""The bootstrap over images: figures of many resamplings, in memory that does not grow with the number of images.
+
+Images are drawn, not pixels, because the pixels of an image are much alike (Efron and Tibshirani, An Introduction to
+the Bootstrap, 1993, chapter 8.5: the unit that is drawn is the one that is independent). A resampling of n images
+draws n of them with replacement, so image i counts as often as a multinomial variable says. The number of draws that
+are left is all that has to be kept between two images: image i gets binomial(left, 1 / (n - i)) of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..averages import Average
+from ..figures.totals import COUNTS, figures_of
+from ..pixel_counts import PixelCounts
+from .coarse import Row, coarse_scale
+
+_TOGETHER = 16
+SHARE = 0.95
+"""The share of the resamplings that an interval holds."""
+
+Replicates = dict[str, np.ndarray]
+"""Name of a figure -> its values over B resamplings, (B,), or (B, C) of a list; NaN where one is not defined."""
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How images are resampled.
+
+    Attributes:
+        replicates: B, how often.
+        seed: of the draws.
+    """
+
+    replicates: int = 1000
+    seed: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """By name."""
+        return {"replicates": self.replicates, "seed": self.seed, "interval": SHARE}
+
+
+class Bootstrap:
+    """Sums of resamplings of a dataset's images, the same draws for every subject.
+
+    Args:
+        subjects: whose counts are added.
+        row: the order of their counts.
+        images: n, how many will be added; one that fails counts as drawn, and adds nothing.
+        resampling: how often, and the seed.
+    """
+
+    def __init__(self, subjects: Sequence[str], row: Row, images: int, resampling: Resampling) -> None:
+        self._row = row
+        self._draw = np.random.default_rng(resampling.seed)
+        self._left = np.full(resampling.replicates, images)
+        self._images = images
+        self._weights: list[np.ndarray] = []
+        self._rows: dict[str, list[np.ndarray]] = {name: [] for name in subjects}
+        self._sums = {name: np.zeros((resampling.replicates, row.length)) for name in subjects}
+        self._counted = 0
+
+    def add(self, counts: Mapping[str, PixelCounts] | None) -> None:
+        """Draw how often the next image counts, and add its counts by subject; None if it failed."""
+        weights = self._draw.binomial(self._left, 1 / self._images)
+        self._left -= weights
+        self._images -= 1
+        if counts is None:
+            return
+        self._counted += 1
+        self._weights.append(weights)
+        for name, rows in self._rows.items():
+            rows.append(self._row.pack(counts[name]))
+        if len(self._weights) == _TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._weights:
+            weights = np.stack(self._weights, 1).astype(np.float64)
+            for name, rows in self._rows.items():
+                self._sums[name] += weights @ np.stack(rows)
+                rows.clear()
+            self._weights.clear()
+
+    def replicates(self, subject: str, counts: PixelCounts, average: Average | None = None) -> Replicates | None:
+        """Compute a subject's figures for every resampling; None with fewer than two images.
+
+        Joined levels move a figure a little. By how much, the sum of all images says, whose exact figure is known;
+        the values are corrected by that.
+
+        Args:
+            subject: its name.
+            counts: of all images together.
+            average: which classes means are taken over.
+        """
+        if self._counted < 2:
+            return None
+        self._flush()
+        scale = coarse_scale(counts.levels)
+        exact = counts.figures(average)
+        joined = figures_of(self._row.unpack(self._row.pack(counts), scale), average)
+        found = [figures_of(self._row.unpack(row, scale), average) for row in self._sums[subject]]
+        values: Replicates = {}
+        for name in exact:
+            if name not in COUNTS:
+                shift = np.nan_to_num(np.subtract(exact[name], joined[name]))
+                values[name] = np.array([one[name] for one in found], np.float64) + shift
+        return values
+
+
+def interval(values: np.ndarray) -> np.ndarray:
+    """Percentile interval (2.5 % to 97.5 %) of values (B,) or (B, C): (2,) or (2, C) float64.
+
+    It is taken over the resamplings in which the figure is defined; NaN where there is none.
+    """
+    found = np.full((2, *values.shape[1:]), np.nan)
+    held = ~np.isnan(values).all(0)
+    ends = [(1 - SHARE) / 2, (1 + SHARE) / 2]
+    found[:, held] = np.nanquantile(values[:, held], ends, axis=0)
+    return found
+
+
+def intervals(replicates: Replicates | None) -> dict[str, list[Any]]:
+    """The ends of each figure's interval: ``[low, high]``, a list of such pairs for a list; empty for None."""
+    return {name: interval(values).T.tolist() for name, values in (replicates or {}).items()}
