@@ -27,7 +27,20 @@ from .yaml_document import FieldError
 Encoding = Literal["lossless", "compact"]
 Orientation = Literal["stored", "exif"]
 Label = Literal["mean-softmax", "max-softmax", "min-softmax", "mean-logit"]
-Confidence = Literal["mean-softmax", "mean-logit", "min-softmax", "entropy", "energy", "rba"]
+Confidence = Literal[
+    "mean-softmax",
+    "mean-logit",
+    "min-softmax",
+    "margin",
+    "entropy",
+    "expected-entropy",
+    "mutual-information",
+    "variation-ratio",
+    "disagreement",
+    "max-logit",
+    "energy",
+    "rba",
+]
 
 Entry = TypeVar("Entry", Member, "DatasetEntry")
 
@@ -64,7 +77,10 @@ class FusionFunctions(FrozenModel):
         default="mean-softmax",
         description=(
             "Maximum over classes of the models' mean softmax, of the softmax of their mean logits, or of their "
-            "minimum softmax; 1 - normalised entropy of the mean softmax; energy or RbA of the mean logits."
+            "minimum softmax; margin: the mean softmax's highest minus its second highest class; 1 - the normalised "
+            "entropy of the mean softmax, the models' mean entropy, or the root of the mutual information between "
+            "class and model; variation-ratio: the share of models that say the commonest class; disagreement: the "
+            "share of pairs of models that say the same; highest logit, energy or RbA of the mean logits."
         ),
     )
 

@@ -75,7 +75,7 @@ def test_predictions_are_those_of_dump_and_ensemble_and_no_logits_are_left(predi
 @pytest.mark.parametrize(
     "setting",
     [
-        {"ensemble": {"label": "mean-logit", "confidence": "entropy"}},
+        {"ensemble": {"label": "mean-logit", "confidence": "mutual-information"}},
         {"ensemble": {"label": "max-softmax", "confidence": "min-softmax"}},
         {"weights": (0.0, 1.0, 2.5), "temperatures": (1.0, 0.5, 3.0)},
         {"inference": {"flip": True, "precision": "fp32", "scales": [0.5, 1.0]}},

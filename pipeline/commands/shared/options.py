@@ -73,7 +73,13 @@ Average = Annotated[
 Precision = Annotated[str | None, option("--precision", "NAME", "fp16, bf16 or fp32; wins over the manifest.")]
 Label = Annotated[str | None, option("--label", "NAME", "mean-softmax, max-softmax, min-softmax or mean-logit.")]
 Confidence = Annotated[
-    str | None, option("--confidence", "NAME", "mean-softmax, mean-logit, min-softmax, entropy, energy or rba.")
+    str | None,
+    option(
+        "--confidence",
+        "NAME",
+        "mean-softmax, mean-logit, min-softmax, margin, entropy, expected-entropy, mutual-information, "
+        "variation-ratio, disagreement, max-logit, energy or rba.",
+    ),
 ]
 Devices = Annotated[str, option("--device", "NAME", "auto, cpu, cuda (all GPUs), or some of them: cuda:0,2.")]
 Workers = Annotated[

@@ -65,7 +65,7 @@ def trees(draw: st.DrawFn) -> dict[str, Any]:
         {},
         optional={
             "label": st.sampled_from(["mean-softmax", "mean-logit"]),
-            "confidence": st.sampled_from(["mean-softmax", "mean-logit", "entropy", "energy", "rba"]),
+            "confidence": st.sampled_from(["mean-softmax", "mutual-information", "disagreement", "energy", "rba"]),
         },
     )
     tree = {"version": 1, "output": draw(PATHS.filter(lambda path: "NOWHERE" not in path))}

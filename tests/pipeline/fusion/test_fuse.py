@@ -5,17 +5,29 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.pipeline.fusion.fuse import CONFIDENCES, LABELS, UNWEIGHTED, Fused, fuse, quantise
+from hmsa_pipeline.pipeline.config.manifest import Confidence
+from hmsa_pipeline.pipeline.fusion.fuse import (
+    CONFIDENCES,
+    LABELS,
+    UNWEIGHTED,
+    Fused,
+    fuse,
+    fuse_several,
+    quantise,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ... import golden
 
+assert get_args(Confidence) == CONFIDENCES  # the manifest's names are those that can be computed
 PAIRS = [(label, confidence) for label in LABELS for confidence in CONFIDENCES]
 
 
@@ -52,12 +64,48 @@ def scores_of_pixel(members: Sequence[Sequence[float]], shares: Sequence[float])
     }
 
 
-def confidence_of_pixel(function: str, scores: dict[str, list[float]]) -> float:
+def entropy_of(p: Sequence[float]) -> float:
+    return -math.fsum(q * math.log(q) for q in p if q > 0)
+
+
+def information_of_pixel(members: Sequence[Sequence[float]], shares: Sequence[float]) -> float:
+    """Mutual information as the mean divergence of the members from their mean, of which no term is below 0."""
+    p = [softmax(z) for z in members]
+    mean = [math.fsum(w * q[c] for w, q in zip(shares, p, strict=True)) for c in range(len(p[0]))]
+    # Divergence as the sum of q log(q / m) - q + m: each is at least 0.
+    terms = (
+        w * ((a * math.log(a / m) if a > 0 else 0.0) - a + m)
+        for w, q in zip(shares, p, strict=True)
+        for a, m in zip(q, mean, strict=True)
+        if w > 0 and m > 0
+    )
+    return max(0.0, math.fsum(terms))
+
+
+def confidence_of_pixel(function: str, members: Sequence[Sequence[float]], shares: Sequence[float]) -> float:
+    scores = scores_of_pixel(members, shares)
     mean, z = scores["mean-softmax"], scores["mean-logit"]
+    said = [member.index(max(member)) for member in members]
     if function == "mean-logit":
         return max(softmax(z))
+    if function == "margin":
+        return sorted(mean)[-1] - sorted(mean)[-2]
     if function == "entropy":
-        return 1 + math.fsum(q * math.log(q) for q in mean if q > 0) / math.log(len(mean))
+        return 1 - entropy_of(mean) / math.log(len(mean))
+    if function == "expected-entropy":
+        expected = math.fsum(w * entropy_of(softmax(q)) for w, q in zip(shares, members, strict=True))
+        return 1 - expected / math.log(len(mean))
+    if function == "mutual-information":
+        return 1 - math.sqrt(information_of_pixel(members, shares) / math.log(len(mean)))
+    if function == "variation-ratio":
+        return max(math.fsum(w for w, c in zip(shares, said, strict=True) if c == one) for one in said)
+    if function == "disagreement":
+        pairs = [(i, j) for i, j in combinations(range(len(said)), 2) if shares[i] * shares[j] > 0]
+        all_pairs = math.fsum(shares[i] * shares[j] for i, j in pairs)
+        alike = math.fsum(shares[i] * shares[j] for i, j in pairs if said[i] == said[j])
+        return alike / all_pairs if pairs else 1.0
+    if function == "max-logit":
+        return 0.5 + 0.5 * max(z) / (1 + abs(max(z)))
     if function == "energy":
         energy = max(z) + math.log(math.fsum(math.exp(value - max(z)) for value in z))
         return 0.5 + 0.5 * energy / (1 + abs(energy))
@@ -110,7 +158,7 @@ def test_every_function_equals_its_formula_pixel_by_pixel(
         best = max(scores[label])
         assert scores[label][found] >= best - 1e-5 * max(1.0, abs(best))
         value = float(fused.confidence[pixel])
-        assert value == pytest.approx(confidence_of_pixel(confidence, scores), abs=2e-5)
+        assert value == pytest.approx(confidence_of_pixel(confidence, z, shares), abs=2e-5)
         assert 0.0 <= value <= 1.0
 
 
@@ -217,6 +265,78 @@ def test_a_damaged_member_never_looks_confident(functions: tuple[str, str]) -> N
         assert found.isnan().tolist() == [False, True, False]
 
 
+# ------------------------------------------------------------------ what members contradict one another in
+
+CONTRADICTION = ("mutual-information", "variation-ratio", "disagreement")
+
+
+@pytest.mark.parametrize("function", CONTRADICTION)
+def test_one_member_contradicts_nobody_and_nor_do_copies_of_it(function: str) -> None:
+    z = torch.randn(19, 500, generator=torch.Generator().manual_seed(3)).half()
+    alone = fuse([z, -z], [1.0, 0.0], confidence=function).confidence
+    assert torch.equal(alone, torch.ones(500))
+    for weights in ([1.0] * 3, [0.3, 0.7, 2.0]):
+        copies = fuse([z] * 3, weights, confidence=function).confidence
+        assert (quantise(copies).to(torch.int32) >= 65535).all()
+
+
+def test_members_that_are_each_sure_of_another_class_are_as_far_apart_as_can_be() -> None:
+    members = [torch.full((4, 1), -100.0) for _ in range(4)]
+    for number, z in enumerate(members):
+        z[number] = 100.0
+    found = fuse_several(members, [1.0] * 4, confidences=(*CONTRADICTION, "expected-entropy", "entropy"))
+    # Of four classes, four sure camps have the highest mutual information there is, and no doubt of their own.
+    assert {name: pytest.approx(float(sure), abs=1e-6) for name, sure in found.confidences.items()} == {
+        "mutual-information": 0.0,
+        "variation-ratio": 0.25,
+        "disagreement": 0.0,
+        "expected-entropy": 1.0,
+        "entropy": 0.0,
+    }
+    one_more = fuse([members[0], members[0], members[1]], [1.0] * 3, confidence="disagreement").confidence
+    assert float(one_more) == pytest.approx(1 / 3), "of three pairs one agrees"
+    weighted = fuse([members[0], members[1], members[0]], [2.0, 1.0, 1.0], confidence="variation-ratio").confidence
+    assert float(weighted) == pytest.approx(0.75)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    apart=st.sampled_from([1e-3, 1e-2, 0.1, 1.0]),
+    size=st.sampled_from([1.0, 8.0, 20.0]),
+    count=st.integers(2, 7),
+    seed=st.integers(0, 2**31),
+)
+def test_members_that_nearly_agree_are_told_apart_on_all_sixteen_bits(
+    apart: float, size: float, count: int, seed: int
+) -> None:
+    """A difference of two entropies in single precision would be noise here, or below 0."""
+    source = torch.Generator().manual_seed(seed)
+    common = size * torch.randn(19, 6, generator=source)
+    members = [(common + apart * torch.randn(19, 6, generator=source)).half() for _ in range(count)]
+    shares = [1 / count] * count
+    found = fuse(members, shares, confidence="mutual-information").confidence
+    for pixel in range(6):
+        z = [[float(value) for value in member[:, pixel]] for member in members]
+        information = information_of_pixel(z, shares)
+        exact = 1 - math.sqrt(information / math.log(19))
+        assert float(found[pixel]) == pytest.approx(exact, abs=0.5 / 65536)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ensemble=ensembles(), label=st.sampled_from(LABELS), names=st.permutations(CONFIDENCES))
+def test_several_confidences_at_once_have_the_bits_of_each_alone(
+    ensemble: tuple[list[Tensor], list[float], list[float]], label: str, names: list[str]
+) -> None:
+    members, _, temperatures = ensemble
+    equal = [1.0] * len(members)
+    together = fuse_several(iter(members), equal, temperatures, label=label, confidences=names)
+    assert list(together.confidences) == names
+    for name, confidence in together.confidences.items():
+        alone = fuse(members, equal, temperatures, label=label, confidence=name)
+        assert torch.equal(alone.confidence, confidence), name
+        assert torch.equal(alone.label, together.label)
+
+
 # ------------------------------------------------------------------ one member at a time, and what is refused
 
 
@@ -245,7 +365,7 @@ Z = torch.zeros(19, 4)
     [
         ([Z], [1.0], None, {"label": "median"}, "unknown function"),
         ([Z], [1.0], None, {"label": "entropy"}, "unknown function"),
-        ([Z], [1.0], None, {"confidence": "max-softmax"}, "unknown function"),
+        ([Z], [1.0], None, {"confidence": "max-softmax"}, "unknown function: label 'mean-softmax', .*'max-softmax'"),
         ([Z], [-1.0], None, {}, "out of range"),
         ([Z, Z], [2.0, -1.0], None, {}, "out of range"),
         ([Z, Z], [0.0, 0.0], None, {}, "out of range"),
