@@ -64,6 +64,7 @@ class OutlierSet:
         counts: split -> how many images its authors distribute masks for.
         source: where `counts` comes from.
         unsure: whether `counts` is what others say of it, and not its authors.
+        tracks: split -> its `track`, where that is not ``anomaly``.
     """
 
     title: str
@@ -73,6 +74,15 @@ class OutlierSet:
     counts: Mapping[str | None, int] = field(default_factory=dict)
     source: str = ""
     unsure: bool = False
+    tracks: Mapping[str | None, str | None] = field(default_factory=dict)
+
+    def track(self, split: str | None) -> str | None:
+        """Name the track of SegmentMeIfYouCan whose smallest components count in a split; None if it may be either.
+
+        Its toolkit takes those of the obstacle track for LostAndFound, and those of the anomaly track for
+        Fishyscapes.
+        """
+        return self.tracks.get(split, "anomaly")
 
 
 def _twice(folder: str, *outer: str) -> tuple[str, ...]:
@@ -98,6 +108,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
         "labels_masks/<name>_labels_semantic.png beside images/; SMIYC publishes those of its validation images",
         {"anomaly": 10, "obstacle": 30},
         f"{_TOOLKIT}, datasets/tracks.py and tracks_extra.py: expected_length of the validation splits",
+        tracks={"obstacle": "obstacle", None: None},
     ),
     LOST_AND_FOUND: OutlierSet(
         "LostAndFound",
@@ -120,6 +131,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
         "gtCoarse/<split>/<street>/<name>_gtCoarse_labelIds.png; unpack gtCoarse.zip of LostAndFound",
         {"train": 1036, "test": 1203},
         f"{_TOOLKIT}, datasets/tracks.py: expected_length of LostAndFound-train and LostAndFound-test",
+        tracks={"train": "obstacle", "test": "obstacle"},
     ),
     FISHYSCAPES: OutlierSet(
         "Fishyscapes",
@@ -162,6 +174,7 @@ OUTLIERS: Mapping[str, OutlierSet] = {
         "as many as the sets have that it was made of (above); nobody says how many it holds itself: "
         "https://github.com/shyam671/Mask2Anomaly-Unmasking-Anomalies-in-Road-Scene-Segmentation",
         unsure=True,
+        tracks={"RoadObsticle21": "obstacle"},
     ),
 }
 """Type, as a manifest names it -> where it lies and what its masks mean."""

@@ -19,7 +19,7 @@ from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
 from ..storage.output_folder import store_path
 from ..store.logit_store import LogitStore
-from .fuse import Fused, fuse, quantise
+from .fuse import Fused, fuse, fuse_several, quantise
 
 ENSEMBLE = "ensemble"
 """Name of all members together."""
@@ -207,3 +207,30 @@ def predict_from_stores(
         label, confidence = (np.concatenate(one) for one in zip(*strips, strict=True))
         found[name] = (label, confidence)
     return found
+
+
+def confidences_from_stores(
+    members: Sequence[MemberStore], image: str, label: str, confidences: Sequence[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Fuse an image once for several confidences; StoreError if logits are missing or damaged.
+
+    Args:
+        members: with their stores.
+        image: its path in the dataset.
+        label: function of the class map.
+        confidences: names of the functions.
+
+    Returns:
+        class map (H, W) uint8, and by name confidences (H, W) uint16.
+    """
+    voting = [member for member, _ in members]
+    weights, temperatures = [member.weight for member in voting], [member.temperature for member in voting]
+    labels: list[np.ndarray] = []
+    strips: dict[str, list[np.ndarray]] = {name: [] for name in confidences}
+    with ThreadPoolExecutor(2) as pool:
+        for _, logits in member_strips([open_store(path) for _, path in members], image, pool.map):
+            fused = fuse_several(logits, weights, temperatures, label=label, confidences=confidences)
+            labels.append(fused.label.numpy())
+            for name, confidence in fused.confidences.items():
+                strips[name].append(quantise(confidence).numpy())
+    return np.concatenate(labels), {name: np.concatenate(found) for name, found in strips.items()}

@@ -61,6 +61,7 @@ class GroundTruth:
         average: which classes the mean IoU runs over.
         official: how many images the dataset's authors publish labels of; None if that is not known.
         unsure: whether ``official`` is what others say, and not the authors.
+        track: whose smallest components count, see `OutlierSet.track`.
         left_out: images that have none and were to be left out, in the order of their paths.
         classes: whose ids the labels are.
     """
@@ -71,6 +72,7 @@ class GroundTruth:
     average: Average = PLAIN
     official: int | None = None
     unsure: bool = False
+    track: str | None = None
     left_out: tuple[str, ...] = ()
     classes: ClassSet = CITYSCAPES19
 
@@ -146,7 +148,15 @@ def load_ground_truth(
     for part, pairs in found.items():
         if kept := tuple(pair for pair in pairs if pair.image in first):
             official, unsure = facts.counts.get(part), facts.unsure
-            truths[part] = GroundTruth(reader, kept, ood=True, official=official, unsure=unsure, classes=classes)
+            truths[part] = GroundTruth(
+                reader,
+                kept,
+                ood=True,
+                official=official,
+                unsure=unsure,
+                track=facts.track(part),
+                classes=classes,
+            )
     if entry.split is None and facts.layout.default is None:
         return truths
     return {None: next(iter(truths.values()))}

@@ -167,6 +167,16 @@ ROWS: dict[tuple[str, str], Row] = {
     ("evaluate", "--bootstrap"): Changes("--bootstrap 40"),
     ("evaluate", "--seed"): Held("cli/test_intervals.py::test_every_figure_has_an_interval_around_it"),
     ("evaluate", "--compare"): Held("cli/test_intervals.py::test_two_subjects_are_compared_on_the_same_images"),
+    ("evaluate", "--confidences"): Changes("--confidences margin"),
+    ("evaluate", "--components"): Held(
+        "cli/test_detection.py::test_components_are_those_of_the_slow_version_for_each_track"
+    ),
+    ("evaluate", "--ood-datasets"): Held(
+        "cli/test_detection.py::test_whole_images_are_told_apart_by_aggregates_of_their_uncertainty"
+    ),
+    ("evaluate", "--aggregate"): Held(
+        "cli/test_detection.py::test_whole_images_are_told_apart_by_aggregates_of_their_uncertainty"
+    ),
     ("evaluate", "--allow-unlabelled"): Held(
         "cli/test_unlabelled.py::test_images_without_masks_are_scored_around_where_that_is_said"
     ),

@@ -28,7 +28,8 @@ SURFACE = {
     | {"--trust"},
     "evaluate": COMMON
     | {"--predictions", "--per-model", "--leave-one-out", "--limit", "--processes", "--csv"}
-    | {"--average", "--ground-truth", "--samples", "--submission", "--allow-unlabelled"},
+    | {"--average", "--ground-truth", "--samples", "--submission", "--allow-unlabelled"}
+    | {"--bootstrap", "--seed", "--compare", "--confidences", "--components", "--ood-datasets", "--aggregate"},
     "autolabel": COMMON
     | CREW
     | {"--write", "--threshold", "--precision", "--keep", "--fit", "--agree", "--erode", "--format"}

@@ -21,6 +21,7 @@ from ..shared.options import (
     target_file,
 )
 from ..shared.output import end_command, print_failed, write_rows
+from .detection import Detection, check_detection_options, evaluate_images
 
 if TYPE_CHECKING:
     from ...config.manifest import Manifest
@@ -34,7 +35,10 @@ REPLICATES = 1000
 def check_options(context: typer.Context) -> None:
     """Raise an HmsaError that names the first option that does not go with the others, or changes nothing."""
     given = context.params
-    members = given["per_model"] or given["leave_one_out"] or given["compare"]
+    members = given["per_model"] or given["leave_one_out"] or given["compare"] or given["confidences"]
+    check_detection_options(context)
+    if given["ood_datasets"] is not None:
+        return
     if given["compare"] and len({*given["compare"]}) == 1:
         raise HmsaError(f"--compare: '{given['compare'][0]}' with itself; name two")
     if not given["bootstrap"] and not given["compare"]:
@@ -44,7 +48,8 @@ def check_options(context: typer.Context) -> None:
     elif given["samples"] is not None:
         raise HmsaError("--samples: belongs to --ground-truth; name both, or leave it out")
     elif not members:
-        refuse_without_effect(context, "without --per-model, --leave-one-out or --compare", "models")
+        why = "without --per-model, --leave-one-out, --compare or --confidences"
+        refuse_without_effect(context, why, "models")
         if given["predictions"] is not None:
             refuse_without_effect(context, "beside --predictions", "output")
 
@@ -54,6 +59,7 @@ def _check_bravo_options(context: typer.Context, members: bool) -> None:
     predictions, submission = given["predictions"], given["submission"]
     others = {"--limit": "limit", "--csv": "csv_file", "--processes": "processes", UNLABELLED: "allow_unlabelled"}
     others |= {"--bootstrap": "bootstrap", "--compare": "compare"}
+    others |= {"--confidences": "confidences", "--components": "components"}
     if wrong := [flag for flag, name in others.items() if given[name]]:
         raise HmsaError(f"{wrong[0]}: does not go with BRAVO's tar files; leave it out")
     if given["average"] != "dataset":
@@ -114,6 +120,26 @@ def evaluate(
             "Compare two of ensemble, a member, 'without MEMBER' on the same images: difference, interval, p.",
         ),
     ] = None,
+    confidences: Annotated[
+        str | None,
+        option("--confidences", "A,B", "Score these confidence functions of the ensemble from the stores, too."),
+    ] = None,
+    components: Annotated[
+        str | None,
+        option(
+            "--components", "TRACK", "Count components out of distribution, too, as SMIYC: anomaly, obstacle, auto."
+        ),
+    ] = None,
+    ood_datasets: Annotated[
+        str | None,
+        option("--ood-datasets", "A,B", "Tell images of these datasets from the others' instead; needs no labels."),
+    ] = None,
+    aggregate: Annotated[
+        str,
+        option(
+            "--aggregate", "A,B", "With --ood-datasets, an image's figure: mean, q95 (quantile), patch10 (highest)."
+        ),
+    ] = "mean,q95,patch10",
 ) -> None:
     """Score class maps and confidences against labels.
 
@@ -129,6 +155,8 @@ def evaluate(
 
     Example: hmsa-pipeline evaluate --manifest cityscapes --compare ensemble mapillary --bootstrap 2000
 
+    Example: hmsa-pipeline evaluate --confidences entropy,mutual-information --ood-datasets bravo_synobjs
+
     Example: hmsa-pipeline evaluate --submission sub.tar --ground-truth gt.tar --samples bravo_SAMPLING.tar
     """
     from ...scoring.evaluate import evaluate as score
@@ -141,8 +169,12 @@ def evaluate(
     if ground_truth is not None and samples is not None:
         _evaluate_bravo(manifest, say, context.params)
         return
+    read = manifest()
+    if ood_datasets is not None:
+        evaluate_images(read, say, context.params)
+        return
     plans = plan_evaluation(
-        manifest(),
+        read,
         predictions=predictions,
         per_model=per_model,
         leave_one_out=leave_one_out,
@@ -152,18 +184,24 @@ def evaluate(
         compare=compare or (),
     )
     resampling = Resampling(bootstrap or REPLICATES, seed) if bootstrap or compare else None
-    results = []
-    for plan in plans:
+    detection = Detection(read, plans, context.params)
+    figures, rows, failed = [], [], 0
+    for number, plan in enumerate(plans):
         if note := plan.note:
             typer.echo(f"note: {note}", err=True)
         result = score(plan, processes, resampling, compare)
-        results.append(result)
         print_failed(result.dataset, result.failed)
         say.lines(evaluation_table(result))
-    say.figures([result.as_json() for result in results])
+        more = detection.score(number, result)
+        print_failed(result.dataset, more.failed)
+        say.lines(more.lines)
+        figures.append(result.as_json() | more.figures)
+        rows += [*evaluation_rows([result]), *more.rows]
+        failed += len(result.failed) + len(more.failed)
+    say.figures(figures)
     if csv_file:
-        write_rows(csv_file, evaluation_rows(results), "--csv")
-    end_command(sum(len(result.failed) for result in results))
+        write_rows(csv_file, rows, "--csv")
+    end_command(failed)
 
 
 def _evaluate_bravo(manifest: Callable[[], Manifest], say: Output, given: Mapping[str, Any]) -> None:

@@ -1,0 +1,177 @@
+"""Work of ``evaluate`` on detection: several confidences, components, and whole images of another distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ....errors import HmsaError, nearest
+from ..shared.options import UNLABELLED, refuse_without_effect, split_names
+from ..shared.output import end_command, print_failed, write_rows
+
+if TYPE_CHECKING:
+    from ...config.manifest import Manifest
+    from ...scoring.evaluate import EvaluationPlan, EvaluationResult
+    from ..shared.output import Output
+
+TRACKS = ("auto", "anomaly", "obstacle")
+"""Values of ``--components``."""
+
+
+def check_detection_options(context: typer.Context) -> None:
+    """Raise an HmsaError that names the first option on detection that does not go with the others."""
+    given = context.params
+    if given["components"] not in (None, *TRACKS):
+        raise HmsaError(f"--components {given['components']}: is no track; {nearest(given['components'], TRACKS)}")
+    if given["confidences"] is not None and given["predictions"] is not None:
+        raise HmsaError(
+            "--confidences: come from the manifest's stores, not from --predictions; leave one of them out"
+        )
+    if given["ood_datasets"] is None:
+        refuse_without_effect(context, "without --ood-datasets", "aggregate")
+        return
+    others = {
+        "--predictions": "predictions",
+        "--per-model": "per_model",
+        "--leave-one-out": "leave_one_out",
+        "--compare": "compare",
+        "--bootstrap": "bootstrap",
+        "--components": "components",
+        "--processes": "processes",
+        "--ground-truth": "ground_truth",
+        "--samples": "samples",
+        "--submission": "submission",
+        UNLABELLED: "allow_unlabelled",
+    }
+    if wrong := [flag for flag, name in others.items() if given[name]]:
+        raise HmsaError(f"{wrong[0]}: does not go with --ood-datasets, which needs no labels; leave one of them out")
+    refuse_without_effect(context, "beside --ood-datasets, which needs no labels", "average", "seed")
+    if given["confidences"] is None:
+        refuse_without_effect(context, "beside --ood-datasets without --confidences", "models")
+
+
+def chosen_confidences(manifest: Manifest, text: str | None) -> list[str] | None:
+    """Read ``--confidences``; None if it is not given, HmsaError if one is unknown, or the members cannot have it.
+
+    Args:
+        manifest: its members.
+        text: value of the option.
+    """
+    from ...fusion.fuse import CONFIDENCES, UNWEIGHTED
+    from ...fusion.member_stores import voting_members
+
+    names = split_names("--confidences", text)
+    if names is None:
+        return None
+    for name in names:
+        if name not in CONFIDENCES:
+            raise HmsaError(f"--confidences {name}: is no confidence; {nearest(name, CONFIDENCES)}")
+        if name in UNWEIGHTED and len({member.weight for member in voting_members(manifest)}) > 1:
+            raise HmsaError(f"--confidences {name}: has no meaning for members of different weights; leave it out")
+    return list(dict.fromkeys(names))
+
+
+def evaluate_images(manifest: Manifest, say: Output, given: Mapping[str, Any]) -> None:
+    """Do the work of ``--ood-datasets``.
+
+    Args:
+        manifest: its datasets.
+        say: where results are printed.
+        given: the command's options by name.
+    """
+    from ...scoring.detection.aggregates import is_aggregate
+    from ...scoring.detection.image_scores import (
+        detection_lines,
+        image_detections,
+        plan_image_scores,
+        score_images,
+    )
+
+    aggregates = split_names("--aggregate", given["aggregate"]) or []
+    if unknown := [name for name in aggregates if not is_aggregate(name)]:
+        raise HmsaError(
+            f"--aggregate {unknown[0]}: is none; known: mean, q1 to q99 (a quantile), patch1, patch2, ... (the patch "
+            "of so many pixels a side that has the highest mean)"
+        )
+    plans = plan_image_scores(
+        manifest,
+        split_names("--ood-datasets", given["ood_datasets"]) or [],
+        confidences=chosen_confidences(manifest, given["confidences"]),
+        aggregates=list(dict.fromkeys(aggregates)),
+        limit=given["limit"],
+    )
+    results = [score_images(plan) for plan in plans]
+    for result in results:
+        print_failed(result.dataset, result.failed)
+    found = image_detections(results)
+    say.lines(detection_lines(found))
+    rows = [one.as_json() for one in found]
+    say.figures({"figures": rows, "failed": {result.dataset: result.failed for result in results}})
+    if given["csv_file"]:
+        write_rows(given["csv_file"], rows, "--csv")
+    end_command(sum(len(result.failed) for result in results))
+
+
+class Detection:
+    """Scores of ``--confidences`` and ``--components`` beside those of each dataset.
+
+    Args:
+        manifest: its members and stores.
+        plans: all datasets that are scored.
+        given: the command's options by name.
+
+    Raises:
+        HmsaError: an option names what there is not, or the labels have nothing to count.
+        StoreError: stores are missing, or lack images.
+    """
+
+    def __init__(self, manifest: Manifest, plans: Sequence[EvaluationPlan], given: Mapping[str, Any]) -> None:
+        from ...scoring.detection.confidence_scores import plan_confidences
+        from ...scoring.detection.score_components import least_sizes
+
+        self._processes: int | None = given["processes"]
+        names = chosen_confidences(manifest, given["confidences"])
+        self._confidences = [plan_confidences(manifest, plan, names) for plan in plans] if names else []
+        track = given["components"]
+        self._sizes = [least_sizes(plan, track) if plan.truth.ood else None for plan in plans] if track else []
+        if track and not any(self._sizes):
+            raise HmsaError("--components: the labels of no dataset say what is out of distribution; leave it out")
+        self._plans = plans
+
+    def score(self, number: int, result: EvaluationResult) -> More:
+        """Score one dataset.
+
+        Args:
+            number: of its plan.
+            result: the scores of its pixels.
+        """
+        from ...scoring.detection.confidence_scores import score_confidences
+        from ...scoring.detection.score_components import score_components
+
+        more = More()
+        if self._confidences:
+            confidences = score_confidences(self._confidences[number], self._processes)
+            more.failed |= confidences.failed
+            more.lines += confidences.lines()
+            more.figures["confidences"] = confidences.as_json()
+            more.rows += confidences.rows()
+        if self._sizes and (least := self._sizes[number]):
+            components = score_components(self._plans[number], result, least, self._processes)
+            more.failed |= components.failed
+            more.lines += components.lines()
+            more.figures["components"] = components.as_json()
+            more.rows += components.rows(result.dataset)
+        more.failed = {image: why for image, why in more.failed.items() if image not in result.failed}
+        return more
+
+
+class More:
+    """Lines, figures for JSON, rows for CSV, and images that failed, of one dataset."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.figures: dict[str, Any] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.failed: dict[str, str] = {}
