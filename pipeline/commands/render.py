@@ -10,6 +10,7 @@ import typer
 
 from ...errors import HmsaError, nearest
 from .shared import options
+from .shared.confidences import require_confidences
 from .shared.options import manifest_command, option, path_option, refuse_without_effect, split_names
 from .shared.output import end_command, print_failed, print_note, require_folder
 
@@ -26,7 +27,7 @@ def render(
     context: typer.Context,
     write: Annotated[Path, path_option("--write", "DIR", "Where the pictures go.")],
     kinds: Annotated[
-        str, option("--kinds", "A,B", "Of colour, overlay, confidence, sheet, attention, scales.")
+        str, option("--kinds", "A,B", "Of colour, overlay, confidence, sheet, attention, scales; or entropy, ...")
     ] = "colour,overlay,confidence",
     opacity: Annotated[
         float, option("--opacity", "X", "Of the classes over the photograph.", min=0.0, max=1.0)
@@ -41,25 +42,31 @@ def render(
     """Draw predictions for people: classes in colour, over the photograph, and the confidence.
 
     A sheet has the photograph, what each member says, the ensemble and its confidence; it needs the logits.
+    A function of confidence, such as mutual-information, shows where the ensemble is unsure, from the logits, too.
     attention shows how far each member trusts each of its scales, and scales what each scale says alone; they need
     no predictions, but the checkpoints: the networks run again.
 
     Example: hmsa-pipeline render --manifest bravo.yaml --datasets bravo_ACDC --limit 20 --write slides
+
+    Example: hmsa-pipeline render --kinds overlay,entropy,mutual-information,disagreement --write slides
     """
+    from ..fusion.fuse import CONFIDENCES
     from ..multiscale import SCALE_KINDS
     from ..report.render import KINDS, RenderResult, plan_render, run_render
     from ..runtime.device import resolve_device
     from ..text import plural
 
-    known = (*KINDS, *SCALE_KINDS)
+    known = (*KINDS, *CONFIDENCES, *SCALE_KINDS)
     wanted = split_names("--kinds", kinds) or []
     if unknown := [kind for kind in wanted if kind not in known]:
         raise HmsaError(f"--kinds {unknown[0]}: is no kind of picture; {nearest(unknown[0], known)}")
-    stored, of_scales = ([kind for kind in wanted if kind in some] for some in (KINDS, SCALE_KINDS))
+    of_scales = [kind for kind in wanted if kind in SCALE_KINDS]
+    stored = [kind for kind in wanted if kind not in SCALE_KINDS]
     if not of_scales:
         refuse_without_effect(context, "without --kinds attention or scales", "models", "device")
     require_folder(write, "--write")
     found = manifest()
+    require_confidences(found, "--kinds", [kind for kind in stored if kind in CONFIDENCES])
     plans = plan_render(found, write, stored, opacity=opacity, width=width, limit=limit) if stored else []
     results: list[RenderResult | ScalesResult] = []
     if of_scales:

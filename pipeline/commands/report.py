@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .shared import options
-from .shared.options import manifest_command, option, path_option, refuse_without_effect, require_average
+from .shared.confidences import require_confidences
+from .shared.options import manifest_command, option, path_option, refuse_without_effect, require_average, split_names
 from .shared.output import end_command, print_failed, require_folder
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ def report(
         Path | None, path_option("--ground-truth", "TAR", "BRAVO's ground truth, for its datasets.")
     ] = None,
     average: options.Average = "dataset",
+    confidences: Annotated[
+        str | None, option("--confidences", "A,B", "Show where the ensemble is unsure by these functions, too.")
+    ] = None,
 ) -> None:
     """Make a folder of pages that shows how good the ensemble is; open its index.html.
 
@@ -49,7 +53,7 @@ def report(
     from ..text import plural
 
     if no_members:
-        refuse_without_effect(context, "beside --no-members", "models")
+        refuse_without_effect(context, "beside --no-members", "models", "confidences")
     require_folder(write, "--write")
     found = manifest()
     pages = plan_report(
@@ -60,6 +64,7 @@ def report(
         limit=limit,
         ground_truth=ground_truth,
         average=require_average(average),
+        confidences=require_confidences(found, "--confidences", split_names("--confidences", confidences) or []),
     )
     results = run_report(pages, found, processes)
     for result in results:

@@ -29,6 +29,22 @@ def as_uncertainty(function: str, confidence: np.ndarray, classes: int) -> np.nd
     return (1.0 - share if convert is None else convert(share, classes))[confidence]
 
 
+def as_brightness(function: str, confidence: np.ndarray, classes: int) -> np.ndarray:
+    """Give brightness for pictures: 0 where the ensemble is sure, 1 where it is not, in between 1 - confidence.
+
+    RbA counts from one accepted class on, the others rejected, to all rejected: a whole picture would lie in a tenth
+    of its range.
+
+    Args:
+        function, confidence, classes: see `as_uncertainty`.
+
+    Returns:
+        float32 of the confidence's shape.
+    """
+    share = (np.arange(CONFIDENCE_LEVELS, dtype=np.float32) + 0.5) / CONFIDENCE_LEVELS
+    return (1.0 - (classes if function == "rba" else 1) * share).clip(0.0, 1.0)[confidence]
+
+
 def _nats(share: np.ndarray, classes: int) -> np.ndarray:
     return (1.0 - share) * math.log(classes)
 

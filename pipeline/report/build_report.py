@@ -47,6 +47,7 @@ def plan_report(
     limit: int | None = None,
     ground_truth: Path | None = None,
     average: str = DATASET,
+    confidences: Sequence[str] = (),
 ) -> list[tuple[DatasetSetup, list[Item]]]:
     """Check that photographs, predictions, labels and stores are there, and list each dataset's images.
 
@@ -58,6 +59,7 @@ def plan_report(
         limit: images per dataset, from the first; None for all.
         ground_truth: BRAVO's tar file, for its datasets; None for none.
         average: one of `averages.AVERAGES`.
+        confidences: functions whose uncertainty is shown as maps, from the members' stores.
 
     Raises:
         HmsaError: the folder holds something else.
@@ -104,6 +106,7 @@ def plan_report(
                 width=width,
                 exif=entry.exif,
                 classes=manifest.class_set,
+                confidences=tuple(confidences),
             )
             selected = [file.path for file in files if part is None or file.split == part]
             pages.append((setup, [(image, pairs.get(image)) for image in selected]))

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 from ...datasets.class_set import ClassSet, Colour
 from ...datasets.taxonomy import IGNORE
 from ...files import write_bytes, write_text
+from ..fusion.uncertainty import as_brightness
 from ..pictures.colours import WRONG, confidence_as_float, heat_map
 from ..pictures.sheet import reduced
 from .records import DatasetSetup, ImageSummary
@@ -73,6 +74,26 @@ def draw_pictures(
     if truth is not None:
         values["truth"] = truth
     write_text(folder / "values.js", _pixel_values(folder.name, values))
+
+
+def draw_uncertainties(
+    setup: DatasetSetup, folder: Path, summary: ImageSummary, confidences: Mapping[str, np.ndarray]
+) -> None:
+    """Write the uncertainty by each function as a picture, and note it in the image's gallery entry.
+
+    Args:
+        setup: the dataset.
+        folder: where the pictures go.
+        summary: the image's summary; its layers are extended.
+        confidences: by name of the function, (H, W) uint16.
+    """
+    for name, confidence in confidences.items():
+        layer = f"uncertainty-{name}"
+        brightness = as_brightness(name, confidence, len(setup.classes))
+        _write_picture(
+            folder / f"{layer}.jpg", Image.fromarray(heat_map(brightness)), min(setup.width, brightness.shape[1])
+        )
+        summary.entry.layers.append(layer)
 
 
 def _marked(marked: np.ndarray, truth: np.ndarray, colour: tuple[int, int, int]) -> Image.Image:

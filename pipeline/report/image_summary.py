@@ -31,14 +31,14 @@ from ...files import atomic_path
 from ..config.manifest import FusionFunctions
 from ..config.member import Member
 from ..fusion.fuse import quantise
-from ..fusion.member_stores import ENSEMBLE, fuse_members, open_store
+from ..fusion.member_stores import ENSEMBLE, confidences_from_stores, fuse_members, open_store
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction
 from ..pictures.colours import confidence_as_float
 from ..scoring.pixel_counts import PixelCounts
 from ..storage.filesystem import version_tag
 from ..store.logit_store import LogitStore
 from ..text import without_nan
-from .image_pictures import draw_pictures
+from .image_pictures import draw_pictures, draw_uncertainties
 from .records import BINS, PICTURES, DatasetSetup, GalleryEntry, ImageSummary, Item
 
 _FORMAT = 1
@@ -106,6 +106,8 @@ def _key(setup: DatasetSetup, image: str, pair: ImageMaskPair | None) -> str:
     functions = setup.functions.model_dump(mode="json")
     record = [_FORMAT, setup.dataset, image, setup.width, numbers, functions, meaning]
     record += [(str(path), version_tag(path)) for path in sources]
+    if setup.confidences:
+        record.append(setup.confidences)
     if not setup.classes.is_default:
         record.append((setup.classes.names, setup.classes.colours))
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:20]
@@ -138,6 +140,9 @@ def _summarise(setup: DatasetSetup, image: str, pair: ImageMaskPair | None, fold
             entry.wrong = None if figures["accuracy"] is None else 1 - figures["accuracy"]
     information = _compare_members(setup, image, truth, summary) if setup.members else None
     draw_pictures(setup, folder, summary, photograph, label, confidence, truth, information)
+    if setup.confidences:
+        _, maps = confidences_from_stores(setup.members, image, setup.functions.label, setup.confidences)
+        draw_uncertainties(setup, folder, summary, maps)
     _save(folder, summary)
     return summary
 

@@ -130,6 +130,7 @@ class DatasetSetup:
         width: to which pictures are reduced.
         exif: whether photographs are turned as EXIF says.
         classes: of the manifest.
+        confidences: functions whose uncertainty is shown as maps.
     """
 
     dataset: str
@@ -142,6 +143,7 @@ class DatasetSetup:
     width: int
     exif: bool = False
     classes: ClassSet = CITYSCAPES19
+    confidences: tuple[str, ...] = ()
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The stage ``render``: predictions as pictures for people.
 
-Classes in their colours, alone and over the photograph; confidence as brightness; and a sheet on which every
-member stands beside the ensemble.
+Classes in their colours, alone and over the photograph; confidence as brightness, and uncertainty by any function;
+and a sheet on which every member stands beside the ensemble.
 """
 
 from __future__ import annotations
@@ -21,14 +21,23 @@ from ...files import atomic_path
 from ..config.manifest import FusionFunctions as Functions
 from ..config.manifest import Manifest
 from ..fusion.ensemble_record import require_recorded_classes
-from ..fusion.member_stores import ENSEMBLE, MemberStore, predict_from_stores, stores_of
+from ..fusion.fuse import CONFIDENCES
+from ..fusion.member_stores import (
+    ENSEMBLE,
+    MemberStore,
+    confidences_from_stores,
+    predict_from_stores,
+    stores_of,
+)
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction, require_predictions
+from ..fusion.uncertainty import as_brightness
 from ..pictures.colours import blend_over, class_colours, confidence_as_float, heat_map
 from ..pictures.sheet import member_sheet, reduced
 from ..runtime.ordered_threads import usable
 from ..storage.output_folder import own_folders, predictions_path
 
 KINDS = ("colour", "overlay", "confidence", "sheet")
+"""Kinds of pictures beside the functions of `fuse.CONFIDENCES`."""
 _TILE = 480  # width of a picture on a sheet, at most
 
 
@@ -41,7 +50,7 @@ class RenderPlan:
         images: their paths below it.
         predictions: the folder of the predictions.
         target: the folder of the pictures.
-        members: with their stores; none without sheets.
+        members: with their stores; none where no picture needs them.
         classes: of the manifest.
         exif: whether photographs are turned as EXIF says.
         kinds, opacity, width: see `plan_render`; a picture on a sheet is reduced to the width too.
@@ -78,14 +87,14 @@ def plan_render(
     Args:
         manifest: whose predictions.
         target: the folder of all pictures.
-        kinds: which of `KINDS`.
+        kinds: which of `KINDS` and of `fuse.CONFIDENCES`.
         opacity: of the classes over the photograph, 0 to 1.
         width: to which pictures are reduced; None to leave them as they are.
         limit: images per dataset, from the first; None for all.
 
     Raises:
         DatasetError: a dataset's folder is not as its layout says.
-        StoreError: predictions are missing; or, for sheets, logits.
+        StoreError: predictions are missing; or, for sheets and functions of confidence, logits.
     """
     found = []
     for entry in manifest.datasets:
@@ -107,7 +116,7 @@ def plan_render(
                 kinds=tuple(kinds),
                 opacity=opacity,
                 width=width,
-                members=stores_of(manifest, entry.name, images) if "sheet" in kinds else (),
+                members=stores_of(manifest, entry.name, images) if {*kinds} & {"sheet", *CONFIDENCES} else (),
                 functions=manifest.ensemble,
                 classes=manifest.class_set,
                 exif=entry.exif,
@@ -139,11 +148,17 @@ def run_render(plan: RenderPlan) -> RenderResult:
 def _draw(plan: RenderPlan, image: str) -> None:
     label_name, confidence_name = prediction_names(image)
     label, confidence = read_prediction(plan.predictions, (label_name, confidence_name), plan.classes)
+    functions = [kind for kind in plan.kinds if kind in CONFIDENCES]
+    unsure: dict[str, np.ndarray] = {}
+    if functions:
+        _, unsure = confidences_from_stores(plan.members, image, plan.functions.label, functions)
     for kind in plan.kinds:
         if kind == "sheet":
             picture = _sheet(plan, image, label, confidence)
         else:
-            if kind == "confidence":
+            if kind in unsure:
+                pixels = heat_map(as_brightness(kind, unsure[kind], len(plan.classes)))
+            elif kind == "confidence":
                 pixels = heat_map(confidence_as_float(confidence))
             elif kind == "colour":
                 pixels = class_colours(label, plan.classes)

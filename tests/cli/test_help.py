@@ -37,7 +37,16 @@ SURFACE = {
     "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average"},
     "render": COMMON | {"--write", "--kinds", "--opacity", "--width", "--limit", "--device"},
     "report": COMMON
-    | {"--write", "--no-members", "--ground-truth", "--width", "--limit", "--processes", "--average"},
+    | {
+        "--write",
+        "--no-members",
+        "--ground-truth",
+        "--width",
+        "--limit",
+        "--processes",
+        "--average",
+        "--confidences",
+    },
     "submit": (COMMON - {"--models"}) | {"--samples", "--predictions", "--check", "--format", "--method"},
     "status": COMMON | {"SECONDS", "--watch"},
     "verify": COMMON | {"--repair"},

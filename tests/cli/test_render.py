@@ -11,7 +11,7 @@ from hmsa_pipeline.datasets.taxonomy import PALETTE
 from hmsa_pipeline.pipeline.pictures.colours import confidence_as_float, heat_map
 from PIL import Image
 
-from .bench import Bench, files
+from .bench import Bench, files, stored
 from .conftest import MODELS
 
 
@@ -81,6 +81,38 @@ def test_a_sheet_shows_every_member_beside_the_ensemble(finished: Bench, tmp_pat
     stem = finished.predictions / "street" / image
     assert np.array_equal(tile(4), np.array(PALETTE, np.uint8)[opened(Path(f"{stem}_pred.png"))])
     assert np.array_equal(tile(5), heat_map(confidence_as_float(opened(Path(f"{stem}_conf.png")))))
+
+
+def test_uncertainty_by_any_function_is_brightest_where_the_members_are_least_sure(
+    finished: Bench, tmp_path: Path
+) -> None:
+    kinds = ("mutual-information", "rba", "margin")
+    options = ("--kinds", ",".join(kinds), "--datasets", "street", "--json", "-")
+    result = finished.run("render", "--write", str(tmp_path / "p"), *options)
+    assert result.figures == [{"dataset": "street", "pictures": 12, "failed": {}}]
+    z = np.stack([stored(finished.store("street", model))["day/a.png"] for model in MODELS]).astype(np.float64)
+    p = np.exp(z - z.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    mean = p.mean(0)
+    information = -(mean * np.log(mean)).sum(0) + (p * np.log(p)).sum(1).mean(0)
+    wanted = {
+        "mutual-information": np.sqrt(information.clip(0) / np.log(19)),
+        # From one accepted class, the others rejected, to all rejected.
+        "rba": ((17 - np.tanh(z.mean(0)).sum(0) - 17) - 17) / 2,
+        "margin": 1 - (np.sort(mean, 0)[-1] - np.sort(mean, 0)[-2]),
+    }
+    for kind in kinds:
+        found = opened(tmp_path / "p" / "street" / "day" / f"a_{kind}.png").astype(int)
+        assert np.abs(found - heat_map(wanted[kind].clip(0, 1)).astype(int)).max() <= 2, kind
+
+
+def test_uncertainty_needs_every_members_logits(full: Bench, tmp_path: Path) -> None:
+    full.shard("street", "bee", "day/a.png").unlink()
+    said = full.run("render", "--write", str(tmp_path / "p"), "--kinds", "entropy").refusal()
+    assert "bee.zarr: lacks 1 of" in said
+    full.tree["models"][0]["weight"] = 2.0
+    said = full.save().run("render", "--write", str(tmp_path / "p"), "--kinds", "min-softmax").refusal()
+    assert said == "--kinds min-softmax: has no meaning for members of different weights; leave it out"
 
 
 def test_a_sheet_needs_every_members_logits(full: Bench, tmp_path: Path) -> None:

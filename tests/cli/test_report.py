@@ -414,3 +414,26 @@ def test_the_thumbnails_are_small(told: tuple[Bench, Path]) -> None:
         assert len(thumb.read_bytes()) < 30_000
         with Image.open(io.BytesIO(thumb.read_bytes())) as image:
             assert image.width <= 320
+
+
+def test_uncertainty_by_the_chosen_functions_lies_over_the_photographs(scored: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    assert scored.run("report", "--write", str(folder)).code == 0
+    before = {image["key"] for image in Page(folder).data["images"]}
+    assert scored.run("report", "--write", str(folder), "--confidences", "entropy,mutual-information").code == 0
+    pictures = tmp_path / "pictures"
+    kinds = ("--kinds", "entropy,mutual-information")
+    assert scored.run("render", "--write", str(pictures), *kinds, "--width", "1024").code == 0
+    images = Page(folder).data["images"]
+    assert not before & {image["key"] for image in images}, "they are drawn again"
+    for image in images:
+        assert image["layers"][-2:] == ["uncertainty-entropy", "uncertainty-mutual-information"]
+        for layer in image["layers"][-2:]:
+            found = pixels(folder / "pictures" / image["key"] / f"{layer}.jpg").astype(int)
+            stem = image["name"].rpartition(".")[0]
+            wanted = pixels(pictures / "city" / f"{stem}_{layer.removeprefix('uncertainty-')}.png").astype(int)
+            assert np.abs(found - wanted).mean() < 8, "a JPEG of the same"
+    said = scored.run("report", "--write", str(folder), "--confidences", "entropy", "--no-members").refusal()
+    assert said == "--confidences: changes nothing beside --no-members; leave it out"
+    said = scored.run("report", "--write", str(folder), "--confidences", "margins").refusal()
+    assert said == "--confidences margins: is no confidence; did you mean 'margin'?"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ....errors import HmsaError, nearest
+from ..shared.confidences import require_confidences
 from ..shared.options import UNLABELLED, refuse_without_effect, split_names
 from ..shared.output import end_command, print_failed, write_rows
 
@@ -52,25 +53,9 @@ def check_detection_options(context: typer.Context) -> None:
         refuse_without_effect(context, "beside --ood-datasets without --confidences", "models")
 
 
-def chosen_confidences(manifest: Manifest, text: str | None) -> list[str] | None:
-    """Read ``--confidences``; None if it is not given, HmsaError if one is unknown, or the members cannot have it.
-
-    Args:
-        manifest: its members.
-        text: value of the option.
-    """
-    from ...fusion.fuse import CONFIDENCES, UNWEIGHTED
-    from ...fusion.member_stores import voting_members
-
+def _chosen_confidences(manifest: Manifest, text: str | None) -> list[str] | None:
     names = split_names("--confidences", text)
-    if names is None:
-        return None
-    for name in names:
-        if name not in CONFIDENCES:
-            raise HmsaError(f"--confidences {name}: is no confidence; {nearest(name, CONFIDENCES)}")
-        if name in UNWEIGHTED and len({member.weight for member in voting_members(manifest)}) > 1:
-            raise HmsaError(f"--confidences {name}: has no meaning for members of different weights; leave it out")
-    return list(dict.fromkeys(names))
+    return None if names is None else require_confidences(manifest, "--confidences", names)
 
 
 def evaluate_images(manifest: Manifest, say: Output, given: Mapping[str, Any]) -> None:
@@ -98,7 +83,7 @@ def evaluate_images(manifest: Manifest, say: Output, given: Mapping[str, Any]) -
     plans = plan_image_scores(
         manifest,
         split_names("--ood-datasets", given["ood_datasets"]) or [],
-        confidences=chosen_confidences(manifest, given["confidences"]),
+        confidences=_chosen_confidences(manifest, given["confidences"]),
         aggregates=list(dict.fromkeys(aggregates)),
         limit=given["limit"],
     )
@@ -132,7 +117,7 @@ class Detection:
         from ...scoring.detection.score_components import least_sizes
 
         self._processes: int | None = given["processes"]
-        names = chosen_confidences(manifest, given["confidences"])
+        names = _chosen_confidences(manifest, given["confidences"])
         self._confidences = [plan_confidences(manifest, plan, names) for plan in plans] if names else []
         track = given["components"]
         self._sizes = [least_sizes(plan, track) if plan.truth.ood else None for plan in plans] if track else []

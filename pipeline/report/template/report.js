@@ -16,6 +16,9 @@
       legend: [["#0072b2", "out of distribution"], ["#000", "no label"]],
     },
   };
+  // Maps of functions of confidence are called uncertainty-<function>.
+  const lookOf = (name) => LAYERS[name]
+    || { file: `${name}.jpg`, title: `Uncertainty: ${name.replace("uncertainty-", "")}`, scale: ["sure", "unsure"] };
   const UNKNOWN = 255;
   const values = new Map();
   let found = [];
@@ -85,7 +88,7 @@
       button.value = name;
       button.checked = name === layer;
       button.addEventListener("change", () => { layer = name; cover(); });
-      label.append(button, ` ${LAYERS[name].title}`);
+      label.append(button, ` ${lookOf(name).title}`);
       return label;
     }));
     const facts = [image.name, `${image.size[0]} × ${image.size[1]}`];
@@ -112,7 +115,7 @@
   }
 
   function cover() {
-    const look = LAYERS[layer];
+    const look = lookOf(layer);
     const picture = by("layer");
     picture.src = `pictures/${current.key}/${look.file}`;
     picture.alt = look.title;
