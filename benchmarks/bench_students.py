@@ -2,7 +2,8 @@
 
 For each seed draws labelled streets of one dataset in fair weather and unlabelled photographs in the target sets'
 weather, labels the latter with the demo's seven members, and trains the tiny network (a) on the labels alone, (b)
-with hard auto-labels from several confidences, (c) with class-balanced ones, (d) with the members' probabilities.
+with hard auto-labels from several confidences, (c) with class-balanced ones, (d) with the members' probabilities, in
+the mean and as a distribution, whose confidence is that of its energy, too.
 Students and (e) the ensemble are scored on a target set of yet another seed: mIoU, AUROC of confidence for right
 against wrong pixels, ECE. All students of a seed see the same number of images. The networks are scored by
 themselves, in float32 and without stores.
@@ -39,6 +40,7 @@ DATASET, EXTRA = "cityscapes", "extra"
 SCALES = [0.5, 1.0]
 THRESHOLDS = (0.5, 0.7, 0.9)
 KEPT = 0.5
+DISTRIBUTION = "distribution"
 SIZE, CROP = (144, 288), [128, 224]
 EXAM_SEED, EXTRA_SEED = 1000, 2000  # far from the seeds of whatever was trained on
 
@@ -77,7 +79,7 @@ def one_seed(words: argparse.Namespace, seed: int, folder: Path) -> dict[str, di
     weights = {name: train(folder, name, seed, words.epochs, data, loss) for name, data, loss in chosen}
     truth = folder / "truth.tar"
     paths = write_bravo(folder / "exam", seed=EXAM_SEED + seed, size=SIZE, each=words.exam, truth=truth)
-    return score(folder / "exam", paths, truth, weights)
+    return score(folder / "exam", paths, truth, weights, words.temperature)
 
 
 def draw(folder: Path, seed: int, labelled: int, dozens: int) -> Path:
@@ -142,12 +144,16 @@ def students(folder: Path, root: Path, temperature: float) -> list[tuple[str, li
     def auto(name: str, **more: Any) -> list[dict[str, Any]]:
         return [half, {**extra, "labels": f"autolabel {folder / name}", **more}]
 
-    soft = {**plain, "distillation": {"stores": str(folder / "teachers"), "temperature": temperature}}
+    def soft(**more: Any) -> dict[str, Any]:
+        return {**plain, "distillation": {"stores": str(folder / "teachers"), "temperature": temperature, **more}}
+
+    unlabelled = [half, {**extra, "labels": "none"}]
     return [
         ("without", [own], plain),
         *((f"confidence {t:g}", auto("confident", threshold=t), plain) for t in THRESHOLDS),
         ("balanced", auto("balanced"), plain),
-        ("distilled", [half, {**extra, "labels": "none"}], soft),
+        ("distilled", unlabelled, soft()),
+        (DISTRIBUTION, unlabelled, soft(target="distribution", weight=0.05)),
     ]
 
 
@@ -182,7 +188,9 @@ def train(folder: Path, name: str, seed: int, epochs: int, data: list[dict[str, 
     return output / "best_weights.pth"
 
 
-def score(exam: Path, paths: list[Path], truth: Path, weights: dict[str, Path]) -> dict[str, dict[str, float]]:
+def score(
+    exam: Path, paths: list[Path], truth: Path, weights: dict[str, Path], temperature: float
+) -> dict[str, dict[str, float]]:
     """Figures of students, members and ensemble on a target set, and seconds an image takes."""
     networks = {name: (path, build(ARCH)) for name, path in weights.items()}
     networks |= {f"member {name}": (member_weights(name), build(ARCH)) for name in NAMES}
@@ -199,14 +207,21 @@ def score(exam: Path, paths: list[Path], truth: Path, weights: dict[str, Path]) 
         for name, (_, network) in networks.items():
             start = time.perf_counter()
             with torch.inference_mode():
-                beliefs[name] = network.predict(pixels, SCALES)[0].double().softmax(0)
+                scores = network.predict(pixels, SCALES)[0].double() / (temperature if name == DISTRIBUTION else 1)
+                beliefs[name] = scores.softmax(0)
             seconds[name] += time.perf_counter() - start
+            if name == DISTRIBUTION:
+                energy = scores.logsumexp(0)
+                precision = 0.5 + 0.5 * energy / (1 + energy.abs())  # as ensemble.confidence: energy
         members = [name for name in beliefs if name.startswith("member ")]
         beliefs["ensemble"] = torch.stack([beliefs[name] for name in members]).mean(0)
         seconds["ensemble"] = sum(seconds[name] for name in members)
         ids, invalid = masks_of(str(path.relative_to(exam)), masks)
-        for name, belief in beliefs.items():
-            answer, confidence = top(belief)
+        answers = {name: top(belief) for name, belief in beliefs.items()}
+        if DISTRIBUTION in answers:
+            answers[f"{DISTRIBUTION}, energy"] = answers[DISTRIBUTION][0], precision
+            seconds[f"{DISTRIBUTION}, energy"] = seconds[DISTRIBUTION]
+        for name, (answer, confidence) in answers.items():
             known = (ids != 255) & (invalid != 1)
             count(counts.setdefault(name, Counts([], [])), answer.numpy(), confidence.numpy(), ids, known)
     found = {

@@ -154,7 +154,7 @@ class Sampling(FrozenModel):
 
 
 class Distillation(FrozenModel):
-    """A teacher whose probabilities are learnt, beside labels: the mean of networks' softmax (arXiv 1503.02531)."""
+    """Teachers whose probabilities are learnt, beside labels, from stored logits."""
 
     stores: InputPath = Field(
         description="The output of a run of 'hmsa-pipeline dump', whose logits are learnt from. ${NAME} is expanded, "
@@ -164,11 +164,18 @@ class Distillation(FrozenModel):
         default=None, description="Name of the dataset in that run; the one that lists the photographs if null."
     )
     models: tuple[Text, ...] = Field(default=(), description="Names of the networks; all that have stores if empty.")
+    target: Literal["mean", "distribution"] = Field(
+        default="mean",
+        description="mean: the mean of the networks' softmax (arXiv 1503.02531). distribution: how far they differ, "
+        "too; logits become those of a Dirichlet distribution (arXiv 1905.00076).",
+    )
     temperature: Annotated[Positive, _at_most(1000)] = Field(
         default=1.0, description="Logits of teacher and student are divided by it; above 1 it softens both."
     )
     weight: Annotated[Positive, _single] = Field(
-        default=1.0, description="Of temperature ** 2 times the divergence from the teacher, against the other terms."
+        default=1.0,
+        description="Against the other terms: of temperature ** 2 times the divergence from the mean, or of the "
+        "distribution's negative log-likelihood.",
     )
 
     @model_validator(mode="after")
@@ -177,6 +184,11 @@ class Distillation(FrozenModel):
             if name in self.models[:i]:
                 raise FieldError(f"{name} stands twice; remove one", "models", i)
         return self
+
+    @property
+    def is_of_distribution(self) -> bool:
+        """True if what is learnt is how far the networks differ, too."""
+        return self.target == "distribution"
 
     def stores_path(self) -> Path:
         """Return the absolute path of the stores' run; `ManifestError` if a variable in it is not set."""

@@ -188,6 +188,7 @@ _ADDED: dict[str, Any] = {
     "data.until_epoch": None,
     "loss.border_relaxation": 0,
     "loss.distillation": None,
+    "loss.distillation.target": "mean",
 }
 
 

@@ -1,4 +1,4 @@
-"""Soft targets from logit stores: the mean of the members' softmax, of just the part that a crop shows."""
+"""Soft targets from logit stores: means over the members, of just the part that a crop shows."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from ...datasets.labels.mask_reader import file_bytes
 from ...datasets.layout.folder_layout import located
 from ...errors import ManifestError, StoreError, first_few
+from ...models.losses.distillation import SMOOTHING
 from ..config.recipe import Distillation, Recipe
 from ..storage.output_folder import logits_path
 from ..store.logit_store import LogitStore
@@ -27,18 +28,20 @@ class StoreTargets:
     Args:
         paths: the members' stores.
         temperature: logits are divided by it before the softmax.
+        logarithms: whether targets are means of the softmax' logarithms (see `dirichlet_loss`), not of the softmax.
     """
 
-    def __init__(self, paths: Sequence[Path], temperature: float) -> None:
+    def __init__(self, paths: Sequence[Path], temperature: float, *, logarithms: bool = False) -> None:
         self.paths = tuple(paths)
         self.temperature = temperature
+        self.logarithms = logarithms
         self._stores: list[LogitStore] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_stores": []}
 
     def read(self, image: str, window: tuple[int, int, int, int]) -> Tensor:
-        """Read the mean of the members' softmax in a part of a photograph, (C, h, w) float32.
+        """Read the mean of the members' softmax, or of its logarithms, in a part of a photograph, (C, h, w) float32.
 
         Logits are read strip by strip; no more than those of one strip and member are held at once.
 
@@ -61,7 +64,10 @@ class StoreTargets:
                 if first < last:
                     strip = torch.from_numpy(store.read(index, start, stop, room))
                     logits = strip[:, first - start : last - start, left:right].float()
-                    mean[:, first - top : last - top] += (logits / self.temperature).softmax(0)
+                    softmax = (logits / self.temperature).softmax(0)
+                    if self.logarithms:
+                        softmax = softmax.mul_(1 - SMOOTHING).add_(SMOOTHING / len(softmax)).log_()
+                    mean[:, first - top : last - top] += softmax
         return mean / len(self._stores)
 
 
@@ -81,7 +87,7 @@ class Teachers:
 
     def targets(self, settings: Distillation) -> StoreTargets:
         """Make the reader of the soft targets."""
-        return StoreTargets(self.paths, settings.temperature)
+        return StoreTargets(self.paths, settings.temperature, logarithms=settings.is_of_distribution)
 
 
 def find_teachers(recipe: Recipe, sources: Sequence[Source], classes: Sequence[str]) -> list[Teachers | None]:
@@ -104,7 +110,8 @@ def find_teachers(recipe: Recipe, sources: Sequence[Source], classes: Sequence[s
         return [None] * len(sources)
     folder = logits_path(settings.stores_path())
     stores = _stores(folder, settings)
-    found = [_teachers_of(source, stores, folder, classes) for source in sources]
+    distribution = settings.is_of_distribution
+    found = [_teachers_of(source, stores, folder, classes, distribution=distribution) for source in sources]
     for source, one in zip(sources, found, strict=True):
         if one is None and not source.has_labels:
             raise StoreError(
@@ -145,7 +152,8 @@ def describe_teachers(recipe: Recipe, found: Sequence[Teachers | None]) -> list[
         which = f"data[{number}] " if len(found) > 1 else ""
         said = "no stores" if one is None else f"{plural(len(one.members), 'member')} of '{one.dataset}'"
         lines.append(f"{which}from {said}{f' ({first_few(one.members, 7)})' if one else ''}")
-    lines[0] += f"; temperature {settings.temperature:g}, weight {settings.weight:g}"
+    of = "their distribution" if settings.is_of_distribution else "their mean"
+    lines[0] += f"; {of}, temperature {settings.temperature:g}, weight {settings.weight:g}"
     return lines
 
 
@@ -177,7 +185,12 @@ def _stores(folder: Path, settings: Distillation) -> dict[str, dict[str, LogitSt
 
 
 def _teachers_of(
-    source: Source, stores: dict[str, dict[str, LogitStore]], folder: Path, classes: Sequence[str]
+    source: Source,
+    stores: dict[str, dict[str, LogitStore]],
+    folder: Path,
+    classes: Sequence[str],
+    *,
+    distribution: bool,
 ) -> Teachers | None:
     sizes = {pair.image: file_bytes(located(source.root, pair.image)) for pair in source.pairs}
     photographs = [*sizes]
@@ -215,6 +228,12 @@ def _teachers_of(
             )
         store.require_complete(photographs)
     members = stores[dataset]
+    if distribution and len(members) == 1:
+        (name,) = members
+        raise ManifestError(
+            f"loss.distillation.target distribution: {folder / dataset} gives {name} alone, and one network has no "
+            "distribution; dump others too, or take target: mean"
+        )
     return Teachers(dataset, tuple(members), tuple(store.path for store in members.values()))
 
 

@@ -27,7 +27,7 @@ from ...errors import TrainingError, first_few
 from ...files import atomic_path
 from ...models.checkpoint import save_checkpoint
 from ...models.losses.batch_labels import BatchTotals
-from ...models.losses.distillation import distillation_loss, taught
+from ...models.losses.distillation import dirichlet_loss, distillation_loss, taught
 from ...models.losses.training_loss import LossTerms, training_loss
 from ..runtime.device import AUTOCAST
 from ..runtime.progress import Progress
@@ -243,7 +243,8 @@ class Trainer:
         if loss.distillation is None:
             return terms
         targets = part.more[PROBABILITIES].to(self.device, non_blocking=True)
-        divergence = distillation_loss(output.scores, targets, loss.distillation.temperature, totals.taught)
+        distil = dirichlet_loss if loss.distillation.is_of_distribution else distillation_loss
+        divergence = distil(output.scores, targets, loss.distillation.temperature, totals.taught)
         return terms._replace(total=terms.total + loss.distillation.weight * divergence, distillation=divergence)
 
     def _pixels(self, batch: Batch) -> Tensor:

@@ -21,6 +21,7 @@ from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.training.soft_targets import StoreTargets
 from PIL import Image
+from scipy.stats import dirichlet
 from torch import Tensor
 
 from .bench import TINY, attributes, changed, ended, run, start_forked, stored
@@ -155,6 +156,41 @@ def test_a_network_agrees_with_its_own_logits_and_not_with_those_of_others(world
     assert found > 0.01
 
 
+def test_a_network_learns_how_far_its_teachers_differ(world: Path, tmp_path: Path) -> None:
+    """The loss of one epoch, against scipy's Dirichlet distribution of each teacher's probabilities in float64."""
+    output = trained(exact(world, tmp_path / "r.yaml", target="distribution", temperature=2.0), tmp_path / "run")
+    losses = []
+    stores = [stored(world / f"teachers/logits/labelled/{name}.zarr") for name in MEMBERS]
+    for image, own in stores[0].items():
+        concentrations = 1 / (np.exp(-own.astype(np.float64) / 2) + 1e-4)
+        for store in stores:
+            scaled = np.exp(store[image].astype(np.float64) / 2)
+            smoothed = 0.9999 * scaled / scaled.sum(0) + 0.0001 / 19
+            places = [(y, x) for y in range(0, 48, 3) for x in range(0, 80, 3)]
+            losses += [-dirichlet.logpdf(smoothed[:, y, x], concentrations[:, y, x]) for y, x in places]
+    (row,) = history(output)
+    assert row["loss"]["distillation"] == pytest.approx(np.mean(losses), rel=2e-2)
+    assert row["loss"]["total"] == pytest.approx(
+        row["loss"]["main"]
+        + 0.4 * row["loss"]["auxiliary"]
+        + 0.05 * sum(value for key, value in row["loss"].items() if key.startswith("scale"))
+        + row["loss"]["distillation"],
+        rel=1e-5,
+    )
+
+
+def test_one_teacher_has_no_distribution(world: Path, tmp_path: Path) -> None:
+    settings = loss(world / "teachers", target="distribution", models=["bee"])
+    manifest = recipe(tmp_path / "r.yaml", source(world / "labelled/GTA5"), loss=settings)
+    message = run(*words(manifest, tmp_path / "run")).refusal()
+    assert "loss.distillation.target distribution: " in message
+    assert "gives bee alone, and one network has no distribution; dump others too, or take target: mean" in message
+    both = loss(world / "teachers", target="distribution", temperature=2.0)
+    manifest = recipe(tmp_path / "r.yaml", source(world / "labelled/GTA5"), loss=both)
+    lines = run(*words(manifest, tmp_path / "run", "--dry-run")).out.splitlines()
+    assert "teacher: from 2 members of 'labelled' (ant, bee); their distribution, temperature 2, weight 1" in lines
+
+
 def test_photographs_without_labels_are_learnt_from_teachers_alone(world: Path, tmp_path: Path) -> None:
     data = [source(world / "labelled/GTA5", share=0.5), source(world / "extra/GTA5", labels="none", share=0.5)]
     manifest = recipe(tmp_path / "r.yaml", data, loss=loss(world / "teachers", temperature=2.0))
@@ -175,7 +211,7 @@ def test_stores_of_one_source_leave_the_others_alone(world: Path, tmp_path: Path
     data = [source(world / "labelled/GTA5"), source(world / "extra/GTA5")]
     manifest = recipe(tmp_path / "r.yaml", data, loss=loss(world / "teachers", temperature=2.0, models=["bee"]))
     lines = run(*words(manifest, tmp_path / "run", "--dry-run")).out.splitlines()
-    place = lines.index("teacher: data[0] from 1 member of 'labelled' (bee); temperature 2, weight 1")
+    place = lines.index("teacher: data[0] from 1 member of 'labelled' (bee); their mean, temperature 2, weight 1")
     assert lines[place + 1] == "         data[1] from 1 member of 'extra' (bee)"
 
 

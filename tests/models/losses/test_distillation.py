@@ -6,10 +6,17 @@ import math
 
 import pytest
 import torch
-from hmsa_pipeline.models.losses.distillation import distillation_loss, taught
+from hmsa_pipeline.models.losses.distillation import (
+    MOST_SURE,
+    SMOOTHING,
+    dirichlet_loss,
+    distillation_loss,
+    taught,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.distributions import Dirichlet
 
 
 def draw(*shape: int, seed: int = 0, untaught: float = 0.3) -> tuple[Tensor, Tensor]:
@@ -107,7 +114,76 @@ def test_half_precision_under_autocast_stays_near_float32(dtype: torch.dtype) ->
 
 def test_other_shapes_and_temperatures_are_refused() -> None:
     logits, targets = draw(1, 3, 4, 4)
-    with pytest.raises(ValueError, match="must be of one shape"):
-        distillation_loss(logits, targets[:, :2], 1.0)
-    with pytest.raises(ValueError, match="must be above 0"):
-        distillation_loss(logits, targets, 0.0)
+    for loss in (distillation_loss, dirichlet_loss):
+        with pytest.raises(ValueError, match="must be of one shape"):
+            loss(logits, targets[:, :2], 1.0)
+        with pytest.raises(ValueError, match="must be above 0"):
+            loss(logits, targets, 0.0)
+
+
+def draw_teachers(members: int, *shape: int, spread: float = 2.0) -> tuple[Tensor, Tensor]:
+    """Smoothed probabilities of M teachers (M, N, C, H, W) float64, and the mean of their logarithms."""
+    generator = torch.Generator().manual_seed(7)
+    common = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    own = spread * torch.randn(members, *shape, generator=generator, dtype=torch.float64)
+    probabilities = (1 - SMOOTHING) * (common + own).softmax(2) + SMOOTHING / shape[1]
+    return probabilities, probabilities.log().mean(0)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_dirichlet_loss_is_that_of_torch_distributions(temperature: float) -> None:
+    logits, _ = draw(2, 5, 6, 7)
+    teachers, targets = draw_teachers(3, 2, 5, 6, 7)
+    nothing = torch.rand(2, 1, 6, 7, generator=torch.Generator().manual_seed(3)) < 0.3
+    # Torch allows no bound; at these scores the concentrations differ from theirs by a share of 1e-4 a unit.
+    sure = 1 / ((-logits.detach() / temperature).exp() + 1 / MOST_SURE)
+    densities = Dirichlet(sure.movedim(1, -1)).log_prob(teachers.movedim(2, -1)).mean(0)
+    loss = dirichlet_loss(logits, targets.masked_fill(nothing, 0), temperature)
+    assert loss.item() == pytest.approx(-densities[~nothing[:, 0]].mean().item(), rel=1e-9)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert (logits.grad != 0).any(1).tolist() == (~nothing[:, 0]).tolist()
+    parts = [
+        dirichlet_loss(
+            logits[i : i + 1], targets.masked_fill(nothing, 0)[i : i + 1], temperature, int((~nothing).sum())
+        )
+        for i in range(2)
+    ]
+    torch.testing.assert_close(torch.stack(parts).sum(), loss)
+    assert dirichlet_loss(logits, torch.zeros_like(targets), temperature).item() == 0
+
+
+def test_scores_that_maximise_the_likelihood_say_how_far_teachers_differ() -> None:
+    """Teachers that differ less ask for higher concentrations, whose mean is near theirs."""
+    precisions = []
+    for spread in (1.0, 0.3):
+        teachers, targets = draw_teachers(7, 1, 4, 3, 3, spread=spread)
+        scores = torch.zeros(1, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([scores], max_iter=200, line_search_fn="strong_wolfe")
+
+        def closure(
+            scores: Tensor = scores, targets: Tensor = targets, optimizer: torch.optim.LBFGS = optimizer
+        ) -> Tensor:
+            optimizer.zero_grad()
+            loss = dirichlet_loss(scores, targets, 1.0)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        assert (scores.detach().softmax(1) - teachers.mean(0)).abs().max() < 0.1
+        precisions.append(scores.detach().logsumexp(1))
+    assert (precisions[1] > precisions[0]).all()
+
+
+@pytest.mark.parametrize("extreme", [-1e4, 1e4, 65504.0])
+def test_dirichlet_loss_of_extreme_scores_and_complete_agreement_is_finite(extreme: float) -> None:
+    teachers = (1 - SMOOTHING) * torch.eye(3)[0].view(1, 3, 1, 1) + SMOOTHING / 3
+    for dtype in (torch.float32, torch.float16):
+        logits = torch.tensor([extreme, 0.0, -extreme], dtype=dtype).view(1, 3, 1, 1).requires_grad_()
+        loss = dirichlet_loss(logits, teachers.log().to(dtype), 1.0)
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert loss.isfinite()
+        assert logits.grad is not None
+        assert logits.grad.isfinite().all()
