@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-import torch
 from zarr.abc.codec import ArrayArrayCodec
 from zarr.core.array_spec import ArraySpec
 from zarr.core.buffer import NDBuffer
@@ -31,6 +30,8 @@ NAME = "hmsa.fixed_point"
 
 def encode(logits: np.ndarray) -> np.ndarray:
     """Encode logits (..., H, W) float16 within `LIMIT` as residuals (..., H, W) uint16, small where smooth."""
+    import torch  # here, so that commands which decode nothing need not wait for it
+
     fixed = torch.from_numpy(np.ascontiguousarray(logits)).float().mul_(STEPS).round_().to(torch.int16).numpy()
     values = fixed.view(np.uint16)  # differences wrap around, and so do the sums that undo them
     errors = values.copy()
@@ -43,6 +44,8 @@ def encode(logits: np.ndarray) -> np.ndarray:
 
 def decode(errors: np.ndarray) -> np.ndarray:
     """Decode residuals (..., H, W) uint16 to logits (..., H, W) float16, which are multiples of 1/64."""
+    import torch
+
     values = (errors >> 1) ^ (0 - (errors & 1))
     for y in range(1, values.shape[-2]):  # row by row, which vectorises where NumPy's own sum along an axis does not
         values[..., y, :] += values[..., y - 1, :]
