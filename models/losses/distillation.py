@@ -20,8 +20,8 @@ from torch import Tensor
 from .batch_labels import in_float32
 
 SMOOTHING = 1e-4
-"""Of a teacher's probabilities before their logarithm: their mean with the uniform distribution, of which this is the
-share (arXiv 1905.00076)."""
+"""Share of the uniform distribution that a teacher's probabilities are mixed with before their logarithm (arXiv
+1905.00076)."""
 MOST_SURE = 1e4
 """Bound of a concentration. Where teachers agree completely the likelihood would grow without one."""
 LEAST_LOGARITHM = -60.0
