@@ -65,6 +65,7 @@ loss:
     stores: teachers
     dataset: street
     models: [ant, bee]
+    target: distribution
     temperature: 2.5
     weight: 0.75
 optimizer:
