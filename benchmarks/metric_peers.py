@@ -26,9 +26,9 @@ import torch
 from hmsa_pipeline.datasets.dataset_specs import LABELLED, LABELLED_OR_PREDICTED, dataset_spec
 from hmsa_pipeline.pipeline.fusion.prediction_files import CONFIDENCE_LEVELS
 from hmsa_pipeline.pipeline.scoring.averages import DATASET, Average, average_of
+from hmsa_pipeline.pipeline.scoring.calibration.temperature_fit import fit_temperature
 from hmsa_pipeline.pipeline.scoring.metrics import confusion, level_counts, mean_iou
 from hmsa_pipeline.pipeline.scoring.pixel_counts import PixelCounts
-from hmsa_pipeline.pipeline.scoring.temperature_fit import fit_temperature
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = Path(__file__).with_name("peers")

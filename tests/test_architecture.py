@@ -52,7 +52,11 @@ MAY_IMPORT = {
 STAGES = {
     *("pipeline.inference.dump", "pipeline.inference.predict", "pipeline.external.import_logits"),
     *("pipeline.fusion.ensemble", "pipeline.scoring.evaluate", "pipeline.scoring.evaluate_bravo"),
-    *("pipeline.scoring.calibrate", "pipeline.submission.submit_bravo", "pipeline.submission.submit_dataset"),
+    *(
+        "pipeline.scoring.calibration.calibrate",
+        "pipeline.submission.submit_bravo",
+        "pipeline.submission.submit_dataset",
+    ),
     *("pipeline.report.build_report", "pipeline.report.render", "pipeline.training.run"),
     *("pipeline.autolabel.run", "pipeline.multiscale.render_scales"),
 }
@@ -192,8 +196,8 @@ def test_imports_follow_the_arrows(file: str) -> None:
         ),
         (
             "pipeline/scoring/evaluate.py",
-            "from . import calibrate",
-            "stage pipeline.scoring.evaluate must not import stage pipeline.scoring.calibrate",
+            "from .calibration import calibrate",
+            "stage pipeline.scoring.evaluate must not import stage pipeline.scoring.calibration.calibrate",
         ),
         (
             "pipeline/inference/inputs.py",

@@ -191,6 +191,11 @@ class Manifest(FrozenModel):
                 check_member_classes(member.classes, self.class_set)
             except FieldError as error:
                 raise FieldError(str(error), "models", i, "classes", *error.place) from error
+            for j, calibration in enumerate(member.calibration):
+                try:
+                    calibration.check_classes(len(self.class_set))
+                except FieldError as error:
+                    raise FieldError(str(error), "models", i, "calibration", j, *error.place) from error
         if not self.class_set.is_default:
             for i, dataset in enumerate(self.datasets):
                 if dataset.mapping is not None:

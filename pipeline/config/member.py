@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, Strict, model_validator
 
 from ...errors import ManifestError
 from ...models.registry import ADAPTERS, GRAPHS, KNOWN
+from .calibration_field import CalibrationField, calibration_of
 from .class_set_field import ClassesField
 from .frozen_model import FrozenModel
 from .member_inference import (
@@ -86,6 +87,11 @@ class Member(FrozenModel):
     temperature: Positive = Field(
         default=1.0, description="Logits are divided by this before fusion; above 1 lowers the confidence."
     )
+    calibration: CalibrationField = Field(
+        default=(),
+        description="What else is done to its logits, see `calibrate --method`: one entry for all datasets, or one "
+        "for each.",
+    )
     view: ViewField = Field(
         default=None,
         description="What a network of another library sees of an image at a time: `whole`, `{window: [h, w], "
@@ -148,6 +154,8 @@ class Member(FrozenModel):
         "`dropout`.",
     )
 
+    left_out: ClassVar[frozenset[str]] = frozenset({"calibration"})
+
     @model_validator(mode="after")
     def _fits_arch(self) -> Member:
         adapted = self.arch in ADAPTERS
@@ -184,6 +192,16 @@ class Member(FrozenModel):
         if self.sample is not None and self.sample.dropout is not None:
             own |= {"cuda_graphs": False, "compile": "off"}  # which draw other random numbers, or the same ones again
         return options.model_copy(update=own)
+
+    def on(self, dataset: str) -> Member:
+        """Return this model as it is calibrated on a dataset: with the entry for it alone, and its temperature."""
+        found = calibration_of(self.calibration, dataset)
+        if found is None:
+            return self.model_copy(update={"calibration": ()}) if self.calibration else self
+        heat = self.temperature if found.temperature is None else found.temperature
+        only = found.model_copy(update={"dataset": None, "temperature": None})
+        kept = () if found.method == "temperature" else (only,)
+        return self.model_copy(update={"temperature": heat, "calibration": kept})
 
     @property
     def trusted(self) -> bool:

@@ -193,6 +193,7 @@ OutputPath = Annotated[Path, PlainValidator(_output_path), PlainSerializer(str, 
 LocalOutputPath = Annotated[Path, BeforeValidator(_local_output_path)]
 Sha256 = Annotated[Text, AfterValidator(_check_sha256)]
 InputPath = Annotated[str, BeforeValidator(expand_input)]
+Number = Annotated[float, _number_that(lambda _: True, "be a number")]
 Positive = Annotated[float, _number_that(lambda number: number > 0, "be above 0")]
 NotNegative = Annotated[float, _number_that(lambda number: number >= 0, "be 0 or more")]
 Share = Annotated[float, _number_that(lambda number: 0 <= number <= 1, "lie between 0 and 1")]

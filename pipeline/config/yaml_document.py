@@ -21,6 +21,7 @@ M = TypeVar("M", bound=BaseModel)
 MAX_BYTES = 1 << 20
 MAX_VALUES = 50_000
 PROBLEMS_SHOWN = 3
+_MANY_NUMBERS = 8
 
 ONE, SEVERAL = "<mapping>", "<list>"
 """Tags of a section that may be a mapping or a list of them; they are no steps of a place."""
@@ -149,7 +150,19 @@ def as_yaml(tree: Any) -> str:
     # PyYAML writes line breaks other than a newline (as U+0085) so that it reads them as spaces,
     # unless it escapes everything beyond ASCII.
     printable = json.dumps(tree, ensure_ascii=False).isprintable()
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=printable, width=math.inf)
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=printable, width=math.inf)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes long lists of numbers on one line each."""
+
+
+def _numbers_on_one_line(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+    many = len(values) >= _MANY_NUMBERS and all(isinstance(value, float) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True if many else None)
+
+
+_Dumper.add_representer(list, _numbers_on_one_line)
 
 
 def _dotted(place: KeyPath) -> str:

@@ -22,7 +22,7 @@ class DatasetStores:
     """The stores of the manifest's members of a weight above 0.
 
     Attributes:
-        members: each with its store, None where it has none.
+        members: each as it is calibrated on the dataset, with its store, None where it has none.
         entries: all images by path, sorted.
         complete: for each member, image whose logits are complete -> when they were written, in ns.
     """
@@ -68,6 +68,7 @@ def open_dataset(
     for member in manifest.models:
         if not member.weight:
             continue
+        member = member.on(dataset)
         path = store_path(manifest.output, dataset, member.name)
         there = LogitStore.exists(path)
         if not there and not allow_missing:

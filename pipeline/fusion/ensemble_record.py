@@ -48,6 +48,7 @@ def make_record(
                 "weight": member.weight,
                 "temperature": member.temperature,
                 "store": known.get(member.name) if identity is None else _fingerprint(identity),
+                **_calibration(member),
             }
             for member, identity in members
         ],
@@ -70,6 +71,11 @@ def require_recorded_classes(folder: Path, classes: ClassSet) -> None:
 
 def _stores(record: dict[str, Any]) -> dict[str, str]:
     return {m["name"]: m["store"] for m in record.get("members", []) if m["store"]}
+
+
+def _calibration(member: Member) -> dict[str, str]:
+    """Name a member's calibration by its numbers; without one there is no entry, as before there were any."""
+    return {"calibration": _digest(member.calibration[0].resolved())} if member.calibration else {}
 
 
 def _fingerprint(identity: StoreIdentity) -> str:
@@ -127,7 +133,13 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> str | None:
             if old[name].get(what) != new[name][what]:
                 detail = "" if what == "store" else f" {old[name].get(what)} there, {new[name][what]} now"
                 changed.append(f"{what} of {name}{detail or ' made with other settings'}")
+        if old[name].get("calibration") != new[name].get("calibration"):
+            changed.append(f"calibration of {name} {_there(old[name])} there, {_there(new[name])} now")
     return first_few(changed, 3) or "another version"
+
+
+def _there(member: dict[str, Any]) -> str:
+    return f"{member['calibration'][:8]}..." if "calibration" in member else "none"
 
 
 def _work(record: dict[str, Any], known: Set[str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Fuses members: M sets of logits to one class map and one confidence. Pure functions.
 
-With logits z of member m divided by its temperature, p = softmax(z) and weights w that sum to one:
+With logits z of member m, calibrated (see `calibrated_logits`) and divided by its temperature, p = softmax(z) and
+weights w that sum to one:
 
 =============  ==========================================================================
 label          argmax over the classes of
@@ -59,6 +60,10 @@ _VECTOR = 64
 UNWEIGHTED = frozenset({"max-softmax", "min-softmax"})
 
 
+LogitMap = Callable[[Tensor], None]
+"""Changes logits (C, P) float32 in place."""
+
+
 class Fused(NamedTuple):
     """``label`` (...) uint8 train ids and ``confidence`` (...) float32 in [0, 1]."""
 
@@ -70,6 +75,7 @@ def fuse(
     logits: Iterable[Tensor],
     weights: Sequence[float],
     temperatures: Sequence[float] | None = None,
+    maps: Sequence[LogitMap | None] = (),
     *,
     label: str = "mean-softmax",
     confidence: str = "mean-softmax",
@@ -80,13 +86,14 @@ def fuse(
         logits: M tensors of shape (C, ...), float16 or float32; may be lazy.
         weights: M numbers, non-negative, not all zero; scaled to sum to one.
         temperatures: M positive divisors of the logits; all one if None.
+        maps: M changes of the logits before they are divided, None for none; empty for none at all.
         label, confidence: names of the functions, see the module.
 
     Raises:
         ValueError: an unknown function, members of different shapes or another number of them than
             weights, weights or temperatures out of range, or unequal weights for a function without.
     """
-    found = fuse_several(logits, weights, temperatures, label=label, confidences=(confidence,))
+    found = fuse_several(logits, weights, temperatures, maps, label=label, confidences=(confidence,))
     return Fused(found.label, found.confidences[confidence])
 
 
@@ -101,6 +108,7 @@ def fuse_several(
     logits: Iterable[Tensor],
     weights: Sequence[float],
     temperatures: Sequence[float] | None = None,
+    maps: Sequence[LogitMap | None] = (),
     *,
     label: str = "mean-softmax",
     confidences: Sequence[str] = ("mean-softmax",),
@@ -108,7 +116,7 @@ def fuse_several(
     """Fuse as `fuse` does, with several confidences from one look at every member: each to the bits of `fuse`.
 
     Args:
-        logits, weights, temperatures, label: see `fuse`.
+        logits, weights, temperatures, maps, label: see `fuse`.
         confidences: names of the functions, at least one.
 
     Raises:
@@ -117,8 +125,9 @@ def fuse_several(
     if label not in LABELS or not confidences or not set(confidences) <= set(CONFIDENCES):
         raise ValueError(f"unknown function: label {label!r}, confidence {', '.join(map(repr, confidences))}")
     temperatures = [1.0] * len(weights) if temperatures is None else temperatures
+    maps = maps or [None] * len(weights)
     if (
-        len(temperatures) != len(weights)
+        not len(temperatures) == len(maps) == len(weights)
         or not all(math.isfinite(number) for number in (*weights, *temperatures))
         or not sum(weights) > 0
         or min(weights) < 0
@@ -134,7 +143,7 @@ def fuse_several(
     # Reused by every member: to allocate memory takes longer than to fill it.
     z = p = place = torch.empty(0)
     members = iter(logits)
-    for i, (share, temperature) in enumerate(zip(shares, temperatures, strict=True)):
+    for i, (share, temperature, change) in enumerate(zip(shares, temperatures, maps, strict=True)):
         if (given := next(members, None)) is None:
             raise ValueError(f"{len(weights)} weights, but only {i} members")
         if i == 0:
@@ -144,13 +153,15 @@ def fuse_several(
             raise ValueError(f"members differ in shape: {tuple(place.shape)} and {tuple(given.shape)}")
         place.copy_(given)
         del given  # otherwise it would be kept while the next one is read
+        if change is not None:
+            change(z)
         if temperature != 1.0:
             z.div_(temperature)
         sums.add(z, p, share)
     if next(members, None) is not None:
         raise ValueError(f"{len(weights)} weights, but more members")
 
-    found_label, maximum = _first_maximum(sums[_LABEL_NEEDS[label]])
+    found_label, maximum = first_maximum(sums[_LABEL_NEEDS[label]])
 
     def shaped(pixels: Tensor) -> Tensor:
         return pixels[: place[0].numel()].view(place.shape[1:])
@@ -231,7 +242,7 @@ class _Sums:
             self._sums[name] = value * share
 
     def _vote(self, z: Tensor, share: float) -> None:
-        label, highest = _first_maximum(z)
+        label, highest = first_maximum(z)
         label.clamp_(max=len(z) - 1)  # NaN equals no class
         # 0 times a logit that is not finite makes the vote NaN.
         vote = (highest.double() * 0.0).add_(share)
@@ -245,7 +256,7 @@ def _entropy(p: Tensor, room: Tensor) -> Tensor:
     return torch.clamp(p, min=torch.finfo(p.dtype).tiny, out=room).log_().mul_(p).sum(0).neg_()
 
 
-def _first_maximum(scores: Tensor) -> tuple[Tensor, Tensor]:
+def first_maximum(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first class with the highest score, (...) uint8, and that score, of scores (C, ...).
 
     Ten times as fast as `argmax`: vector units compare and multiply whole maps.

@@ -19,6 +19,7 @@ from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
 from ..storage.output_folder import store_path
 from ..store.logit_store import LogitStore
+from .calibrated_logits import logit_map
 from .fuse import Fused, fuse, fuse_several, quantise
 
 ENSEMBLE = "ensemble"
@@ -56,6 +57,8 @@ def stores_of(
 ) -> tuple[MemberStore, ...]:
     """Return the voting members, each with its store of a dataset; StoreError if one is missing or lacks images.
 
+    They are calibrated as the manifest says for this dataset.
+
     Args:
         manifest: its models and output folder.
         dataset: its name.
@@ -63,7 +66,8 @@ def stores_of(
         members: some of the members; None for the voting ones.
     """
     found = []
-    for member in voting_members(manifest) if members is None else members:
+    for given in voting_members(manifest) if members is None else members:
+        member = given.on(dataset)
         path = store_path(manifest.output, dataset, member.name)
         store = LogitStore.open(path)
         require_store_classes(store, manifest.class_set)
@@ -108,17 +112,18 @@ def scored_combinations(
 
 
 def fuse_members(logits: Iterable[Tensor], members: Sequence[Member], functions: FusionFunctions) -> Fused:
-    """Fuse logits with the members' weights and temperatures; see `fuse`.
+    """Fuse logits with the members' weights, calibrations and temperatures; see `fuse`.
 
     Args:
         logits: of each member, (C, ...); may be lazy.
-        members: the members.
+        members: the members, as they are calibrated on the dataset, see `Member.on`.
         functions: functions of the label and of the confidence.
     """
     return fuse(
         logits,
         [member.weight for member in members],
         [member.temperature for member in members],
+        [logit_map(member) for member in members],
         label=functions.label,
         confidence=functions.confidence,
     )
@@ -225,11 +230,12 @@ def confidences_from_stores(
     """
     voting = [member for member, _ in members]
     weights, temperatures = [member.weight for member in voting], [member.temperature for member in voting]
+    maps = [logit_map(member) for member in voting]
     labels: list[np.ndarray] = []
     strips: dict[str, list[np.ndarray]] = {name: [] for name in confidences}
     with ThreadPoolExecutor(2) as pool:
         for _, logits in member_strips([open_store(path) for _, path in members], image, pool.map):
-            fused = fuse_several(logits, weights, temperatures, label=label, confidences=confidences)
+            fused = fuse_several(logits, weights, temperatures, maps, label=label, confidences=confidences)
             labels.append(fused.label.numpy())
             for name, confidence in fused.confidences.items():
                 strips[name].append(quantise(confidence).numpy())

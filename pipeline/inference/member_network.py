@@ -110,7 +110,7 @@ def _network_of(member: Member) -> Member:
     inference = member.inference
     if inference is not None:
         inference = inference.model_copy(update={"scales": None, "flip": None})
-    rest = {"name": "network", "source": None, "weight": 1.0, "temperature": 1.0, "sample": None}
+    rest = {"name": "network", "source": None, "weight": 1.0, "temperature": 1.0, "calibration": (), "sample": None}
     return member.model_copy(update={**rest, "inference": inference})
 
 

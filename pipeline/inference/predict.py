@@ -77,7 +77,9 @@ def plan_predict(
 def _plan_dataset(plan: PredictPlan, looked: Survey, kept: Sequence[str]) -> DatasetPlan:
     dataset = looked.dataset.name
     folder = predictions_path(plan.manifest.output, dataset)
-    members = [(member, identity_for_dataset(identity, looked.dataset)) for member, identity in plan.members]
+    members = [
+        (member.on(dataset), identity_for_dataset(identity, looked.dataset)) for member, identity in plan.members
+    ]
     require_free(folder)
     before = {} if plan.overwrite else read_record(folder)
     voting = [(m, i) for m, i in members if m.weight]

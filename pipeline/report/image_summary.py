@@ -30,6 +30,7 @@ from ...errors import DatasetError, DiskError, StoreError, disk_error
 from ...files import atomic_path
 from ..config.manifest import FusionFunctions
 from ..config.member import Member
+from ..fusion.calibrated_logits import calibrated_logits
 from ..fusion.fuse import quantise
 from ..fusion.member_stores import ENSEMBLE, confidences_from_stores, fuse_members, open_store
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction
@@ -102,7 +103,8 @@ def _key(setup: DatasetSetup, image: str, pair: ImageMaskPair | None) -> str:
         store = open_store(path)
         shard = store.shard_path(store.index[image])
         sources += [shard] if shard else []
-    numbers = [(member.name, member.weight, member.temperature) for member, _ in setup.members]
+    numbers: list[Any] = [(member.name, member.weight, member.temperature) for member, _ in setup.members]
+    numbers += [one.resolved() for member, _ in setup.members for one in member.calibration]
     functions = setup.functions.model_dump(mode="json")
     record = [_FORMAT, setup.dataset, image, setup.width, numbers, functions, meaning]
     record += [(str(path), version_tag(path)) for path in sources]
@@ -199,7 +201,7 @@ def _fuse_strip(
         fused = fuse_members([logits], [member], functions)
         labels.append(fused.label.numpy())
         confidences.append(quantise(fused.confidence).numpy())
-        p = (logits.float() / member.temperature).softmax(0).mul_(member.weight / total)
+        p = calibrated_logits(logits, member).softmax(0).mul_(member.weight / total)
         # The entropy of what is multiplied by w is w (H - log w).
         share = member.weight / total
         entropy = torch.special.entr(p).sum(0).add_(share * math.log(share))

@@ -45,6 +45,10 @@ def _row(member: Member, identity: StoreIdentity, shares: Sequence[float]) -> di
         "other": f"{100 * sum(shares) / len(shares):.2f} %" if shares else "-",
         "weight": f"{member.weight:g}",
         "temperature": f"{member.temperature:.4g}",
+        "calibration": ", ".join(
+            one.method if one.dataset is None else f"{one.method} on {one.dataset}" for one in member.calibration
+        )
+        or "-",
     }
 
 

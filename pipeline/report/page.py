@@ -66,7 +66,7 @@ def write_page(
         functions=manifest.ensemble,
         members=[member.name for member in voting_members(manifest)],
         images=sum(len(summary.gallery) for summary in summaries),
-        calibrated=any(member.temperature != 1 for member in voting_members(manifest)),
+        calibrated=any(member.temperature != 1 or member.calibration for member in voting_members(manifest)),
         story=shown_story(story, manifest.class_set),
         settings=settings,
         tables=summary_tables(summaries),

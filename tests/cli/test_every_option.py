@@ -213,6 +213,8 @@ ROWS: dict[tuple[str, str], Row] = {
     ("calibrate", "--pixels"): Changes("--pixels 1500"),
     ("calibrate", "--seed"): Changes("--seed 1"),
     ("calibrate", "--average"): Changes("--average labelled"),
+    ("calibrate", "--method"): Changes("--method class-conditional"),
+    ("calibrate", "--per-dataset"): Changes("--per-dataset"),
     **common("render", "--manifest", "--output", "--datasets", "--json"),
     **refused("render"),
     ("render", "--write"): Changes("--write other"),

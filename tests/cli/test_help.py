@@ -34,7 +34,8 @@ SURFACE = {
     | CREW
     | {"--write", "--threshold", "--precision", "--keep", "--fit", "--agree", "--erode", "--format"}
     | {"--respect-coarse", "--allow-empty", "--limit", "--label", "--confidence", "--overwrite", "--dry-run"},
-    "calibrate": COMMON | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average"},
+    "calibrate": COMMON
+    | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average", "--method", "--per-dataset"},
     "render": COMMON | {"--write", "--kinds", "--opacity", "--width", "--limit", "--device"},
     "report": COMMON
     | {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.pipeline.scoring.temperature_fit import (
+from hmsa_pipeline.pipeline.scoring.calibration.temperature_fit import (
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,
     LabelledPixels,
@@ -47,7 +47,7 @@ def test_half_precision_logits_are_enough() -> None:
 def test_many_pixels_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     logits, labels = drawn(1.7)
     whole = fit_temperature(logits, labels)
-    monkeypatch.setattr("hmsa_pipeline.pipeline.scoring.temperature_fit.PIXELS_AT_ONCE", 333)
+    monkeypatch.setattr("hmsa_pipeline.pipeline.scoring.calibration.temperature_fit.PIXELS_AT_ONCE", 333)
     assert fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-9)
 
 

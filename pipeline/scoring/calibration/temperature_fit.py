@@ -15,7 +15,7 @@ _NEWTON_STEPS = 50
 _LBFGS_ROUNDS = 60
 # What is believed before anything is seen: numbers are within a factor of two or so of those of a network that learnt
 # by likelihood. An image counts as a few observations, however many pixels it has: they are much alike.
-_PRIOR_SPREAD = math.log(2)
+PRIOR_SPREAD = math.log(2)
 _OBSERVATIONS_PER_IMAGE = 3
 
 
@@ -24,14 +24,16 @@ class LabelledPixels:
     """Some labelled pixels.
 
     Attributes:
-        logits: (M, N, C) float16, of each member.
+        logits: (M, N, C) float16 as stored, or float32 calibrated, of each member.
         labels: (N,) int64 train ids.
         images: how many they are of; 0 if each stands for itself.
+        parts: name of the dataset, and number of pixels, of each image in turn.
     """
 
     logits: Tensor
     labels: Tensor
     images: int = 0
+    parts: tuple[tuple[str, int], ...] = ()
 
     @property
     def observations(self) -> float:
@@ -124,7 +126,7 @@ def _minimise(
             total += part.detach()
         moved = level - given
         believed = heat.square().sum() + ((moved - moved.mean()).square().sum() if weights else 0.0)
-        prior = believed / (2 * _PRIOR_SPREAD**2 * pixels.observations)
+        prior = believed / (2 * PRIOR_SPREAD**2 * pixels.observations)
         prior.backward()
         return total + prior.detach()
 

@@ -1,0 +1,93 @@
+"""The field ``calibration`` of a model: what is done to its logits besides the division by one temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from .frozen_model import FrozenModel
+from .value_types import Name, Number, Positive
+from .yaml_document import FieldError
+
+Method = Literal["temperature", "vector", "class-conditional", "dirichlet"]
+
+NUMBERS: dict[str, tuple[str, ...]] = {
+    "temperature": (),
+    "vector": ("scale", "bias"),
+    "class-conditional": ("temperatures",),
+    "dirichlet": ("matrix", "bias"),
+}
+"""Method -> the fields that hold its numbers."""
+
+
+class Calibration(FrozenModel):
+    """How logits z of one model are calibrated; `calibrate --method` writes it."""
+
+    dataset: Name | None = Field(
+        default=None, description="The dataset that it is for. null means all that have none of their own."
+    )
+    method: Method = Field(
+        description="temperature: nothing but the division. vector: scale z + bias. class-conditional: z / T of the "
+        "class with the highest z. dirichlet: matrix log softmax(z) + bias."
+    )
+    temperature: Positive | None = Field(
+        default=None, description="What the result is divided by. null means the model's `temperature`."
+    )
+    scale: tuple[Number, ...] | None = Field(default=None, description="Of vector: a factor for each class.")
+    bias: tuple[Number, ...] | None = Field(
+        default=None, description="Of vector and dirichlet: a summand for each class."
+    )
+    temperatures: tuple[Positive, ...] | None = Field(
+        default=None, description="Of class-conditional: T of each class."
+    )
+    matrix: tuple[tuple[Number, ...], ...] | None = Field(
+        default=None, description="Of dirichlet: a row for each class that comes out, a column for each that goes in."
+    )
+
+    @model_validator(mode="after")
+    def _has_its_numbers(self) -> Calibration:
+        if self.method == "temperature" and self.temperature is None:
+            raise FieldError("is missing; without it the entry says nothing", "temperature")
+        for name in ("scale", "bias", "temperatures", "matrix"):
+            there, needed = getattr(self, name) is not None, name in NUMBERS[self.method]
+            if needed and not there:
+                raise FieldError(f"is missing; {self.method} needs it", name)
+            if there and not needed:
+                raise FieldError(f"means nothing to {self.method}; remove this", name)
+        for i, row in enumerate(self.matrix or ()):
+            if len(row) != len(self.matrix or ()):
+                raise FieldError(f"has {len(row)} numbers in {len(self.matrix or ())} rows", "matrix", i)
+        return self
+
+    def check_classes(self, count: int) -> None:
+        """Raise FieldError if it is not of ``count`` classes."""
+        for name in NUMBERS[self.method]:
+            if (found := len(getattr(self, name))) != count:
+                raise FieldError(f"is of {found} classes, but the manifest has {count}; calibrate again", name)
+
+
+def _each_once(entries: Sequence[Calibration]) -> Sequence[Calibration]:
+    seen: set[str | None] = set()
+    for i, entry in enumerate(entries):
+        key = entry.dataset and entry.dataset.lower()
+        if key in seen:
+            raise FieldError(f"there are two for {entry.dataset or 'all datasets'}; remove one", i)
+        seen.add(key)
+    return entries
+
+
+CalibrationField = Annotated[tuple[Calibration, ...], AfterValidator(_each_once)]
+
+
+def calibration_of(entries: Sequence[Calibration], dataset: str) -> Calibration | None:
+    """Return the entry for a dataset: its own, or that for all; None if there is neither.
+
+    Args:
+        entries: of a member.
+        dataset: its name.
+    """
+    own = [entry for entry in entries if entry.dataset and entry.dataset.lower() == dataset.lower()]
+    common = [entry for entry in entries if entry.dataset is None]
+    return next(iter([*own, *common]), None)

@@ -1,0 +1,1 @@
+"""Calibration of members from stored logits and labels: `calibrate`."""
