@@ -33,6 +33,17 @@ CLASS_NAMES: tuple[str, ...] = tuple(_CLASSES)
 PALETTE: tuple[tuple[int, int, int], ...] = tuple(_CLASSES.values())
 """Train id -> RGB, 0 to 255, for class maps that people look at."""
 
+CATEGORIES: dict[str, tuple[str, ...]] = {
+    "flat": ("road", "sidewalk"),
+    "construction": ("building", "wall", "fence"),
+    "object": ("pole", "traffic light", "traffic sign"),
+    "nature": ("vegetation", "terrain"),
+    "sky": ("sky",),
+    "human": ("person", "rider"),
+    "vehicle": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
+}
+"""Category -> its classes, as Cityscapes groups them."""
+
 NUM_CLASSES = len(CLASS_NAMES)
 
 IGNORE = 255

@@ -25,6 +25,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _MARKS = "osD^vP*"
 _POINTS = 400
+_MOST_WRITTEN = 40  # classes of which a matrix has room for numbers
 _SETTINGS: Any = {
     "svg.hashsalt": "hmsa-pipeline",
     "font.size": 10,
@@ -202,6 +203,40 @@ def dispute_matrix(path: Path, shares: np.ndarray, names: Sequence[str]) -> None
     axes.grid(visible=False)
     axes.set_title("pixels in dispute, %", fontsize=10)
     _write(figure, path)
+
+
+def confusion_matrix(path: Path, matrix: np.ndarray, names: Sequence[str]) -> None:
+    """Plot of the pixels of each class how many percent are predicted as which; classes without labels have no row.
+
+    Args:
+        path: of the SVG file.
+        matrix: (C, C) counts, rows are labels.
+        names: of the classes, by id.
+    """
+    labelled = matrix.sum(1)
+    rows = np.flatnonzero(labelled)
+    columns = np.flatnonzero(matrix.any(0) | (labelled > 0))
+    shares = 100 * matrix[np.ix_(rows, columns)] / np.maximum(1, labelled[rows, None])
+    figure, (axes,) = _axes(2.6 + 0.42 * max(1, len(columns)), 2.0 + 0.34 * max(1, len(rows)))
+    if shares.size:
+        axes.imshow(shares, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    few = len(columns) <= _MOST_WRITTEN
+    for i, j in np.argwhere(shares >= 0.5).tolist() if few else ():
+        ink = "black" if shares[i, j] > 55 else "white"
+        axes.text(j, i, f"{shares[i, j]:.0f}", ha="center", va="center", color=ink, fontsize=8)
+    axes.set_xticks(range(len(columns)), [names[i] for i in columns.tolist()], rotation=45, ha="right")
+    axes.set_yticks(range(len(rows)), [f"{names[i]} ({_short(int(labelled[i]))})" for i in rows.tolist()])
+    axes.set(xlabel="predicted as", ylabel="labelled as (pixels)")
+    axes.grid(visible=False)
+    axes.set_title("% of the labelled pixels of a class" + (", from 0.5 % on" if few else ""), fontsize=10)
+    _write(figure, path)
+
+
+def _short(pixels: int) -> str:
+    """Such as ``730``, ``12 k`` and ``3.4 M``."""
+    if pixels < 1000:
+        return str(pixels)
+    return f"{pixels / 1e3:.3g} k" if pixels < 999_500 else f"{pixels / 1e6:.3g} M"
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -33,10 +33,13 @@ from ..storage.output_folder import predictions_path
 from ..text import without_nan
 from .averages import DATASET
 from .ground_truth import LABELLED, GroundTruth, has_labels, load_ground_truth
+from .instance_masks import SIZES, read_instances, reason_without_instances
 from .pixel_counts import PixelCounts
 from .resampling.bootstrap import Bootstrap, Replicates, Resampling, intervals
-from .resampling.coarse import Row
 from .resampling.comparison import Difference, differences
+
+INSTANCES = "iiou"
+"""The figure that needs masks of instances."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class EvaluationPlan:
         truth: images with masks.
         members: whose stores are scored.
         subjects: which of them together are scored under which name, with the functions of the manifest.
+        left_out: figures that the data does not give -> why.
     """
 
     dataset: str
@@ -57,6 +61,7 @@ class EvaluationPlan:
     members: tuple[MemberStore, ...]
     subjects: Mapping[str, tuple[int, ...]]
     functions: Functions
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def note(self) -> str | None:
@@ -76,6 +81,7 @@ class EvaluationResult:
         resampling: how images were resampled; None if they were not.
         replicates: figures of the resamplings, by subject; None of fewer than two images.
         compare: the two subjects that are compared; None for none.
+        left_out: figures that the data does not give -> why.
     """
 
     dataset: str
@@ -85,6 +91,7 @@ class EvaluationResult:
     resampling: Resampling | None = None
     replicates: dict[str, Replicates | None] = field(default_factory=dict)
     compare: tuple[str, str] | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """Figures by subject; NaN where one is not defined."""
@@ -110,6 +117,9 @@ class EvaluationResult:
             "scores": {name: without_nan(figures) for name, figures in self.figures().items()},
             "failed": self.failed,
         }
+        if not self.truth.ood:
+            found["confusion"] = {name: counts.confusion.tolist() for name, counts in self.counts.items()}
+            found["left_out"] = dict(self.left_out)
         if self.truth.left_out:
             found["without_mask"] = list(self.truth.left_out)
         if self.resampling is not None:
@@ -200,7 +210,10 @@ def _plan_dataset(
     require_predictions(folder, names, called, fix)
     stores = stores_of(manifest, entry.name, [pair.image for pair in truth.pairs], members)
     name = entry.name if part is None else f"{entry.name}/{part}"
-    return EvaluationPlan(name, folder, truth, stores, subjects, manifest.ensemble)
+    reason = None if truth.ood else reason_without_instances(truth)
+    return EvaluationPlan(
+        name, folder, truth, stores, subjects, manifest.ensemble, {INSTANCES: reason} if reason else {}
+    )
 
 
 def evaluate(
@@ -222,9 +235,11 @@ def evaluate(
     subjects = (ENSEMBLE, *plan.subjects)  # in the order of the table
     classes, ood = len(plan.truth.classes), plan.truth.ood
     counts = {name: PixelCounts.none(ood, classes) for name in subjects}
-    result = EvaluationResult(plan.dataset, plan.truth, counts, resampling=resampling, compare=compare)
+    result = EvaluationResult(
+        plan.dataset, plan.truth, counts, resampling=resampling, compare=compare, left_out=plan.left_out
+    )
     images = len(plan.truth.pairs)
-    bootstrap = Bootstrap(subjects, Row(ood, classes), images, resampling) if resampling else None
+    bootstrap = Bootstrap(subjects, images, resampling) if resampling else None
     with Progress(images) as progress:
         progress.job(plan.dataset, images)
         found: Iterator[dict[str, PixelCounts] | str] = map_files(
@@ -256,6 +271,9 @@ def _scored(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts]
             require_classes(
                 label[truth != IGNORE], str(plan.folder / names[0]), plan.truth.classes, " on labelled pixels"
             )
+        instances = None
+        if not plan.truth.ood and INSTANCES not in plan.left_out:
+            instances = read_instances(plan.truth.reader.root, pair, truth.shape), SIZES
         answers = {ENSEMBLE: (label, confidence)}
         if plan.subjects:
             answers |= predict_from_stores(plan.members, pair.image, plan.subjects, plan.functions)
@@ -267,4 +285,5 @@ def _scored(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts]
                 f"{plan.members[0][1]}: holds {pair.image} as {label.shape[0]}x{label.shape[1]}, its prediction is "
                 f"{truth.shape[0]}x{truth.shape[1]}; score them one after the other"
             )
-    return {name: plan.truth.count(label, confidence, truth) for name, (label, confidence) in answers.items()}
+    image = plan.truth.labelled_image(truth, instances)
+    return {name: image.count(label, confidence) for name, (label, confidence) in answers.items()}

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
 
 from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError, ManifestError, StoreError, first_few
@@ -39,8 +38,8 @@ from ..submission.bravo_archives import (
 )
 from ..text import figure
 from .averages import PLAIN
-from .metrics import confusion, harmonic_mean, level_counts
-from .pixel_counts import CLASSES, PixelCounts
+from .metrics import harmonic_mean, level_counts
+from .pixel_counts import CLASSES, PixelCounts, class_pairs
 
 SUBSETS: tuple[str, ...] = (
     "ACDCfog",
@@ -243,11 +242,16 @@ def _score(
         name: BravoScores(
             summary({subset: figures_of(subset, *of[subset]) for subset in SUBSETS}),
             {subset: of[subset][0].images for subset in SUBSETS},
-            {subset: int(PLAIN.counted(torch.from_numpy(of[subset][0].confusion)).sum()) for subset in SUBSETS},
+            {subset: _counted_classes(of[subset][0]) for subset in SUBSETS},
             failed,
         )
         for name, of in counts.items()
     }
+
+
+def _counted_classes(counts: PixelCounts) -> int:
+    """How many classes the toolkit's mean runs over."""
+    return int(PLAIN.counted_of(counts.confusion.sum(1), counts.confusion.sum(0)).sum())
 
 
 def _count(
@@ -272,7 +276,7 @@ def _count(
             f"{base}: the prediction holds class {highest} where the ground truth has a class; train ids end at 18, "
             "and if these are label ids (road 7), turn them into train ids (road 0) first"
         )
-    matrix = confusion(torch.from_numpy(label[kept]), torch.from_numpy(ids[kept]), CLASSES).numpy()
+    matrix = class_pairs(label[kept], ids[kept], CLASSES)
     right, valid = (ids == label)[indices], valid[indices]
     return (
         PixelCounts(False, matrix, level_counts(right[valid], confidences[valid]), images=1),
@@ -289,13 +293,18 @@ def figures_of(subset: str, valid: PixelCounts, invalid: PixelCounts) -> dict[st
         invalid: counts of its pixels with the invalid ones as out of distribution.
     """
     found: dict[str, Any] = {}
-    # The toolkit has none of them, and all scalars enter the means.
-    others = ("images", "pixels", "accuracy", "miou_classes")
     if subset not in WITHOUT_CLASSES:
-        found |= {f"{name}_valid": value for name, value in valid.figures().items() if name not in others}
+        figures = valid.figures()
+        found |= {f"{name}_valid": figures[name] for name in _VALID}
     if subset in WITH_INVALID:
-        found |= {f"{name}_ood": value for name, value in invalid.figures().items() if name not in others}
+        figures = invalid.figures()
+        found |= {f"{name}_ood": figures[name] for name in _INVALID}
     return found
+
+
+# What the toolkit has; all numbers enter the means.
+_VALID = ("miou", "ece", "auroc", "auprc_success", "auprc_error", "fpr95", "iou")
+_INVALID = ("auroc", "auprc", "fpr95")
 
 
 def summary(subsets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -22,7 +23,7 @@ from ..config.manifest import DatasetEntry
 from ..config.value_types import NamesOf
 from ..submission.bravo_archives import TarArchive, base_of, read_mask, split_of, truth_endings
 from .averages import DATASET, PLAIN, Average, average_of
-from .pixel_counts import CLASSES, PixelCounts, count_classes, count_ood
+from .pixel_counts import CLASSES, LabelledImage, OutlierImage, PixelCounts
 
 LABELLED = NamesOf(KNOWN_DATASETS, OUTLIERS)
 """The types of dataset that have labels beside their photographs."""
@@ -92,8 +93,19 @@ class GroundTruth:
             confidence: (H, W) uint16.
             truth: (H, W) uint8, 255 where nothing is known.
         """
+        return self.labelled_image(truth).count(label, confidence)
+
+    def labelled_image(
+        self, truth: np.ndarray, instances: tuple[np.ndarray, Mapping[int, float]] | None = None
+    ) -> LabelledImage | OutlierImage:
+        """The labels of one image, of which several predictions can be counted.
+
+        Args:
+            truth: (H, W) uint8, 255 where nothing is known.
+            instances: as of `LabelledImage`; None for none.
+        """
         classes = len(self.classes)
-        return count_ood(confidence, truth, classes) if self.ood else count_classes(label, confidence, truth, classes)
+        return OutlierImage(truth, classes) if self.ood else LabelledImage(truth, classes, instances)
 
 
 def load_ground_truth(

@@ -164,6 +164,8 @@ ROWS: dict[tuple[str, str], Row] = {
     ("evaluate", "--ground-truth"): Held("cli/test_bravo.py::test_the_manifests_own_predictions_are_taken"),
     ("evaluate", "--samples"): Held("cli/test_bravo.py::test_the_manifests_own_predictions_are_taken"),
     ("evaluate", "--submission"): Held("cli/test_bravo.py::test_the_figures_are_the_toolkits"),
+    ("evaluate", "--figures"): Changes("--figures all"),
+    ("evaluate", "--confusion"): Changes("--confusion new"),
     ("evaluate", "--bootstrap"): Changes("--bootstrap 40"),
     ("evaluate", "--seed"): Held("cli/test_intervals.py::test_every_figure_has_an_interval_around_it"),
     ("evaluate", "--compare"): Held("cli/test_intervals.py::test_two_subjects_are_compared_on_the_same_images"),

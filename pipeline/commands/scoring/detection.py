@@ -40,6 +40,7 @@ def check_detection_options(context: typer.Context) -> None:
         "--compare": "compare",
         "--bootstrap": "bootstrap",
         "--components": "components",
+        "--confusion": "confusion",
         "--processes": "processes",
         "--ground-truth": "ground_truth",
         "--samples": "samples",
@@ -48,7 +49,7 @@ def check_detection_options(context: typer.Context) -> None:
     }
     if wrong := [flag for flag, name in others.items() if given[name]]:
         raise HmsaError(f"{wrong[0]}: does not go with --ood-datasets, which needs no labels; leave one of them out")
-    refuse_without_effect(context, "beside --ood-datasets, which needs no labels", "average", "seed")
+    refuse_without_effect(context, "beside --ood-datasets, which needs no labels", "average", "seed", "figures")
     if given["confidences"] is None:
         refuse_without_effect(context, "beside --ood-datasets without --confidences", "models")
 

@@ -20,11 +20,12 @@ from ..shared.options import (
     require_there,
     target_file,
 )
-from ..shared.output import end_command, print_failed, write_rows
+from ..shared.output import end_command, print_failed, require_folder, write_rows
 from .detection import Detection, check_detection_options, evaluate_images
 
 if TYPE_CHECKING:
     from ...config.manifest import Manifest
+    from ...scoring.evaluate import EvaluationResult
     from ..shared.output import Output
 
 
@@ -57,8 +58,9 @@ def check_options(context: typer.Context) -> None:
 def _check_bravo_options(context: typer.Context, members: bool) -> None:
     given = context.params
     predictions, submission = given["predictions"], given["submission"]
+    refuse_without_effect(context, "beside --ground-truth, whose figures are the challenge's", "figures")
     others = {"--limit": "limit", "--csv": "csv_file", "--processes": "processes", UNLABELLED: "allow_unlabelled"}
-    others |= {"--bootstrap": "bootstrap", "--compare": "compare"}
+    others |= {"--bootstrap": "bootstrap", "--compare": "compare", "--confusion": "confusion"}
     others |= {"--confidences": "confidences", "--components": "components"}
     if wrong := [flag for flag, name in others.items() if given[name]]:
         raise HmsaError(f"{wrong[0]}: does not go with BRAVO's tar files; leave it out")
@@ -107,6 +109,14 @@ def evaluate(
     samples: options.Samples = None,
     submission: Annotated[Path | None, path_option("--submission", "TAR", "Score this submission to BRAVO.")] = None,
     allow_unlabelled: options.Unlabelled = False,
+    figures: Annotated[
+        str,
+        option("--figures", "NAMES", "What is printed: basic, all, or names, comma separated. --json has all."),
+    ] = "basic",
+    confusion: Annotated[
+        Path | None,
+        path_option("--confusion", "DIR", "Draw each subject's confusion matrix there, as an SVG file."),
+    ] = None,
     bootstrap: Annotated[
         int | None,
         option("--bootstrap", "N", "Give 95 % intervals from N resamplings of the images, such as 1000.", min=40),
@@ -144,7 +154,9 @@ def evaluate(
     """Score class maps and confidences against labels.
 
     For every dataset of the manifest that has labels: IoU by class, mIoU, accuracy, ECE (15 bins), and how well the
-    confidence tells right from wrong pixels (AUROC, AUPR of both, FPR at 95 % TPR). docs/metrics.md has the formulas.
+    confidence tells right from wrong pixels (AUROC, AUPR of both, FPR at 95 % TPR). --figures all adds precision,
+    recall, IoU of categories, boundaries and instances, other calibration errors, and selective prediction (AURC and
+    others). docs/metrics.md has the formulas.
 
     For the validation images of SMIYC: how well low confidence finds what is out of distribution (AUROC, AUPRC, FPR).
 
@@ -162,6 +174,7 @@ def evaluate(
     from ...scoring.evaluate import evaluate as score
     from ...scoring.evaluate import plan_evaluation
     from ...scoring.evaluation_table import evaluation_rows, evaluation_table
+    from ...scoring.figures.names import chosen_figures
     from ...scoring.resampling.bootstrap import Resampling
 
     check_options(context)
@@ -169,6 +182,9 @@ def evaluate(
     if ground_truth is not None and samples is not None:
         _evaluate_bravo(manifest, say, context.params)
         return
+    chosen = chosen_figures(figures)
+    if confusion is not None:
+        require_folder(confusion, "--confusion")
     read = manifest()
     if ood_datasets is not None:
         evaluate_images(read, say, context.params)
@@ -185,23 +201,37 @@ def evaluate(
     )
     resampling = Resampling(bootstrap or REPLICATES, seed) if bootstrap or compare else None
     detection = Detection(read, plans, context.params)
-    figures, rows, failed = [], [], 0
+    written, rows, failed = [], [], 0
     for number, plan in enumerate(plans):
         if note := plan.note:
             typer.echo(f"note: {note}", err=True)
         result = score(plan, processes, resampling, compare)
         print_failed(result.dataset, result.failed)
-        say.lines(evaluation_table(result))
+        say.lines(evaluation_table(result, chosen))
+        if confusion is not None:
+            _draw_confusion(confusion, result)
         more = detection.score(number, result)
         print_failed(result.dataset, more.failed)
         say.lines(more.lines)
-        figures.append(result.as_json() | more.figures)
+        written.append(result.as_json() | more.figures)
         rows += [*evaluation_rows([result]), *more.rows]
         failed += len(result.failed) + len(more.failed)
-    say.figures(figures)
+    say.figures(written)
     if csv_file:
         write_rows(csv_file, rows, "--csv")
     end_command(failed)
+
+
+def _draw_confusion(folder: Path, result: EvaluationResult) -> None:
+    """Write ``<folder>/<dataset>-<subject>.svg`` of every subject of a dataset with labels of classes."""
+    from ...report.plots import confusion_matrix
+
+    if result.truth.ood:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, counts in result.counts.items():
+        file = f"{result.dataset}-{name}".replace("/", "-").replace(" ", "-")
+        confusion_matrix(folder / f"{file}.svg", counts.confusion, result.truth.classes.names)
 
 
 def _evaluate_bravo(manifest: Callable[[], Manifest], say: Output, given: Mapping[str, Any]) -> None:

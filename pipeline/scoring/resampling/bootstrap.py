@@ -49,19 +49,18 @@ class Bootstrap:
 
     Args:
         subjects: whose counts are added.
-        row: the order of their counts.
         images: n, how many will be added; one that fails counts as drawn, and adds nothing.
         resampling: how often, and the seed.
     """
 
-    def __init__(self, subjects: Sequence[str], row: Row, images: int, resampling: Resampling) -> None:
-        self._row = row
+    def __init__(self, subjects: Sequence[str], images: int, resampling: Resampling) -> None:
+        self._row: Row | None = None
         self._draw = np.random.default_rng(resampling.seed)
         self._left = np.full(resampling.replicates, images)
         self._images = images
         self._weights: list[np.ndarray] = []
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in subjects}
-        self._sums = {name: np.zeros((resampling.replicates, row.length)) for name in subjects}
+        self._sums: dict[str, np.ndarray] = {}
         self._counted = 0
 
     def add(self, counts: Mapping[str, PixelCounts] | None) -> None:
@@ -73,6 +72,9 @@ class Bootstrap:
             return
         self._counted += 1
         self._weights.append(weights)
+        if self._row is None:
+            self._row = Row(next(iter(counts.values())))
+            self._sums = {name: np.zeros((len(self._left), self._row.length)) for name in self._rows}
         for name, rows in self._rows.items():
             rows.append(self._row.pack(counts[name]))
         if len(self._weights) == _TOGETHER:
@@ -97,18 +99,18 @@ class Bootstrap:
             counts: of all images together.
             average: which classes means are taken over.
         """
-        if self._counted < 2:
+        if self._counted < 2 or self._row is None:
             return None
         self._flush()
         scale = coarse_scale(counts.levels)
         exact = counts.figures(average)
         joined = figures_of(self._row.unpack(self._row.pack(counts), scale), average)
-        found = [figures_of(self._row.unpack(row, scale), average) for row in self._sums[subject]]
+        drawn = [figures_of(self._row.unpack(row, scale), average) for row in self._sums[subject]]
         values: Replicates = {}
         for name in exact:
             if name not in COUNTS:
                 shift = np.nan_to_num(np.subtract(exact[name], joined[name]))
-                values[name] = np.array([one[name] for one in found], np.float64) + shift
+                values[name] = np.array([one[name] for one in drawn], np.float64) + shift
         return values
 
 

@@ -7,15 +7,14 @@ and the bins of the calibration error are kept apart. So a step is at most 1/32 
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+import math
 
 import numpy as np
 
 from ...fusion.prediction_files import CONFIDENCE_LEVELS
 from ..figures.totals import Totals
 from ..metrics import FINE, Levels
-from ..pixel_counts import PixelCounts
+from ..pixel_counts import OPTIONAL, PixelCounts
 
 _STEPS = 32
 
@@ -45,33 +44,22 @@ def coarse_scale(levels: np.ndarray) -> Levels:
     return Levels(np.where(pixels > 0, sure / np.maximum(pixels, 1), middle), np.searchsorted(STARTS, FINE.bins))
 
 
-@dataclass(frozen=True)
 class Row:
     """The order of an image's counts in a row of D numbers.
 
-    Attributes:
-        ood: whether the labels say what is out of distribution.
-        classes: C.
+    Args:
+        counts: of which every image has the same kinds.
     """
 
-    ood: bool
-    classes: int
-
-    @property
-    def _lengths(self) -> tuple[int, ...]:
-        return (1, self.classes, self.classes, self.classes, 2 * len(STARTS))
-
-    @property
-    def length(self) -> int:
-        """D."""
-        return sum(self._lengths)
+    def __init__(self, counts: PixelCounts) -> None:
+        self._ood = counts.ood
+        self._shapes = {name: values.shape for name, values in _parts(counts).items()}
+        self.length = sum(math.prod(shape) for shape in self._shapes.values())
 
     def pack(self, counts: PixelCounts) -> np.ndarray:
-        """Write counts as a row, (D,) float64."""
-        totals = counts.totals()
-        levels = np.add.reduceat(totals.levels, STARTS, axis=1).ravel()
-        parts = ([totals.images], totals.hit, totals.labelled, totals.predicted, levels)
-        return np.concatenate(parts, dtype=np.float64)
+        """Write counts as a row, (D,) float64; what only some images have is left out."""
+        parts = _parts(counts)
+        return np.concatenate([parts[name].ravel() for name in self._shapes], dtype=np.float64)
 
     def unpack(self, row: np.ndarray, scale: Levels) -> Totals:
         """Read a row, or a weighted sum of rows.
@@ -80,6 +68,17 @@ class Row:
             row: (D,).
             scale: of `coarse_scale`.
         """
-        ends = list(itertools.accumulate(self._lengths))
-        images, hit, labelled, predicted, levels = np.split(row, ends[:-1])
-        return Totals(self.ood, float(images[0]), hit, labelled, predicted, levels.reshape(2, -1), scale)
+        found, start = {}, 0
+        for name, shape in self._shapes.items():
+            end = start + math.prod(shape)
+            found[name], start = row[start:end].reshape(shape), end
+        images = float(found.pop("images")[0])
+        return Totals(ood=self._ood, images=images, scale=scale, **found)
+
+
+def _parts(counts: PixelCounts) -> dict[str, np.ndarray]:
+    totals = counts.totals()
+    sums = ("hit", "labelled", "predicted", "categories", *OPTIONAL)
+    found = {name: getattr(totals, name) for name in sums if getattr(totals, name) is not None}
+    levels = np.add.reduceat(totals.levels, STARTS, axis=1)
+    return {"images": np.array([totals.images]), "levels": levels, **found}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hmsa_pipeline.pipeline.scoring.metrics import ece
+from hmsa_pipeline.pipeline.scoring.metrics import FINE, ece
 from hmsa_pipeline.pipeline.scoring.pixel_counts import PixelCounts, count_classes, count_ood
 from hmsa_pipeline.pipeline.scoring.resampling.bootstrap import Bootstrap, Resampling, interval, intervals
 from hmsa_pipeline.pipeline.scoring.resampling.coarse import STARTS, Row, coarse_scale
@@ -15,6 +15,14 @@ from hmsa_pipeline.pipeline.scoring.resampling.comparison import Difference, dif
 
 IMAGES = 20
 NEAR = {"auroc": 1e-4, "auprc_success": 3e-4, "auprc_error": 2e-3, "ece": 1e-4, "fpr95": 4e-3, "auprc": 2e-3}
+NEAR |= {
+    "adaptive_ece": 1e-3,
+    "smooth_ece": 1e-4,
+    "mce": 1e-3,
+    "risk_at_80_coverage": 5e-4,
+    "coverage_at_5_risk": 3e-3,
+}
+NEAR |= dict.fromkeys(("aurc", "eaurc", "augrc"), 1e-4)
 """How far joined levels may move a figure of a resampling."""
 
 
@@ -53,7 +61,7 @@ def total(found: list[PixelCounts], times: np.ndarray | None = None) -> PixelCou
 
 def drawn(found: dict[str, list[PixelCounts]], resampling: Resampling) -> Bootstrap:
     (first, *_) = found.values()
-    bootstrap = Bootstrap(list(found), Row(first[0].ood, 19), len(first), resampling)
+    bootstrap = Bootstrap(list(found), len(first), resampling)
     for each in zip(*found.values(), strict=True):
         bootstrap.add(dict(zip(found, each, strict=True)))
     return bootstrap
@@ -66,14 +74,15 @@ def times_drawn(images: int, replicates: int, seed: int) -> np.ndarray:
         one = PixelCounts.none(False, images)
         one.confusion[number, number], one.images = 1, 1
         found.append(one)
-    bootstrap = Bootstrap(["a"], Row(False, images), images, Resampling(replicates, seed))
+    bootstrap = Bootstrap(["a"], images, Resampling(replicates, seed))
     for one in found:
         bootstrap.add({"a": one})
     everything = PixelCounts.none(False, images)
     for one in found:
         everything += one
     bootstrap.replicates("a", everything)
-    return bootstrap._sums["a"][:, 1 : 1 + images].astype(int)
+    row = Row(everything)
+    return np.array([row.unpack(sums, FINE).labelled for sums in bootstrap._sums["a"]]).astype(int)
 
 
 def test_images_are_drawn_with_replacement() -> None:
@@ -127,7 +136,7 @@ def test_joined_levels_are_as_narrow_as_they_say() -> None:
 
 def test_the_bins_of_the_calibration_error_lose_nothing_of_all_images() -> None:
     every = total(images(4))
-    row = Row(False, 19)
+    row = Row(every)
     joined = row.unpack(row.pack(every), coarse_scale(every.levels))
     assert ece(joined.levels, joined.scale) == pytest.approx(ece(every.levels), abs=1e-12)
 
@@ -193,7 +202,7 @@ def test_chance_differences_are_rarely_significant() -> None:
 
 def test_an_image_that_failed_is_drawn_and_adds_nothing() -> None:
     found = images(7)
-    bootstrap = Bootstrap(["a"], Row(False, 19), IMAGES, Resampling(100, 0))
+    bootstrap = Bootstrap(["a"], IMAGES, Resampling(100, 0))
     for number, one in enumerate(found):
         bootstrap.add(None if number == 3 else {"a": one})
     held = total([one for number, one in enumerate(found) if number != 3])
