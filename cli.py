@@ -27,7 +27,7 @@ from .pipeline.commands import (
     submit,
     train,
 )
-from .pipeline.commands.scoring import calibrate, evaluate
+from .pipeline.commands.scoring import calibrate, evaluate, search
 from .pipeline.commands.shared.output import INTERRUPTED, print_note
 from .pipeline.commands.stores import import_logits, verify
 from .pipeline.runtime import output_streams
@@ -56,6 +56,7 @@ for command in (
     ensemble.ensemble,
     evaluate.evaluate,
     calibrate.calibrate,
+    search.search,
     autolabel.autolabel,
     render.render,
     report.report,

@@ -29,9 +29,10 @@ PIPELINE = {
     "inference": {"fusion", "config", "store", "storage", "workers", "runtime", "datasets", "models"},
     "external": {"inference", "fusion", "config", "store", "storage", "runtime", "datasets", "models"},
     "scoring": {"submission", "fusion", "config", "store", "storage", "runtime", "datasets"},
+    "search": {"scoring", "fusion", "config", "store", "storage", "runtime", "datasets"},
     "pictures": {"fusion", "datasets"},
     "autolabel": {"scoring", "pictures", "fusion", "config", "store", "storage", "workers", "runtime", "datasets"},
-    "report": {"scoring", "pictures", "fusion", "config", "store", "storage", "runtime", "datasets"},
+    "report": {"search", "scoring", "pictures", "fusion", "config", "store", "storage", "runtime", "datasets"},
     "multiscale": {"inference", "pictures", "fusion", "config", "runtime", "datasets", "models"},
     "training": {"config", "scoring", "pictures", "store", "storage", "runtime", "datasets", "models"},
     "dataset_tools": {"config", "pictures", "runtime", "datasets"},
@@ -58,7 +59,7 @@ STAGES = {
         "pipeline.submission.submit_dataset",
     ),
     *("pipeline.report.build_report", "pipeline.report.render", "pipeline.training.run"),
-    *("pipeline.autolabel.run", "pipeline.multiscale.render_scales"),
+    *("pipeline.autolabel.run", "pipeline.multiscale.render_scales", "pipeline.search.run"),
 }
 """Modules that do a whole command's work; only commands and the demo may put two of them together."""
 ONLY_IN = {
@@ -70,7 +71,10 @@ ONLY_IN = {
     "boto3": ("pipeline/storage/object_client.py",),
     "botocore": ("pipeline/storage/object_client.py",),
     "typer": ("cli.py", "pipeline/commands/"),
-    "matplotlib": ("pipeline/report/plots.py", "pipeline/training/log.py", "pipeline/dataset_tools/class_chart.py"),
+    "matplotlib": (
+        *("pipeline/report/plots.py", "pipeline/search/plot.py"),
+        *("pipeline/training/log.py", "pipeline/dataset_tools/class_chart.py"),
+    ),
     "tensorboard": ("pipeline/training/log.py",),
     "transformers": ("models/adapters/",),
     "segmentation_models_pytorch": ("models/adapters/",),

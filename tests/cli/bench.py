@@ -139,7 +139,7 @@ def run(*argv: str) -> Result:
         "--help",
     } & set(argv):
         argv = (argv[0], "--workers", "0", *argv[1:])
-    if argv[:1] == ("report",) and not {"--processes", "--help"} & set(argv):
+    if argv[:1] in [("report",), ("search",)] and not {"--processes", "--help"} & set(argv):
         argv = (argv[0], "--processes", "1", *argv[1:])
     out, err = io.StringIO(), io.StringIO()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -66,6 +66,13 @@ def ids(path: Path) -> np.ndarray:
         return np.asarray(file)
 
 
+def truth_of(bench: Bench, dataset: str) -> dict[str, np.ndarray]:
+    """Image -> (H, W) uint8 train ids of its mask, 255 where nothing is labelled."""
+    entry = next(one for one in bench.tree["datasets"] if one["name"] == dataset)
+    root, lookup = Path(entry["root"]), dataset_spec("cityscapes").lookup("ids")
+    return {pair.image: lookup[ids(root / pair.mask)] for pair in list_pairs(root, "cityscapes", entry["split"])}
+
+
 def fill(store: Path, name: str, city: Path, split: str, truth: dict[str, np.ndarray], seed: int) -> None:
     """Write logits that mostly say what the labels say, each member wrong in places of its own."""
     photographs = [Photograph(one.path, one.bytes, SIZE) for one in list_images(city, "cityscapes", split)]

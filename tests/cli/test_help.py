@@ -36,6 +36,10 @@ SURFACE = {
     | {"--respect-coarse", "--allow-empty", "--limit", "--label", "--confidence", "--overwrite", "--dry-run"},
     "calibrate": COMMON
     | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average", "--method", "--per-dataset"},
+    "search": COMMON
+    | {"--by", "--labels", "--confidences", "--weights", "--most", "--greedy", "--folds", "--bootstrap", "--seed"}
+    | {"--cost", "--limit", "--average", "--allow-unlabelled", "--processes", "--csv", "--plot", "--write"}
+    | {"--overwrite"},
     "render": COMMON | {"--write", "--kinds", "--opacity", "--width", "--limit", "--device"},
     "report": COMMON
     | {

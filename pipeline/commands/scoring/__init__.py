@@ -1,1 +1,1 @@
-"""Commands that compare predictions and logits with labels: evaluate, calibrate."""
+"""Commands that compare predictions and logits with labels: evaluate, calibrate, search."""

@@ -1,0 +1,100 @@
+"""Counts combinations of members by fusing each of them, for functions whose sums cannot be shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import StoreError
+from ..config.manifest import FusionFunctions
+from ..fusion.fuse import fuse, quantise
+from ..fusion.prediction_files import CONFIDENCE_LEVELS
+from .combinations import Weights, members_of, shares_of
+from .counts import Counts
+from .levels import LEVELS, PLACE_OF
+
+
+class FusedCounter:
+    """Counts pixels of one image, a strip after the other.
+
+    Args:
+        combinations: N combinations of M members.
+        temperatures: (M,) of the members.
+        functions: of label and confidence.
+        classes: C.
+        ood: whether the labels are 1 for out of distribution and 0, and not classes.
+        nll: whether the likelihood of the label is summed up.
+    """
+
+    def __init__(
+        self,
+        combinations: Sequence[Weights],
+        temperatures: Sequence[float],
+        functions: FusionFunctions,
+        classes: int,
+        *,
+        ood: bool = False,
+        nll: bool = False,
+    ) -> None:
+        self._counts = Counts.none(len(combinations), 1, classes)
+        self._combinations = combinations
+        self._temperatures = temperatures
+        self._functions = functions
+        self._classes = classes
+        self._ood = ood
+        self._nll = nll and not ood
+
+    def add(self, logits: Sequence[Tensor], labels: np.ndarray) -> None:
+        """Count some pixels.
+
+        Args:
+            logits: of each member (C, P) float16.
+            labels: (P,) uint8, none of them 255.
+
+        Raises:
+            StoreError: logits are not finite.
+        """
+        counts = self._counts
+        for number, weights in enumerate(self._combinations):
+            chosen = members_of(weights)
+            fused = fuse(
+                [logits[i] for i in chosen],
+                [weights[i] for i in chosen],
+                [self._temperatures[i] for i in chosen],
+                label=self._functions.label,
+                confidence=self._functions.confidence,
+            )
+            if not bool(fused.confidence.isfinite().all()):
+                raise StoreError("a member's logits are not finite; find it with 'hmsa-pipeline verify'")
+            said = fused.label.numpy()
+            right = labels == (0 if self._ood else said)
+            places = quantise(fused.confidence).numpy().astype(np.int32) + right * np.int32(CONFIDENCE_LEVELS)
+            counts.levels[number, 0] += np.bincount(PLACE_OF.take(places), minlength=2 * LEVELS).reshape(2, LEVELS)
+            if not self._ood:
+                counts.predicted[number, 0] += np.bincount(said, minlength=self._classes)
+                counts.hits[number, 0] += np.bincount(said[right], minlength=self._classes)
+            if self._nll:
+                counts.nll[number, 0] += self._loss(logits, weights, labels)
+        if not self._ood:
+            counts.labelled[0] += np.bincount(labels, minlength=self._classes)
+
+    def finish(self) -> Counts:
+        """Return the counts of all pixels, in one group."""
+        return self._counts
+
+    def _loss(self, logits: Sequence[Tensor], weights: Weights, labels: np.ndarray) -> float:
+        """Sum of -log p(label), of the mean softmax or of the softmax of the mean logits, as the label is made."""
+        ids = torch.from_numpy(labels)[None].long()
+        total = torch.zeros(1)
+        for member, share in shares_of(weights):
+            z = logits[member].float() / self._temperatures[member]
+            total = total + share * (z if self._functions.label == "mean-logit" else z.softmax(0))
+        likely = total.log_softmax(0) if self._functions.label == "mean-logit" else total.clamp(min=TINY).log()
+        return -likely.gather(0, ids).sum(dtype=torch.float64).item()
+
+
+TINY = torch.finfo(torch.float32).tiny
+"""A probability below it counts as this, 1.2e-38."""

@@ -1,0 +1,152 @@
+"""Counts many combinations of members over all labelled images, in one pass over the stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from ...datasets.layout.image_mask_pairs import ImageMaskPair
+from ...datasets.parallel import map_files
+from ...datasets.taxonomy import IGNORE
+from ...errors import DatasetError, StoreError
+from ..config.manifest import FusionFunctions
+from ..config.member import Member
+from ..fusion.member_stores import MemberStore, member_strips, open_store
+from ..runtime.progress import Progress
+from ..scoring.ground_truth import GroundTruth
+from .combinations import Weights
+from .count_fused import FusedCounter
+from .count_pixels import PixelCounter
+from .counts import Counts, joined
+from .folds import Groups
+
+FAST = FusionFunctions()
+"""The functions whose sums share members, classes and pixels; all others go through `fuse`."""
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """Images that are scored together: a dataset, or a part of one.
+
+    Attributes:
+        name: of the dataset, with ``/`` and the name of the part behind it.
+        truth: images with masks.
+        stores: the members, each with its store.
+        groups: of the images.
+    """
+
+    name: str
+    truth: GroundTruth
+    stores: tuple[MemberStore, ...]
+    groups: Groups
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights (M,) of the members, and the functions of label and confidence."""
+
+    weights: Weights
+    functions: FusionFunctions = FAST
+
+
+def count(
+    sets: Sequence[ScoredSet],
+    candidates: Sequence[Candidate],
+    *,
+    title: str,
+    nll: bool = False,
+    processes: int | None = None,
+) -> list[Counts]:
+    """Count every candidate over every set, in the order of both, reading each image's logits once.
+
+    Args:
+        sets: what is read.
+        candidates: N of them, those of the same functions next to one another.
+        title: of the progress bar.
+        nll: whether the likelihood of the labels is summed up.
+        processes: how many work on images at a time; None for one a usable core.
+
+    Raises:
+        StoreError, DatasetError: logits or masks cannot be read, by the first image of which that is so.
+    """
+    found = []
+    work = [(number, pair) for number, one in enumerate(sets) for pair in one.truth.pairs]
+    bare = [replace(one, truth=one.truth.without_pairs()) for one in sets]
+    for one in sets:
+        found.append(Counts.none(len(candidates), len(one.groups.folds), len(one.truth.classes)))
+    places = [(number, group) for number, one in enumerate(sets) for group in one.groups.of_image]
+    with Progress(len(work)) as progress:
+        progress.job(title, len(work))
+        counted = map_files(partial(_count_image, bare, tuple(candidates), nll), work, processes, together=1)
+        for (number, group), counts in zip(places, counted, strict=True):
+            found[number].add(group, counts)
+            progress.advance()
+    return found
+
+
+def _count_image(
+    sets: Sequence[ScoredSet], candidates: Sequence[Candidate], nll: bool, item: tuple[int, ImageMaskPair]
+) -> Counts:
+    number, pair = item
+    one = sets[number]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _counted(one, candidates, nll, pair)
+    except (DatasetError, StoreError) as error:
+        raise type(error)(f"{one.name}: {pair.image}: {error}") from error
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _counted(one: ScoredSet, candidates: Sequence[Candidate], nll: bool, pair: ImageMaskPair) -> Counts:
+    stores = [open_store(path) for _, path in one.stores]
+    members = [member for member, _ in one.stores]
+    entry = stores[0].images[stores[0].index[pair.image]]
+    truth = one.truth.reader.read(pair, (entry.height or 0, entry.width or 0))
+    counters = [
+        _counter(members, functions, combinations, one.truth, nll)
+        for functions, combinations in by_functions(candidates)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        for rows, strips in member_strips(stores, pair.image, pool.map):
+            labels = truth[rows].ravel()
+            known = np.flatnonzero(labels != IGNORE)
+            if not len(known):
+                continue
+            planes = [strip.numpy().reshape(len(strip), -1) for strip in strips]
+            if len(known) < len(labels):
+                planes = [plane.take(known, axis=1) for plane in planes]
+            for counter in counters:
+                counter.add([torch.from_numpy(plane) for plane in planes], labels[known])
+    return joined([counter.finish() for counter in counters])
+
+
+def _counter(
+    members: Sequence[Member],
+    functions: FusionFunctions,
+    combinations: Sequence[Weights],
+    truth: GroundTruth,
+    nll: bool,
+) -> PixelCounter | FusedCounter:
+    temperatures = [member.temperature for member in members]
+    if functions == FAST:
+        return PixelCounter(combinations, temperatures, len(truth.classes), ood=truth.ood, nll=nll)
+    return FusedCounter(combinations, temperatures, functions, len(truth.classes), ood=truth.ood, nll=nll)
+
+
+def by_functions(candidates: Sequence[Candidate]) -> list[tuple[FusionFunctions, list[Weights]]]:
+    """Candidates by their functions; ValueError if those of the same functions are not next to one another."""
+    found: list[tuple[FusionFunctions, list[Weights]]] = []
+    for one in candidates:
+        if not found or found[-1][0] != one.functions:
+            if any(functions == one.functions for functions, _ in found):
+                raise ValueError("candidates of the same functions must be next to one another")
+            found.append((one.functions, []))
+        found[-1][1].append(one.weights)
+    return found

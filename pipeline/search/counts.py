@@ -1,0 +1,114 @@
+"""Counts of combinations over images, from which every figure comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from .levels import LEVELS
+
+
+class Totals(NamedTuple):
+    """Counts of some images together, for any number of combinations or resamples (...).
+
+    Attributes:
+        levels: (..., 2, 1024): how many pixels of each level of confidence were wrong (row 0) and right, or, where
+            the labels say what is out of distribution, out of it (row 0) and in it.
+        hits: (..., C): pixels of each class that were taken for it.
+        predicted: (..., C): pixels that were taken for each class.
+        labelled: (..., C): pixels of each class.
+        nll: (...): sum over pixels of -log p(label) in nats.
+    """
+
+    levels: np.ndarray
+    hits: np.ndarray
+    predicted: np.ndarray
+    labelled: np.ndarray
+    nll: np.ndarray
+
+    def at(self, which: Sequence[int]) -> Totals:
+        """Select along the first axis."""
+        return Totals(*(array[list(which)] for array in self))
+
+    def sum(self) -> Totals:
+        """Return the sums over the first axis."""
+        return Totals(*(array.sum(0) for array in self))
+
+    def plus(self, other: Totals) -> Totals:
+        """Return the sums of both."""
+        return Totals(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+@dataclass
+class Counts:
+    """Counts of N combinations over images in G groups; the arrays are those of `Totals`, with axes (N, G) in front.
+
+    ``labelled`` is (G, C), as it is the same for all combinations.
+    """
+
+    levels: np.ndarray
+    hits: np.ndarray
+    predicted: np.ndarray
+    labelled: np.ndarray
+    nll: np.ndarray
+
+    @classmethod
+    def none(cls, combinations: int, groups: int, classes: int) -> Self:
+        """Counts of no image."""
+        return cls(
+            np.zeros((combinations, groups, 2, LEVELS), np.int32),
+            np.zeros((combinations, groups, classes), np.int64),
+            np.zeros((combinations, groups, classes), np.int64),
+            np.zeros((groups, classes), np.int64),
+            np.zeros((combinations, groups)),
+        )
+
+    def add(self, group: int, image: Counts) -> None:
+        """Add an image's counts, of one group, to those of ``group``."""
+        self.levels[:, group] += image.levels[:, 0]
+        self.hits[:, group] += image.hits[:, 0]
+        self.predicted[:, group] += image.predicted[:, 0]
+        self.labelled[group] += image.labelled[0]
+        self.nll[:, group] += image.nll[:, 0]
+
+    def without_first(self) -> Counts:
+        """Return the counts of all combinations but the first."""
+        return Counts(self.levels[1:], self.hits[1:], self.predicted[1:], self.labelled, self.nll[1:])
+
+    def total(self, groups: np.ndarray) -> Totals:
+        """Return the sums over groups (G,) bool, of every combination: axes (N,)."""
+        here = np.flatnonzero(groups)
+        arrays = (self.levels, self.hits, self.predicted, self.nll)
+        # Group by group: a copy of the groups' levels would be as large as all counts.
+        sums = [np.zeros((array.shape[0], *array.shape[2:]), np.result_type(array, np.int64)) for array in arrays]
+        for group in here:
+            for total, array in zip(sums, arrays, strict=True):
+                total += array[:, group]
+        labelled = np.broadcast_to(self.labelled[here].sum(0), (len(self.levels), self.labelled.shape[1]))
+        levels, hits, predicted, nll = sums
+        return Totals(levels, hits, predicted, labelled, nll)
+
+    def of(self, combinations: np.ndarray) -> Totals:
+        """Return the counts of each group for the combination (G,) that is named for it: axes (G,)."""
+        groups = np.arange(len(self.labelled))
+        chosen = combinations, groups
+        return Totals(self.levels[chosen], self.hits[chosen], self.predicted[chosen], self.labelled, self.nll[chosen])
+
+
+def joined(parts: list[Counts]) -> Counts:
+    """Counts of several lists of combinations over the same groups, one behind the other."""
+    return Counts(
+        np.concatenate([part.levels for part in parts]),
+        np.concatenate([part.hits for part in parts]),
+        np.concatenate([part.predicted for part in parts]),
+        parts[0].labelled,
+        np.concatenate([part.nll for part in parts]),
+    )
+
+
+def weighted(totals: Totals, weights: np.ndarray) -> Totals:
+    """Sum over groups (G,) with how often each is drawn (B, G): axes (B,)."""
+    return Totals(*(np.tensordot(weights, array.astype(np.float64), 1) for array in totals))

@@ -1,0 +1,173 @@
+"""The figure that is searched for: a metric, or a weighted sum of several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import HmsaError, nearest
+from ..scoring.averages import Average
+from .counts import Totals
+from .levels import coarse_ece
+
+
+def _iou(totals: Totals, average: Average) -> np.ndarray:
+    """Mean IoU, (...) float64, over the classes that ``average`` counts; NaN if there is none."""
+    hits, predicted, labelled = totals.hits, totals.predicted, totals.labelled
+    counted = labelled > 0
+    if average.rule != "labelled":
+        counted = counted | (predicted > 0)
+    if average.classes is not None:
+        counted = counted & np.isin(np.arange(counted.shape[-1]), average.classes)
+    with np.errstate(invalid="ignore"):
+        iou = hits / (labelled + predicted - hits)
+        return np.where(counted, iou, 0.0).sum(-1) / counted.sum(-1)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return part / whole
+
+
+def _auroc(levels: np.ndarray) -> np.ndarray:
+    negatives, positives = levels[..., 0, :].astype(np.float64), levels[..., 1, :].astype(np.float64)
+    below = negatives.cumsum(-1) - negatives / 2
+    return _ratio((positives * below).sum(-1), negatives.sum(-1) * positives.sum(-1))
+
+
+def _aupr(levels: np.ndarray) -> np.ndarray:
+    above = levels[..., ::-1].cumsum(-1).astype(np.float64)
+    negatives, positives = above[..., 0, :], above[..., 1, :]
+    precision = np.nan_to_num(_ratio(positives, positives + negatives), nan=1.0)
+    return (np.diff(_ratio(positives, positives[..., -1:]), prepend=0.0) * precision).sum(-1)
+
+
+def _fpr95(levels: np.ndarray) -> np.ndarray:
+    above = levels[..., ::-1].cumsum(-1).astype(np.float64)
+    rates = _ratio(above, above[..., -1:])
+    first = (rates[..., 1, :] >= 0.95).argmax(-1)
+    found = np.take_along_axis(rates[..., 0, :], first[..., None], -1)[..., 0]
+    return np.where(np.isnan(rates[..., 1, -1]), math.nan, found)
+
+
+def _errors_first(levels: np.ndarray) -> np.ndarray:
+    return levels[..., ::-1, ::-1]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of `Totals`.
+
+    Attributes:
+        of: totals (...) and which classes a mean IoU runs over -> (...) float64, NaN where it is not defined.
+        better: 1 if higher is better, -1 if lower is.
+        ood: whether it needs labels of what is out of distribution.
+    """
+
+    of: Callable[[Totals, Average], np.ndarray]
+    better: int = 1
+    ood: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    "miou": Metric(_iou),
+    "accuracy": Metric(lambda t, _: _ratio(t.hits.sum(-1), t.labelled.sum(-1))),
+    "ece": Metric(lambda t, _: coarse_ece(t.levels), -1),
+    "auroc": Metric(lambda t, _: _auroc(t.levels)),
+    "auprc_success": Metric(lambda t, _: _aupr(t.levels)),
+    "auprc_error": Metric(lambda t, _: _aupr(_errors_first(t.levels))),
+    "fpr95": Metric(lambda t, _: _fpr95(t.levels), -1),
+    "nll": Metric(lambda t, _: _ratio(t.nll, t.labelled.sum(-1)), -1),
+    "ood_auroc": Metric(lambda t, _: _auroc(_errors_first(t.levels)), ood=True),
+    "ood_auprc": Metric(lambda t, _: _aupr(_errors_first(t.levels)), ood=True),
+    "ood_fpr95": Metric(lambda t, _: _fpr95(_errors_first(t.levels)), -1, ood=True),
+}
+"""By name, as `metrics.semantic_figures` and `metrics.detection_figures` define them."""
+ALWAYS = ("miou", "auroc", "ece", "ood_auroc")
+"""Metrics that are printed whatever is searched for, where they are defined."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of metrics, to be as high as possible.
+
+    Attributes:
+        text: as it was asked for.
+        weights: metric -> its weight.
+    """
+
+    text: str
+    weights: Mapping[str, float]
+
+    @property
+    def is_one_metric(self) -> bool:
+        """True if the figure is a metric as it is, and not a sum."""
+        return len(self.weights) == 1
+
+    def score(self, figures: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(...) float64, higher is better, of figures (...) by metric."""
+        return np.sum([weight * figures[name] for name, weight in self.weights.items()], axis=0)
+
+    def shown(self, score: np.ndarray) -> np.ndarray:
+        """The figure that people read: the metric itself where there is one, the weighted sum else."""
+        return score / next(iter(self.weights.values())) if self.is_one_metric else score
+
+
+def read_objective(text: str) -> Objective:
+    """Read ``miou``, ``miou,ece`` or ``miou:1,ece:-1``.
+
+    A metric without a weight has 1 if higher is better, and -1 if lower is.
+
+    Raises:
+        HmsaError: an unknown metric, one twice, or a weight that is no number or 0.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, colon, number = (word.strip() for word in part.partition(":"))
+        if name == "bravo_index":
+            raise HmsaError(
+                "--by bravo_index: is one figure of nine sets of images of which only some have labels outside the "
+                "challenge's server; score the chosen manifest with evaluate --ground-truth, and search by "
+                f"{', '.join(METRICS)} or a weighted list of them"
+            )
+        if name not in METRICS:
+            raise HmsaError(f"--by {text}: {name or 'nothing'} is no metric; {nearest(name, list(METRICS))}")
+        if name in weights:
+            raise HmsaError(f"--by {text}: names {name} twice; name it once")
+        try:
+            weights[name] = float(number) if colon else float(METRICS[name].better)
+        except ValueError:
+            raise HmsaError(f"--by {text}: {number or 'nothing'} is no weight of {name}; use a number") from None
+        if not math.isfinite(weights[name]) or not weights[name]:
+            raise HmsaError(f"--by {text}: {number} is no weight of {name}; use a number that is not 0")
+    return Objective(text, weights)
+
+
+def figures(
+    totals: Sequence[Totals], averages: Sequence[Average], ood: Sequence[bool], metrics: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Metric -> (...) float64, the mean over the sets of images that define it; NaN if none does.
+
+    Args:
+        totals: of each set, with axes (...).
+        averages: of each set, which classes a mean IoU runs over.
+        ood: of each set, whether its labels say what is out of distribution.
+        metrics: names of `METRICS`.
+    """
+    found = {}
+    for name in metrics:
+        metric = METRICS[name]
+        values = [
+            metric.of(total, average)
+            for total, average, is_ood in zip(totals, averages, ood, strict=True)
+            if metric.ood == is_ood
+        ]
+        if not values:
+            continue
+        stack = np.stack(values)
+        known = ~np.isnan(stack)
+        found[name] = _ratio(np.where(known, stack, 0.0).sum(0), known.sum(0))
+    return found

@@ -1,0 +1,37 @@
+"""The record of the last search, beside the stores that it read: what a report shows of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..storage.filesystem import read_bytes, write_json
+
+_FILE = "search.json"
+_WORDS = {"search": "chosen among all", "weights": "chosen among all, weights fitted"}
+
+
+def record_search(output: Path, found: Mapping[str, Any]) -> None:
+    """Write what `SearchResult.as_json` has into the folder of all results; OSError if that fails."""
+    write_json(output / _FILE, dict(found))
+
+
+def read_search(output: Path) -> dict[str, Any] | None:
+    """Read the record of the last search; None if there is none that can be read."""
+    try:
+        value = json.loads(read_bytes(output / _FILE))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and {"held_out", "chosen_by", "chosen"} <= value.keys() else None
+
+
+def figure_of(found: Mapping[str, Any]) -> str:
+    """Name of the figure that was searched for, among those of a row."""
+    return "score" if len(found["metrics"]) > 1 else next(iter(found["metrics"]))
+
+
+def words(name: str) -> str:
+    """What a row is called where there is room, such as ``chosen among all``."""
+    return _WORDS.get(name, name)

@@ -1,0 +1,279 @@
+"""The stage ``search``: which members together, and is it real."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..config.manifest import Manifest
+from ..config.member import Member
+from ..text import without_nan
+from .combinations import members_of
+from .count_images import Candidate
+from .levels import ECE_ERROR, tied_pairs
+from .nested import Interval, interval
+from .plan import SearchPlan
+from .stages import Search, Stage
+
+SCORE = "score"
+"""Name of a weighted sum of metrics among the figures."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Figures of a way to choose, on images that each choice did not see.
+
+    Attributes:
+        name: of the way.
+        final: what it chooses by all images.
+        times: of the K choices without a fold, how many are the same.
+        figures: metric, or `SCORE` -> figure and interval.
+        difference: the searched figure minus that of all members, paired, as a higher one is better.
+        cost: of ``final``.
+        efficient: whether no row of a lower or equal cost has a higher figure.
+    """
+
+    name: str
+    final: Candidate
+    times: int
+    figures: dict[str, Interval]
+    difference: Interval
+    cost: float
+    efficient: bool = False
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        rows: best of every size or after every round, then the search itself, then all members.
+        chosen: what is written.
+        weighted: whether fitted weights are what is written; None if none were fitted.
+        folds: (K,) what was chosen without each fold.
+        candidates: N of the first pass, with the figures (N,) that they are chosen by.
+        auroc_error: by how much an AUROC of 1,024 levels differs at most from that of 65,536.
+    """
+
+    plan: SearchPlan
+    rows: list[Row]
+    chosen: Candidate
+    weighted: bool | None
+    folds: tuple[Candidate, ...]
+    candidates: list[Candidate]
+    figures: dict[str, np.ndarray]
+    auroc_error: float
+
+    def names(self, candidate: Candidate) -> list[str]:
+        """Names of the members that take part."""
+        return [self.plan.members[i].name for i in members_of(candidate.weights)]
+
+    def row(self, name: str) -> Row:
+        """The row of that name."""
+        return next(row for row in self.rows if row.name == name)
+
+    def described(self, candidate: Candidate) -> dict[str, Any]:
+        """A candidate by names."""
+        members = self.plan.members
+        return {
+            "members": {members[i].name: candidate.weights[i] for i in members_of(candidate.weights)},
+            "label": candidate.functions.label,
+            "confidence": candidate.functions.confidence,
+            "cost": self.plan.cost.of(candidate.weights),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it by name; null where a figure is not defined."""
+        settings = self.plan.settings
+        rows = [
+            {
+                "name": row.name,
+                "figures": {name: without_nan(vars(one)) for name, one in row.figures.items()},
+                "difference": without_nan(vars(row.difference)),
+                "efficient": row.efficient,
+                "same_choice": row.times,
+                "chosen": self.described(row.final),
+            }
+            for row in self.rows
+        ]
+        return {
+            "by": settings.objective.text,
+            "metrics": dict(settings.objective.weights),
+            "method": "greedy" if self.plan.greedy else "exhaustive",
+            "cost": self.plan.cost.unit,
+            "folds": settings.folds,
+            "seed": settings.seed,
+            "resamples": settings.resamples,
+            "sets": {one.name: len(one.truth.pairs) for one in self.plan.sets},
+            "groups": {one.name: len(one.groups.folds) for one in self.plan.sets},
+            "fold_of_image": {
+                one.name: {
+                    pair.image: int(one.groups.folds[group])
+                    for pair, group in zip(one.truth.pairs, one.groups.of_image, strict=True)
+                }
+                for one in self.plan.sets
+            },
+            "without_mask": {name: list(images) for name, images in self.plan.left_out.items()},
+            "members": [member.name for member in self.plan.members],
+            "chosen": self.described(self.chosen),
+            "weights_kept": self.weighted,
+            "chosen_without_fold": [self.described(one) for one in self.folds],
+            "held_out": rows,
+            "error": {"ece": ECE_ERROR, "auroc": without_nan({"auroc": self.auroc_error})["auroc"]},
+            "chosen_by": self.candidate_rows(),
+        }
+
+    def candidate_rows(self) -> list[dict[str, Any]]:
+        """One flat row for each candidate, with its figures on all images: those that the choice is made by."""
+        return [
+            {
+                "members": " ".join(self.names(one)),
+                "label": one.functions.label,
+                "confidence": one.functions.confidence,
+                "size": len(members_of(one.weights)),
+                "cost": self.plan.cost.of(one.weights),
+                **without_nan({name: float(values[i]) for name, values in self.figures.items()}),
+            }
+            for i, one in enumerate(self.candidates)
+        ]
+
+
+def search(plan: SearchPlan, processes: int | None = None) -> SearchResult:
+    """Search, and judge the choice by images that it did not see.
+
+    Args:
+        plan: of `plan_search`.
+        processes: how many work on images at a time; None for one a usable core.
+
+    Raises:
+        StoreError, DatasetError: logits or masks cannot be read.
+    """
+    found = Search(plan, processes)
+    stages, everybody = found.stages()
+    chosen = found.best_of(stages)
+    ways = [*stages, chosen]
+    fitted = found.fit_weights(chosen) if plan.settings.weights else None
+    if fitted:
+        ways.append(fitted)
+    ways.append(everybody)
+    rows = _rows(found, ways, everybody)
+    kept = None
+    if fitted:
+        scores = {row.name: _score(plan, row) for row in rows}
+        kept = scores[fitted.name] > scores[chosen.name]
+    winner = fitted if fitted and kept else chosen
+    levels = [total.levels.sum(0) for total in everybody.groups]
+    return SearchResult(
+        plan=plan,
+        rows=rows,
+        chosen=winner.final,
+        weighted=kept,
+        folds=winner.chosen[:-1],
+        candidates=found.candidates,
+        figures=found.figures,
+        auroc_error=float(np.nanmax([tied_pairs(one) for one in levels])) if levels else float("nan"),
+    )
+
+
+def _score(plan: SearchPlan, row: Row) -> float:
+    return float(plan.settings.objective.score({name: np.asarray(one.value) for name, one in row.figures.items()}))
+
+
+def _rows(found: Search, ways: Sequence[Stage], everybody: Stage) -> list[Row]:
+    plan, objective = found.plan, found.plan.settings.objective
+    whole, drawn = found.judge.resampled(everybody.groups)
+    baseline = objective.score(whole), objective.score(drawn)
+    rows, scores = [], []
+    for way in ways:
+        whole, drawn = found.judge.resampled(way.groups)
+        shown = {name: interval(float(whole[name]), drawn[name]) for name in whole}
+        mine = objective.score(whole), objective.score(drawn)
+        if not objective.is_one_metric:
+            shown = {SCORE: interval(float(mine[0]), mine[1]), **shown}
+        difference = interval(float(mine[0] - baseline[0]), mine[1] - baseline[1])
+        times = sum(one == way.final for one in way.chosen[:-1])
+        rows.append(Row(way.name, way.final, times, shown, difference, plan.cost.of(way.final.weights)))
+        scores.append(float(mine[0]))
+    return [
+        replace(
+            row,
+            efficient=not any(
+                other.cost <= row.cost and score > own for other, score in zip(rows, scores, strict=True)
+            ),
+        )
+        for row, own in zip(rows, scores, strict=True)
+    ]
+
+
+def chosen_manifest(manifest: Manifest, result: SearchResult) -> Manifest:
+    """The manifest with the chosen members alone, their weights, and the functions of label and confidence."""
+    weights = {result.plan.members[i].name: result.chosen.weights[i] for i in members_of(result.chosen.weights)}
+    kept: list[Member] = [
+        member.model_copy(update={"weight": weights[member.name]})
+        for member in manifest.models
+        if member.name in weights
+    ]
+    return manifest.model_copy(update={"models": tuple(kept), "ensemble": result.chosen.functions})
+
+
+def search_table(result: SearchResult) -> list[str]:
+    """For people."""
+    plan, settings = result.plan, result.plan.settings
+    tried = f"{len(result.candidates)} combinations" if not plan.greedy else "forward selection"
+    sets = ", ".join(one.name for one in plan.sets)
+    lines = [
+        f"{tried} of {len(plan.members)} members by {settings.objective.text}, "
+        f"{plan.images} images of {sets} in {settings.folds} folds",
+        "figures of images that the choice did not see, with intervals of 95 % over images",
+    ]
+    names = [name for name in (SCORE, *plan.metrics) if name in result.rows[0].figures]
+    cells = [["", *names, f"minus all {len(plan.members)}", plan.cost.unit, "chosen by all images", "in folds"]]
+    for row in result.rows:
+        figures = [_cell(row.figures[name]) for name in names]
+        last = row is result.rows[-1]
+        members = ", ".join(result.names(row.final)) if not last else ""
+        folds = "" if last else f"{row.times} of {settings.folds}"
+        difference = "" if last else _cell(row.difference, "+.4f")
+        cells.append(
+            [row.name, *figures, difference, f"{row.cost:.3g}{' *' if row.efficient else ''}", members, folds]
+        )
+    wide = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    lines += ["  ".join(f"{text:{w}}" for text, w in zip(line, wide, strict=True)).rstrip() for line in cells]
+    lines.append(f"*: nothing that costs as many {plan.cost.unit} or fewer is better")
+    return lines + _verdict(result)
+
+
+def _verdict(result: SearchResult) -> list[str]:
+    plan = result.plan
+    weights = [result.chosen.weights[i] for i in members_of(result.chosen.weights)]
+    names = result.names(result.chosen)
+    if len(set(weights)) > 1:
+        names = [f"{name} (weight {weight / max(weights):.3g})" for name, weight in zip(names, weights, strict=True)]
+    functions = result.chosen.functions
+    lines = [f"chosen: {', '.join(names)}; label {functions.label}, confidence {functions.confidence}"]
+    if result.weighted is False:
+        lines.append("fitted weights are not kept: on images that they did not see they are no better")
+    row = result.row("weights" if result.weighted else "search")
+    low, high = row.difference.low, row.difference.high
+    word = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+    lines.append(
+        f"choosing is {word} all {len(plan.members)}: {plan.settings.objective.text} score "
+        f"{_cell(row.difference, '+.4f')}"
+    )
+    different = Counter(tuple(result.names(one)) for one in result.folds)
+    if len(different) > 1:
+        lines.append(
+            f"the folds disagree on the members ({len(different)} choices in {len(result.folds)} folds): "
+            "few images, or members that are alike"
+        )
+    return lines
+
+
+def _cell(one: Interval, form: str = ".4f") -> str:
+    if np.isnan(one.value):
+        return "-"
+    return f"{one.value:{form}} ({one.low:{form}} to {one.high:{form}})"
