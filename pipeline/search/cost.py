@@ -1,4 +1,4 @@
-"""What a combination of members costs at inference."""
+"""The cost of a combination of members at inference."""
 
 from __future__ import annotations
 

@@ -57,7 +57,13 @@ class Counts:
 
     @classmethod
     def none(cls, combinations: int, groups: int, classes: int) -> Self:
-        """Counts of no image."""
+        """Make counts of no image.
+
+        Args:
+            combinations: N.
+            groups: G.
+            classes: C.
+        """
         return cls(
             np.zeros((combinations, groups, 2, LEVELS), np.int32),
             np.zeros((combinations, groups, classes), np.int64),

@@ -49,7 +49,7 @@ class Judge:
 
     @property
     def objective(self) -> Objective:
-        """What is to be high."""
+        """The figure to be as high as possible."""
         return self.plan.settings.objective
 
     def figures(self, totals: Sequence[Totals], metrics: Sequence[str] | None = None) -> Figures:

@@ -87,7 +87,7 @@ METRICS: dict[str, Metric] = {
 }
 """By name, as `metrics.semantic_figures` and `metrics.detection_figures` define them."""
 ALWAYS = ("miou", "auroc", "ece", "ood_auroc")
-"""Metrics that are printed whatever is searched for, where they are defined."""
+"""Metrics that are always printed, where they are defined."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a search reads and tries, checked before anything is counted."""
+"""The plan of a search: its images, stores and candidates, checked before anything is counted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...datasets.layout.image_mask_pairs import without_masks
 from ...errors import HmsaError, ManifestError, nearest
 from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
@@ -24,12 +25,12 @@ from .objective import ALWAYS, METRICS, Objective
 MOST_EXHAUSTIVE = 10
 """Members up to which every subset is tried."""
 _BYTES = 384 * 2**20
-"""What the counts of all groups may take."""
+"""Memory for the counts of all groups."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What is searched for, and how.
+    """The settings of a search.
 
     Attributes:
         objective: what is to be high.
@@ -80,6 +81,11 @@ class SearchPlan:
     def greedy(self) -> bool:
         """True if combinations grow by one member after the other."""
         return self.settings.greedy or len(self.members) > MOST_EXHAUSTIVE
+
+    @property
+    def notes(self) -> list[str]:
+        """Messages on images left out because they have no mask."""
+        return [without_masks(name, images) for name, images in self.left_out.items()]
 
     @property
     def images(self) -> int:

@@ -1,4 +1,4 @@
-"""Quality against cost: every combination, and what choosing among those of a cost is worth."""
+"""Quality against cost: every combination, and the choice among those of one size."""
 
 from __future__ import annotations
 

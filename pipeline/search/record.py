@@ -1,4 +1,4 @@
-"""The record of the last search, beside the stores that it read: what a report shows of it."""
+"""The record of the last search, beside the stores that it read, for the report."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def figure_of(found: Mapping[str, Any]) -> str:
 
 
 def words(name: str) -> str:
-    """What a row is called where there is room, such as ``chosen among all``."""
+    """Long name of a row, such as ``chosen among all``."""
     return _WORDS.get(name, name)

@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """The findings of a search.
 
     Attributes:
         rows: best of every size or after every round, then the search itself, then all members.

@@ -22,7 +22,7 @@ _MOST_PASSES = 9
 
 @dataclass(frozen=True)
 class Stage:
-    """What was chosen at one stage, K + 1 times: without each fold, and by all images.
+    """The choices of one stage, K + 1 of them: without each fold, and by all images.
 
     Attributes:
         name: of the stage.
@@ -38,7 +38,7 @@ class Stage:
 
     @property
     def final(self) -> Candidate:
-        """What is chosen by all images."""
+        """The choice by all images."""
         return self.chosen[-1]
 
 

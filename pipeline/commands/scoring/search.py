@@ -99,10 +99,8 @@ def search(
     plan = plan_search(
         found, settings, limit=limit, average=require_average(average), allow_unlabelled=allow_unlabelled
     )
-    for name, images in plan.left_out.items():
-        from ....datasets.layout.image_mask_pairs import without_masks
-
-        typer.echo(f"note: {without_masks(name, images)}", err=True)
+    for note in plan.notes:
+        typer.echo(f"note: {note}", err=True)
     result = run(plan, processes)
     figures = result.as_json()
     say.lines(search_table(result))
