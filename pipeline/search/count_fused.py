@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import StoreError
 from ..config.manifest import FusionFunctions
-from ..fusion.fuse import fuse, quantise
+from ..fusion.fuse import LogitMap, fuse, quantise
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from .combinations import Weights, members_of, shares_of
 from .counts import Counts
@@ -25,6 +25,7 @@ class FusedCounter:
         temperatures: (M,) of the members.
         functions: of label and confidence.
         classes: C.
+        maps: (M,) changes of the members' logits before they are divided, None for none; empty for none at all.
         ood: whether the labels are 1 for out of distribution and 0, and not classes.
         nll: whether the likelihood of the label is summed up.
     """
@@ -35,6 +36,7 @@ class FusedCounter:
         temperatures: Sequence[float],
         functions: FusionFunctions,
         classes: int,
+        maps: Sequence[LogitMap | None] = (),
         *,
         ood: bool = False,
         nll: bool = False,
@@ -42,6 +44,7 @@ class FusedCounter:
         self._counts = Counts.none(len(combinations), 1, classes)
         self._combinations = combinations
         self._temperatures = temperatures
+        self._maps = maps or [None] * len(temperatures)
         self._functions = functions
         self._classes = classes
         self._ood = ood
@@ -64,6 +67,7 @@ class FusedCounter:
                 [logits[i] for i in chosen],
                 [weights[i] for i in chosen],
                 [self._temperatures[i] for i in chosen],
+                [self._maps[i] for i in chosen],
                 label=self._functions.label,
                 confidence=self._functions.confidence,
             )
@@ -90,7 +94,10 @@ class FusedCounter:
         ids = torch.from_numpy(labels)[None].long()
         total = torch.zeros(1)
         for member, share in shares_of(weights):
-            z = logits[member].float() / self._temperatures[member]
+            z = logits[member].float()
+            if (change := self._maps[member]) is not None:
+                change(z)
+            z = z / self._temperatures[member]
             total = total + share * (z if self._functions.label == "mean-logit" else z.softmax(0))
         likely = total.log_softmax(0) if self._functions.label == "mean-logit" else total.clamp(min=TINY).log()
         return -likely.gather(0, ids).sum(dtype=torch.float64).item()

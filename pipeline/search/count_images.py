@@ -16,6 +16,7 @@ from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError, StoreError
 from ..config.manifest import FusionFunctions
 from ..config.member import Member
+from ..fusion.calibrated_logits import logit_map
 from ..fusion.member_stores import MemberStore, member_strips, open_store
 from ..runtime.progress import Progress
 from ..scoring.ground_truth import GroundTruth
@@ -135,9 +136,11 @@ def _counter(
     nll: bool,
 ) -> PixelCounter | FusedCounter:
     temperatures = [member.temperature for member in members]
+    maps = [logit_map(member) for member in members]
+    classes = len(truth.classes)
     if functions == FAST:
-        return PixelCounter(combinations, temperatures, len(truth.classes), ood=truth.ood, nll=nll)
-    return FusedCounter(combinations, temperatures, functions, len(truth.classes), ood=truth.ood, nll=nll)
+        return PixelCounter(combinations, temperatures, classes, maps, ood=truth.ood, nll=nll)
+    return FusedCounter(combinations, temperatures, functions, classes, maps, ood=truth.ood, nll=nll)
 
 
 def by_functions(candidates: Sequence[Candidate]) -> list[tuple[FusionFunctions, list[Weights]]]:

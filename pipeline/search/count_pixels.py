@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import StoreError
+from ..fusion.fuse import LogitMap
 from ..fusion.member_stores import CACHED_PIXELS
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from .combinations import RunningSums, Weights
@@ -33,6 +34,7 @@ class PixelCounter:
     Args:
         combinations: N combinations of M members.
         temperatures: (M,) of the members.
+        maps: (M,) changes of their logits before they are divided, None for none; empty for none at all.
         classes: C.
         ood: whether the labels are 1 for out of distribution and 0, and not classes.
         nll: whether the likelihood of the label is summed up.
@@ -43,6 +45,7 @@ class PixelCounter:
         combinations: Sequence[Weights],
         temperatures: Sequence[float],
         classes: int,
+        maps: Sequence[LogitMap | None] = (),
         *,
         ood: bool = False,
         nll: bool = False,
@@ -50,6 +53,7 @@ class PixelCounter:
         self._counts = Counts.none(len(combinations), 1, classes)
         self._sums = RunningSums(combinations)
         self._temperatures = temperatures
+        self._maps = maps or [None] * len(temperatures)
         self._classes = classes
         self._ood = ood
         self._nll = nll and not ood
@@ -86,13 +90,15 @@ class PixelCounter:
         z = torch.zeros(classes, -(-pixels // _VECTOR) * _VECTOR)
         p = torch.empty(len(logits), *z.shape)
         marks, near = np.empty(z.shape, np.bool_), np.zeros(z.shape, np.bool_)
-        for given, temperature, plane in zip(logits, self._temperatures, p, strict=True):
+        for given, temperature, change, plane in zip(logits, self._temperatures, self._maps, p, strict=True):
             z[:, :pixels].copy_(given)
+            if change is not None:
+                change(z)
             if temperature != 1.0:
                 z.div_(temperature)
             torch.softmax(z, 0, out=plane)
             highest = plane.amax(0).numpy()
-            if not np.isfinite(highest).all():
+            if not np.isfinite(highest[:pixels]).all():
                 raise StoreError("a member's logits are not finite; find it with 'hmsa-pipeline verify'")
             near |= np.greater_equal(plane.numpy(), highest * np.float32(self._near), out=marks)
         marked = near[:, :pixels].view(np.uint8)

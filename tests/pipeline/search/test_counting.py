@@ -13,7 +13,7 @@ import pytest
 import torch
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.config.manifest import FusionFunctions
-from hmsa_pipeline.pipeline.fusion.fuse import fuse, quantise
+from hmsa_pipeline.pipeline.fusion.fuse import LogitMap, fuse, quantise
 from hmsa_pipeline.pipeline.search import count_pixels
 from hmsa_pipeline.pipeline.search.combinations import RunningSums, Weights, members_of, subsets
 from hmsa_pipeline.pipeline.search.count_fused import FusedCounter
@@ -44,6 +44,7 @@ def plainly(
     temperatures: Sequence[float],
     functions: FusionFunctions,
     ood: bool,
+    maps: Sequence[LogitMap | None] = (),
 ) -> dict[str, np.ndarray]:
     """One combination, fused by `fuse` and counted pixel by pixel; its likelihood in double precision."""
     chosen = members_of(weights)
@@ -51,6 +52,7 @@ def plainly(
         [logits[i] for i in chosen],
         [weights[i] for i in chosen],
         [temperatures[i] for i in chosen],
+        [maps[i] for i in chosen] if maps else (),
         label=functions.label,
         confidence=functions.confidence,
     )
@@ -59,7 +61,11 @@ def plainly(
     counted = np.zeros((2, LEVELS), np.int64)
     loss = 0.0
     shares = [weights[i] / sum(weights) for i in chosen]
-    scaled = [logits[i].double() / temperatures[i] for i in chosen]
+    changed = [logits[i].double() for i in range(len(logits))]
+    for z, change in zip(changed, maps, strict=False):
+        if change is not None:
+            change(z)
+    scaled = [changed[i] / temperatures[i] for i in chosen]
     if functions.label == "mean-logit":
         mean = torch.stack([share * z for share, z in zip(shares, scaled, strict=True)]).sum(0).softmax(0)
     else:
@@ -110,6 +116,24 @@ def test_every_combination_is_counted_to_the_bits_of_fuse(
     for number, one in enumerate(combinations):
         wanted = plainly(logits, labels, one, temperatures, FusionFunctions(), ood)
         same(counts, number, wanted, nll=not ood)
+
+
+@pytest.mark.parametrize("label", ["mean-softmax", "mean-logit"])
+def test_calibrated_members_are_counted_as_they_are_fused(label: Any) -> None:
+    def change(z: torch.Tensor) -> None:
+        z.mul_(torch.linspace(0.5, 1.5, CLASSES).to(z)[:, None]).add_(0.25)
+
+    functions = FusionFunctions(label=label)
+    logits, heat, maps = drawn(5, 3, 150, 0.5), (1.0, 1.5, 0.8), (None, change, change)
+    labels = np.random.default_rng(5).integers(0, CLASSES, 150).astype(np.uint8)
+    combinations = subsets((1.0, 1.0, 2.0))
+    fast = PixelCounter(combinations, heat, CLASSES, maps, nll=True)
+    slow = FusedCounter(combinations, heat, functions, CLASSES, maps, nll=True)
+    for counter in (fast, slow) if label == "mean-softmax" else (slow,):
+        counter.add(logits, labels)
+        counts = counter.finish()
+        for number, one in enumerate(combinations):
+            same(counts, number, plainly(logits, labels, one, heat, functions, False, maps), nll=True)
 
 
 def test_rounds_of_several_sizes_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
