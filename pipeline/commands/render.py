@@ -27,7 +27,8 @@ def render(
     context: typer.Context,
     write: Annotated[Path, path_option("--write", "DIR", "Where the pictures go.")],
     kinds: Annotated[
-        str, option("--kinds", "A,B", "Of colour, overlay, confidence, sheet, attention, scales; or entropy, ...")
+        str,
+        option("--kinds", "A,B", "colour, overlay, confidence, sheet, sets, attention, scales; or entropy, ..."),
     ] = "colour,overlay,confidence",
     opacity: Annotated[
         float, option("--opacity", "X", "Of the classes over the photograph.", min=0.0, max=1.0)
@@ -43,6 +44,7 @@ def render(
 
     A sheet has the photograph, what each member says, the ensemble and its confidence; it needs the logits.
     A function of confidence, such as mutual-information, shows where the ensemble is unsure, from the logits, too.
+    sets shows how many classes the prediction set of each pixel holds, by the thresholds of calibrate --sets.
     attention shows how far each member trusts each of its scales, and scales what each scale says alone; they need
     no predictions, but the checkpoints: the networks run again.
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from .frozen_model import FrozenModel
-from .value_types import Name, Number, Positive
+from .value_types import Name, Number, Positive, Sha256, Share
 from .yaml_document import FieldError
 
 Method = Literal["temperature", "vector", "class-conditional", "dirichlet"]
@@ -66,6 +66,25 @@ class Calibration(FrozenModel):
         for name in NUMBERS[self.method]:
             if (found := len(getattr(self, name))) != count:
                 raise FieldError(f"is of {found} classes, but the manifest has {count}; calibrate again", name)
+
+
+class PredictionSets(FrozenModel):
+    """Thresholds of sets that hold the class of a pixel with a known coverage; `calibrate --sets` writes them."""
+
+    coverage: Share = Field(description="The share of pixels whose set holds their class that was asked for.")
+    thresholds: tuple[Share, ...] = Field(
+        description="For each class the fused probability from which on it is in a set; 0 means always."
+    )
+    ensemble: Sha256 = Field(
+        description="Digest of the members' names, weights, temperatures and calibrations, and of `ensemble.label`, "
+        "that they were fitted to; of others they are refused."
+    )
+
+    def check_classes(self, count: int) -> None:
+        """Raise FieldError if they are not of ``count`` classes."""
+        if len(self.thresholds) != count:
+            message = f"are of {len(self.thresholds)} classes, but the manifest has {count}; calibrate again"
+            raise FieldError(message, "thresholds")
 
 
 def _each_once(entries: Sequence[Calibration]) -> Sequence[Calibration]:

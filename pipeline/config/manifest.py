@@ -16,6 +16,7 @@ from ...datasets.class_set import ClassSet
 from ...datasets.layout.find_images import LAYOUTS
 from ...errors import ManifestError, describe_value, nearest
 from ..storage.output_folder import store_path
+from .calibration_field import PredictionSets
 from .class_set_field import DEFAULT, ClassSetField, check_member_classes, class_set_of
 from .frozen_model import FrozenModel
 from .member import Member
@@ -174,10 +175,13 @@ class Manifest(FrozenModel):
     inference: InferenceOptions = Field(default=InferenceOptions(), description="How every model processes an image.")
     store: StoreSettings = Field(default=StoreSettings(), description="How logits are written.")
     ensemble: FusionFunctions = Field(default=FusionFunctions(), description="How the models' logits are fused.")
+    sets: PredictionSets | None = Field(
+        default=None, description="Thresholds of prediction sets, see `calibrate --sets`."
+    )
     models: Annotated[tuple[Member, ...], at_least_one] = Field(description="The members of the ensemble.")
     datasets: Annotated[tuple[DatasetEntry, ...], at_least_one] = Field(description="The datasets to run on.")
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"classes"})
+    left_out: ClassVar[frozenset[str]] = frozenset({"classes", "sets"})
 
     @property
     def class_set(self) -> ClassSet:
@@ -196,6 +200,11 @@ class Manifest(FrozenModel):
                     calibration.check_classes(len(self.class_set))
                 except FieldError as error:
                     raise FieldError(str(error), "models", i, "calibration", j, *error.place) from error
+        if self.sets is not None:
+            try:
+                self.sets.check_classes(len(self.class_set))
+            except FieldError as error:
+                raise FieldError(str(error), "sets", *error.place) from error
         if not self.class_set.is_default:
             for i, dataset in enumerate(self.datasets):
                 if dataset.mapping is not None:

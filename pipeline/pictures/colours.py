@@ -63,3 +63,14 @@ def wrong_over_grey(photograph: np.ndarray, wrong: np.ndarray, unknown: np.ndarr
     pixels[wrong] = WRONG
     pixels[unknown] = 0
     return pixels
+
+
+MANY_CLASSES = 6
+"""Size of a prediction set from which on sizes look alike."""
+
+
+def set_size_colours(sizes: np.ndarray) -> np.ndarray:
+    """Sizes of prediction sets (H, W) from dark blue (1) to yellow (6 and more), vermilion (0); (H, W, 3) uint8."""
+    pixels = heat_map((sizes.astype(np.float32) - 1) / (MANY_CLASSES - 1))
+    pixels[sizes == 0] = WRONG
+    return pixels

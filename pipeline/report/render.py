@@ -30,13 +30,14 @@ from ..fusion.member_stores import (
     stores_of,
 )
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction, require_predictions
+from ..fusion.prediction_sets import set_sizes, thresholds_of
 from ..fusion.uncertainty import as_brightness
-from ..pictures.colours import blend_over, class_colours, confidence_as_float, heat_map
+from ..pictures.colours import blend_over, class_colours, confidence_as_float, heat_map, set_size_colours
 from ..pictures.sheet import member_sheet, reduced
 from ..runtime.ordered_threads import usable
 from ..storage.output_folder import own_folders, predictions_path
 
-KINDS = ("colour", "overlay", "confidence", "sheet")
+KINDS = ("colour", "overlay", "confidence", "sheet", "sets")
 """Kinds of pictures beside the functions of `fuse.CONFIDENCES`."""
 _TILE = 480  # width of a picture on a sheet, at most
 
@@ -53,6 +54,7 @@ class RenderPlan:
         members: with their stores; none where no picture needs them.
         classes: of the manifest.
         exif: whether photographs are turned as EXIF says.
+        thresholds: of prediction sets; none where they are not drawn.
         kinds, opacity, width: see `plan_render`; a picture on a sheet is reduced to the width too.
     """
 
@@ -68,6 +70,7 @@ class RenderPlan:
     functions: Functions
     classes: ClassSet
     exif: bool = False
+    thresholds: tuple[float, ...] = ()
 
 
 @dataclass
@@ -94,8 +97,10 @@ def plan_render(
 
     Raises:
         DatasetError: a dataset's folder is not as its layout says.
-        StoreError: predictions are missing; or, for sheets and functions of confidence, logits.
+        StoreError: predictions are missing; or, for sheets, sets and functions of confidence, logits.
+        ManifestError: sets are to be drawn, and the manifest has no thresholds of its ensemble.
     """
+    thresholds = thresholds_of(manifest) if "sets" in kinds else ()
     found = []
     for entry in manifest.datasets:
         root = entry.root_path()
@@ -116,10 +121,11 @@ def plan_render(
                 kinds=tuple(kinds),
                 opacity=opacity,
                 width=width,
-                members=stores_of(manifest, entry.name, images) if {*kinds} & {"sheet", *CONFIDENCES} else (),
+                members=stores_of(manifest, entry.name, images) if {*kinds} & {"sheet", "sets", *CONFIDENCES} else (),
                 functions=manifest.ensemble,
                 classes=manifest.class_set,
                 exif=entry.exif,
+                thresholds=thresholds,
             )
         )
     return found
@@ -160,12 +166,15 @@ def _draw(plan: RenderPlan, image: str) -> None:
                 pixels = heat_map(as_brightness(kind, unsure[kind], len(plan.classes)))
             elif kind == "confidence":
                 pixels = heat_map(confidence_as_float(confidence))
+            elif kind == "sets":
+                sizes = set_sizes(plan.members, image, plan.functions.label, plan.thresholds)
+                pixels = set_size_colours(sizes)
             elif kind == "colour":
                 pixels = class_colours(label, plan.classes)
             else:
                 photograph = read_photograph(located(plan.root, image), label, plan.exif)
                 pixels = blend_over(photograph, class_colours(label, plan.classes), plan.opacity)
-            picture = reduced(Image.fromarray(pixels), plan.width, exact=kind == "colour")
+            picture = reduced(Image.fromarray(pixels), plan.width, exact=kind in ("colour", "sets"))
         with atomic_path(plan.target / f"{label_name.removesuffix('_pred.png')}_{kind}.png") as temporary:
             picture.save(temporary, format="PNG")
 

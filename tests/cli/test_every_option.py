@@ -239,6 +239,8 @@ ROWS: dict[tuple[str, str], Row] = {
     ("calibrate", "--average"): Changes("--average labelled"),
     ("calibrate", "--method"): Changes("--method class-conditional"),
     ("calibrate", "--per-dataset"): Changes("--per-dataset"),
+    ("calibrate", "--sets"): Changes("--sets 0.8"),
+    ("calibrate", "--common-threshold"): Held("cli/test_prediction_sets.py::test_one_threshold_for_all_classes"),
     **common("render", "--manifest", "--output", "--datasets", "--json"),
     **refused("render"),
     ("render", "--write"): Changes("--write other"),

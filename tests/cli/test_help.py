@@ -35,7 +35,8 @@ SURFACE = {
     | {"--write", "--threshold", "--precision", "--keep", "--fit", "--agree", "--erode", "--format"}
     | {"--respect-coarse", "--allow-empty", "--limit", "--label", "--confidence", "--overwrite", "--dry-run"},
     "calibrate": COMMON
-    | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average", "--method", "--per-dataset"},
+    | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average", "--method", "--per-dataset"}
+    | {"--sets", "--common-threshold"},
     "search": COMMON
     | {"--by", "--labels", "--confidences", "--weights", "--most", "--greedy", "--folds", "--bootstrap", "--seed"}
     | {"--cost", "--limit", "--average", "--allow-unlabelled", "--processes", "--csv", "--plot", "--write"}

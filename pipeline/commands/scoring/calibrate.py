@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ....errors import HmsaError, disk_error, nearest
 from ..shared import options
-from ..shared.options import manifest_command, option, path_option, require_average
+from ..shared.options import manifest_command, option, path_option, refuse_without_effect, require_average
 from ..shared.output import require_target
 
 if TYPE_CHECKING:
     from ...config.manifest import Manifest
+    from ...scoring.calibration.labelled_pixels import CalibrationImage
     from ..shared.output import Output
 
 
@@ -32,6 +33,15 @@ def calibrate(
     method: Annotated[
         str, option("--method", "NAME", "temperature, vector, class-conditional or dirichlet.")
     ] = "temperature",
+    sets: Annotated[
+        float | None,
+        option(
+            "--sets", "SHARE", "Fit thresholds of prediction sets that hold this share of pixels.", min=0.0, max=1.0
+        ),
+    ] = None,
+    common: Annotated[
+        bool, typer.Option("--common-threshold", help="Of --sets: one threshold, not one for each class.")
+    ] = False,
     per_dataset: Annotated[bool, typer.Option("--per-dataset", help="Fit numbers to each dataset alone.")] = False,
 ) -> None:
     """Fit a temperature to each member, from stored logits and labels, and what else --method says.
@@ -40,9 +50,13 @@ def calibrate(
     temperatures is not kept. Writes the manifest again, with the numbers in it, and all datasets of it:
     --datasets selects only what is fitted to.
 
+    With --sets 0.9 temperatures stay. It fits the least probabilities of each class for which sets of likely
+    classes hold the class of 9 pixels in 10, and shows coverage and size of the sets on the other images.
+
     Example: hmsa-pipeline calibrate --manifest cityscapes --write calibrated.yaml
+
+    Example: hmsa-pipeline calibrate --manifest calibrated.yaml --sets 0.9 --write sets.yaml
     """
-    from ....files import write_text
     from ...scoring.calibration.calibrate import METHODS, calibrated_manifest, calibration_table
     from ...scoring.calibration.calibrate import calibrate as fit
     from ...scoring.calibration.labelled_pixels import by_dataset, plan_calibration, require_room
@@ -51,25 +65,59 @@ def calibrate(
         raise HmsaError(f"--method {method}: is no method; {nearest(method, METHODS)}")
     if per_dataset and weights:
         raise HmsaError("--weights: a member has one weight for all datasets; leave --per-dataset or --weights out")
+    if sets is None:
+        refuse_without_effect(context, "without --sets", "common")
+    elif not 0 < sets < 1:
+        raise HmsaError(f"--sets {sets:g}: must lie between 0 and 1, such as 0.9")
+    else:
+        refuse_without_effect(context, "with --sets, which keeps temperatures", *("weights", "method", "per_dataset"))
+        refuse_without_effect(context, "with --sets, which prints no mIoU", "average")
     require_target(str(write), "--write")
     read = Path(context.params["manifest"])
     if write.exists() and read.exists() and write.samefile(read):
         raise HmsaError(f"--write {write}: is the manifest that is read, which would be lost; name another file")
     found, every = manifest(), manifest(datasets=None)
     images = plan_calibration(found, limit=limit, average=require_average(average))
+    if sets is not None:
+        _fit_sets(
+            found, every, images, say, write, {"coverage": sets, "common": common, "pixels": pixels, "seed": seed}
+        )
+        return
     require_room(found, method, len({image.dataset for image in images}) if per_dataset else 1)
     parts = by_dataset(images) if per_dataset else {None: images}
     results = [
         fit(found, some, method=method, dataset=dataset, pixels=pixels, seed=seed, weights=weights)
         for dataset, some in parts.items()
     ]
-    try:
-        kept = found.model_copy(update={"datasets": every.datasets})
-        write_text(write, calibrated_manifest(kept, results).to_yaml())
-    except OSError as error:
-        raise disk_error(write, error) from error
+    _write(calibrated_manifest(found, results), every, write)
     for result in results:
         say.lines(calibration_table(result))
     say.line(f"written: {write}")
     by_name = {result.dataset: result.as_json() for result in results}
     say.figures({"datasets": by_name} if per_dataset else by_name[None])
+
+
+def _fit_sets(
+    found: Manifest,
+    every: Manifest,
+    images: Sequence[CalibrationImage],
+    say: Output,
+    write: Path,
+    given: Mapping[str, Any],
+) -> None:
+    from ...scoring.calibration.conformal import fit_sets, sets_table
+
+    result = fit_sets(found, images, **given)
+    _write(found.model_copy(update={"sets": result.sets}), every, write)
+    say.lines([*sets_table(result), f"written: {write}"])
+    say.figures(result.as_json())
+
+
+def _write(manifest: Manifest, every: Manifest, write: Path) -> None:
+    """Write the manifest with all its datasets."""
+    from ....files import write_text
+
+    try:
+        write_text(write, manifest.model_copy(update={"datasets": every.datasets}).to_yaml())
+    except OSError as error:
+        raise disk_error(write, error) from error

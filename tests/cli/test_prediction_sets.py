@@ -1,0 +1,127 @@
+"""`calibrate --sets` and `render --kinds sets`: prediction sets with a known coverage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hmsa_pipeline.pipeline.pictures.colours import set_size_colours
+
+from .bench import Bench, run
+from .test_calibrate import bench
+from .test_calibration_methods import fused
+from .test_evaluate import scored, truth
+from .test_render import opened
+
+__all__ = ["bench", "scored"]
+
+
+def fit_sets(bench: Bench, *options: str) -> tuple[Any, dict[str, Any]]:
+    target = bench.root / "s.yaml"
+    result = bench.run("calibrate", "--write", str(target), "--json", "-", *options)
+    assert (result.code, result.err) == (0, result.err), result
+    return result.figures, yaml.safe_load(target.read_text())
+
+
+def plain(bench: Bench) -> dict[str, dict[str, Any]]:
+    return {m["name"]: {"weight": 1.0, "temperature": 1.0} | m for m in bench.tree["models"]}
+
+
+def test_thresholds_are_those_of_the_fused_probabilities(bench: Bench) -> None:
+    """With all pixels: image by image, the least probability that half of a class's pixels reach."""
+    figures, tree = fit_sets(bench, "--sets", "0.4", "--pixels", "10000000")
+    assert tree["sets"]["coverage"] == 0.4
+    order = np.random.default_rng(0).permutation(3).tolist()
+    images = list(truth(bench))
+    fitted, others = images[order[0]], [images[i] for i in order[1:]]
+    labels = truth(bench)[fitted]
+    p = fused(bench, "city", fitted, plain(bench))
+    for number, one in enumerate(figures["classes"]):
+        least = tree["sets"]["thresholds"][number]
+        assert one["threshold"] == least
+        own = np.sort(p[number][labels == number])
+        assert one["fitted"] == (1 if own.size else 0)
+        if own.size:
+            # One image: its weight is a half, and so is that of an image of which nothing is known.
+            count = int(np.ceil(0.8 * own.size - 1e-9))
+            assert least == pytest.approx(own[-count], abs=2e-6)
+        else:
+            assert least == 0
+    coverages, sizes = [], []
+    for image in others:
+        chances, known = fused(bench, "city", image, plain(bench)), truth(bench)[image]
+        inside = chances >= np.array(tree["sets"]["thresholds"])[:, None, None]
+        right = np.take_along_axis(inside, (known % 19)[None].astype(int), 0)[0]
+        coverages.append(right[known != 255].mean())
+        sizes.append(inside.sum(0)[known != 255].mean())
+    assert figures["total"]["coverage"] == pytest.approx(np.mean(coverages), abs=1e-3)
+    assert figures["total"]["size"] == pytest.approx(np.mean(sizes), abs=1e-2)
+    assert figures["total"]["images"] == 2
+
+
+def test_the_table_names_classes_that_are_always_in_the_set(bench: Bench) -> None:
+    result = bench.run("calibrate", "--write", str(bench.root / "s.yaml"), "--sets", "0.9")
+    lines = result.out.splitlines()
+    assert lines[0].split() == ["least", "probability", "of", "images", "coverage", "size", "empty", "images"]
+    assert lines[1].split()[:2] == ["road", "0.000000"], "one image gives no 90 %"
+    assert lines[20].startswith("all ")
+    assert lines[21].startswith("asked for: coverage 0.9; ")
+    assert lines[22].startswith("always in the set, because too few images hold them: road, ")
+    assert lines[-1] == f"written: {bench.root}/s.yaml"
+
+
+def test_one_threshold_for_all_classes(bench: Bench) -> None:
+    figures, tree = fit_sets(bench, "--sets", "0.4", "--common-threshold")
+    assert figures["common"] is True
+    assert len(set(tree["sets"]["thresholds"])) == 1
+    assert figures["total"]["threshold"] == tree["sets"]["thresholds"][0] > 0
+
+
+def test_sizes_are_drawn(bench: Bench, tmp_path: Path) -> None:
+    _, tree = fit_sets(bench, "--sets", "0.45")
+    assert bench.run("ensemble", "--overwrite").code == 0
+    manifest = str(bench.root / "s.yaml")
+    result = run("render", "--manifest", manifest, "--write", str(tmp_path / "p"), "--kinds", "sets", "--limit", "1")
+    assert (result.code, result.err) == (0, "")
+    image = min(truth(bench))
+    picture = opened(tmp_path / "p" / "city" / f"{image.rpartition('.')[0]}_sets.png")
+    chances = fused(bench, "city", image, plain(bench))
+    sizes = (chances >= np.array(tree["sets"]["thresholds"])[:, None, None]).sum(0)
+    assert (picture == set_size_colours(sizes)).all(2).mean() > 0.999
+    assert len(np.unique(sizes)) > 2
+
+
+def test_thresholds_of_another_ensemble_are_refused(bench: Bench, tmp_path: Path) -> None:
+    options = ("--write", str(tmp_path / "p"), "--kinds", "sets")
+    assert bench.run("ensemble", "--overwrite").code == 0
+    assert bench.run("render", *options).refusal().startswith("sets: the manifest has no thresholds")
+    _, tree = fit_sets(bench, "--sets", "0.5")
+    for change in ({"temperature": 2.0}, {"weight": 3.0}):
+        bench.tree["sets"] = tree["sets"]
+        bench.tree["models"][0] |= change
+        bench.save()
+        assert "sets: the thresholds were fitted to other members" in bench.run("render", *options).refusal()
+        bench.tree["models"][0] |= {"temperature": 1.0, "weight": 1.0}
+    bench.tree["sets"]["thresholds"] = [0.5]
+    bench.save()
+    assert "thresholds: are of 1 classes, but the manifest has 19" in bench.run("render", *options).refusal()
+    assert not (tmp_path / "p").exists()
+
+
+def test_what_changes_nothing_is_refused(bench: Bench) -> None:
+    options = ("--write", str(bench.root / "s.yaml"))
+    for more in (("--weights",), ("--method", "vector"), ("--per-dataset",), ("--average", "labelled")):
+        assert (
+            f"{more[0]}: changes nothing with --sets"
+            in bench.run("calibrate", *options, "--sets", "0.9", *more).refusal()
+        )
+    said = bench.run("calibrate", *options, "--common-threshold").refusal()
+    assert said == "--common-threshold: changes nothing without --sets; leave it out"
+    assert "must lie between 0 and 1" in bench.run("calibrate", *options, "--sets", "1").refusal()
+    bench.tree["models"][1]["weight"] = 1.0
+    bench.tree["ensemble"] = {"label": "min-softmax"}
+    bench.save()
+    assert "gives no probabilities" in bench.run("calibrate", *options, "--sets", "0.9").refusal()
