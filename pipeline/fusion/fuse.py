@@ -98,10 +98,17 @@ def fuse(
 
 
 class FusedSeveral(NamedTuple):
-    """``label`` (...) uint8 train ids, and by name confidences (...) float32 in [0, 1]."""
+    """Several confidences of the same members.
+
+    Attributes:
+        label: (...) uint8 train ids.
+        confidences: by name (...) float32 in [0, 1].
+        probabilities: (C, ...) float32 that sum to one, whose highest is the label; None if they were not wanted.
+    """
 
     label: Tensor
     confidences: dict[str, Tensor]
+    probabilities: Tensor | None = None
 
 
 def fuse_several(
@@ -112,15 +119,17 @@ def fuse_several(
     *,
     label: str = "mean-softmax",
     confidences: Sequence[str] = ("mean-softmax",),
+    probabilities: bool = False,
 ) -> FusedSeveral:
     """Fuse as `fuse` does, with several confidences from one look at every member: each to the bits of `fuse`.
 
     Args:
         logits, weights, temperatures, maps, label: see `fuse`.
         confidences: names of the functions, at least one.
+        probabilities: whether those that the label is the highest of are wanted; only with one of `PROBABLE`.
 
     Raises:
-        ValueError: as `fuse`.
+        ValueError: as `fuse`; ``label`` is not the highest of probabilities, and these are wanted.
     """
     if label not in LABELS or not confidences or not set(confidences) <= set(CONFIDENCES):
         raise ValueError(f"unknown function: label {label!r}, confidence {', '.join(map(repr, confidences))}")
@@ -134,6 +143,8 @@ def fuse_several(
         or min(temperatures) <= 0
     ):
         raise ValueError(f"weights {list(weights)} or temperatures {list(temperatures)} are out of range")
+    if probabilities and label not in PROBABLE:
+        raise ValueError(f"label {label!r} is not the highest of probabilities")
     if {label, *confidences} & UNWEIGHTED and len(set(weights)) > 1:
         raise ValueError(f"weights have no meaning for {label} with {', '.join(confidences)}")
 
@@ -171,7 +182,11 @@ def fuse_several(
         is_known = _MAXIMA.get(name) == _LABEL_NEEDS[label]
         sure = maximum if is_known else _CONFIDENCES[name].formula(sums)
         found[name] = shaped(sure.clamp_(0.0, 1.0))
-    return FusedSeveral(shaped(found_label), found)
+    chances = None
+    if probabilities:
+        chances = sums["logits"].softmax(0) if label == "mean-logit" else sums["softmax"]
+        chances = chances[:, : place[0].numel()].view(place.shape)
+    return FusedSeveral(shaped(found_label), found, chances)
 
 
 class _Sums:
@@ -317,6 +332,8 @@ _LABEL_NEEDS = {
     "mean-logit": "logits",
 }
 LABELS = tuple(_LABEL_NEEDS)
+PROBABLE = ("mean-softmax", "mean-logit")
+"""Functions of the label that take the highest of probabilities, which sum to one."""
 _CONFIDENCES = {
     "mean-softmax": _of("softmax", lambda sums: sums["softmax"].amax(0)),
     "mean-logit": _of("logits", lambda sums: sums["logits"].softmax(0).amax(0)),

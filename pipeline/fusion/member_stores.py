@@ -52,9 +52,7 @@ def voting_members(manifest: Manifest) -> list[Member]:
     return [member for member in manifest.models if member.weight]
 
 
-def stores_of(
-    manifest: Manifest, dataset: str, images: Sequence[str], members: Sequence[Member] | None = None
-) -> tuple[MemberStore, ...]:
+def stores_of(manifest: Manifest, dataset: str, images: Sequence[str]) -> tuple[MemberStore, ...]:
     """Return the voting members, each with its store of a dataset; StoreError if one is missing or lacks images.
 
     They are calibrated as the manifest says for this dataset.
@@ -63,10 +61,9 @@ def stores_of(
         manifest: its models and output folder.
         dataset: its name.
         images: paths that every store must hold.
-        members: some of the members; None for the voting ones.
     """
     found = []
-    for given in voting_members(manifest) if members is None else members:
+    for given in voting_members(manifest):
         member = given.on(dataset)
         path = store_path(manifest.output, dataset, member.name)
         store = LogitStore.open(path)
@@ -192,21 +189,40 @@ def member_strips(
 
 
 def predict_from_stores(
-    members: Sequence[MemberStore], image: str, combinations: Mapping[str, Sequence[int]], functions: FusionFunctions
+    members: Sequence[MemberStore],
+    image: str,
+    combinations: Mapping[str, Sequence[int]],
+    functions: FusionFunctions,
+    look: Callable[[str, slice, Tensor], None] | None = None,
 ) -> dict[str, LabelAndConfidence]:
     """Predict an image with several combinations of members; StoreError if logits are missing or damaged.
 
     Args:
         members: with their stores.
         image, combinations, functions: see `fused_strips`.
+        look: called with the name of a combination, rows, and their probabilities (C, rows, W) float32; None if these
+            are not wanted. Needs a function of the label that is one of `fuse.PROBABLE`.
     """
     stores = [open_store(path) for _, path in members]
     voting = [member for member, _ in members]
     parts: dict[str, list[LabelAndConfidence]] = {name: [] for name in combinations}
     with ThreadPoolExecutor(2) as pool:
-        for _, fused in fused_strips(voting, stores, image, combinations, functions, pool.map):
-            for name, (label, confidence) in fused.items():
-                parts[name].append((label.numpy(), quantise(confidence).numpy()))
+        for rows, logits in member_strips(stores, image, pool.map):
+            for name, numbers in combinations.items():
+                chosen = [voting[i] for i in numbers]
+                fused = fuse_several(
+                    [logits[i] for i in numbers],
+                    [member.weight for member in chosen],
+                    [member.temperature for member in chosen],
+                    [logit_map(member) for member in chosen],
+                    label=functions.label,
+                    confidences=(functions.confidence,),
+                    probabilities=look is not None,
+                )
+                if look and fused.probabilities is not None:
+                    look(name, rows, fused.probabilities)
+                confidence = fused.confidences[functions.confidence]
+                parts[name].append((fused.label.numpy(), quantise(confidence).numpy()))
     found = {}
     for name, strips in parts.items():
         label, confidence = (np.concatenate(one) for one in zip(*strips, strict=True))

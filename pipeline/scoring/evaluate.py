@@ -17,12 +17,10 @@ from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError, ManifestError, StoreError
 from ..config.manifest import DatasetEntry, Manifest
 from ..config.manifest import FusionFunctions as Functions
-from ..config.member import Member
 from ..fusion.ensemble_record import require_recorded_classes
 from ..fusion.member_stores import (
     ENSEMBLE,
     MemberStore,
-    predict_from_stores,
     scored_combinations,
     stores_of,
     voting_members,
@@ -37,9 +35,11 @@ from .instance_masks import SIZES, read_instances, reason_without_instances
 from .pixel_counts import PixelCounts
 from .resampling.bootstrap import Bootstrap, Replicates, Resampling, intervals
 from .resampling.comparison import Difference, differences
+from .store_answers import FIGURES as PROBABILITIES
+from .store_answers import answers_from_stores, reason_without_probabilities
 
-INSTANCES = "iiou"
-"""The figure that needs masks of instances."""
+INSTANCES = ("iiou", "miiou")
+"""The figures that need masks of instances."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +179,8 @@ def plan_evaluation(
         raise ManifestError(f"--predictions: belongs to one dataset; name it with --datasets, of {names}")
     members = voting_members(manifest)
     subjects = scored_combinations(members, per_model=per_model, leave_one_out=leave_one_out, named=compare)
-    # Stores of members that no subject needs are not read.
-    used = sorted({number for numbers in subjects.values() for number in numbers})
-    subjects = {name: tuple(used.index(number) for number in numbers) for name, numbers in subjects.items()}
-    chosen = [members[number] for number in used]
     return [
-        _plan_dataset(manifest, entry, part, truth, predictions, subjects, chosen)
+        _plan_dataset(manifest, entry, part, truth, predictions, subjects)
         for entry in labelled
         for part, truth in load_ground_truth(
             entry, manifest.class_set, limit, average, allow_unlabelled=allow_unlabelled
@@ -199,7 +195,6 @@ def _plan_dataset(
     truth: GroundTruth,
     predictions: Path | None,
     subjects: Mapping[str, tuple[int, ...]],
-    members: Sequence[Member],
 ) -> EvaluationPlan:
     folder = predictions_path(manifest.output, entry.name) if predictions is None else predictions
     if predictions is None:
@@ -208,12 +203,16 @@ def _plan_dataset(
     called = f"the {len(names)} predictions that the labels call for"
     fix = "make them with 'hmsa-pipeline dump' and 'ensemble', or take --limit"
     require_predictions(folder, names, called, fix)
-    stores = stores_of(manifest, entry.name, [pair.image for pair in truth.pairs], members)
+    stores = stores_of(manifest, entry.name, [pair.image for pair in truth.pairs]) if subjects else ()
     name = entry.name if part is None else f"{entry.name}/{part}"
-    reason = None if truth.ood else reason_without_instances(truth)
-    return EvaluationPlan(
-        name, folder, truth, stores, subjects, manifest.ensemble, {INSTANCES: reason} if reason else {}
-    )
+    left_out: dict[str, str] = {}
+    if not truth.ood:
+        if reason := reason_without_instances(truth):
+            left_out |= dict.fromkeys(INSTANCES, reason)
+        others = predictions is not None
+        if reason := reason_without_probabilities(subjects, manifest.ensemble, others=others):
+            left_out |= dict.fromkeys(PROBABILITIES, reason)
+    return EvaluationPlan(name, folder, truth, stores, subjects, manifest.ensemble, left_out)
 
 
 def evaluate(
@@ -272,11 +271,14 @@ def _scored(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts]
                 label[truth != IGNORE], str(plan.folder / names[0]), plan.truth.classes, " on labelled pixels"
             )
         instances = None
-        if not plan.truth.ood and INSTANCES not in plan.left_out:
+        if not plan.truth.ood and INSTANCES[0] not in plan.left_out:
             instances = read_instances(plan.truth.reader.root, pair, truth.shape), SIZES
-        answers = {ENSEMBLE: (label, confidence)}
+        answers, sums = {ENSEMBLE: (label, confidence)}, None
         if plan.subjects:
-            answers |= predict_from_stores(plan.members, pair.image, plan.subjects, plan.functions)
+            probable = not plan.truth.ood and PROBABILITIES[0] not in plan.left_out
+            known = (truth, len(plan.truth.classes)) if probable else None
+            found, sums = answers_from_stores(plan.members, pair.image, plan.subjects, plan.functions, known)
+            answers |= found
     except (DatasetError, StoreError) as error:
         return str(error)
     for label, _ in answers.values():
@@ -286,4 +288,8 @@ def _scored(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts]
                 f"{truth.shape[0]}x{truth.shape[1]}; score them one after the other"
             )
     image = plan.truth.labelled_image(truth, instances)
-    return {name: image.count(label, confidence) for name, (label, confidence) in answers.items()}
+    counts = {name: image.count(label, confidence) for name, (label, confidence) in answers.items()}
+    if sums is not None:
+        for name, counted in counts.items():
+            counted.losses, counted.classwise = sums.losses[name], sums.classwise[name]
+    return counts

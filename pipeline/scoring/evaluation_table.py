@@ -37,7 +37,11 @@ def evaluation_table(result: EvaluationResult, chosen: Collection[str] | None = 
         lines.append(f"mIoU {truth.average.words()}; miou_classes says how many")
     lines += _resampled(result, images)
     shown = [name for name in next(iter(figures.values())) if chosen is None or name in chosen]
-    lines += [f"no {name}: {why}" for name, why in result.left_out.items() if chosen is None or name in chosen]
+    for reason in dict.fromkeys(result.left_out.values()):
+        names = [
+            name for name, why in result.left_out.items() if why == reason and (chosen is None or name in chosen)
+        ]
+        lines += [f"no {', '.join(names)}: {reason}"] if names else []
     numbers = [name for name in shown if name not in (*LISTS, "images", "pixels")]
     for start in range(0, len(numbers), _COLUMNS):
         lines += _numbers(result, figures, numbers[start : start + _COLUMNS], wide)

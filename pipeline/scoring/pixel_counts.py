@@ -31,6 +31,7 @@ class PixelCounts:
         images: how many were counted.
         boundary: (2, C) int64 of `boundaries.boundary_counts`; None if an image has none.
         instances: (2, C) float64 of `instances.instance_counts`; None if an image has none.
+        losses, classwise: (2,) and (C, 15) float64 of `probabilities.ProbabilitySums`; None if an image has none.
     """
 
     ood: bool = False
@@ -39,6 +40,8 @@ class PixelCounts:
     images: int = 0
     boundary: np.ndarray | None = None
     instances: np.ndarray | None = None
+    losses: np.ndarray | None = None
+    classwise: np.ndarray | None = None
 
     @classmethod
     def none(cls, ood: bool, classes: int) -> PixelCounts:
@@ -93,7 +96,7 @@ def class_pairs(label: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarra
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-OPTIONAL = ("boundary", "instances")
+OPTIONAL = ("boundary", "instances", "losses", "classwise")
 """Counts that only some data gives."""
 
 _GROUPS = np.array([[name in group for name in CLASS_NAMES] for group in CATEGORIES.values()], np.int64)

@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
 from hmsa_pipeline.datasets.taxonomy import CATEGORIES, CLASS_NAMES
 from hmsa_pipeline.pipeline.scoring.figures.names import BASIC, LISTS, LOWER_IS_BETTER, NUMBERS
+from hmsa_pipeline.pipeline.scoring.store_answers import FIGURES as PROBABILITIES
 from PIL import Image
 
-from .bench import Bench
+from .bench import Bench, stored
 from .conftest import plain_cpu
-from .labelled_city import draw_city, ids
+from .labelled_city import MODELS, TEMPERATURES, WEIGHTS, draw_city, ids
 
 FINE = ("--datasets", "fine")
 
@@ -42,10 +44,11 @@ def test_all_figures_are_in_json_and_csv_and_some_are_printed(city: Bench, tmp_p
     assert basic.code == 0
     (found,) = json.loads(Path(scored).read_text())
     scores = found["scores"]["ensemble"]
-    of_classes = {*NUMBERS, *LISTS, "images", "pixels"} - {"auprc"}
+    of_classes = {*NUMBERS, *LISTS, "images", "pixels"} - {"auprc", *PROBABILITIES}
     assert scores.keys() == of_classes
     assert (len(scores["iiou"]), len(scores["category_iou"])) == (len(CLASS_NAMES), len(CATEGORIES))
-    assert found["left_out"] == {}
+    reason = "probabilities are read from stores, with --per-model, --leave-one-out or --compare"
+    assert found["left_out"] == dict.fromkeys(PROBABILITIES, reason)
     with Path(table).open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["smooth_ece"]) == scores["smooth_ece"]
@@ -57,7 +60,8 @@ def test_all_figures_are_in_json_and_csv_and_some_are_printed(city: Bench, tmp_p
 
     whole = city.run("evaluate", *FINE, "--figures", "all").out
     for name in NUMBERS:
-        assert (name in whole.split()) == (name != "auprc"), name
+        assert (name in whole.split()) == (name in of_classes), name
+    assert f"no nll, brier, classwise_ece: {reason}" in whole
     assert max(map(len, whole.splitlines())) < 160
     lines = whole.splitlines()
     vehicle = next(line for line in lines if line.startswith("vehicle "))
@@ -111,9 +115,61 @@ def test_a_figure_that_the_data_does_not_give_is_left_out_with_the_reason(city: 
     reason = (
         "1 of 3 images have no *_gtFine_instanceIds.png, which Cityscapes distributes in the archive of its masks"
     )
-    assert found["left_out"] == {"iiou": reason}
-    assert f"no iiou: {reason}" in bench.run("evaluate", *FINE, "--figures", "all").out
+    assert {name: found["left_out"][name] for name in ("iiou", "miiou")} == {"iiou": reason, "miiou": reason}
+    assert f"no iiou, miiou: {reason}" in bench.run("evaluate", *FINE, "--figures", "all").out
     assert "no iiou" not in bench.run("evaluate", *FINE).out
+
+
+def chances(city: Bench, image: str) -> dict[str, np.ndarray]:
+    """The probabilities (C, H, W) of each member and of the ensemble, in double precision, from plain Zarr."""
+    found, mean = {}, 0.0
+    for name, heat, weight in zip(MODELS, TEMPERATURES, WEIGHTS, strict=True):
+        z = stored(city.store("fine", name))[image].astype(np.float64) / heat
+        powers = np.exp(z - z.max(0))
+        found[name] = powers / powers.sum(0)
+        mean = mean + weight / sum(WEIGHTS) * found[name]
+    return {"ensemble": mean, **found}
+
+
+@pytest.mark.parametrize("options", [("--per-model",), ("--compare", "ensemble", "bee"), ("--leave-one-out",)])
+def test_figures_of_probabilities_are_those_of_the_stores(city: Bench, options: tuple[str, ...]) -> None:
+    (found,) = city.run("evaluate", *FINE, *options, "--json", "-").figures
+    assert found["left_out"] == {}
+    root = city.root / "data" / "Cityscapes-nvidia"
+    reader = LabelReader(root, dataset_spec("cityscapes"))
+    labels, rows = [], {name: [] for name in ("ensemble", *MODELS)}
+    for pair in list_pairs(root, "cityscapes", "val"):
+        truth = reader.read(pair)
+        labels.append(truth[truth != 255])
+        for name, p in chances(city, pair.image).items():
+            rows[name].append(p[:, truth != 255].T)
+    label = np.concatenate(labels)
+    once = np.eye(19)[label]
+    for name in rows.keys() & found["scores"].keys():
+        p, scores = np.concatenate(rows[name]), found["scores"][name]
+        assert scores["nll"] == pytest.approx(sklearn.metrics.log_loss(label, p, labels=range(19)), abs=1e-6)
+        # scikit-learn's is the mean over pixels of the sum over classes, too, unless it is told to halve it.
+        brier = sklearn.metrics.brier_score_loss(label, p, labels=range(19), scale_by_half=False)
+        assert scores["brier"] == pytest.approx(brier, abs=1e-6)
+        bins = np.minimum((p * 15).astype(int), 14)
+        gaps = [abs((once[:, c] - p[:, c])[bins[:, c] == b].sum()) for c in range(19) for b in range(15)]
+        assert scores["classwise_ece"] == pytest.approx(sum(gaps) / 19 / len(p), abs=1e-6)
+    assert "ensemble" in found["scores"]
+
+
+def test_what_has_no_probabilities_says_so(city: Bench, tmp_path: Path) -> None:
+    bench = city.copy(tmp_path / "lowest")
+    for model in bench.tree["models"]:
+        model["weight"] = 1.0
+    bench.tree["ensemble"] = {"label": "min-softmax", "confidence": "min-softmax"}
+    bench.save()
+    assert bench.run("ensemble", *FINE, "--overwrite").code == 0
+    (found,) = bench.run("evaluate", *FINE, "--per-model", "--json", "-").figures
+    reason = "ensemble.label min-softmax takes the highest of numbers that are no probabilities"
+    assert found["left_out"] == dict.fromkeys(PROBABILITIES, reason)
+    folder = str(city.predictions / "fine")
+    (found,) = city.run("evaluate", *FINE, "--per-model", "--predictions", folder, "--json", "-").figures
+    assert found["left_out"] == dict.fromkeys(PROBABILITIES, "the folder of --predictions holds no probabilities")
 
 
 def test_names_that_are_no_figures_are_refused(city: Bench) -> None:

@@ -20,6 +20,7 @@ NUMBERS: tuple[str, ...] = (
     *("mean_precision", "mean_recall", "category_miou", "boundary_miou", "miiou"),
     *("adaptive_ece", "smooth_ece", "mce"),
     *("aurc", "eaurc", "augrc", "risk_at_80_coverage", "coverage_at_5_risk"),
+    *("nll", "brier", "classwise_ece"),
 )
 """Figures that are one number."""
 
@@ -27,6 +28,7 @@ LOWER_IS_BETTER = frozenset(
     {
         *("ece", "fpr95", "adaptive_ece", "smooth_ece", "mce"),
         *("aurc", "eaurc", "augrc", "risk_at_80_coverage"),
+        *("nll", "brier", "classwise_ece"),
     }
 )
 

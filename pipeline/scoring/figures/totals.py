@@ -32,6 +32,7 @@ class Totals:
         levels: (2, L) of `metrics.level_counts`, at the levels of ``scale``.
         boundary: (2, C) of `boundaries.boundary_counts`; None where they were not counted.
         instances: (2, C) of `instances.instance_counts`; None where they were not counted.
+        losses, classwise: (2,) and (C, 15) of `probabilities.ProbabilitySums`; None where they were not summed.
         scale: the levels of confidence.
     """
 
@@ -44,6 +45,8 @@ class Totals:
     levels: np.ndarray
     boundary: np.ndarray | None = None
     instances: np.ndarray | None = None
+    losses: np.ndarray | None = None
+    classwise: np.ndarray | None = None
     scale: Levels = FINE
 
 
@@ -59,7 +62,7 @@ def figures_of(totals: Totals, average: Average | None = None) -> dict[str, Any]
         levels, joined = totals.levels, totals.scale is not FINE
         return counted | {"auroc": auroc(levels), "auprc": aupr(levels), "fpr95": fpr95(levels, between=joined)}
     classes, lists = _class_figures(totals, average or PLAIN)
-    return counted | classes | _confidence_figures(totals) | lists
+    return counted | classes | _confidence_figures(totals) | _probability_figures(totals) | lists
 
 
 def _class_figures(totals: Totals, average: Average) -> tuple[dict[str, Any], dict[str, list[float]]]:
@@ -101,6 +104,16 @@ def _mean(values: np.ndarray, counted: np.ndarray) -> float:
     """Mean over the counted classes in which the figure is defined; NaN if there is none."""
     held = values[counted & ~np.isnan(values)]
     return float(held.mean()) if held.size else math.nan
+
+
+def _probability_figures(totals: Totals) -> dict[str, float]:
+    """Figures of the probabilities of all classes; none where they were not summed."""
+    if totals.losses is None or totals.classwise is None:
+        return {}
+    pixels = totals.labelled.sum()
+    nll, brier = (float(_ratio(loss, pixels)) for loss in totals.losses)
+    gaps = np.abs(totals.classwise).sum() / len(totals.classwise)
+    return {"nll": nll, "brier": brier, "classwise_ece": float(_ratio(gaps, pixels))}
 
 
 def _confidence_figures(totals: Totals) -> dict[str, Any]:
