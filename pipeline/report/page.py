@@ -16,11 +16,13 @@ from ...datasets.parallel import map_files
 from ...files import write_bytes, write_json, write_text
 from ..config.manifest import Manifest
 from ..fusion.member_stores import voting_members
+from ..search.plot import draw_pareto
 from ..text import percent
 from . import plots
 from .image_pictures import class_legend
 from .member_table import member_table
 from .records import DatasetSummary
+from .search_section import search_section
 from .story import Story, shown_story
 from .tables import TITLES, dataset_table, figures_by_dataset, overview_table, summary_tables
 from .worst_images import ClassErrors, worst_over_datasets
@@ -53,6 +55,9 @@ def write_page(
         write_bytes(folder / name, (_PAGE / name).read_bytes())
     drawings: dict[Path, Plot] = {}
     settings = member_table(manifest)
+    searched = search_section(manifest.output)
+    if searched:
+        drawings[folder / PLOTS / "search.svg"] = partial(draw_pareto, searched[0])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PAGE),
         autoescape=True,
@@ -73,6 +78,7 @@ def write_page(
         overview=overview_table(summaries),
         by_dataset=[dataset_table(summary) for summary in summaries],
         over_datasets=_plots_over_datasets(folder, summaries, drawings),
+        search=searched[1] | {"file": f"{PLOTS}/search.svg"} if searched else None,
         worst=_worst(summaries, manifest.class_set),
         sections=[
             {"dataset": each.dataset, "plots": _plots(folder, i, each, drawings)} for i, each in enumerate(summaries)
@@ -89,6 +95,7 @@ def write_page(
         "story": story.as_json() if story else None,
         "members": settings,
         "datasets": [summary.as_json() for summary in summaries],
+        "search": searched[0] if searched else None,
     }
     write_json(folder / FIGURES, {"version": __version__, **figures})
 

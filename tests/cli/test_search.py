@@ -421,3 +421,27 @@ def test_an_output_that_cannot_be_written_is_searched_all_the_same(
     assert result.code == 0
     assert "not kept for the report" in result.err
     assert Path("c.yaml").exists()
+
+
+# ------------------------------------------------------------------ the report
+
+
+def test_a_report_shows_the_last_search_of_its_output(bench: Bench) -> None:
+    assert bench.run("ensemble", "--datasets", "fine").code == 0
+    options = ("--datasets", "fine", "--limit", "1", "--no-members")
+    assert bench.run("report", "--write", "before", *options).code == 0
+    assert 'id="combinations"' not in Path("before/index.html").read_text()
+    figures = searched(bench, "--by", "miou:1,ece:-1")
+    assert bench.run("report", "--write", "after", *options).code == 0
+    page = Path("after/index.html").read_text()
+    section = page.partition('<section id="combinations">')[2].partition("</section>")[0]
+    for row in figures["held_out"]:
+        assert f"{row['figures']['score']['value']:.4f}" in section
+        assert ", ".join(row["chosen"]["members"]) in section
+    assert f"<small>{figures['held_out'][0]['difference']['low']:+.4f} to" in section
+    assert "chosen among all" in section and "by miou:1,ece:-1" in section
+    assert len(Path("after/plots/search.svg").read_bytes()) > 5000
+    assert json.loads(Path("after/report.json").read_text())["search"] == figures
+    (bench.output / "search.json").write_text("{")
+    assert bench.run("report", "--write", "again", *options).code == 0
+    assert 'id="combinations"' not in Path("again/index.html").read_text()

@@ -1,0 +1,57 @@
+"""The section of a report's page about the last search, if its record lies beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..search.record import figure_of, read_search, words
+
+
+def search_section(output: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The record of the last search, and what the page shows of it as texts; None without a record.
+
+    Args:
+        output: folder of the results.
+    """
+    found = read_search(output)
+    if found is None:
+        return None
+    name = figure_of(found)
+    metrics = [one for one in found["held_out"][0]["figures"] if one != name]
+    rows = [
+        {
+            "name": words(row["name"]),
+            "value": _shown(row["figures"][name]),
+            "others": [_shown(row["figures"][one]) for one in metrics],
+            "difference": "" if row is found["held_out"][-1] else _shown(row["difference"], "+.4f"),
+            "cost": f"{row['chosen']['cost']:.3g}",
+            "members": ", ".join(row["chosen"]["members"]),
+            "efficient": row["efficient"],
+        }
+        for row in found["held_out"]
+    ]
+    chosen = found["chosen"]
+    return found, {
+        "by": found["by"],
+        "figure": found["by"] if name == "score" else name,
+        "metrics": metrics,
+        "rows": rows,
+        "unit": found["cost"],
+        "images": sum(found["sets"].values()),
+        "sets": ", ".join(found["sets"]),
+        "folds": found["folds"],
+        "members": len(found["members"]),
+        "chosen": ", ".join(chosen["members"]),
+        "functions": f"label {chosen['label']}, confidence {chosen['confidence']}",
+    }
+
+
+def _shown(one: Mapping[str, float | None], form: str = ".4f") -> dict[str, str]:
+    """A figure and its interval, as texts."""
+    value, low, high = (one[name] for name in ("value", "low", "high"))
+    if value is None:
+        return {"value": "-", "interval": ""}
+    known = low is not None and high is not None
+    return {"value": f"{value:{form}}", "interval": f"{low:{form}} to {high:{form}}" if known else ""}
