@@ -49,6 +49,8 @@ class ProbabilitySums:
         known = truth != IGNORE
         if not known.all():
             truth, p = truth[known], p[:, known]
+        if not len(truth):
+            return
         label = truth.long()
         own = p.gather(0, label[None])[0].double()
         losses = self.losses[subject]
@@ -58,12 +60,12 @@ class ProbabilitySums:
 
     def _add_gaps(self, gaps: np.ndarray, p: Tensor, label: Tensor, own: Tensor) -> None:
         """Most probabilities are in the first bin: what is there is the rest of a class's sum."""
-        above = (p >= 1.0 / BINS).view(-1).nonzero()[:, 0]
+        above = (p >= 1.0 / BINS).reshape(-1).nonzero()[:, 0]
         value = p.reshape(-1)[above].double()
         bins = (value * BINS).long().clamp_(max=BINS - 1)
         places = above // p.shape[1] * BINS + bins
         size = self._classes * BINS
-        found = -torch.bincount(places, value, size)
+        found = -torch.bincount(places, value, size).double()  # of no values it would hold integers
         hit = own >= 1.0 / BINS
         hits = label[hit] * BINS + (own[hit] * BINS).long().clamp_(max=BINS - 1)
         found += torch.bincount(hits, minlength=size)
