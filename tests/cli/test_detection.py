@@ -296,6 +296,41 @@ def named_by_auto(bench: Bench) -> dict[str, Any]:
     return bench.run("evaluate", "--components", "auto", "--json", "-").figures[0]["components"]["scores"]["ensemble"]
 
 
+def test_low_confidence_by_other_functions_finds_what_is_out_of_distribution(tracks: Bench) -> None:
+    names = ("mean-softmax", "entropy", "max-logit")
+    result = tracks.run("evaluate", "--confidences", ",".join(names), "--json", "-")
+    assert result.code == 0
+    for figures, track in zip(result.figures, ("dataset_AnomalyTrack", "dataset_ObstacleTrack"), strict=True):
+        ensemble = figures["scores"]["ensemble"]
+        assert figures["confidences"]["mean-softmax"] == {key: ensemble[key] for key in ("auroc", "auprc", "fpr95")}
+        members = [stored(tracks.store("odd", name)) for name in MODELS[:2]]
+        doubts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        truths = []
+        for image in sorted(path for path in members[0] if path.startswith(track)):
+            stem = Path(image).stem
+            mask = tracks.root / "photos/smiyc" / track / "labels_masks" / f"{stem}_labels_semantic.png"
+            truth = np.array(Image.open(mask))
+            truths.append(truth[truth < 255] == 1)
+            z = [member[image].astype(np.float64) for member in members]
+            mean = np.mean([np.exp(one - one.max(0)) / np.exp(one - one.max(0)).sum(0) for one in z], 0)
+            found = {"mean-softmax": -mean.max(0), "entropy": entropy(mean), "max-logit": -((z[0] + z[1]) / 2).max(0)}
+            for name, doubt in found.items():
+                doubts[name].append(doubt[truth < 255])
+        for name in names:
+            wanted = sklearn.metrics.roc_auc_score(np.concatenate(truths), np.concatenate(doubts[name]))
+            assert figures["confidences"][name]["auroc"] == pytest.approx(wanted, abs=1e-3), name
+
+
+def test_processes_count_the_same(city: Bench, tracks: Bench) -> None:
+    for bench, options in (
+        (city, ("--datasets", "extra", "--confidences", "entropy,disagreement")),
+        (tracks, ("--components", "auto", "--confidences", "margin", "--per-model")),
+    ):
+        several, one = (bench.run("evaluate", *options, "--processes", count, "--json", "-") for count in "21")
+        assert several.code == one.code == 0
+        assert several.figures == one.figures
+
+
 # ------------------------------------------------------------------ what is refused
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ....datasets.layout.image_mask_pairs import ImageMaskPair
 from ....datasets.parallel import map_files
+from ....datasets.taxonomy import IGNORE
 from ....errors import DatasetError, StoreError
 from ...config.manifest import Manifest
 from ...fusion.member_stores import ENSEMBLE, MemberStore, confidences_from_stores, stores_of
@@ -23,7 +24,7 @@ from ...runtime.progress import Progress
 from ...text import figure, without_nan
 from ..evaluate import EvaluationPlan
 from ..ground_truth import GroundTruth
-from ..metrics import aupr, auroc, errors_first, fpr95
+from ..metrics import aupr, auroc, errors_first, fpr95, level_counts
 
 
 @dataclass(frozen=True)
@@ -136,4 +137,9 @@ def _scored(plan: ConfidencePlan, pair: ImageMaskPair) -> dict[str, np.ndarray] 
         truth = plan.truth.reader.read(pair, (label.shape[0], label.shape[1]))
     except (DatasetError, StoreError) as error:
         return str(error)
-    return {name: plan.truth.count(label, confidence, truth).levels for name, confidence in maps.items()}
+    known = truth != IGNORE
+    if plan.truth.ood:
+        foreign = truth[known] == 1
+        return {name: level_counts(foreign, CONFIDENCE_LEVELS - 1 - found[known]) for name, found in maps.items()}
+    right = label[known] == truth[known]
+    return {name: level_counts(right, found[known]) for name, found in maps.items()}
