@@ -35,14 +35,16 @@ from ..fusion.fuse import quantise
 from ..fusion.member_stores import ENSEMBLE, confidences_from_stores, fuse_members, open_store
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction
 from ..pictures.colours import confidence_as_float
-from ..scoring.pixel_counts import PixelCounts
+from ..scoring.figures.class_reliability import count_by_class
+from ..scoring.pixel_counts import OPTIONAL, PixelCounts
 from ..storage.filesystem import version_tag
 from ..store.logit_store import LogitStore
 from ..text import without_nan
 from .image_pictures import draw_pictures, draw_uncertainties
 from .records import BINS, PICTURES, DatasetSetup, GalleryEntry, ImageSummary, Item
 
-_FORMAT = 1
+_FORMAT = 2
+_ARRAYS = ("histogram", "disputes", "by_class")
 _SUMMARY_FILE = "exhibit.npz"
 _LEAST_SHARE = 0.0005
 
@@ -60,13 +62,13 @@ def load_cached(setup: DatasetSetup, item: Item) -> ImageSummary | None:
                     arrays[f"confusion{one['number']}"],
                     arrays[f"levels{one['number']}"].astype(np.int64),
                     one["images"],
+                    **{key: arrays[f"{key}{one['number']}"] for key in one["optional"]},
                 )
                 for name, one in record.pop("counts").items()
             }
             record["size"] = tuple(record["size"])
-            return ImageSummary(
-                GalleryEntry(**record), counts, histogram=arrays["histogram"], disputes=arrays["disputes"]
-            )
+            rest = {name: arrays[name] for name in _ARRAYS}
+            return ImageSummary(GalleryEntry(**record), counts, **rest)
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
         return None
 
@@ -139,6 +141,7 @@ def _summarise(setup: DatasetSetup, image: str, pair: ImageMaskPair | None, fold
         figures = without_nan(counts.figures())
         entry.ood, entry.wrong = counts.ood, figures["fpr95"]
         if not counts.ood:
+            summary.by_class = count_by_class(label, confidence, truth, len(setup.classes))
             entry.wrong = None if figures["accuracy"] is None else 1 - figures["accuracy"]
     information = _compare_members(setup, image, truth, summary) if setup.members else None
     draw_pictures(setup, folder, summary, photograph, label, confidence, truth, information)
@@ -215,12 +218,18 @@ def _fuse_strip(
 def _save(folder: Path, summary: ImageSummary) -> None:
     """Write the summary, after the pictures: where it exists, they do too."""
     record = asdict(summary.entry)
-    arrays: dict[str, Any] = {"histogram": summary.histogram, "disputes": summary.disputes}
+    arrays: dict[str, Any] = {name: getattr(summary, name) for name in _ARRAYS}
     record["counts"] = {
-        name: {"ood": one.ood, "images": one.images, "number": number}
+        name: {
+            "ood": one.ood,
+            "images": one.images,
+            "number": number,
+            "optional": [key for key in OPTIONAL if getattr(one, key) is not None],
+        }
         for number, (name, one) in enumerate(summary.counts.items())
     }
     for number, one in enumerate(summary.counts.values()):
         arrays |= {f"confusion{number}": one.confusion, f"levels{number}": one.levels.astype(np.uint32)}
+        arrays |= {f"{key}{number}": getattr(one, key) for key in OPTIONAL if getattr(one, key) is not None}
     with atomic_path(folder / _SUMMARY_FILE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, said=np.array(json.dumps(record)), **arrays)

@@ -15,7 +15,7 @@ from ...datasets.class_set import ClassSet
 from ...datasets.parallel import map_files
 from ...files import write_bytes, write_json, write_text
 from ..config.manifest import Manifest
-from ..fusion.member_stores import voting_members
+from ..fusion.member_stores import ENSEMBLE, voting_members
 from ..search.plot import draw_pareto
 from ..text import percent
 from . import plots
@@ -175,6 +175,18 @@ def _plots(folder: Path, number: int, summary: DatasetSummary, drawings: dict[Pa
         )
         words = "On the dotted line a pixel is right as often as it is sure; below it the model is too sure."
         add("reliability", "Reliability", words, partial(plots.reliability_diagram, counts=counts))
+        words = "Share of wrong pixels, if only the surest ones are kept: further down is better."
+        add("risk", "Risk and coverage", words, partial(plots.risk_coverage_curves, counts=counts))
+        words = "The ensemble. On the diagonal are the right pixels; each row adds up to 100."
+        matrix = partial(plots.confusion_matrix, matrix=counts[ENSEMBLE].confusion, names=summary.classes.names)
+        add("confusion", "Confusion matrix", words, matrix, wide=True)
+        if summary.by_class is not None:
+            words = (
+                "Of the ensemble's pixels that are predicted as a class, accuracy over confidence. Bars: the share "
+                "of pixels. Below the dotted line the class is predicted too surely."
+            )
+            plot = partial(plots.class_reliability, counts=summary.by_class, names=summary.classes.names)
+            add("reliability-classes", "Reliability by predicted class", words, plot, wide=True)
     else:
         words = "All pixels of the dataset, by the ensemble's confidence."
         add("confidence", "Confidence", words, partial(plots.confidence_histogram, histogram=summary.histogram))

@@ -13,6 +13,8 @@ import torch
 from matplotlib.figure import Figure
 
 from ...files import write_bytes
+from ..scoring.figures.class_reliability import CONFIDENCE, PIXELS, RIGHT, class_ece
+from ..scoring.figures.selective import aurc, risk_coverage
 from ..scoring.metrics import class_iou, errors_first, precision_recall, reliability, roc
 from ..scoring.pixel_counts import PixelCounts
 
@@ -25,6 +27,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _MARKS = "osD^vP*"
 _POINTS = 400
+_ABREAST = 5  # diagrams of classes
 _MOST_WRITTEN = 40  # classes of which a matrix has room for numbers
 _SETTINGS: Any = {
     "svg.hashsalt": "hmsa-pipeline",
@@ -108,6 +111,54 @@ def reliability_diagram(path: Path, counts: Mapping[str, PixelCounts]) -> None:
     above.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     below.set(xlabel="confidence", ylabel="share of pixels")
     above.legend(loc="upper left", fontsize=8)
+    _write(figure, path)
+
+
+def class_reliability(path: Path, counts: np.ndarray, names: Sequence[str]) -> None:
+    """How often pixels that are predicted as a class are right by how sure they are, a diagram for each class.
+
+    Args:
+        path: of the SVG file.
+        counts: (3, C, 15) of `class_reliability.count_by_class`.
+        names: of the classes, by id.
+    """
+    pixels, errors = counts[PIXELS], class_ece(counts)
+    shown = np.flatnonzero(pixels.sum(1)).tolist()
+    rows = max(1, -(-len(shown) // _ABREAST))
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(2.1 * _ABREAST, 2.15 * rows), layout="constrained")
+        grid = figure.subplots(rows, _ABREAST, squeeze=False, sharex=True, sharey=True).ravel()
+    edges = (np.arange(pixels.shape[1]) + 0.5) / max(1, pixels.shape[1])
+    for axes, number in zip(grid, shown, strict=False):
+        held = pixels[number] > 0
+        axes.bar(edges, pixels[number] / pixels[number].sum(), width=0.9 / len(edges), color="#B9C4D0")
+        axes.plot((0, 1), (0, 1), color="#999999", linewidth=1, linestyle=":")
+        sure, right = (counts[which][number][held] / pixels[number][held] for which in (CONFIDENCE, RIGHT))
+        axes.plot(sure, right, marker=".", **_look(0) | {"linewidth": 1.4})
+        axes.set_title(f"{names[number]}, ECE {errors[number]:.3f}", fontsize=9)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    for axes in grid[len(shown) :]:
+        axes.set_visible(False)
+    figure.supxlabel("confidence", fontsize=10)
+    figure.supylabel("accuracy; share of pixels", fontsize=10)
+    _write(figure, path)
+
+
+def risk_coverage_curves(path: Path, counts: Mapping[str, PixelCounts]) -> None:
+    """Plot the share of wrong pixels among the surest ones, over the share of pixels that is kept."""
+    figure, (axes,) = _axes(5.2, 4.4)
+    top = 0.0
+    for number, (name, found) in enumerate(counts.items()):
+        if not found.levels.any():
+            continue
+        coverage, risk = risk_coverage(found.levels)
+        top = max(top, float(risk.max()))
+        label = f"{name}, AURC {aurc(found.levels):.4f}"
+        axes.plot(*_thinned(coverage, risk), label=label, **_look(number))
+    axes.set(xlabel="coverage: share of pixels kept", ylabel="risk: share of these that is wrong")
+    axes.set(xlim=(0, 1), ylim=(0, max(0.01, 1.05 * top)))
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="best", fontsize=8)
     _write(figure, path)
 
 

@@ -31,6 +31,7 @@ class DatasetSummary:
         members: names of those that were looked at.
         counts: by subject, over all images; empty without labels.
         histogram: pixels by the ensemble's confidence, (64,) int64.
+        by_class: (3, C, 15) of `class_reliability.count_by_class`; None without labels of classes.
         gains: by image, what the ensemble gains there over the best member; none without labels of classes.
         worst: the images with most wrong pixels of each class.
         failed: images that could not be looked at -> reasons.
@@ -46,6 +47,7 @@ class DatasetSummary:
     gains: dict[str, Gain] = field(default_factory=dict)
     worst: WorstImages = field(default_factory=WorstImages)
     failed: dict[str, str] = field(default_factory=dict)
+    by_class: np.ndarray | None = None
     _disputed: np.ndarray | None = None
 
     def add(self, image: str, found: ImageSummary | str) -> None:
@@ -55,6 +57,8 @@ class DatasetSummary:
             return
         self.gallery[image] = found.entry
         self.histogram += found.histogram
+        if found.by_class.size:
+            self.by_class = found.by_class if self.by_class is None else self.by_class + found.by_class
         for name, counted in found.counts.items():
             total = self.counts.setdefault(name, PixelCounts.none(counted.ood, len(self.classes)))
             total += counted
@@ -187,9 +191,11 @@ class ImageSummary:
         counts: by subject (the ensemble, members); empty without labels.
         histogram: (64,) int64 pixels by the ensemble's confidence.
         disputes: (M, M) int64: pixels of which two members say another class.
+        by_class: (3, C, 15) of `class_reliability.count_by_class` of the ensemble; no classes without labels of them.
     """
 
     entry: GalleryEntry
     counts: dict[str, PixelCounts] = field(default_factory=dict)
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     disputes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    by_class: np.ndarray = field(default_factory=lambda: np.zeros((3, 0, 0)))

@@ -76,6 +76,7 @@ def _content(path: Path) -> bytes | None:
 PLOTS = (
     (check, "draw_class_chart"),
     *((plots, name) for name in ("iou_bars", "reliability_diagram", "curves", "dots_by_dataset")),
+    *((plots, name) for name in ("class_reliability", "risk_coverage_curves", "confusion_matrix")),
     *((plots, name) for name in ("confidence_histogram", "dispute_matrix")),
 )
 """Functions of a path and of what is drawn there."""

@@ -173,7 +173,7 @@ def test_everything_lies_in_the_folder(told: tuple[Bench, Path]) -> None:
     assert {one.get("id") or Path(one["src"] or "").name for one in nameless} == {"layer", "thumb.jpg", "errors.png"}
     for plot in folder.glob("plots/*.svg"):
         assert plot.read_text().rstrip().endswith("</svg>")
-    assert len(list(folder.glob("plots/*.svg"))) == 4
+    assert len(list(folder.glob("plots/*.svg"))) == 7
 
 
 def test_pictures_show_what_they_should(told: tuple[Bench, Path]) -> None:
