@@ -54,7 +54,7 @@ $(VENV)/.test: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
-demo: $(VENV)/.core  ## set up, then take the whole way on drawn streets
+demo: $(VENV)/.core  ## set up, then run every step on drawn streets
 	$(BIN)/hmsa-pipeline demo --output $(DEMO)
 
 test: $(VENV)/.test  ## set up, then run the tests that take little time, with an environment of PATH, HOME and a UTF-8 locale

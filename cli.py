@@ -42,7 +42,7 @@ TRY_AGAIN = 75
 
 app = typer.Typer(
     name="hmsa-pipeline",
-    help="Robust segmentation with an ensemble of HMSA models: dump logits, fuse them, look after them.",
+    help="Robust segmentation with an ensemble of HMSA models: dump logits, fuse, score and report them.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -76,7 +76,7 @@ def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Robust segmentation with an ensemble of HMSA models: dump logits, fuse them, look after them."""
+    """Robust segmentation with an ensemble of HMSA models: dump logits, fuse, score and report them."""
     if version:
         print(f"hmsa-pipeline {__version__}")
     elif context.invoked_subcommand is None:

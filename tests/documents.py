@@ -7,12 +7,16 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 # In the text, before a block that is only held against the command line: <!-- needs a GPU -->
 _BLOCK = re.compile(r"^(?:<!-- needs (?P<need>[^>]+) -->\n)?```console\n(?P<lines>.*?)^```", re.DOTALL | re.MULTILINE)
+_SOME_OF = {"--models": "models", "--model": "models", "--keep": "models", "--compare": "models"}
+_SOME_OF |= {"--datasets": "datasets", "--dataset": "datasets", "--fit": "datasets"}
 _ELSEWHERE = {
     "aws",
     "bash",
@@ -66,3 +70,21 @@ def commands(page: Path) -> list[Command]:
         ]
     assert len(found) == len(re.findall(r"^\$ ", page.read_text(), re.MULTILINE)), page
     return found
+
+
+def names_that_are_not_there(words: list[str]) -> list[str]:
+    """Models and datasets that a command names and its shipped manifest has not; none for a manifest of one's own."""
+    manifest = next((words[i + 1] for i, word in enumerate(words) if word in ("--manifest", "-m")), "bravo.yaml")
+    shipped = ROOT / "manifests" / f"{manifest.removesuffix('.yaml')}.yaml"
+    if not shipped.exists() or words[0] == "train":
+        return []
+    known = {
+        kind: {one["name"] for one in yaml.safe_load(shipped.read_text())[kind]} for kind in ("models", "datasets")
+    }
+    missing = []
+    for position, word in enumerate(words):
+        if word in _SOME_OF and not (word == "--keep" and words[0] == "autolabel"):
+            named = words[position + 1 : position + (3 if word == "--compare" else 2)]
+            names = {name for text in named for name in text.split(",")} - {"ensemble"}
+            missing += sorted(names - known[_SOME_OF[word]])
+    return missing

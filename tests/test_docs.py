@@ -20,7 +20,7 @@ from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
 from typer.core import TyperGroup
 
-from .documents import DOCS, PAGES, ROOT, commands
+from .documents import DOCS, PAGES, ROOT, commands, names_that_are_not_there
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -47,9 +47,20 @@ def test_every_command_on_the_page_is_one_that_we_have(page: Path) -> None:
                 pytest.fail(f"{page.name}: {command.line}: {error}")
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_name_what_the_shipped_manifest_has(page: Path) -> None:
+    for command in commands(page):
+        if command.words:
+            assert names_that_are_not_there(command.words) == [], f"{page.name}: {command.line}"
+
+
 def test_a_wrong_command_would_be_found() -> None:
     with pytest.raises(typer.TyperException, match="No such option"):
         parse(["dump", "--manifets", "x"])
+    assert names_that_are_not_there(["evaluate", "--manifest", "cityscapes", "--compare", "ensemble", "idd"]) == [
+        "idd"
+    ]
+    assert names_that_are_not_there(["dump", "--models", "idd,a", "--datasets", "b"]) == ["a", "b"]
     assert commands(DOCS / "start.md")[0].line.startswith("git clone")
     assert len([command for page in PAGES for command in commands(page) if command.words]) > 40
 

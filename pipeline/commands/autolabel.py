@@ -71,7 +71,9 @@ def autolabel(
 ) -> None:
     """Make class maps for training from stored logits, where the ensemble is sure.
 
-    Example: hmsa-pipeline autolabel --manifest cityscapes --precision 0.95 --fit val --write labels
+    docs/autolabel.md has the rules by which pixels are kept, and the files that are written.
+
+    Example: hmsa-pipeline autolabel --manifest extra.yaml --precision 0.95 --fit val --write labels
     """
     from ..autolabel.plan import plan_autolabel
     from ..autolabel.record import labels_table

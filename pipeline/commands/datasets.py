@@ -77,14 +77,14 @@ def draw(
     ] = None,
     train: Annotated[int, option("--train", "N", "Frames to learn from, of each.", min=1)] = 8,
     val: Annotated[int, option("--val", "N", "Frames to score on, of each.", min=1)] = 4,
-    seed: Annotated[int, option("--seed", "N", "Of the streets.", min=0)] = 0,
-    size: Annotated[str | None, option("--size", "HxW", "Of the frames, in pixels; small ones if not given.")] = None,
+    seed: Annotated[int, option("--seed", "N", "Seed of the streets.", min=0)] = 0,
+    size: Annotated[str | None, option("--size", "HxW", "Size of the frames in pixels; small if not given.")] = None,
     style: Annotated[str | None, option("--style", "NAME", "One look for all, such as fog, night or tinted.")] = None,
     json_file: options.Json = None,
 ) -> None:
     """Draw small datasets in the layouts of the real ones.
 
-    To see training run before anything is fetched.
+    With these you can try training before you download anything.
 
     Example: hmsa-pipeline datasets draw gta5 --output drawn
     """

@@ -15,16 +15,18 @@ from .shared.output import INTERRUPTED
 
 def demo(
     context: typer.Context,
-    output: Annotated[Path, path_option("--output", "DIR", "Where everything of the demo goes.", "-o")] = Path(
+    output: Annotated[Path, path_option("--output", "DIR", "Folder of all that the demo writes.", "-o")] = Path(
         "demo"
     ),
-    seed: Annotated[int, option("--seed", "N", "Of streets and first weights.", min=0)] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="A small part of everything: to see that it works.")] = False,
+    seed: Annotated[int, option("--seed", "N", "Seed of the streets and the initial weights.", min=0)] = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do a small part of every step, to see that it works.")
+    ] = False,
     train: Annotated[
         bool, typer.Option("--train", help="Train the seven members here: hours, except with --quick.")
     ] = False,
 ) -> None:
-    """Take the whole way on drawn streets, in two minutes.
+    """Run every step on drawn streets, in two minutes.
 
     Seven small members that come with the package segment a drawn target set; dump, ensemble, evaluate, calibrate,
     submit and report do the rest. After an interruption it resumes.

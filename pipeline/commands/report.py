@@ -42,7 +42,6 @@ def report(
 ) -> None:
     """Make a folder of pages that shows how good the ensemble is; open its index.html.
 
-    Figures of the ensemble and of every member, plots, how much members contradict one another, and a gallery: worst
     It opens with one photograph as every member and the ensemble see it. A summary, plots, the worst images of each
     class and a gallery follow. Run it again and only what changed is made again.
 

@@ -27,7 +27,7 @@ def status(
     say: Output,
     seconds: Annotated[
         float | None,
-        typer.Argument(metavar="SECONDS", help="With --watch: from one look to the next; 5 if left out.", min=0.1),
+        typer.Argument(metavar="SECONDS", help="With --watch: time between two updates; 5 if left out.", min=0.1),
     ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow a run, here or on another machine, until it is complete.")
@@ -38,7 +38,7 @@ def status(
     Complete / total images, bytes on the disk, and when the last one was written.
 
     With --watch: how far each model is, images per second, time left, and what the run waits for; it ends when the
-    run is complete. A terminal shows the last look, anything else one line a look; --json is one line of JSON a look.
+    run is complete. A terminal shows the last update; elsewhere, and with --json, each update is one line.
 
     Example: hmsa-pipeline status --output runs/bravo --watch
     """

@@ -45,7 +45,7 @@ def train(
     optimizer: Annotated[str | None, option("--optimizer", "NAME", "sgd or adamw.")] = None,
     crop_size: Annotated[str | None, option("--crop-size", "HxW", "What the network sees, in pixels.")] = None,
     loss: Annotated[str | None, option("--loss", "NAME", "rmi, cross_entropy or image_weighted.")] = None,
-    seed: Annotated[int | None, option("--seed", "N", "Of all that is random.")] = None,
+    seed: Annotated[int | None, option("--seed", "N", "Seed of all random numbers.")] = None,
     precision: Annotated[str | None, option("--precision", "NAME", "fp16, bf16 or fp32.")] = None,
     batch_norm: Annotated[str | None, option("--batch-norm", "NAME", "sync, local or frozen.")] = None,
     activation_checkpointing: Annotated[

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shlex
 import subprocess
 import sys
 
@@ -12,6 +14,7 @@ from hmsa_pipeline import __version__
 from hmsa_pipeline.cli import app
 from typer.core import TyperGroup
 
+from ..documents import names_that_are_not_there
 from .bench import run
 
 COMMON = {"--manifest", "-m", "--output", "-o", "--models", "--datasets", "--data-root", "--assets", "--json"}
@@ -119,6 +122,16 @@ def test_every_command_explains_itself_and_shows_an_example(command: str) -> Non
     assert f"Example: hmsa-pipeline {command}" in " ".join(result.out.split())
     for name in SURFACE[command]:
         assert name in result.out
+
+
+@pytest.mark.parametrize("command", SURFACE)
+def test_examples_name_what_the_shipped_manifest_has(command: str) -> None:
+    paragraphs = run(*command.split(), "--help").out.split("\n\n")
+    examples = [" ".join(one.split()) for one in paragraphs if one.strip().startswith("Example: ")]
+    assert examples
+    for example in examples:
+        words = shlex.split(re.split(r" (?:>|&&) ", example)[0])[2:]
+        assert names_that_are_not_there(words) == [], example
 
 
 def test_without_a_command_it_shows_what_there_is() -> None:

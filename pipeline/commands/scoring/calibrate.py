@@ -27,7 +27,7 @@ def calibrate(
     write: Annotated[Path, path_option("--write", "FILE", "The manifest to write.")],
     weights: Annotated[bool, typer.Option("--weights", help="Fit the members' weights, too.")] = False,
     pixels: Annotated[int, option("--pixels", "N", "Labelled pixels to look at, over all images.", min=1)] = 400_000,
-    seed: Annotated[int, option("--seed", "N", "Of the pixels and of the halves.", min=0)] = 0,
+    seed: Annotated[int, option("--seed", "N", "Seed of the pixels and of the halves.", min=0)] = 0,
     limit: options.Limit = None,
     average: options.Average = "dataset",
     method: Annotated[

@@ -121,7 +121,7 @@ def evaluate(
         int | None,
         option("--bootstrap", "N", "Give 95 % intervals from N resamplings of the images, such as 1000.", min=40),
     ] = None,
-    seed: Annotated[int, option("--seed", "N", "Of the resamplings.", min=0)] = 0,
+    seed: Annotated[int, option("--seed", "N", "Seed of the resamplings.", min=0)] = 0,
     compare: Annotated[
         tuple[str, str] | None,
         option(
@@ -165,7 +165,7 @@ def evaluate(
 
     Example: hmsa-pipeline evaluate --manifest cityscapes --per-model --json scores.json
 
-    Example: hmsa-pipeline evaluate --manifest cityscapes --compare ensemble mapillary --bootstrap 2000
+    Example: hmsa-pipeline evaluate --manifest demo/calibrated.yaml --compare ensemble mapillary --bootstrap 2000
 
     Example: hmsa-pipeline evaluate --confidences entropy,mutual-information --ood-datasets bravo_synobjs
 
