@@ -32,7 +32,8 @@ SURFACE = {
     "evaluate": COMMON
     | {"--predictions", "--per-model", "--leave-one-out", "--limit", "--processes", "--csv"}
     | {"--average", "--ground-truth", "--samples", "--submission", "--allow-unlabelled"}
-    | {"--bootstrap", "--seed", "--compare", "--confidences", "--components", "--ood-datasets", "--aggregate"},
+    | {"--bootstrap", "--seed", "--compare", "--confidences", "--components", "--ood-datasets", "--aggregate"}
+    | {"--figures", "--confusion"},
     "autolabel": COMMON
     | CREW
     | {"--write", "--threshold", "--precision", "--keep", "--fit", "--agree", "--erode", "--format"}

@@ -30,7 +30,7 @@ def kubernetes(
     device: job_options.Device = "cuda",
     cpus_per_worker: job_options.Threads = 8,
     memory: Annotated[str | None, option("--memory", "SIZE", "Memory of each worker, such as 32Gi.")] = None,
-    name: Annotated[str | None, option("--name", "NAME", "Of cluster and job; default: the manifest's.")] = None,
+    name: Annotated[str | None, option("--name", "NAME", "Name of cluster and job; default: the manifest's.")] = None,
     namespace: Annotated[str | None, option("--namespace", "NAME", "Default: kubectl's current one.")] = None,
     retries: Annotated[int, option("--retries", "N", "How often the job starts again after a failure.", min=0)] = 6,
     run: job_options.Run = "dump,ensemble",

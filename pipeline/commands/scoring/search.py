@@ -64,9 +64,9 @@ def search(
     without a part of the images, and judged by that part: the printed figures are of images that it did not see.
     docs/search.md explains them.
 
-    Example: hmsa-pipeline search --manifest cityscapes --write chosen.yaml
+    Example: hmsa-pipeline search --manifest demo/calibrated.yaml --write chosen.yaml
 
-    Example: hmsa-pipeline search --manifest cityscapes --by miou:1,ece:-1 --most 4 --plot pareto.png
+    Example: hmsa-pipeline search --manifest demo/calibrated.yaml --by miou:1,ece:-1 --most 4 --plot pareto.png
     """
     from ....files import write_text
     from ...search.objective import read_objective
