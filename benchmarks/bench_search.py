@@ -125,6 +125,7 @@ def main() -> None:
             for name, words in commands.items():
                 taken, held = seconds_of(words, options.other if name == "evaluate" else None)
                 seconds[name].append(taken / options.images)
+                print(f"  {name} {taken:.1f} s, {held:.2f} GB", flush=True)
                 memory[name] = max(memory[name], held)
         for name, found in seconds.items():
             spread = f"{min(found):.2f} to {max(found):.2f}"

@@ -12,7 +12,7 @@ from ...datasets.layout.image_mask_pairs import without_masks
 from ...errors import HmsaError, ManifestError, nearest
 from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
-from ..fusion.fuse import CONFIDENCES, LABELS, UNWEIGHTED
+from ..fusion.fuse import CONFIDENCES, LABELS, PROBABLE, UNWEIGHTED
 from ..fusion.member_stores import stores_of, voting_members
 from ..scoring.averages import DATASET
 from ..scoring.ground_truth import LABELLED, has_labels, load_ground_truth
@@ -24,7 +24,7 @@ from .objective import ALWAYS, METRICS, Objective
 
 MOST_EXHAUSTIVE = 10
 """Members up to which every subset is tried."""
-_BYTES = 384 * 2**20
+_BYTES = 256 * 2**20
 """Memory for the counts of all groups."""
 
 
@@ -187,9 +187,7 @@ def _functions(settings: SearchSettings, members: Sequence[Member]) -> tuple[Fus
                 else f"forward selection, as with more than {MOST_EXHAUSTIVE} members, gives weights"
             )
             raise HmsaError(f"{name}: has no weights, and {how}; leave it out of --labels and --confidences")
-    if "nll" in settings.objective.weights and (
-        wrong := [name for name in settings.labels if name not in ("mean-softmax", "mean-logit")]
-    ):
+    if "nll" in settings.objective.weights and (wrong := [name for name in settings.labels if name not in PROBABLE]):
         raise HmsaError(
             f"--by {settings.objective.text}: {wrong[0]} gives no probabilities; leave it out of --labels"
         )
