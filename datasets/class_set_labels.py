@@ -21,7 +21,7 @@ def describe_labels(name: str, mapping: str | None, masks: Path | None, classes:
     Args:
         name: one of `KNOWN_DATASETS`, or `FOLDER`.
         mapping: which of its mappings to the 19 classes of Cityscapes; None for the first.
-        masks: folder of PNG of the ids, for `FOLDER`; each is called like its image and lies as deep.
+        masks: folder of PNG of the ids, for `FOLDER`; each has the name and subfolder of its image.
         classes: whose ids.
 
     Raises:

@@ -121,7 +121,7 @@ class DatasetEntry(FrozenModel):
     masks: InputPath | None = Field(
         default=None,
         description="Folder of its labels, if the type is folder: PNG files of the classes' ids, 255 where nothing "
-        "is known, each called like its image and as deep; outside root. ${NAME} is expanded.",
+        "is known, with the name and subfolder of its image; outside root. ${NAME} is expanded.",
     )
     without_masks: tuple[Text, ...] = Field(
         default=(), description="Images without a mask to leave out of scores, by their paths below the root."

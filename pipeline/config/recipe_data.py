@@ -78,7 +78,7 @@ class Data(FrozenModel):
     masks: InputPath | None = Field(
         default=None,
         description="Folder of the masks, if the type is folder: PNG files of the classes' ids, 255 where nothing is "
-        "known, each called like its image and as deep; outside root. ${NAME} is expanded.",
+        "known, with the name and subfolder of its image; outside root. ${NAME} is expanded.",
     )
     without_masks: tuple[Text, ...] = Field(
         default=(),
