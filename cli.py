@@ -19,6 +19,7 @@ from .pipeline.commands import (
     demo,
     dump,
     ensemble,
+    export,
     manifest,
     predict,
     render,
@@ -64,6 +65,7 @@ for command in (
     status.status,
     verify.verify,
     import_logits.import_logits,
+    export.export,
     train.train,
     demo.demo,
 ):

@@ -7,9 +7,11 @@ trusted against all larger ones, so that any list of scales can be blended.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -160,14 +162,14 @@ class HMSA(OCRNet):
             images, scales, gather: as of `predict`, which raises the same errors.
         """
         assert not self.training, "predict_scales() on a network in training mode: call eval() first"
-        outputs = tuple(self._one_scale(images, scale, gather=gather) for scale in check_scales(scales))
+        outputs = tuple(self.one_scale(images, scale, gather=gather) for scale in check_scales(scales))
         return blend(outputs), outputs
 
     def _multi_scale(self, images: Tensor, scales: Sequence[float], gather: torch.device | None) -> Tensor:
         def outputs() -> Iterator[ScaleOutput]:
             for i, scale in enumerate(scales):
                 below = scales[1] if i == 0 and len(scales) > 1 else None
-                yield self._one_scale(images, scale, attend=i > 0, gather=gather, below=below)
+                yield self.one_scale(images, scale, attend=i > 0, gather=gather, below=below)
 
         return blend(outputs())
 
@@ -186,7 +188,7 @@ class HMSA(OCRNet):
         scores, auxiliary = (resize(x.float(), size) for x in (out.scores, out.auxiliary))
         return ScaleOutput(scale, scores, attention), ScaleOutput(scale, auxiliary, attention)
 
-    def _one_scale(
+    def one_scale(
         self,
         images: Tensor,
         scale: float,
@@ -194,6 +196,15 @@ class HMSA(OCRNet):
         gather: torch.device | None = None,
         below: float | None = None,
     ) -> ScaleOutput:
+        """Compute what one scale says.
+
+        Args:
+            images: (N, 3, H, W), normalised.
+            scale: of them.
+            attend: whether attention is asked for.
+            gather: as for `predict`.
+            below: the next smaller scale, if this is the largest one of several and `blend` comes next.
+        """
         place = gather or images.device
         scaled = scale_images(images, scale)
         size = scaled.shape[-2:]
@@ -243,7 +254,29 @@ def blend(outputs: Iterable[ScaleOutput]) -> Tensor:
 
 def scale_images(images: Tensor, scale: float) -> Tensor:
     """Images (N, 3, H, W) resized to (floor(H * scale), floor(W * scale)), one pixel at least."""
-    return resize(images, [max(1, math.floor(side * scale)) for side in images.shape[-2:]])
+    return resize(images, [_scaled_side(side, scale) for side in images.shape[-2:]])
+
+
+def _scaled_side(side: int, scale: float) -> int:
+    if isinstance(side, int):
+        return max(1, math.floor(side * scale))
+    # Of a graph for any size, which holds whole numbers only.
+    fraction = scale_fraction(scale)
+    return max(1, side * fraction.numerator // fraction.denominator)
+
+
+@functools.cache
+def scale_fraction(scale: float) -> Fraction:
+    """Find the fraction that scales every side of up to 16,384 pixels as the number does, rounded down.
+
+    Raises:
+        ValueError: there is none with a denominator of 64 at most.
+    """
+    found = Fraction(scale).limit_denominator(64)
+    sides = range(1, 2**14 + 1)
+    if any(side * found.numerator // found.denominator != math.floor(side * scale) for side in sides):
+        raise ValueError(f"no fraction scales images as {scale} does; take one such as 0.5, 0.75 or 1.25")
+    return found
 
 
 def check_scales(scales: Sequence[float]) -> list[float]:

@@ -34,6 +34,7 @@ PIPELINE = {
     "autolabel": {"scoring", "pictures", "fusion", "config", "store", "storage", "workers", "runtime", "datasets"},
     "report": {"search", "scoring", "pictures", "fusion", "config", "store", "storage", "runtime", "datasets"},
     "multiscale": {"inference", "pictures", "fusion", "config", "runtime", "datasets", "models"},
+    "exporting": {"inference", "config", "datasets", "models"},
     "training": {"config", "scoring", "pictures", "store", "storage", "runtime", "datasets", "models"},
     "dataset_tools": {"config", "pictures", "runtime", "datasets"},
     "demo": {"config", "submission", "training", "datasets", "models"},
@@ -60,6 +61,7 @@ STAGES = {
     ),
     *("pipeline.report.build_report", "pipeline.report.render", "pipeline.training.run"),
     *("pipeline.autolabel.run", "pipeline.multiscale.render_scales", "pipeline.search.run"),
+    "pipeline.exporting.export",
 }
 """Modules that do a whole command's work; only commands and the demo may put two of them together."""
 ONLY_IN = {
@@ -79,8 +81,9 @@ ONLY_IN = {
     "transformers": ("models/adapters/",),
     "segmentation_models_pytorch": ("models/adapters/",),
     "timm": ("models/adapters/",),
-    "onnx": ("models/adapters/",),
-    "onnxruntime": ("models/adapters/",),
+    "onnx": ("models/adapters/", "models/export/"),
+    "onnxruntime": ("models/adapters/", "models/export/"),
+    "onnxscript": ("models/export/",),
 }
 """Library -> the files and folders that may import it."""
 MOST_FILES, MOST_LINES, MOST_LINES_OF_CLI = 15, 420, 200

@@ -40,10 +40,11 @@ class ExportedNetwork(GraphBody):
     """
 
     def __init__(self, settings: AdapterSettings, program: Any) -> None:
-        path, shape = settings.path, _input_shape(settings.path, program)
+        path = settings.path
+        shape, dtype = _input_of(path, program)
         plain = [side if isinstance(side, int) else None for side in shape]
-        fixed = image_sides(path, plain)
-        super().__init__(settings, fixed, *(_sides(program, side) for side in shape[2:]))
+        fixed, sides = image_sides(path, plain), [_sides(program, side) for side in shape[2:]]
+        super().__init__(settings, fixed, *sides, takes_bytes=dtype == torch.uint8)
         self._program = program
         self._networks = {torch.device("cpu"): program.module()}
 
@@ -145,15 +146,16 @@ def _demand_raw(path: Path, name: str, content: bytes) -> None:
         )
 
 
-def _input_shape(path: Path, program: Any) -> list[Any]:
+def _input_of(path: Path, program: Any) -> tuple[list[Any], torch.dtype]:
     names = program.graph_signature.user_inputs
     nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     values = [node.meta.get("val") for node in nodes]
     if len(values) != 1 or not isinstance(values[0], Tensor):
         raise CheckpointError(f"{path}: takes {len(values)} inputs ({first_few(names)}), where one image is needed")
-    if values[0].dtype != torch.float32:
-        raise CheckpointError(f"{path}: takes {values[0].dtype}, where float32 is needed; export it so")
-    return list(values[0].shape)
+    dtype = values[0].dtype
+    if dtype not in (torch.float32, torch.uint8):
+        raise CheckpointError(f"{path}: takes {dtype}, where float32 or uint8 is needed; export it so")
+    return list(values[0].shape), dtype
 
 
 def _sides(program: Any, side: Any) -> Sides:

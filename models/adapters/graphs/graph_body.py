@@ -17,6 +17,8 @@ from ..settings import AdapterSettings
 
 _MULTIPLES = (32, 14, 64, 48, 128)
 """Tried in this order: almost every network takes multiples of 32, vision transformers with a patch of 14 do not."""
+_ANY = (95, 129)
+"""Height and width that are tried where any are taken."""
 _SUM_TOLERANCE = 0.02
 LOGITS = ("logits", "out")
 """Names of the output that is taken if there are several."""
@@ -42,9 +44,11 @@ class GraphBody(Body):
         settings: of the member.
         fixed: height and width, if the graph takes no others.
         rows, columns: heights and widths that it takes otherwise.
+        takes_bytes: whether its pixels are uint8, 0 to 255.
+        any_size: whether it says that it sees all of images of any size.
 
     Raises:
-        ManifestError: mean and deviation are missing.
+        ManifestError: mean and deviation are missing, or they are given for bytes.
     """
 
     labels = None
@@ -55,6 +59,9 @@ class GraphBody(Body):
         fixed: tuple[int, int] | None,
         rows: Sides | None = None,
         columns: Sides | None = None,
+        *,
+        takes_bytes: bool = False,
+        any_size: bool = False,
     ) -> None:
         super().__init__()
         if settings.mean is None or settings.std is None:
@@ -62,18 +69,25 @@ class GraphBody(Body):
                 f"{settings.path}: does not say how its pixels are scaled; give 'mean' and 'std', [0, 0, 0] and "
                 "[1, 1, 1] if the graph does it itself"
             )
+        if takes_bytes and (any(settings.mean) or any(one != 1 for one in settings.std)):
+            raise ManifestError(
+                f"{settings.path}: takes bytes, which it scales itself; give 'mean: [0, 0, 0]' and 'std: [1, 1, 1]'"
+            )
         self.scaling = PixelScaling(settings.mean, settings.std)
         self._path, self._fixed = settings.path, fixed
         self._sides = (rows or Sides(), columns or Sides())
+        self._takes_bytes, self._any_size = takes_bytes, any_size
 
     @abstractmethod
     def run(self, scaled: Tensor) -> Tensor:
-        """Compute the output (1, K, h, w) of any type, on any device, of one image (1, 3, H, W) float32."""
+        """Compute the output (1, K, h, w) of any type, on any device, of one image (1, 3, H, W), float32 or uint8."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Compute output (N, K, h, w) float32, image by image, as `Body.forward` says."""
         with torch.autocast(pixels.device.type, enabled=False):
             scaled = self.scaling(pixels.float())
+            if self._takes_bytes:
+                scaled = (255 * scaled).round().clamp(0, 255).to(torch.uint8)
             return torch.cat([self.run(one[None]).float().to(pixels.device) for one in scaled])
 
     @torch.no_grad()
@@ -113,6 +127,9 @@ class GraphBody(Body):
             yield Sizes(fixed=one), one
             return
         rows, columns = self._sides
+        if self._any_size:
+            yield Sizes(), _ANY
+            return
         for step in _MULTIPLES:
             height, width = rows.multiple_of(step, 2), columns.multiple_of(step, 3)
             if height is not None and width is not None:

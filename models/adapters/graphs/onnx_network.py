@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from ....errors import CheckpointError, ManifestError, first_few, reason
+from ...export.write_graph import ANY_SIZE, NAMES
 from ..settings import AdapterSettings
 from .graph_body import LOGITS, GraphBody, demand_file, image_sides
 
 EXTRA = "arch: onnx needs the extra 'members'; pip install 'hmsa-pipeline[members]'"
 _FLOATS = {1: np.float32, 10: np.float16, 11: np.float64}
-"""Types of ONNX's tensors that an input can have -> NumPy's."""
+"""Types of ONNX's tensors of floats -> NumPy's."""
+_BYTES = 2
 
 
 class ONNXNetwork(GraphBody):
@@ -36,8 +39,12 @@ class ONNXNetwork(GraphBody):
         given = _only_input(path, model.graph)
         kind = given.type.tensor_type
         shape = [side.dim_value if side.HasField("dim_value") else None for side in kind.shape.dim]
-        super().__init__(settings, image_sides(path, shape))
-        self._library, self._dtype = library, _FLOATS[kind.elem_type]
+        own = {entry.key: entry.value for entry in model.metadata_props}
+        takes_bytes = kind.elem_type == _BYTES
+        super().__init__(settings, image_sides(path, shape), takes_bytes=takes_bytes, any_size=ANY_SIZE in own)
+        if NAMES in own:
+            self.labels = dict(enumerate(json.loads(own[NAMES])))
+        self._library, self._dtype = library, np.uint8 if takes_bytes else _FLOATS[kind.elem_type]
         self._input, self._output = given.name, _chosen_output(path, model.graph)
         self._sessions = {torch.device("cpu"): self._session(None)}
         if torch.cuda.is_available() and not self._has_cuda:
@@ -220,9 +227,10 @@ def _only_input(path: Path, graph: Any) -> Any:
         names = first_few([one.name for one in inputs])
         raise CheckpointError(f"{path}: takes {len(inputs)} inputs ({names}), where one image is needed")
     (given,) = inputs
-    if given.type.tensor_type.elem_type not in _FLOATS:
+    if given.type.tensor_type.elem_type not in (*_FLOATS, _BYTES):
         raise CheckpointError(
-            f"{path}: its input {given.name} takes no floats; export it without the conversion of pixels"
+            f"{path}: its input {given.name} takes neither floats nor bytes; export it without the conversion of "
+            "pixels"
         )
     return given
 

@@ -1,0 +1,119 @@
+"""Writes an `ImageGraph` to a file, for images of any size, and runs files to compare them with the network."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError, ManifestError, reason
+from .image_graph import ImageGraph
+
+FORMATS: Mapping[str, str] = {"onnx": ".onnx", "exported": ".pt2"}
+"""Format -> how its files end."""
+INPUT = "image"
+OPSET = 18
+ANY_SIZE, NAMES = "hmsa_pipeline.any_size", "hmsa_pipeline.classes"
+"""Keys of an ONNX file's metadata: there if images of every size are taken; the names of the classes as JSON."""
+EXTRA = "--format onnx needs the extra 'export'; pip install 'hmsa-pipeline[export]'"
+_EXAMPLE = (96, 160)
+
+
+def require_libraries(kind: str) -> None:
+    """Raise ManifestError if what a format needs is not installed."""
+    if kind == "onnx":
+        try:
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise ManifestError(f"{EXTRA} ({reason(error)})") from error
+
+
+def write_graph(graph: ImageGraph, path: Path, kind: str, classes: Sequence[str]) -> None:
+    """Write a graph that takes images of any height and width.
+
+    Args:
+        graph: what is written.
+        path: of the file, which is written in place.
+        kind: a key of `FORMATS`.
+        classes: names of the classes.
+
+    Raises:
+        ManifestError: a library is not installed.
+        CheckpointError: PyTorch cannot make the graph, or makes one for a single size.
+    """
+    require_libraries(kind)
+    image = torch.zeros((1, 3, *_EXAMPLE), dtype=torch.uint8)
+    free = torch.export.Dim.DYNAMIC
+    with _quiet():
+        try:
+            program = torch.export.export(graph, (image,), dynamic_shapes=({2: free, 3: free},), strict=False)
+        except Exception as error:  # of whatever PyTorch's exporter meets
+            raise CheckpointError(
+                f"torch {torch.__version__} cannot make a graph of the network ({reason(error)[:300]})"
+            ) from error
+        if kind == "exported":
+            with path.open("wb") as file:  # a name that does not end in .pt2 would be warned of
+                torch.export.save(program, file)
+            return
+        written = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=list(graph.outputs),
+            opset_version=OPSET,
+            verbose=False,
+        )
+        assert written is not None
+        sides = written.model.graph.inputs[0].shape
+        if sides is None or any(isinstance(side, int) for side in list(sides)[2:]):
+            raise CheckpointError(f"torch {torch.__version__} made a graph for images of one size, {sides}")
+        written.model.metadata_props.update({ANY_SIZE: "1", NAMES: json.dumps(list(classes))})
+        written.save(path, external_data=False)
+
+
+def open_graph(path: Path, kind: str) -> Callable[[Tensor], list[Tensor]]:
+    """Load a file that `write_graph` wrote; return what runs it: image (1, 3, H, W) uint8 to the outputs."""
+    if kind == "exported":
+        with _quiet(), path.open("rb") as file:
+            module = torch.export.load(file).module()
+
+        def run_program(image: Tensor) -> list[Tensor]:
+            found = module(image)
+            return list(found) if isinstance(found, tuple | list) else [found]
+
+        return run_program
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run_session(image: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(one) for one in session.run(None, {INPUT: image.numpy()})]
+
+    return run_session
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings and logs of PyTorch's exporters from the terminal: what matters is raised."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")]
+    before: list[Any] = [log.disabled for log in loggers]
+    for log in loggers:
+        log.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, disabled in zip(loggers, before, strict=True):
+            log.disabled = disabled

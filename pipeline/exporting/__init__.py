@@ -1,0 +1,1 @@
+"""A member's network as a file that other programs run: export."""
