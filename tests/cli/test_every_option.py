@@ -60,6 +60,7 @@ BASES = {
     "render": "--manifest {m} --datasets city --write new --limit 1",
     "report": "--manifest {m} --datasets city --write new --limit 1 --no-members",
     "submit": "--manifest {m} --datasets city --format cityscapes --output new.zip",
+    "export": "--manifest {m} --models ant --write new.onnx",
     "status": "--manifest {m}",
     "verify": "--manifest {m}",
     "import-logits": "--manifest {ext} --model dog --dataset garden --output new {logits}",
@@ -241,6 +242,19 @@ ROWS: dict[tuple[str, str], Row] = {
     ("calibrate", "--per-dataset"): Changes("--per-dataset"),
     ("calibrate", "--sets"): Changes("--sets 0.8"),
     ("calibrate", "--common-threshold"): Held("cli/test_prediction_sets.py::test_one_threshold_for_all_classes"),
+    **refused("export"),
+    **{
+        ("export", flag): Held(f"cli/test_export.py::{test}")
+        for flag, test in {
+            "--manifest": "test_onnx_runtime_gives_the_logits_of_the_network_at_any_size",
+            "--models": "test_onnx_runtime_gives_the_logits_of_the_network_at_any_size",
+            "--write": "test_onnx_runtime_gives_the_logits_of_the_network_at_any_size",
+            "--format": "test_wrong_input_is_refused_before_the_network_is_built",
+            "--result": "test_a_prediction_is_class_and_probability_at_the_models_temperature",
+            "--overwrite": "test_a_graph_that_gives_something_else_is_not_kept",
+            "--json": "test_a_prediction_is_class_and_probability_at_the_models_temperature",
+        }.items()
+    },
     **common("render", "--manifest", "--output", "--datasets", "--json"),
     **refused("render"),
     ("render", "--write"): Changes("--write other"),

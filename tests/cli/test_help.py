@@ -58,6 +58,7 @@ SURFACE = {
         "--confidences",
     },
     "submit": (COMMON - {"--models"}) | {"--samples", "--predictions", "--check", "--format", "--method"},
+    "export": (COMMON - {"--datasets", "--output", "-o"}) | {"--write", "--format", "--result", "--overwrite"},
     "status": COMMON | {"SECONDS", "--watch"},
     "verify": COMMON | {"--repair"},
     "import-logits": (COMMON - {"--models", "--datasets"})
