@@ -57,7 +57,7 @@ class ImageGraph(nn.Module):
         self.outputs = LOGITS if temperature is None else PREDICTION
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Compute the outputs."""
+        """Compute the outputs for an image (1, 3, H, W) uint8."""
         pixels = (image.to(torch.float32) / 255 - self.mean) / self.std
         logits = self._scores(pixels)
         if self.flip:

@@ -57,7 +57,7 @@ class ExportPlan:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written, and how it compares with the network on noise of the sizes `SIZES`.
+    """The file that was written, and how it compares with the network on noise of the sizes `SIZES`.
 
     Attributes:
         file: its path.
