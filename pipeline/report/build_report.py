@@ -160,6 +160,8 @@ def _draw_pictures(pages: Sequence[tuple[DatasetSetup, list[Item]]], processes: 
         summaries.append(
             DatasetSummary(setup.dataset, [member.name for member, _ in setup.members], average, setup.classes)
         )
+        if setup.truth:
+            summaries[number].resample([image for image, pair in items if pair])
         for item in items:
             if cached := load_cached(setup, item):
                 summaries[number].add(item[0], cached)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..fusion.member_stores import ENSEMBLE, MemberStore
 from ..scoring.averages import PLAIN, Average
 from ..scoring.ground_truth import GroundTruth
 from ..scoring.pixel_counts import PixelCounts
+from ..scoring.resampling.bootstrap import Bootstrap, Resampling, draws, intervals
 from ..text import without_nan
 from .worst_images import Gain, WorstImages, gain_of
 
@@ -35,6 +36,8 @@ class DatasetSummary:
         gains: by image, what the ensemble gains there over the best member; none without labels of classes.
         worst: the images with most wrong pixels of each class.
         failed: images that could not be looked at -> reasons.
+        bootstrap: sums of the ensemble's resampled counts; None without labels.
+        times: image -> how often each resampling holds it, of those with labels.
     """
 
     dataset: str
@@ -48,7 +51,22 @@ class DatasetSummary:
     worst: WorstImages = field(default_factory=WorstImages)
     failed: dict[str, str] = field(default_factory=dict)
     by_class: np.ndarray | None = None
+    bootstrap: Bootstrap | None = None
+    times: dict[str, np.ndarray] = field(default_factory=dict)
     _disputed: np.ndarray | None = None
+
+    def resample(self, images: Sequence[str]) -> None:
+        """Prepare intervals over ``images``, the paths of those with labels, in whatever order they are added."""
+        if images:
+            self.bootstrap = Bootstrap([ENSEMBLE], len(images), RESAMPLING)
+            drawn = draws(len(images), RESAMPLING)
+            self.times = {image: times.astype(np.uint16) for image, times in zip(images, drawn, strict=True)}
+
+    def intervals(self) -> dict[str, list[Any]]:
+        """The ends of the interval of each of the ensemble's figures; empty with fewer than two labelled images."""
+        if self.bootstrap is None or ENSEMBLE not in self.counts:
+            return {}
+        return intervals(self.bootstrap.replicates(ENSEMBLE, self.counts[ENSEMBLE], self.average))
 
     def add(self, image: str, found: ImageSummary | str) -> None:
         """Count one image more; what is large of it is not kept."""
@@ -62,6 +80,8 @@ class DatasetSummary:
         for name, counted in found.counts.items():
             total = self.counts.setdefault(name, PixelCounts.none(counted.ood, len(self.classes)))
             total += counted
+        if self.bootstrap and image in self.times and found.counts:
+            self.bootstrap.add(found.counts, self.times[image])
         if gain := gain_of(found.counts, found.entry.pixels):
             self.gains[image] = gain
         if found.counts and not found.counts[ENSEMBLE].ood:
@@ -92,6 +112,11 @@ class DatasetSummary:
         """Figures of each subject over all images, passed through ``shaped``; empty without labels."""
         return {name: shaped(counts.figures(self.average)) for name, counts in self.counts.items()}
 
+    def _resampled(self) -> dict[str, Any]:
+        if not self.counts:
+            return {}
+        return {"bootstrap": RESAMPLING.as_json(), "intervals": without_nan(self.intervals())}
+
     def as_json(self) -> dict[str, Any]:
         """Figures by subject and by image; null where one is not defined."""
         disputes = self.disputes
@@ -99,6 +124,9 @@ class DatasetSummary:
             "dataset": self.dataset,
             "images": len(self.gallery),
             "scores": self.figures(without_nan),
+            **(
+                {"bootstrap": RESAMPLING.as_json(), "intervals": without_nan(self.intervals())} if self.counts else {}
+            ),
             **({"average": self.average.as_json()} if self.semantic else {}),
             **{name: self.mean(name) for name in _MEANS},
             "members": self.members,
@@ -116,6 +144,8 @@ class DatasetSummary:
 
 
 PICTURES = "pictures"
+RESAMPLING = Resampling(replicates=200)
+"""How images are resampled for intervals."""
 BINS = 64
 """Bins of the confidence histogram."""
 _MEANS = ("confidence", "disagreement", "information")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from ..fusion.member_stores import ENSEMBLE
+from ..scoring.figures.names import LOWER_IS_BETTER
 from ..text import figure, plural
-from .records import DatasetSummary
+from .records import RESAMPLING, DatasetSummary
 
-LOWER_IS_BETTER = {"ece", "fpr95"}
 TITLES = {
     "miou": "mIoU",
     "miou_classes": "classes",
@@ -22,6 +22,10 @@ TITLES = {
     "auprc_error": "AUPR wrong",
     "auprc": "AUPRC",
     "fpr95": "FPR 95",
+    "smooth_ece": "smooth ECE",
+    "aurc": "AURC",
+    "mean_recall": "recall",
+    "boundary_miou": "boundary IoU",
 }
 _CLASSES = ("miou", "accuracy", "ece", "auroc", "auprc_success", "auprc_error", "fpr95")
 _OUTLIERS = ("auroc", "auprc", "fpr95")
@@ -123,9 +127,14 @@ def dataset_table(summary: DatasetSummary) -> dict[str, Any]:
         if len(values) > 1 and name != "miou_classes":
             best[name] = min(values) if name in LOWER_IS_BETTER else max(values)
     disagreement = summary.mean("disagreement")
+    ends = summary.intervals()
     return {
         "dataset": summary.dataset,
         "images": len(summary.gallery),
+        "interval": [f"{figure(ends[name][0])} to {figure(ends[name][1])}" if name in ends else "" for name in names]
+        if ends
+        else [],
+        "resamplings": RESAMPLING.replicates,
         "average": f"mIoU {summary.average.words()}." if summary.semantic else None,
         "columns": [TITLES[name] for name in names],
         "rows": [

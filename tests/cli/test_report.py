@@ -97,8 +97,17 @@ def test_the_figures_are_those_of_evaluate(told: tuple[Bench, Path]) -> None:
     bench, folder = told
     evaluated = bench.run("evaluate", "--per-model", "--json", "-").figures[0]
     (mine,) = figures(folder)
+    # The report keeps no probabilities.
+    for scores in evaluated["scores"].values():
+        for name in ("nll", "brier", "classwise_ece"):
+            del scores[name]
     assert mine["scores"] == evaluated["scores"]
+    resampled = bench.run("evaluate", "--bootstrap", "200", "--json", "-").figures[0]
+    assert mine["bootstrap"] == resampled["bootstrap"]
+    assert mine["intervals"] == resampled["intervals"]["ensemble"]
     page = Page(folder)
+    low, high = mine["intervals"]["boundary_miou"]
+    assert f"{low:.4f} to {high:.4f}" in page.words
     for subject in ("ensemble", "ant", "bee"):
         assert subject in page.words
         assert f"{evaluated['scores'][subject]['miou']:.4f}" in page.words

@@ -31,7 +31,7 @@ class ProbabilitySums:
     """
 
     def __init__(self, truth: np.ndarray, classes: int, subjects: Iterable[str]) -> None:
-        self._truth = torch.from_numpy(truth)
+        self._truth = truth
         self._classes = classes
         self.losses = {name: np.zeros(2) for name in subjects}
         self.classwise = {name: np.zeros((classes, BINS)) for name in self.losses}
@@ -44,32 +44,50 @@ class ProbabilitySums:
             rows: of the image.
             probabilities: (C, rows, W) float32.
         """
-        truth = self._truth[rows].reshape(-1)
+        truth = self._truth[rows].ravel()
         p = probabilities.reshape(self._classes, -1)
-        known = truth != IGNORE
-        if not known.all():
-            truth, p = truth[known], p[:, known]
+        if (truth == IGNORE).any():
+            known = np.flatnonzero(truth != IGNORE)
+            truth, p = truth[known], p.index_select(1, torch.from_numpy(known))
         if not len(truth):
             return
-        label = truth.long()
-        own = p.gather(0, label[None])[0].double()
+        label = truth.astype(np.int64)
+        own = p.gather(0, torch.from_numpy(label)[None])[0]
         losses = self.losses[subject]
-        losses[0] -= own.clamp(min=torch.finfo(torch.float32).tiny).log_().sum().item()
-        losses[1] += (p.square().sum(dtype=torch.float64) - 2.0 * own.sum() + len(own)).item()
-        self._add_gaps(self.classwise[subject], p, label, own)
+        losses[0] -= own.double().clamp_(min=torch.finfo(torch.float32).tiny).log_().sum().item()
+        losses[1] += (p.square().sum() - 2.0 * own.sum()).item() + len(label)
+        self.classwise[subject] += _gaps(p, label, own.numpy())
 
-    def _add_gaps(self, gaps: np.ndarray, p: Tensor, label: Tensor, own: Tensor) -> None:
-        """Most probabilities are in the first bin: what is there is the rest of a class's sum."""
-        above = (p >= 1.0 / BINS).reshape(-1).nonzero()[:, 0]
-        value = p.reshape(-1)[above].double()
-        bins = (value * BINS).long().clamp_(max=BINS - 1)
-        places = above // p.shape[1] * BINS + bins
-        size = self._classes * BINS
-        found = -torch.bincount(places, value, size).double()  # of no values it would hold integers
-        hit = own >= 1.0 / BINS
-        hits = label[hit] * BINS + (own[hit] * BINS).long().clamp_(max=BINS - 1)
-        found += torch.bincount(hits, minlength=size)
-        found = found.view(self._classes, BINS)
-        total = torch.bincount(label, minlength=self._classes) - p.sum(1, dtype=torch.float64)
-        found[:, 0] += total - found.sum(1)
-        gaps += found.numpy()
+
+def _gaps(p: Tensor, label: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Labelled pixels minus probability of each class and bin, (C, 15) float64.
+
+    Most probabilities are in the first bin, so only the others are looked at one by one; the first bin is the rest of
+    the class's sum.
+
+    Args:
+        p: (C, P) float32.
+        label: (P,) int64.
+        own: (P,) float32, the probability of the label.
+    """
+    classes, pixels = p.shape
+    values = p.numpy().ravel()
+    above = np.flatnonzero(values >= _FIRST)
+    value = np.take(values, above)
+    # They stand in the order of the classes.
+    places = np.repeat(np.arange(classes) * BINS, np.diff(np.searchsorted(above, np.arange(classes + 1) * pixels)))
+    places += _bins(value)
+    found = -np.bincount(places, value, classes * BINS).astype(np.float64)  # of no values it holds integers
+    hit = own >= _FIRST
+    found += np.bincount(label[hit] * BINS + _bins(own[hit]), minlength=classes * BINS)
+    found = found.reshape(classes, BINS)
+    found[:, 0] += np.bincount(label, minlength=classes) - p.sum(1).numpy() - found.sum(1)
+    return found
+
+
+_FIRST = np.float32(1.0 / BINS)
+
+
+def _bins(value: np.ndarray) -> np.ndarray:
+    """The bin of each probability from the second bin on."""
+    return np.minimum((value * np.float32(BINS)).astype(np.int64), BINS - 1)

@@ -8,7 +8,7 @@ are left is all that has to be kept between two images: image i gets binomial(le
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,21 @@ class Resampling:
         return {"replicates": self.replicates, "seed": self.seed, "interval": SHARE}
 
 
+def draws(images: int, resampling: Resampling) -> Iterator[np.ndarray]:
+    """Draw for one image after another how often each resampling holds it, (B,) int64 each.
+
+    Args:
+        images: n, how many there are.
+        resampling: how often, and the seed.
+    """
+    draw = np.random.default_rng(resampling.seed)
+    left = np.full(resampling.replicates, images)
+    for number in range(images):
+        times = draw.binomial(left, 1 / (images - number))
+        left -= times
+        yield times
+
+
 class Bootstrap:
     """Sums of resamplings of a dataset's images, the same draws for every subject.
 
@@ -55,26 +70,29 @@ class Bootstrap:
 
     def __init__(self, subjects: Sequence[str], images: int, resampling: Resampling) -> None:
         self._row: Row | None = None
-        self._draw = np.random.default_rng(resampling.seed)
-        self._left = np.full(resampling.replicates, images)
-        self._images = images
+        self._draws = draws(images, resampling)
+        self._replicates = resampling.replicates
         self._weights: list[np.ndarray] = []
         self._rows: dict[str, list[np.ndarray]] = {name: [] for name in subjects}
         self._sums: dict[str, np.ndarray] = {}
         self._counted = 0
 
-    def add(self, counts: Mapping[str, PixelCounts] | None) -> None:
-        """Draw how often the next image counts, and add its counts by subject; None if it failed."""
-        weights = self._draw.binomial(self._left, 1 / self._images)
-        self._left -= weights
-        self._images -= 1
+    def add(self, counts: Mapping[str, PixelCounts] | None, times: np.ndarray | None = None) -> None:
+        """Add the counts of an image.
+
+        Args:
+            counts: by subject; None if the image failed.
+            times: (B,) of `draws`, how often each resampling holds the image, for images that come in another order;
+                None for those of the next image.
+        """
+        weights = next(self._draws) if times is None else times
         if counts is None:
             return
         self._counted += 1
         self._weights.append(weights)
         if self._row is None:
             self._row = Row(next(iter(counts.values())))
-            self._sums = {name: np.zeros((len(self._left), self._row.length)) for name in self._rows}
+            self._sums = {name: np.zeros((self._replicates, self._row.length)) for name in self._rows}
         for name, rows in self._rows.items():
             rows.append(self._row.pack(counts[name]))
         if len(self._weights) == _TOGETHER:
