@@ -31,14 +31,14 @@ def render(
         option("--kinds", "A,B", "colour, overlay, confidence, sheet, sets, attention, scales; or entropy, ..."),
     ] = "colour,overlay,confidence",
     opacity: Annotated[
-        float, option("--opacity", "X", "Of the classes over the photograph.", min=0.0, max=1.0)
+        float, option("--opacity", "X", "Opacity of the classes over the photograph.", min=0.0, max=1.0)
     ] = 0.5,
     width: Annotated[int | None, option("--width", "PIXELS", "Reduce pictures to this width.", min=1)] = None,
     limit: options.Limit = None,
     models: Annotated[
-        str | None, option("--models", "A,B", "Of attention, scales: only these models, comma separated.")
+        str | None, option("--models", "A,B", "For attention, scales: only these models, comma separated.")
     ] = None,
-    device: Annotated[str, option("--device", "NAME", "Of attention, scales: auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, option("--device", "NAME", "For attention, scales: auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Draw predictions for people: classes in colour, over the photograph, and the confidence.
 
