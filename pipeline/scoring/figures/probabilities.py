@@ -54,7 +54,7 @@ class ProbabilitySums:
         label = truth.astype(np.int64)
         own = p.gather(0, torch.from_numpy(label)[None])[0]
         losses = self.losses[subject]
-        losses[0] -= own.double().clamp_(min=torch.finfo(torch.float32).tiny).log_().sum().item()
+        losses[0] -= own.double().clamp(min=torch.finfo(torch.float32).tiny).log().sum().item()
         losses[1] += (p.square().sum() - 2.0 * own.sum()).item() + len(label)
         self.classwise[subject] += _gaps(p, label, own.numpy())
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ def test_what_an_interrupted_run_wrote_of_later_steps_is_hidden(tmp_path: Path) 
     for step in (10, 20, 30):
         first.scalars(step, {"loss/total": float(step)})
     first.close()
+    # TensorBoard reads files by name: of one second, a process' tenth stands before its ninth.
+    time.sleep(1.1)
     second = TrainingLog(tmp_path, 20)
     second.scalars(25, {"loss/total": -1.0})
     second.close()
