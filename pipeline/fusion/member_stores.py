@@ -102,7 +102,7 @@ def scored_combinations(
     others = others if len(members) > 1 else {}
     known = [ENSEMBLE, *alone, *others]
     if unknown := [name for name in named if name not in known]:
-        raise ManifestError(f"'{unknown[0]}': is not scored; {nearest(unknown[0], known)}")
+        raise ManifestError(f"--compare {unknown[0]}: is not scored; {nearest(unknown[0], known)}")
     return {name: which for name, which in alone.items() if per_model or name in named} | {
         name: which for name, which in others.items() if leave_one_out or name in named
     }

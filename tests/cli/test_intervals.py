@@ -113,7 +113,7 @@ def test_two_subjects_are_compared_on_the_same_images(city: Bench, tmp_path: Pat
 
 def test_a_subject_that_is_none_is_refused(city: Bench) -> None:
     said = city.run("evaluate", *FINE, "--compare", "ensemble", "bees").refusal()
-    assert said == "'bees': is not scored; did you mean 'bee'?"
+    assert said == "--compare bees: is not scored; did you mean 'bee'?"
     said = city.run("evaluate", *FINE, "--compare", "bee", "bee").refusal()
     assert said == "--compare: 'bee' with itself; name two"
     said = city.run("evaluate", *FINE, "--seed", "1").refusal()
