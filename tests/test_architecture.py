@@ -29,7 +29,7 @@ PIPELINE = {
     "inference": {"fusion", "config", "store", "storage", "workers", "runtime", "datasets", "models"},
     "external": {"inference", "fusion", "config", "store", "storage", "runtime", "datasets", "models"},
     "scoring": {"submission", "fusion", "config", "store", "storage", "runtime", "datasets"},
-    "search": {"scoring", "fusion", "config", "store", "storage", "runtime", "datasets"},
+    "search": {"scoring", "pictures", "fusion", "config", "store", "storage", "runtime", "datasets"},
     "pictures": {"fusion", "datasets"},
     "autolabel": {"scoring", "pictures", "fusion", "config", "store", "storage", "workers", "runtime", "datasets"},
     "report": {"search", "scoring", "pictures", "fusion", "config", "store", "storage", "runtime", "datasets"},

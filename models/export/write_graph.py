@@ -53,7 +53,7 @@ def write_graph(graph: ImageGraph, path: Path, kind: str, classes: Sequence[str]
     require_libraries(kind)
     image = torch.zeros((1, 3, *_EXAMPLE), dtype=torch.uint8)
     free = torch.export.Dim.DYNAMIC
-    with _quiet():
+    with quiet_exporters():
         try:
             program = torch.export.export(graph, (image,), dynamic_shapes=({2: free, 3: free},), strict=False)
         except Exception as error:  # of whatever PyTorch's exporter meets
@@ -83,7 +83,7 @@ def write_graph(graph: ImageGraph, path: Path, kind: str, classes: Sequence[str]
 def open_graph(path: Path, kind: str) -> Callable[[Tensor], list[Tensor]]:
     """Load a file that `write_graph` wrote; return what runs it: image (1, 3, H, W) uint8 to the outputs."""
     if kind == "exported":
-        with _quiet(), path.open("rb") as file:
+        with quiet_exporters(), path.open("rb") as file:
             module = torch.export.load(file).module()
 
         def run_program(image: Tensor) -> list[Tensor]:
@@ -104,7 +104,7 @@ def open_graph(path: Path, kind: str) -> Callable[[Tensor], list[Tensor]]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporters() -> Iterator[None]:
     """Keep warnings and logs of PyTorch's exporters from the terminal: what matters is raised."""
     loggers = [logging.getLogger(name) for name in ("torch.export", "torch.onnx", "onnxscript", "onnx_ir")]
     before: list[Any] = [log.disabled for log in loggers]

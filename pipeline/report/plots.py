@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from ...files import write_bytes
+from ..pictures.plot_style import PLOT_SETTINGS
 from ..scoring.figures.class_reliability import CONFIDENCE, PIXELS, RIGHT, class_ece
 from ..scoring.figures.selective import aurc, risk_coverage
 from ..scoring.metrics import class_iou, errors_first, precision_recall, reliability, roc
@@ -29,16 +30,6 @@ _MARKS = "osD^vP*"
 _POINTS = 400
 _ABREAST = 5  # diagrams of classes
 _MOST_WRITTEN = 40  # classes of which a matrix has room for numbers
-_SETTINGS: Any = {
-    "svg.hashsalt": "hmsa-pipeline",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -51,13 +42,13 @@ def _look(number: int) -> dict[str, Any]:
 
 def _write(figure: Figure, path: Path) -> None:
     file = io.BytesIO()
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(PLOT_SETTINGS):
         figure.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
     write_bytes(path, file.getvalue())
 
 
 def _axes(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(PLOT_SETTINGS):
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, columns, squeeze=False)
     return figure, list(axes[0])
@@ -96,7 +87,7 @@ def iou_bars(path: Path, counts: Mapping[str, PixelCounts], names: Sequence[str]
 
 def reliability_diagram(path: Path, counts: Mapping[str, PixelCounts]) -> None:
     """How often pixels are right by how sure they are, and below how many there are."""
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(PLOT_SETTINGS):
         figure = Figure(figsize=(5.2, 5.2), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.plot((0, 1), (0, 1), color="#999999", linewidth=1, linestyle=":")
@@ -125,7 +116,7 @@ def class_reliability(path: Path, counts: np.ndarray, names: Sequence[str]) -> N
     pixels, errors = counts[PIXELS], class_ece(counts)
     shown = np.flatnonzero(pixels.sum(1)).tolist()
     rows = max(1, -(-len(shown) // _ABREAST))
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(PLOT_SETTINGS):
         figure = Figure(figsize=(2.1 * _ABREAST, 2.15 * rows), layout="constrained")
         grid = figure.subplots(rows, _ABREAST, squeeze=False, sharex=True, sharey=True).ravel()
     edges = (np.arange(pixels.shape[1]) + 0.5) / max(1, pixels.shape[1])

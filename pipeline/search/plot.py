@@ -11,18 +11,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from ...files import write_bytes
+from ..pictures.plot_style import PLOT_SETTINGS
 from .record import figure_of, words
 
-_SETTINGS: Any = {
-    "svg.hashsalt": "hmsa-pipeline",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
 _UNDATED: Any = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 _UNITS = {"members": "members", "seconds": "seconds an image"}
 
@@ -36,7 +27,7 @@ def draw_pareto(found: Mapping[str, Any], path: Path) -> None:
     """
     name = figure_of(found)
     rows = [row for row in found["held_out"] if row["figures"][name]["value"] is not None]
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(PLOT_SETTINGS):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.subplots()
         points = [(row["cost"], row[name]) for row in found["chosen_by"] if row.get(name) is not None]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import re
 import tempfile
-import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +14,7 @@ from torch import Tensor
 
 from ....errors import CheckpointError, first_few, reason
 from ...checkpoint import demand_numbers
+from ...export.write_graph import quiet_exporters
 from ..settings import AdapterSettings
 from .graph_body import GraphBody, Sides, demand_file, image_sides, only_map
 
@@ -75,7 +72,7 @@ def load(settings: AdapterSettings) -> ExportedNetwork:
     with tempfile.TemporaryFile() as clean:
         _copy_without_pickles(path, clean)
         clean.seek(0)
-        with _quiet():
+        with quiet_exporters():
             try:
                 program = torch.export.load(clean)
             except Exception as error:  # of whatever the archive holds
@@ -85,24 +82,10 @@ def load(settings: AdapterSettings) -> ExportedNetwork:
                 ) from error
     demand_numbers(path, {key: one for key, one in program.state_dict.items() if one.is_floating_point()})
     _demand_evaluation(path, program)
-    with _quiet():
+    with quiet_exporters():
         body = ExportedNetwork(settings, program)
         body.find_out(settings)
     return body
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep warnings and the log of torch.export from the terminal: what matters is raised."""
-    log = logging.getLogger("torch.export")
-    before = log.disabled
-    log.disabled = True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.disabled = before
 
 
 def _copy_without_pickles(path: Path, target: IO[bytes]) -> None:
