@@ -5,14 +5,13 @@ What is kept of an image are counts (see `metrics`), which add up over images, p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ...datasets.layout.image_mask_pairs import ImageMaskPair, without_masks
-from ...datasets.parallel import map_files
 from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError, ManifestError, StoreError
 from ..config.manifest import DatasetEntry, Manifest
@@ -26,10 +25,10 @@ from ..fusion.member_stores import (
     voting_members,
 )
 from ..fusion.prediction_files import prediction_names, read_prediction, require_classes, require_predictions
-from ..runtime.progress import Progress
 from ..storage.output_folder import predictions_path
 from ..text import without_nan
 from .averages import DATASET
+from .each_image import count_each_image
 from .ground_truth import LABELLED, GroundTruth, has_labels, load_ground_truth
 from .instance_masks import SIZES, read_instances, reason_without_instances
 from .pixel_counts import PixelCounts
@@ -239,20 +238,11 @@ def evaluate(
     )
     images = len(plan.truth.pairs)
     bootstrap = Bootstrap(subjects, images, resampling) if resampling else None
-    with Progress(images) as progress:
-        progress.job(plan.dataset, images)
-        found: Iterator[dict[str, PixelCounts] | str] = map_files(
-            partial(_scored, plan), plan.truth.pairs, workers, together=1
-        )
-        for pair, scored in zip(plan.truth.pairs, found, strict=True):
-            if isinstance(scored, str):
-                result.failed[pair.image] = scored
-            else:
-                for name, counted in scored.items():
-                    result.counts[name] += counted
-            if bootstrap:
-                bootstrap.add(None if isinstance(scored, str) else scored)
-            progress.advance()
+    for scored in count_each_image(plan.dataset, plan.truth.pairs, partial(_scored, plan), workers, result.failed):
+        for name, counted in (scored or {}).items():
+            result.counts[name] += counted
+        if bootstrap:
+            bootstrap.add(scored)
     if bootstrap:
         average = plan.truth.average
         result.replicates = {name: bootstrap.replicates(name, counts[name], average) for name in subjects}

@@ -6,7 +6,7 @@ label function, and the same for all. For sets that say what is out of distribut
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from ....datasets.layout.image_mask_pairs import ImageMaskPair
-from ....datasets.parallel import map_files
 from ....datasets.taxonomy import IGNORE
 from ....errors import DatasetError, StoreError
 from ...config.manifest import Manifest
 from ...fusion.member_stores import ENSEMBLE, MemberStore, confidences_from_stores, stores_of
 from ...fusion.prediction_files import CONFIDENCE_LEVELS
-from ...runtime.progress import Progress
 from ...text import figure, without_nan
+from ..each_image import count_each_image
 from ..evaluate import EvaluationPlan
 from ..ground_truth import GroundTruth
 from ..metrics import aupr, auroc, errors_first, fpr95, level_counts
@@ -116,18 +115,9 @@ def score_confidences(plan: ConfidencePlan, workers: int | None = None) -> Confi
     """
     zeros = {name: np.zeros((2, CONFIDENCE_LEVELS), np.int64) for name in plan.confidences}
     result = ConfidenceScores(plan, zeros)
-    with Progress(len(plan.truth.pairs)) as progress:
-        progress.job(plan.dataset, len(plan.truth.pairs))
-        found: Iterator[dict[str, np.ndarray] | str] = map_files(
-            partial(_scored, plan), plan.truth.pairs, workers, together=1
-        )
-        for pair, levels in zip(plan.truth.pairs, found, strict=True):
-            if isinstance(levels, str):
-                result.failed[pair.image] = levels
-            else:
-                for name, counted in levels.items():
-                    result.levels[name] += counted
-            progress.advance()
+    for levels in count_each_image(plan.dataset, plan.truth.pairs, partial(_scored, plan), workers, result.failed):
+        for name, counted in (levels or {}).items():
+            result.levels[name] += counted
     return result
 
 

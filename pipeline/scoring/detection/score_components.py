@@ -6,7 +6,7 @@ pixels. So the images are read twice: their pixels are counted first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from ....datasets.layout.image_mask_pairs import ImageMaskPair
-from ....datasets.parallel import map_files
 from ....errors import DatasetError, StoreError
 from ...fusion.member_stores import ENSEMBLE, predict_from_stores
 from ...fusion.prediction_files import CONFIDENCE_LEVELS, prediction_names, read_prediction
-from ...runtime.progress import Progress
 from ...text import figure, without_nan
+from ..each_image import count_each_image
 from ..evaluate import EvaluationPlan, EvaluationResult
 from .components import ANOMALIES, OBSTACLES, ComponentCounts, LeastSizes, best_f1, count_components
 
@@ -114,18 +113,10 @@ def score_components(
     levels = {name: level for name, (_, level) in best.items()}
     found = ComponentScores(least, best, {name: ComponentCounts() for name in levels})
     pairs = [pair for pair in plan.truth.pairs if pair.image not in result.failed]
-    with Progress(len(pairs)) as progress:
-        progress.job(f"{plan.dataset}, components", len(pairs))
-        counted: Iterator[dict[str, ComponentCounts] | str] = map_files(
-            partial(_counted, plan, levels, least), pairs, workers, together=1
-        )
-        for pair, one in zip(pairs, counted, strict=True):
-            if isinstance(one, str):
-                found.failed[pair.image] = one
-            else:
-                for name, counts in one.items():
-                    found.counts[name] += counts
-            progress.advance()
+    work = partial(_counted, plan, levels, least)
+    for one in count_each_image(f"{plan.dataset}, components", pairs, work, workers, found.failed):
+        for name, counts in (one or {}).items():
+            found.counts[name] += counts
     return found
 
 
