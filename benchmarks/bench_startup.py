@@ -3,9 +3,10 @@
     python benchmarks/bench_startup.py --repeats 9
     python benchmarks/bench_startup.py --repeats 9 --against HEAD~10
 
-`status` and `verify` of seven stores of two small images, `manifest check` of seven checkpoints of the tiny network and
-two photographs, and `submit --check` of one small image, each in a process of its own, by turns. Prints seconds to the
-first line, seconds of all cores, memory, and with ``--against`` the ratio to another revision's, on files of its own.
+`status` and `verify` of seven stores of two small images, `manifest check` of seven checkpoints of the tiny network
+and two photographs, and `submit --check` of one small image, each in a process of its own, by turns. Prints seconds
+to the first line, seconds of all cores, memory, and with ``--against`` the ratio to another revision's, on files of
+its own.
 """
 
 from __future__ import annotations
