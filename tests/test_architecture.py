@@ -90,6 +90,7 @@ MOST_FILES, MOST_LINES, MOST_LINES_OF_CLI = 15, 420, 200
 WITHOUT_TORCH = (
     *("pipeline.commands", "pipeline.config", "pipeline.storage", "pipeline.pictures", "pipeline.dataset_tools"),
     *("pipeline.store", "datasets.layout", "datasets.labels", "datasets.decode"),
+    *("pipeline.inference.inputs", "models.checkpoint_files"),
 )
 MAY_LOAD_TORCH = {"datasets.decode.tensors"}
 OTHER_FOLDERS = {"tests", "benchmarks", "docs", "build", "dist", "demo", "runs"}

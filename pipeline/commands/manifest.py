@@ -40,9 +40,10 @@ def check(manifest: Manifest, say: Output, trust: options.Trust = False) -> None
     """
     from ..inference.inputs import check_inputs
 
-    found = check_inputs(options.trusted(manifest, trust))
-    for row in found:
+    found = []
+    for row in check_inputs(options.trusted(manifest, trust)):
         say.line(f"{row.state:7} {row.kind:8} {row.name}: {row.description}")
+        found.append(row)
     say.figures([vars(row) for row in found])
     counts = {state.lower(): sum(row.state == state for row in found) for state in ("MISSING", "WRONG")}
     if any(counts.values()):

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...datasets.decode.image_header import header_of
 from ...datasets.layout.find_images import survey_images
 from ...datasets.layout.folder_layout import PlacedImage, located, parts_beside
 from ...errors import DatasetError, HmsaError, StoreError, cannot_read, first_few
-from ...models.precision import check_range
+from ...files import sha256
+from ...models.checkpoint_files.quick_check import is_surely_sound
 from ...models.registry import ADAPTERS
+from ..config.class_set_field import member_choice
 from ..config.manifest import DatasetEntry, Manifest
 from ..config.member import Member
-from ..runtime.device import AUTOCAST, resolve_device, resolve_precision
 from ..storage.output_folder import own_folders, store_path
 from ..store.image_table import Photograph
-from ..store.logit_store import LogitStore
-from .member_check import MemberChecks
-from .member_network import checkpoint_bytes, network_classes
+
+if TYPE_CHECKING:
+    from .member_check import MemberChecks
 
 
 @dataclass(frozen=True)
@@ -48,28 +50,42 @@ class InputStatus:
         return self.problem or self.found
 
 
-def check_inputs(manifest: Manifest) -> list[InputStatus]:
-    """Check every checkpoint against its network, precision and sha256, and list every dataset; decode nothing."""
-    checks = MemberChecks(manifest.class_set)
-    found = [
-        _checkpoint_status(member, member.options(manifest.inference).precision, checks) for member in manifest.models
-    ]
+def check_inputs(manifest: Manifest) -> Iterator[InputStatus]:
+    """Check every checkpoint against its network, precision and sha256, and list every dataset; decode nothing.
+
+    Torch is loaded for the first checkpoint that needs it: one in an unusual layout, of another library, or wrong.
+    """
+    checks: MemberChecks | None = None
+    for member in manifest.models:
+        found = _status_at_once(manifest, member)
+        if found is None:
+            from .member_check import MemberChecks
+
+            checks = checks or MemberChecks(manifest.class_set)
+            found = _checkpoint_status(member, member.options(manifest.inference).precision, checks)
+        yield found
     for dataset in manifest.datasets:
         try:
             looked = survey(manifest, dataset, afresh=True)
         except HmsaError as error:
-            found.append(InputStatus("dataset", dataset.name, "", str(error), "MISSING"))
+            yield InputStatus("dataset", dataset.name, "", str(error), "MISSING")
             continue
         photos = looked.photographs
         unreadable = [photo.path for photo in photos if photo.size is None]
         text = f"{len(photos)} images in {dataset.root_path()}"
         if unreadable:
             text += f", {len(unreadable)} of them unreadable (first: {unreadable[0]})"
-        found.append(InputStatus("dataset", dataset.name, "; ".join([text, *looked.remarks])))
-    return found
+        yield InputStatus("dataset", dataset.name, "; ".join([text, *looked.remarks]))
 
 
-def _checkpoint_status(member: Member, precision: str, checks: MemberChecks) -> InputStatus:
+_RIGHT_DIGEST = "its sha256 is that of the manifest"
+
+
+def _status_at_once(manifest: Manifest, member: Member) -> InputStatus | None:
+    """Return the status of a checkpoint that is not there, or has nothing against it; None if it needs a closer look.
+
+    A checkpoint that is sound in every precision needs no look at the device that there is.
+    """
     if member.external:
         return InputStatus("model", member.name, "external, filled by import-logits")
     try:
@@ -79,7 +95,28 @@ def _checkpoint_status(member: Member, precision: str, checks: MemberChecks) -> 
     if not path.exists():
         problem = f"{path}: there is no such checkpoint; put it there or correct --assets"
         return InputStatus("model", member.name, "", problem, "MISSING")
-    notes = []
+    classes, precision = manifest.class_set, member.options(manifest.inference).precision
+    drops = member.sample is not None and member.sample.dropout is not None
+    if drops or precision == "bf16" or member_choice(member.classes, classes) is not None:
+        return None
+    if not is_surely_sound(path, member.arch, classes.names):
+        return None
+    if member.sha256 and sha256(path) != member.sha256:
+        return None
+    notes = [_RIGHT_DIGEST] if member.sha256 else []
+    return InputStatus("model", member.name, "; ".join([_file_size(path, path.stat().st_size), *notes]))
+
+
+def _file_size(path: Path, count: int) -> str:
+    return f"{path} ({count / 1e6:.1f} MB)"
+
+
+def _checkpoint_status(member: Member, precision: str, checks: MemberChecks) -> InputStatus:
+    from ...models.precision import check_range
+    from ..runtime.device import AUTOCAST, resolve_device, resolve_precision
+    from .member_network import checkpoint_bytes, network_classes
+
+    path, notes = member.checkpoint_path(), []
     try:
         # The precision of this machine; another one, which has that of the manifest, may refuse the checkpoint.
         used, _ = resolve_precision(precision, resolve_device("auto"))
@@ -87,7 +124,7 @@ def _checkpoint_status(member: Member, precision: str, checks: MemberChecks) -> 
             notes.append(note)
         if member.sha256:
             checks.digest(member)
-            notes.append("its sha256 is that of the manifest")
+            notes.append(_RIGHT_DIGEST)
     except (HmsaError, OSError) as error:
         problem = cannot_read(error.filename, error) if isinstance(error, OSError) else str(error)
         return InputStatus("model", member.name, "", problem, "WRONG")
@@ -97,7 +134,7 @@ def _checkpoint_status(member: Member, precision: str, checks: MemberChecks) -> 
             check_range(path, member.arch, AUTOCAST[precision], num_classes=count)
         except HmsaError as error:
             notes.append(f"of no use on a GPU: {error}")
-    return InputStatus("model", member.name, "; ".join([f"{path} ({checkpoint_bytes(member) / 1e6:.1f} MB)", *notes]))
+    return InputStatus("model", member.name, "; ".join([_file_size(path, checkpoint_bytes(member)), *notes]))
 
 
 _AS_STORED = "their pixels are taken as stored, which is what labels fit"
@@ -169,6 +206,8 @@ def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -
 
 
 def _known_sizes(manifest: Manifest, dataset: DatasetEntry) -> Mapping[tuple[str, int], tuple[int, int]]:
+    from ..store.logit_store import LogitStore  # here, because `manifest check` needs neither it nor Zarr
+
     for member in manifest.models:
         path = store_path(manifest.output, dataset.name, member.name)
         # A store that cannot be read is reported where it is needed; here sizes come from the files instead.
