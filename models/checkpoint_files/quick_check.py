@@ -1,8 +1,8 @@
 """Recognises, without torch, a checkpoint that has nothing against it, as most have.
 
 `checkpoint.check_weights` builds a network to know which keys and shapes it wants. Here a digest of them is enough,
-because what does not match is not explained: whoever gets False asks `check_weights`, which names what is wrong, or
-finds the weights in a file of another layout.
+because what does not match is not explained: after False, the caller asks `check_weights`, which names what is wrong,
+or finds the weights in a file of another layout.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `torch.save` wrote, read without torch: its pickle by an unpickler that calls nothing but its own functions.
+"""Reads the files of `torch.save` without torch: their pickle by an unpickler that calls only its own functions.
 
 The format is that of torch's ``serialization`` module since 1.6: an uncompressed zip archive with one pickle,
 ``<name>/data.pkl``, and a file ``<name>/data/<key>`` for each storage. The pickle makes a tensor of a storage by
