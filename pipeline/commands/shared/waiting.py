@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import monotonic, sleep
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from ...runtime.progress import say
-from ...storage.slurm import was_restarted
-from ...storage.writer_lock import LockHeldError, require_free
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _LOOK_SECONDS, _SAY_SECONDS = 5.0, 60.0
 Made = TypeVar("Made")
@@ -27,6 +25,18 @@ def when_free(wait: bool | None, work: Callable[[], Made]) -> Made:
     Raises:
         LockHeldError: another run holds the output, and ``wait`` is false.
     """
+    # Here, because every command imports this file, and most of them need no lock.
+    from ...runtime.progress import say
+    from ...storage.slurm import was_restarted
+    from ...storage.writer_lock import LockHeldError, require_free
+
+    def still_held(before: LockHeldError) -> LockHeldError | None:
+        try:
+            require_free(before.target)
+        except LockHeldError as held:
+            return held
+        return None
+
     begin: float | None = None
     said = -_SAY_SECONDS
     while True:
@@ -43,12 +53,4 @@ def when_free(wait: bool | None, work: Callable[[], Made]) -> Made:
                 said = waited
                 say(f"waiting since {waited:.0f} s: {problem}")
             sleep(_LOOK_SECONDS)
-            problem = _held(problem)
-
-
-def _held(before: LockHeldError) -> LockHeldError | None:
-    try:
-        require_free(before.target)
-    except LockHeldError as held:
-        return held
-    return None
+            problem = still_held(problem)
