@@ -142,6 +142,7 @@ def main() -> None:
             cases = {
                 "savez_compressed": partial(make_savez, root, options.size),
                 "a shard, lossless": partial(make_shard, root, options.size, "lossless"),
+                "a shard, small": partial(make_shard, root, options.size, "small"),
                 "a shard, compact": partial(make_shard, root, options.size, "compact"),
             }
             measured = compare(cases, repeats=options.repeats, builds=them)

@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--different", type=int, default=2, help="images that are no links")
     parser.add_argument("--size", type=size, default=(1024, 2048), metavar="HxW")
-    parser.add_argument("--encoding", default="lossless", choices=["lossless", "compact"])
+    parser.add_argument("--encoding", default="lossless", choices=["lossless", "small", "compact"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-baseline", action="store_true")
     add_against(parser)

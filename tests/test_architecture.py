@@ -67,6 +67,7 @@ STAGES = {
 ONLY_IN = {
     "zarr": ("pipeline/store/",),
     "numcodecs": ("pipeline/store/",),
+    "pcodec": ("pipeline/store/",),
     "dask": ("pipeline/workers/",),
     "distributed": ("pipeline/workers/",),
     "obstore": ("pipeline/storage/",),

@@ -25,7 +25,7 @@ from .path_variables import resolved_path
 from .value_types import InputPath, Name, OutputPath, Text, at_least_one, check_mapping, check_masks, one_of
 from .yaml_document import FieldError
 
-Encoding = Literal["lossless", "compact"]
+Encoding = Literal["lossless", "small", "compact"]
 Orientation = Literal["stored", "exif"]
 Label = Literal["mean-softmax", "max-softmax", "min-softmax", "mean-logit"]
 Confidence = Literal[
@@ -61,8 +61,9 @@ class StoreSettings(FrozenModel):
     encoding: Encoding = Field(
         default="lossless",
         description=(
-            "lossless: float16 as computed; plain zarr-python can read it. compact: multiples of 1/64, about a fifth "
-            "of the raw size; probabilities change by at most 0.004, and readers need this package."
+            "lossless: float16 as computed; plain zarr-python can read it. small: the same values in half the space, "
+            "slower to write and read; other readers need pcodec. compact: multiples of 1/64, about a fifth of the "
+            "raw size; probabilities change by at most 0.004, and readers need this package."
         ),
     )
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec
 
 from ...errors import StoreError, cannot_read, first_few, reason
 from ...files import PARTIAL
@@ -39,10 +38,9 @@ from .image_table import ImageEntry, Photograph, check_images, rows_per_array, u
 from .shard_reader import ShardReader
 from .shard_writer import ShardWriter
 from .zarr_backend import (
-    ENCODINGS,
     FORMAT_VERSION,
     array_size,
-    compressor,
+    chunk_codecs,
     dimension_names,
     open_group,
     shard_rows,
@@ -218,6 +216,7 @@ class LogitStore(ShardReader):
             height, width = array_size(name)
             shape = (count, self.classes, height, width)
             if size(self.path / name / "zarr.json") is None:
+                filters, serializer, compressors = chunk_codecs(self.identity)
                 strip = strip_rows(self.classes, height, width)
                 self._group.create_array(
                     name,
@@ -226,8 +225,9 @@ class LogitStore(ShardReader):
                     fill_value=np.float16("nan"),
                     chunks=(1, self.classes, strip, width),
                     shards=(1, self.classes, shard_rows(height, strip), width),
-                    filters=ENCODINGS[self.identity.encoding].filters or None,
-                    compressors=[compressor(self.identity), Crc32cCodec()],
+                    filters=filters or None,
+                    serializer=serializer,
+                    compressors=compressors,
                     chunk_key_encoding={"name": "default", "separator": "."},
                     dimension_names=dimension_names(name),
                 )

@@ -3,7 +3,7 @@
 Zarr takes each chunk through an event loop, its threads and several copies, which costs more than decompression. A
 shard as Zarr v3 writes it (codec ``sharding_indexed`` of its specification) is chunks in any order and, at the end,
 an index: offset and length of each chunk as uint64, all ones for a chunk that was not written, and the crc32c of the
-index. Each chunk of a logit store is a Blosc buffer followed by its crc32c.
+index. Each chunk of a logit store is a buffer of Blosc or pcodec, followed by its crc32c.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 from numcodecs import Blosc, blosc  # type: ignore[attr-defined]
+from numcodecs.pcodec import PCodec
+from pcodec import standalone
 
 from .image_table import ImageEntry
 
@@ -38,7 +40,7 @@ def is_finite(logits: np.ndarray) -> bool:
     return not any(bool(((one.view(np.uint16) & 0x7C00) == 0x7C00).any()) for one in logits)
 
 
-def pack_shard(chunks: Iterable[np.ndarray], compressor: Blosc) -> list[bytes]:
+def pack_shard(chunks: Iterable[np.ndarray], compressor: Blosc | PCodec) -> list[bytes]:
     """Compress chunks into the pieces of a shard file, to be written one after another.
 
     The chunks are contiguous arrays of 2-byte values, in the order of the rows.
@@ -57,7 +59,7 @@ def _checksum(content: bytes) -> bytes:
     return google_crc32c.value(content).to_bytes(_CHECKSUM_BYTES, "little")
 
 
-def read_chunk(shard: Path, number: int, count: int, into: np.ndarray) -> None:
+def read_chunk(shard: Path, number: int, count: int, into: np.ndarray, compressor: Blosc | PCodec) -> None:
     """Decompress one chunk of a shard file.
 
     Args:
@@ -65,6 +67,7 @@ def read_chunk(shard: Path, number: int, count: int, into: np.ndarray) -> None:
         number: index of the chunk, in the order of the rows.
         count: number of chunks in the shard.
         into: contiguous array of exactly the chunk's uncompressed size in bytes; it is overwritten.
+        compressor: what compressed the chunk.
 
     Raises:
         ValueError: the shard is damaged, or the chunk was never written.
@@ -78,10 +81,27 @@ def read_chunk(shard: Path, number: int, count: int, into: np.ndarray) -> None:
         if offset == _NOT_WRITTEN:
             raise ValueError("a strip is missing")
         packed = _piece(file, offset, length, end)
+    if isinstance(compressor, PCodec):
+        _unpack_pcodec(packed, into)
+    else:
+        _unpack_blosc(packed, into)
+
+
+def _unpack_blosc(packed: bytes, into: np.ndarray) -> None:
     # Blosc would trust its header, and leave the rest of a larger target as it was.
     if len(packed) < _HEADER_BYTES or struct.unpack_from("<I4xI", packed, 4) != (into.nbytes, len(packed)):
         raise ValueError("a strip is not of the size that it must be")
     blosc.decompress(packed, into)
+
+
+def _unpack_pcodec(packed: bytes, into: np.ndarray) -> None:
+    try:
+        progress = standalone.simple_decompress_into(packed, into.reshape(-1))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"a strip cannot be decompressed: {error}") from error
+    # numcodecs would leave the rest of a larger target as it was, and cut what does not fit into a smaller one.
+    if progress.n_processed != into.size or not progress.finished:
+        raise ValueError("a strip is not of the size that it must be")
 
 
 def _piece(file: RawIOBase, offset: int, length: int, end: int) -> bytes:

@@ -11,7 +11,15 @@ from ...errors import StoreError, cannot_read, reason
 from ..storage.filesystem import is_remote, size
 from .fixed_point import decode
 from .shard_file import is_finite, read_chunk, shard_path
-from .zarr_backend import DamagedShardError, DurableStore, open_array, read_table, require_same_table, strip_rows
+from .zarr_backend import (
+    ENCODINGS,
+    DamagedShardError,
+    DurableStore,
+    open_array,
+    read_table,
+    require_same_table,
+    strip_rows,
+)
 
 _REMOTE_READ_BYTES = 256 * 2**20
 
@@ -102,16 +110,16 @@ class ShardReader:
     def _read_file(self, index: int, shard: Path, start: int, stop: int, room: np.ndarray | None) -> np.ndarray:
         """Read rows from a shard file on a disk; its array's metadata are known to be right."""
         height, width, rows = self._strip_size(index)
-        count = -(-height // rows)
+        count, compressor = -(-height // rows), ENCODINGS[self.identity.encoding].compressor
         room = self.room_for_strip(index) if room is None else room
 
         def strip(number: int) -> np.ndarray:
             """Read the wanted rows of one strip."""
             if self.identity.encoding == "compact":
-                read_chunk(shard, number, count, room.view(np.uint16))
+                read_chunk(shard, number, count, room.view(np.uint16), compressor)
                 whole = decode(room.view(np.uint16))
             else:
-                read_chunk(shard, number, count, room)
+                read_chunk(shard, number, count, room, compressor)
                 whole = room
             return whole[:, max(0, start - number * rows) : stop - number * rows]
 
@@ -173,4 +181,4 @@ def _is_there(shard: Path) -> bool:
 
 def _is_damage(error: Exception) -> bool:
     """Say whether an error means that a shard's bytes are wrong, and not that memory, threads or the disk failed."""
-    return isinstance(error, ValueError) or "blosc" in str(error)
+    return isinstance(error, ValueError) or any(codec in str(error) for codec in ("blosc", "pco error"))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numcodecs import Blosc
 
 from ...errors import StoreError
 from ..storage.filesystem import size, write_bytes
@@ -17,7 +16,7 @@ from .fixed_point import LIMIT, encode
 from .identity import StoreIdentity
 from .image_table import ImageEntry
 from .shard_file import is_finite, pack_shard, shard_path
-from .zarr_backend import ENCODINGS, SHUFFLES, open_array, require_same_table, strip_rows, zarr_store
+from .zarr_backend import ENCODINGS, open_array, require_same_table, strip_rows, zarr_store
 
 _REQUEST_THREADS = 8
 
@@ -82,7 +81,6 @@ class ShardWriter:
 def pack_logits(logits: np.ndarray, identity: StoreIdentity) -> list[bytes]:
     """Encode an image's logits (C, H, W) float16 as pieces of a shard file, byte for byte as Zarr writes it."""
     height, width = logits.shape[1:]
-    encoding = ENCODINGS[identity.encoding]
     rows = strip_rows(len(logits), height, width)
 
     def strips() -> Iterator[np.ndarray]:
@@ -93,7 +91,7 @@ def pack_logits(logits: np.ndarray, identity: StoreIdentity) -> list[bytes]:
                 strip = np.concatenate([strip, below], axis=1)
             yield encode(strip) if identity.encoding == "compact" else strip
 
-    return pack_shard(strips(), Blosc(encoding.compressor, encoding.level, SHUFFLES[encoding.shuffle]))
+    return pack_shard(strips(), ENCODINGS[identity.encoding].compressor)
 
 
 def _is_within(logits: np.ndarray, limit: float) -> bool:

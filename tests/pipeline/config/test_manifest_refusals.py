@@ -153,7 +153,7 @@ WRONG = {
         "inference.tile.overlapp",
         "did you mean 'overlap'?",
     ),
-    "encoding": (8, "encoding: zip", "store.encoding", "known: lossless, compact"),
+    "encoding": (8, "encoding: zip", "store.encoding", "known: lossless, small, compact"),
     "label": (10, "label: mean", "ensemble.label", "known: mean-softmax, max-softmax"),
     "label near": (10, "label: mean-logits", "ensemble.label", "did you mean 'mean-logit'?"),
     "label that confidence has": (10, "label: entropy", "ensemble.label", "known: mean-softmax"),

@@ -12,17 +12,20 @@ import pytest
 from hmsa_pipeline.pipeline.store import shard_reader
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hmsa_pipeline.pipeline.store.shard_file import read_chunk
+from hmsa_pipeline.pipeline.store.zarr_backend import ENCODINGS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numcodecs import blosc
+from numcodecs import Blosc
+from numcodecs.pcodec import PCodec
 
 from ..stores import CLASSES, filled, logits, photo, plain_array, same_bits, strips_of_eight
 
+LOSSLESS, SMALL = (ENCODINGS[name].compressor for name in ("lossless", "small"))
 SIZE = (21, 6)
 PHOTOS = [photo("a.png", SIZE), photo("b.png", SIZE)]
 
 
-@pytest.fixture(params=["lossless", "compact"])
+@pytest.fixture(params=["lossless", "small", "compact"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> LogitStore:
     with strips_of_eight():
         filled(tmp_path / "s.zarr", PHOTOS, encoding=request.param)
@@ -78,9 +81,9 @@ def test_the_same_room_serves_all_strips_and_images(store: LogitStore) -> None:
             assert same_bits(store.read(index, start, stop, room), whole[:, start:stop])
 
 
-def shard_of(tmp_path: Path, content: np.ndarray, **changes: int) -> Path:
+def shard_of(tmp_path: Path, content: np.ndarray, compressor: Blosc | PCodec = LOSSLESS, **changes: int) -> Path:
     """A shard of one chunk, each of whose numbers can be made wrong; its checksums are right."""
-    packed = bytearray(blosc.compress(content, b"lz4", 5, 1))
+    packed = bytearray(compressor.encode(content))
     if "nbytes" in changes:
         packed[4:8] = struct.pack("<I", changes["nbytes"])
     if "cbytes" in changes:
@@ -95,8 +98,39 @@ def shard_of(tmp_path: Path, content: np.ndarray, **changes: int) -> Path:
 def test_a_chunk_is_decompressed_into_what_is_given(tmp_path: Path) -> None:
     content = np.arange(1000, dtype=np.uint16)
     found = np.zeros_like(content)
-    read_chunk(shard_of(tmp_path, content), 0, 1, found)
+    read_chunk(shard_of(tmp_path, content), 0, 1, found, LOSSLESS)
     assert np.array_equal(found, content)
+
+
+def test_a_chunk_of_pcodec_is_decompressed_into_what_is_given(tmp_path: Path) -> None:
+    content = logits(0, *SIZE)
+    found = np.zeros_like(content)
+    read_chunk(shard_of(tmp_path, content, SMALL), 0, 1, found, SMALL)
+    assert same_bits(found, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "size", "said"),
+    [
+        (np.arange(1000, dtype=np.float16), 999, "not of the size"),
+        (np.arange(1000, dtype=np.float16), 1001, "not of the size"),
+        (np.arange(1000, dtype=np.int16), 1000, "cannot be decompressed"),
+        (np.arange(1000, dtype=np.float32), 1000, "cannot be decompressed"),
+    ],
+)
+def test_a_chunk_of_pcodec_that_holds_something_else_is_damage(
+    tmp_path: Path, content: np.ndarray, size: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_chunk(shard_of(tmp_path, content, SMALL), 0, 1, np.zeros(size, np.float16), SMALL)
+
+
+def test_a_chunk_of_another_codec_is_damage(tmp_path: Path) -> None:
+    content = np.arange(1000, dtype=np.float16)
+    with pytest.raises(ValueError, match="cannot be decompressed"):
+        read_chunk(shard_of(tmp_path, content, LOSSLESS), 0, 1, np.zeros_like(content), SMALL)
+    with pytest.raises(ValueError, match="not of the size"):
+        read_chunk(shard_of(tmp_path, content, SMALL), 0, 1, np.zeros_like(content), LOSSLESS)
 
 
 @pytest.mark.parametrize(
@@ -120,11 +154,11 @@ def test_a_wrong_number_is_said_and_nothing_is_decompressed(
     content = np.arange(1000, dtype=np.uint16)
     found = np.zeros_like(content)
     with pytest.raises(ValueError, match=said):
-        read_chunk(shard_of(tmp_path, content, **changes), 0, 1, found)
+        read_chunk(shard_of(tmp_path, content, **changes), 0, 1, found, LOSSLESS)
     assert not found.any()
 
 
 def test_a_file_that_is_shorter_than_an_index_is_damage(tmp_path: Path) -> None:
     (tmp_path / "shard").write_bytes(b"x" * 19)
     with pytest.raises(ValueError, match="cut short"):
-        read_chunk(tmp_path / "shard", 0, 1, np.zeros(2, np.uint16))
+        read_chunk(tmp_path / "shard", 0, 1, np.zeros(2, np.uint16), LOSSLESS)

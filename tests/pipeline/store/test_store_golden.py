@@ -14,11 +14,11 @@ from ..stores import CLASSES, begun, photo, same_bits, strips_of_eight, tree
 
 GOLDEN = Path(__file__).parents[2] / "data" / "store"
 SIZE = (21, 6)
-ENCODINGS = ["lossless", "compact"]
+ENCODINGS = ["lossless", "small", "compact"]
 
 
 def values(seed: int) -> np.ndarray:
-    """Smooth logits that no library's random numbers make, multiples of 1/64 so that both encodings keep them."""
+    """Smooth logits that no library's random numbers make, multiples of 1/64 so that all encodings keep them."""
     label, y, x = np.indices((CLASSES, *SIZE))
     return (((label * 37 + y * (5 + seed) + x * 11 + label * y * x) % 1021 - 510) / 64).astype(np.float16)
 
@@ -50,7 +50,7 @@ def differences(before: dict[str, bytes], now: dict[str, bytes]) -> list[str]:
 
 
 def report(encoding: str, found: list[str]) -> str:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("zarr", "numcodecs", "numpy"))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("zarr", "numcodecs", "pcodec", "numpy"))
     return "\n".join(
         [
             "",
