@@ -21,6 +21,7 @@ from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 
 from ..documents import DOCS
 from ..pipeline.storage.odd_server import odd_server
+from ..pipeline.stores import filled, photo, same_bits, strips_of_eight
 from .bench import Bench, ended, files, quiet, run, start_python, stored
 from .faults import kill, wait_for
 
@@ -88,6 +89,16 @@ def test_plain_zarr_reads_a_store_as_the_page_says(cloud: Bench, bucket: str, fi
     found: dict[str, Any] = {}
     exec(program, found)
     np.testing.assert_array_equal(found["logits"], stored(finished.store("garden", "ant"))[found["image"]["path"]])
+
+
+def test_small_logits_are_read_there_by_strips_and_whole(url: str) -> None:
+    with strips_of_eight():
+        store, made = filled(parse_location(url) / "s.zarr", [photo("a.png"), photo("b.png")], encoding="small")
+        again = LogitStore.open(store.path)
+        for index, name in enumerate(("a.png", "b.png")):
+            assert same_bits(again.read(index), made[name])
+            assert same_bits(again.read(index, 11, 19), made[name][:, 11:19])
+        again.check(1)
 
 
 def test_predictions_at_once_with_the_logits_of_one_member(cloud: Bench, url: str, finished: Bench) -> None:

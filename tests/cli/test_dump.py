@@ -323,6 +323,20 @@ def test_compact_stores_are_fused_to_all_but_the_same(empty: Bench, finished: Be
         assert np.abs(sure.astype(int) - expected.astype(int)).max() <= 0.004 * 65536 + 1
 
 
+def test_small_stores_are_smaller_and_fused_to_the_same_bytes(empty: Bench, finished: Bench) -> None:
+    empty.tree["store"] = {"encoding": "small"}
+    empty.save()
+    for command in ("dump", "ensemble", "verify"):
+        assert empty.run(command).code == 0
+    assert attributes(empty.store("street", "ant"))["encoding"] == "small"
+    small, plain = (bench.shard("street", "ant", "day/a.png") for bench in (empty, finished))
+    assert small.stat().st_size < 0.9 * plain.stat().st_size
+    for name in ("street/day/a", "garden/flower"):
+        for kind in ("pred", "conf"):
+            paths = [bench.predictions / f"{name}_{kind}.png" for bench in (empty, finished)]
+            assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
 def test_a_store_of_another_encoding_is_refused(full: Bench) -> None:
     full.tree["store"] = {"encoding": "compact"}
     full.save()

@@ -48,8 +48,10 @@ def fill(bench: Bench, *options: str, folder: str = "elsewhere") -> Result:
     return bench.run("import-logits", "--model", "dog", "--dataset", "street", *options, str(bench.root / folder))
 
 
-def test_what_was_made_elsewhere_is_stored_bit_by_bit(bench: Bench) -> None:
-    result = fill(bench)
+@pytest.mark.parametrize("encoding", ["lossless", "small"])
+def test_what_was_made_elsewhere_is_stored_bit_by_bit(bench: Bench, encoding: str) -> None:
+    bench.tree["store"] = {"encoding": encoding}
+    result = fill(bench.save())
     assert (result.code, result.err) == (0, "")
     assert result.out == "4 images imported, 0 complete before, 0 failed\n"
     found = stored(bench.store("street", "dog"))
