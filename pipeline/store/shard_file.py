@@ -17,7 +17,7 @@ import google_crc32c
 import numpy as np
 from numcodecs import Blosc, blosc  # type: ignore[attr-defined]
 from numcodecs.pcodec import PCodec
-from pcodec import standalone
+from pcodec import standalone  # type: ignore[attr-defined]
 
 from .image_table import ImageEntry
 

@@ -7,7 +7,7 @@ import json
 import math
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import zarr
@@ -52,7 +52,7 @@ ENCODINGS = {
     "small": Encoding((), PCodec(8, mode_spec="classic", delta_spec="try_consecutive", delta_encoding_order=2)),
     "compact": Encoding((FixedPoint(),), Blosc("zstd", 3, Blosc.BITSHUFFLE)),
 }
-_SHUFFLES = {Blosc.SHUFFLE: "shuffle", Blosc.BITSHUFFLE: "bitshuffle"}
+_SHUFFLES: dict[int, Literal["shuffle", "bitshuffle"]] = {Blosc.SHUFFLE: "shuffle", Blosc.BITSHUFFLE: "bitshuffle"}
 
 # Zarr's warning that codecs of numcodecs are outside of its specification; docs/store.md says who reads them.
 warnings.filterwarnings("ignore", "Numcodecs codecs are not in the Zarr version 3 specification")
