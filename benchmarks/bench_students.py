@@ -3,7 +3,7 @@
 For each seed draws labelled streets of one dataset in fair weather and unlabelled photographs in the target sets'
 weather, labels the latter with the demo's seven members, and trains the tiny network (a) on the labels alone, (b)
 with hard auto-labels from several confidences, (c) with class-balanced ones, (d) with the members' probabilities, in
-the mean and as a distribution, whose confidence is that of its energy, too.
+the mean and as a distribution, whose confidence is that of its energy, too. "distilled alone" sees no labels.
 Students and (e) the ensemble are scored on a target set of yet another seed: mIoU, AUROC of confidence for right
 against wrong pixels, ECE. All students of a seed see the same number of images. The networks are scored by
 themselves, in float32 and without stores.
@@ -40,7 +40,7 @@ DATASET, EXTRA = "cityscapes", "extra"
 SCALES = [0.5, 1.0]
 THRESHOLDS = (0.5, 0.7, 0.9)
 KEPT = 0.5
-DISTRIBUTION = "distribution"
+DISTRIBUTION, ALONE = "distribution", "distilled alone"
 SIZE, CROP = (144, 288), [128, 224]
 EXAM_SEED, EXTRA_SEED = 1000, 2000  # far from the seeds of whatever was trained on
 
@@ -53,8 +53,10 @@ def main() -> None:
     parser.add_argument("--labelled", type=int, default=120, help="labelled photographs")
     parser.add_argument("--dozens", type=int, default=10, help="dozens of unlabelled photographs")
     parser.add_argument("--exam", type=int, default=4, help="dozens of photographs to be scored on")
-    parser.add_argument("--epochs", type=int, default=30, help="of every student, of as many images as are labelled")
+    parser.add_argument("--epochs", type=int, default=8, help="of every student, of as many images as are labelled")
     parser.add_argument("--temperature", type=float, default=2.0, help="of distillation")
+    parser.add_argument("--init", choices=[*NAMES, "random"], default="random", help="a member to begin with")
+    parser.add_argument("--lr", type=float, default=0.01, help="learning rate, of the members too")
     parser.add_argument("--students", nargs="+", help="only these")
     parser.add_argument("--json", type=Path, help="write the figures there")
     words = parser.parse_args()
@@ -76,7 +78,7 @@ def one_seed(words: argparse.Namespace, seed: int, folder: Path) -> dict[str, di
     chosen = [one for one in students(folder, root, words.temperature) if one[0] in (words.students or [one[0]])]
     if any("autolabel" in str(data) for _, data, _ in chosen):
         label(folder, teachers)
-    weights = {name: train(folder, name, seed, words.epochs, data, loss) for name, data, loss in chosen}
+    weights = {name: train(folder, name, seed, words, data, loss) for name, data, loss in chosen}
     truth = folder / "truth.tar"
     paths = write_bravo(folder / "exam", seed=EXAM_SEED + seed, size=SIZE, each=words.exam, truth=truth)
     return score(folder / "exam", paths, truth, weights, words.temperature)
@@ -87,7 +89,8 @@ def draw(folder: Path, seed: int, labelled: int, dozens: int) -> Path:
     root = folder / "data" / dataset_spec(DATASET).folder
     if not root.exists():
         numbers = ("--train", labelled, "--val", 8, "--size", "x".join(map(str, SIZE)), "--seed", 10 + seed)
-        run(folder, "datasets", "draw", DATASET, "--output", folder / "data", *numbers)
+        # Fair weather alone; a dataset's own look has some of the target sets' conditions.
+        run(folder, "datasets", "draw", DATASET, "--output", folder / "data", "--style", "clear", *numbers)
     extra = root / "leftImg8bit_trainextra/leftImg8bit/train_extra/drawn"
     if not extra.exists():
         drawn = folder / "drawn"
@@ -153,19 +156,28 @@ def students(folder: Path, root: Path, temperature: float) -> list[tuple[str, li
         *((f"confidence {t:g}", auto("confident", threshold=t), plain) for t in THRESHOLDS),
         ("balanced", auto("balanced"), plain),
         ("distilled", unlabelled, soft()),
+        (ALONE, [{**extra, "share": 1.0, "labels": "none"}], soft()),
         (DISTRIBUTION, unlabelled, soft(target="distribution", weight=0.05)),
     ]
 
 
-def train(folder: Path, name: str, seed: int, epochs: int, data: list[dict[str, Any]], loss: dict[str, Any]) -> Path:
-    """The best weights of a student, trained as the demo's members are."""
+def train(
+    folder: Path,
+    name: str,
+    seed: int,
+    words: argparse.Namespace,
+    data: list[dict[str, Any]],
+    loss: dict[str, Any],
+) -> Path:
+    """The last weights of a student, which begins with those of a member or with random ones."""
     output = folder / "students" / name.replace(" ", "-")
     recipe = {
         "version": 1,
         "output": str(output),
         "arch": ARCH,
         "data": data,
-        "epochs": epochs,
+        **({} if words.init == "random" else {"init": {"checkpoint": str(member_weights(words.init))}}),
+        "epochs": words.epochs,
         "global_batch": 4,
         "batch_size": 4,
         "precision": "fp32",
@@ -176,12 +188,12 @@ def train(folder: Path, name: str, seed: int, epochs: int, data: list[dict[str, 
         "augmentation": {"crop": CROP, "scale": [0.6, 1.5], "color_jitter": 0.25},
         "sampling": {"class_uniform": 0.5, "tile": 64},
         "loss": loss,
-        "optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.01},
+        "optimizer": {"name": "adamw", "lr": words.lr, "weight_decay": 0.01},
         "schedule": {"exponent": 1.0},
         # Only the last epoch is scored: the best one would be picked by streets in fair weather.
-        "validation": {"every": epochs, "scales": [1.0]},
+        "validation": {"every": words.epochs, "scales": [1.0]},
     }
-    path = output.with_suffix(".yaml")
+    path = output.with_name(f"{output.name}.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     run(folder, "train", "--manifest", path, "--device", "cpu", "--resume")
