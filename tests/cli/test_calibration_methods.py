@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
 from scipy.special import log_softmax, softmax
 
-from .bench import Bench, files, run, stored
+from .bench import Bench, ended, files, run, stored
 from .test_calibrate import bench, written
 from .test_evaluate import predicted, scored, truth
 
@@ -72,6 +73,49 @@ def test_predictions_are_those_of_the_written_numbers(bench: Bench, method: str)
     assert again["ensemble"]["before"]["nll"] == pytest.approx(figures["ensemble"]["after"]["nll"], rel=1e-6)
     assert again["ensemble"]["before"]["nll"] == pytest.approx(loss / pixels, rel=0.1)
     assert run("ensemble", "--manifest", manifest).code == 0, "nothing to do"
+
+
+# The process is killed when a member is fitted, or right before or after the manifest takes its place.
+_KILLED = """
+import os, pathlib, signal
+from hmsa_pipeline.pipeline.scoring.calibration import calibrate
+
+_fit, _replace = calibrate.fit_map, pathlib.Path.replace
+
+def _end(moment):
+    if moment == "{moment}":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def fit_map(*arguments, **options):
+    _end("fit")
+    return _fit(*arguments, **options)
+
+def replace(path, target):
+    _end("before" if pathlib.Path(target).name == "c.yaml" else "")
+    found = _replace(path, target)
+    _end("after" if pathlib.Path(target).name == "c.yaml" else "")
+    return found
+
+calibrate.fit_map, pathlib.Path.replace = fit_map, replace
+"""
+
+
+def test_a_calibration_that_is_killed_leaves_the_old_manifest_or_the_new_one(bench: Bench, tmp_path: Path) -> None:
+    target, options = bench.root / "c.yaml", ("--method", "vector", "--pixels", "3000")
+    calibrate(bench, *options)
+    whole, stores = target.read_bytes(), files(bench.logits)
+    for moment, kept in (("fit", b"mine"), ("before", b"mine"), ("after", whole)):
+        target.write_bytes(b"mine")
+        site = tmp_path / moment
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(_KILLED.format(moment=moment))
+        env = {"PYTHONPATH": str(site)}
+        process = bench.start("calibrate", "--write", str(target), *options, env=env)
+        assert ended(process).code == -signal.SIGKILL, moment
+        assert target.read_bytes() == kept, moment
+    assert files(bench.logits) == stores
+    calibrate(bench, *options)
+    assert target.read_bytes() == whole
 
 
 def test_another_calibration_is_noticed(bench: Bench) -> None:
