@@ -10,7 +10,15 @@ import typer
 
 from .shared import options
 from .shared.confidences import require_confidences
-from .shared.options import manifest_command, option, path_option, refuse_without_effect, require_average, split_names
+from .shared.options import (
+    manifest_command,
+    option,
+    path_option,
+    refuse_without_effect,
+    require_average,
+    require_track,
+    split_names,
+)
 from .shared.output import end_command, print_failed, require_folder
 
 if TYPE_CHECKING:
@@ -39,6 +47,10 @@ def report(
     confidences: Annotated[
         str | None, option("--confidences", "A,B", "Show where the ensemble is unsure by these functions, too.")
     ] = None,
+    components: Annotated[
+        str,
+        option("--components", "TRACK", "Sizes of components out of distribution: anomaly, obstacle, or auto."),
+    ] = "auto",
 ) -> None:
     """Make a folder of pages that shows how good the ensemble is; open its index.html.
 
@@ -53,6 +65,7 @@ def report(
 
     if no_members:
         refuse_without_effect(context, "beside --no-members", "models", "confidences")
+    track = require_track(components)
     require_folder(write, "--write")
     found = manifest()
     pages = plan_report(
@@ -64,6 +77,7 @@ def report(
         ground_truth=ground_truth,
         average=require_average(average),
         confidences=require_confidences(found, "--confidences", split_names("--confidences", confidences) or []),
+        components=track,
     )
     results = run_report(pages, found, processes)
     for result in results:

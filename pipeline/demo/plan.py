@@ -25,6 +25,7 @@ LABELS = "labels"
 _STUDENT = "cityscapes"  # the member that it begins as
 _STUDENT_PHOTOGRAPHS, _CONDITIONS = "bravo_ACDC", ("fog", "night", "rain", "snow")
 _SCALES = [0.5, 1.0]  # those of training; 2.0 is worse on held-out frames
+_SHOWN = ("--confidences", "entropy,mutual-information", "--components", "obstacle")  # on pictures as small as these
 _WORKERS = 2  # more would not fit into 1.5 GB of memory
 
 
@@ -111,6 +112,11 @@ class DemoPlan:
         return self.folder / "data" / "bravo_SAMPLING.tar"
 
     @property
+    def searched(self) -> Path:
+        """File of the figures of the search of members."""
+        return self.folder / "search.json"
+
+    @property
     def members(self) -> Path:
         """Folder of the members' weights and of their records."""
         return self.folder / "members"
@@ -167,11 +173,12 @@ class DemoPlan:
             ("dump", *first, "--device", "cpu", "--workers", workers),
             ("ensemble", *first, "--workers", "0"),
             ("evaluate", *first, *truth, *samples, "--per-model", "--json", str(self.folder / "scores.json")),
+            ("search", *first, "--json", str(self.searched)),
             ("calibrate", *first, "--pixels", str(self.size.pixels), "--write", calibrated),
             ("ensemble", *then, "--workers", "0", "--overwrite"),
             ("evaluate", *then, *truth, *samples, "--json", str(self.folder / "calibrated.json")),
             ("submit", *then, *samples, "--output", str(self.folder / "submission.tar")),
-            ("report", *then, *truth, "--write", str(self.folder / "report")),
+            ("report", *then, *truth, *_SHOWN, "--write", str(self.folder / "report")),
         ]
 
     def manifest_text(self, records: dict[str, Record]) -> str:

@@ -25,7 +25,10 @@ from .train import train_members
 _PACKAGE = __name__.removesuffix(".pipeline.demo.run")
 _IN_PROCESSES = [
     f"{_PACKAGE}.{module}"
-    for module in ("datasets.synthetic.write_bravo", "pipeline.scoring.evaluate", "pipeline.report.build_report")
+    for module in (
+        *("datasets.synthetic.write_bravo", "pipeline.scoring.evaluate"),
+        *("pipeline.search.count_images", "pipeline.report.build_report"),
+    )
 ]
 """Modules that worker processes of several steps need: imported once, while the first images are drawn."""
 

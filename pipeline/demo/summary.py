@@ -24,6 +24,7 @@ def summary(plan: DemoPlan) -> list[str]:
         "",
         f"On held-out streets of the training datasets, the ensemble has mIoU {by_member['ensemble']:.3f}, "
         f"the best member ({best}) {by_member[best]:.3f}.",
+        _all_against_four(plan),
         "",
         f"report:      {plan.folder / PAGE}",
         f"predictions: {plan.folder / 'run' / 'predictions'}",
@@ -31,6 +32,18 @@ def summary(plan: DemoPlan) -> list[str]:
         "",
         f"Every command runs again with --manifest {shlex.quote(str(plan.manifest))}",
     ]
+
+
+def _all_against_four(plan: DemoPlan) -> str:
+    """All members against the best four that a search finds, on images that the choice did not see."""
+    found = json.loads(plan.searched.read_text())
+    four = next(row for row in found["held_out"] if row["name"] == "best 4")["difference"]
+    if None in four.values():
+        return "Seven members minus the best four: mIoU is not known."
+    ahead, least, most = (-four[name] for name in ("value", "high", "low"))
+    verdict = "seven are better" if least > 0 else "four are better" if most < 0 else "not told apart"
+    interval = f"95 % interval {least:+.4f} to {most:+.4f}"
+    return f"Seven members minus the best four: mIoU {ahead:+.4f}, {interval}: {verdict}."
 
 
 def _means(figures: dict[str, Any]) -> tuple[float, float, float]:

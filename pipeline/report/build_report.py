@@ -13,28 +13,35 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ...datasets.layout.find_images import list_images
 from ...datasets.layout.image_mask_pairs import without_masks
 from ...datasets.parallel import map_files
-from ...errors import DiskError, HmsaError, StoreError, disk_error
+from ...errors import DiskError, HmsaError, ManifestError, StoreError, disk_error
 from ...files import write_json
 from ..config.class_set_field import require_default
 from ..config.manifest import Manifest
 from ..fusion.ensemble_record import require_recorded_classes
-from ..fusion.member_stores import stores_of
+from ..fusion.member_stores import stores_of, voting_members
 from ..fusion.prediction_files import prediction_names, require_predictions
+from ..fusion.prediction_sets import thresholds_of
 from ..runtime.progress import Progress, say
 from ..scoring.averages import DATASET, PLAIN
+from ..scoring.detection.score_components import AUTO, ComponentPlan, least_sizes, score_components
 from ..scoring.ground_truth import BRAVO, GroundTruth, has_labels, load_bravo_ground_truth, load_ground_truth
+from ..scoring.instance_masks import FIGURES as INSTANCES
+from ..scoring.instance_masks import reason_without_instances
+from ..scoring.store_answers import FIGURES as PROBABILITIES
+from ..scoring.store_answers import reason_without_probabilities
 from ..storage.filesystem import remove_partials
 from ..storage.output_folder import own_folders, predictions_path
 from ..storage.writer_lock import writer_lock
 from .image_summary import load_cached, summarise_image
 from .page import FIGURES, write_page
-from .records import PICTURES, DatasetSetup, DatasetSummary, Item
+from .records import PICTURES, RESAMPLING, DatasetSetup, DatasetSummary, Item
 from .story import Story, choose_story, draw_story
 
 
@@ -48,6 +55,7 @@ def plan_report(
     ground_truth: Path | None = None,
     average: str = DATASET,
     confidences: Sequence[str] = (),
+    components: str = AUTO,
 ) -> list[tuple[DatasetSetup, list[Item]]]:
     """Check that photographs, predictions, labels and stores are there, and list each dataset's images.
 
@@ -60,6 +68,7 @@ def plan_report(
         ground_truth: BRAVO's tar file, for its datasets; None for none.
         average: one of `averages.AVERAGES`.
         confidences: functions whose uncertainty is shown as maps, from the members' stores.
+        components: the track whose least sizes count, see `score_components.least_sizes`.
 
     Raises:
         HmsaError: the folder holds something else.
@@ -71,6 +80,7 @@ def plan_report(
             raise HmsaError(f"--write {folder}: holds other things than a report; name another folder")
     except OSError as error:
         raise disk_error(folder, error) from error
+    thresholds = _thresholds(manifest) if members else None
     pages = []
     for entry in manifest.datasets:
         root = entry.root_path()
@@ -107,6 +117,9 @@ def plan_report(
                 exif=entry.exif,
                 classes=manifest.class_set,
                 confidences=tuple(confidences),
+                left_out=_left_out(truth, manifest, members) if truth else {},
+                least=least_sizes(truth, components) if truth and truth.ood else None,
+                thresholds=thresholds,
             )
             selected = [file.path for file in files if part is None or file.split == part]
             pages.append((setup, [(image, pairs.get(image)) for image in selected]))
@@ -139,6 +152,7 @@ def run_report(
         summaries = _draw_pictures(pages, processes)
         shown = {entry.key for summary in summaries for entry in summary.gallery.values()}
         try:
+            _count_components(pages, summaries, processes)
             story = _draw_story(pages, summaries)
             write_page(folder, manifest, summaries, story, processes)
             for old in (folder / PICTURES).iterdir():
@@ -150,6 +164,53 @@ def run_report(
     return summaries
 
 
+def _thresholds(manifest: Manifest) -> tuple[float, ...] | None:
+    """Thresholds of the manifest's prediction sets; None if it has none of this ensemble."""
+    if manifest.sets is None:
+        return None
+    try:
+        return thresholds_of(manifest)
+    except ManifestError as error:
+        say(f"note: no coverage of prediction sets: {error}")
+        return None
+
+
+def _left_out(truth: GroundTruth, manifest: Manifest, members: bool) -> dict[str, str]:
+    """Figures that the labels or the members do not give -> why."""
+    if truth.ood:
+        return {}
+    found: dict[str, str] = {}
+    if reason := reason_without_instances(truth):
+        found |= dict.fromkeys(INSTANCES, reason)
+    subjects = {member.name: (number,) for number, member in enumerate(voting_members(manifest))}
+    reason = reason_without_probabilities(subjects, manifest.ensemble, others=False)
+    if not members:
+        reason = "probabilities are read from the members' stores, which --no-members leaves out"
+    if reason:
+        found |= dict.fromkeys(PROBABILITIES, reason)
+    return found
+
+
+def _count_components(
+    pages: Sequence[tuple[DatasetSetup, list[Item]]], summaries: Sequence[DatasetSummary], processes: int | None
+) -> None:
+    """Count the components of what is out of distribution, at the threshold that all pixels of a dataset give."""
+    for (setup, items), summary in zip(pages, summaries, strict=True):
+        if setup.least is None or setup.truth is None or not summary.counts:
+            continue
+        plan = ComponentPlan(
+            setup.dataset,
+            setup.predictions,
+            replace(setup.truth, pairs=tuple(pair for _, pair in items if pair)),
+            setup.members,
+            {member.name: (number,) for number, (member, _) in enumerate(setup.members)},
+            setup.functions,
+            setup.least,
+        )
+        summary.components = score_components(plan, summary.counts, summary.failed, processes, RESAMPLING)
+        summary.failed |= summary.components.failed
+
+
 def _draw_pictures(pages: Sequence[tuple[DatasetSetup, list[Item]]], processes: int | None) -> list[DatasetSummary]:
     """Draw the pictures that are not there yet; summarise every dataset."""
     setups = [setup for setup, _ in pages]
@@ -158,7 +219,13 @@ def _draw_pictures(pages: Sequence[tuple[DatasetSetup, list[Item]]], processes: 
     for number, (setup, items) in enumerate(pages):
         average = setup.truth.average if setup.truth else PLAIN
         summaries.append(
-            DatasetSummary(setup.dataset, [member.name for member, _ in setup.members], average, setup.classes)
+            DatasetSummary(
+                setup.dataset,
+                [member.name for member, _ in setup.members],
+                average,
+                setup.classes,
+                left_out=setup.left_out,
+            )
         )
         if setup.truth:
             summaries[number].resample([image for image, pair in items if pair])

@@ -34,17 +34,23 @@ from ..fusion.calibrated_logits import calibrated_logits
 from ..fusion.fuse import quantise
 from ..fusion.member_stores import ENSEMBLE, confidences_from_stores, fuse_members, open_store
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction
+from ..fusion.prediction_sets import in_set
 from ..pictures.colours import confidence_as_float
 from ..scoring.figures.class_reliability import count_by_class
-from ..scoring.pixel_counts import OPTIONAL, PixelCounts
+from ..scoring.figures.probabilities import ProbabilitySums
+from ..scoring.figures.set_coverage import SetCoverage
+from ..scoring.instance_masks import FIGURES as INSTANCES
+from ..scoring.instance_masks import SIZES, instance_mask, read_instances
+from ..scoring.pixel_counts import OPTIONAL, LabelledImage, OutlierImage, PixelCounts
+from ..scoring.store_answers import FIGURES as PROBABILITIES
 from ..storage.filesystem import version_tag
 from ..store.logit_store import LogitStore
 from ..text import without_nan
 from .image_pictures import draw_pictures, draw_uncertainties
 from .records import BINS, PICTURES, DatasetSetup, GalleryEntry, ImageSummary, Item
 
-_FORMAT = 2
-_ARRAYS = ("histogram", "disputes", "by_class")
+_FORMAT = 3
+_ARRAYS = ("histogram", "disputes", "by_class", "sets")
 _SUMMARY_FILE = "exhibit.npz"
 _LEAST_SHARE = 0.0005
 
@@ -99,6 +105,8 @@ def _key(setup: DatasetSetup, image: str, pair: ImageMaskPair | None) -> str:
     meaning: list[Any] = []
     if pair and setup.truth:
         sources.append(setup.truth.source(pair))
+        if _has_instances(setup):
+            sources.append(instance_mask(setup.truth.reader.root, pair))
         facts: DatasetSpec | None = getattr(setup.truth.reader, "source", None)
         meaning = [pair.encoding, facts and facts.mapping]
     for _, path in setup.members:
@@ -110,8 +118,7 @@ def _key(setup: DatasetSetup, image: str, pair: ImageMaskPair | None) -> str:
     functions = setup.functions.model_dump(mode="json")
     record = [_FORMAT, setup.dataset, image, setup.width, numbers, functions, meaning]
     record += [(str(path), version_tag(path)) for path in sources]
-    if setup.confidences:
-        record.append(setup.confidences)
+    record += [one for one in (setup.confidences, setup.thresholds) if one]
     if not setup.classes.is_default:
         record.append((setup.classes.names, setup.classes.colours))
     return hashlib.sha256(json.dumps(record).encode()).hexdigest()[:20]
@@ -136,14 +143,19 @@ def _summarise(setup: DatasetSetup, image: str, pair: ImageMaskPair | None, fold
     )
     histogram = np.bincount((confidence.ravel() >> 10).astype(np.int64), minlength=BINS)
     summary = ImageSummary(entry, histogram=histogram)
-    if truth is not None and setup.truth:
-        counts = summary.counts[ENSEMBLE] = setup.truth.count(label, confidence, truth)
+    labelled = None
+    if truth is not None and pair and setup.truth:
+        instances = None
+        if _has_instances(setup):
+            instances = read_instances(setup.truth.reader.root, pair, truth.shape), SIZES
+        labelled = setup.truth.labelled_image(truth, instances)
+        counts = summary.counts[ENSEMBLE] = labelled.count(label, confidence)
         figures = without_nan(counts.figures())
         entry.ood, entry.wrong = counts.ood, figures["fpr95"]
         if not counts.ood:
             summary.by_class = count_by_class(label, confidence, truth, len(setup.classes))
             entry.wrong = None if figures["accuracy"] is None else 1 - figures["accuracy"]
-    information = _compare_members(setup, image, truth, summary) if setup.members else None
+    information = _compare_members(setup, image, truth, labelled, summary) if setup.members else None
     draw_pictures(setup, folder, summary, photograph, label, confidence, truth, information)
     if setup.confidences:
         _, maps = confidences_from_stores(setup.members, image, setup.functions.label, setup.confidences)
@@ -152,8 +164,16 @@ def _summarise(setup: DatasetSetup, image: str, pair: ImageMaskPair | None, fold
     return summary
 
 
+def _has_instances(setup: DatasetSetup) -> bool:
+    return setup.truth is not None and not setup.truth.ood and INSTANCES[0] not in setup.left_out
+
+
 def _compare_members(
-    setup: DatasetSetup, image: str, truth: np.ndarray | None, summary: ImageSummary
+    setup: DatasetSetup,
+    image: str,
+    truth: np.ndarray | None,
+    labelled: LabelledImage | OutlierImage | None,
+    summary: ImageSummary,
 ) -> np.ndarray | None:
     """Look at every member; mutual information (H, W) float32, None if there is one member."""
     stores = [open_store(path) for _, path in setup.members]
@@ -165,14 +185,23 @@ def _compare_members(
             f"{summary.entry.size[0]}x{summary.entry.size[1]}; fuse it again"
         )
     members = [member for member, _ in setup.members]
+    sums = None
+    if truth is not None and setup.truth and not setup.truth.ood and PROBABILITIES[0] not in setup.left_out:
+        sums = _Sums(setup, truth)
     strips = [
-        _fuse_strip(stores, rows, members, setup.functions, start, stop) for start, stop in stores[0].strips(rows[0])
+        _fuse_strip(stores, rows, members, setup.functions, start, stop, sums)
+        for start, stop in stores[0].strips(rows[0])
     ]
     labels = [np.concatenate([strip[0][i] for strip in strips]) for i in range(len(members))]
     confidences = [np.concatenate([strip[1][i] for strip in strips]) for i in range(len(members))]
-    if truth is not None and setup.truth:
+    if labelled is not None:
         for member, label, confidence in zip(members, labels, confidences, strict=True):
-            summary.counts[member.name] = setup.truth.count(label, confidence, truth)
+            summary.counts[member.name] = labelled.count(label, confidence)
+    if sums is not None:
+        for name, counted in summary.counts.items():
+            counted.losses, counted.classwise = sums.losses.losses[name], sums.losses.classwise[name]
+        if sums.sets is not None:
+            summary.sets = sums.sets.shares()
     if len(members) < 2:
         return None
     disputes = np.zeros((len(members), len(members)), np.int64)
@@ -186,6 +215,22 @@ def _compare_members(
     return information
 
 
+class _Sums:
+    """Sums over the probabilities of one image with labels of classes."""
+
+    def __init__(self, setup: DatasetSetup, truth: np.ndarray) -> None:
+        names = [ENSEMBLE, *(member.name for member, _ in setup.members)]
+        self.losses = ProbabilitySums(truth, len(setup.classes), names)
+        self.thresholds = setup.thresholds or ()
+        self.sets = SetCoverage(truth, len(setup.classes)) if setup.thresholds else None
+
+    def add_ensemble(self, rows: slice, probabilities: Tensor) -> None:
+        """Add rows of the ensemble, (C, rows, W) float32."""
+        self.losses.add(ENSEMBLE, rows, probabilities)
+        if self.sets is not None:
+            self.sets.add(rows, in_set(probabilities, self.thresholds))
+
+
 def _fuse_strip(
     stores: Sequence[LogitStore],
     rows: Sequence[int],
@@ -193,25 +238,38 @@ def _fuse_strip(
     functions: FusionFunctions,
     start: int,
     stop: int,
+    sums: _Sums | None,
 ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """Each member's class map and confidence, and the mutual information, of some rows."""
+    """Each member's class map and confidence, and the mutual information, of some rows.
+
+    ``sums`` takes the probabilities of the members and of the ensemble; its function of the label is probable then.
+    """
     labels, confidences = [], []
     total = sum(member.weight for member in members)
     mean: Tensor | None = None
     inner: Tensor | None = None
+    mean_logits: Tensor | None = None
     for store, row, member in zip(stores, rows, members, strict=True):
         logits = torch.from_numpy(store.read(row, start, stop))
         fused = fuse_members([logits], [member], functions)
         labels.append(fused.label.numpy())
         confidences.append(quantise(fused.confidence).numpy())
-        p = calibrated_logits(logits, member).softmax(0).mul_(member.weight / total)
-        # The entropy of what is multiplied by w is w (H - log w).
         share = member.weight / total
+        z = calibrated_logits(logits, member)
+        p = z.softmax(0)
+        if sums is not None:
+            sums.losses.add(member.name, slice(start, stop), p)
+            if functions.label == "mean-logit":
+                mean_logits = z * share if mean_logits is None else mean_logits.add_(z, alpha=share)
+        p.mul_(share)
+        # The entropy of what is multiplied by w is w (H - log w).
         entropy = torch.special.entr(p).sum(0).add_(share * math.log(share))
         mean = p if mean is None else mean.add_(p)
         inner = entropy if inner is None else inner.add_(entropy)
     if mean is None or inner is None:
         raise ValueError("there is no member")
+    if sums is not None:
+        sums.add_ensemble(slice(start, stop), mean if mean_logits is None else mean_logits.softmax(0))
     return labels, confidences, (torch.special.entr(mean).sum(0) - inner).clamp_(min=0.0).numpy()
 
 

@@ -72,6 +72,7 @@ def write_page(
         members=[member.name for member in voting_members(manifest)],
         images=sum(len(summary.gallery) for summary in summaries),
         calibrated=any(member.temperature != 1 or member.calibration for member in voting_members(manifest)),
+        coverage=manifest.sets.coverage if manifest.sets else None,
         story=shown_story(story, manifest.class_set),
         settings=settings,
         tables=summary_tables(summaries),

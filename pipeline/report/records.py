@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ..config.manifest import FusionFunctions as Functions
 from ..fusion.member_stores import ENSEMBLE, MemberStore
 from ..scoring.averages import PLAIN, Average
+from ..scoring.detection.components import LeastSizes
+from ..scoring.detection.score_components import ComponentScores
+from ..scoring.figures.set_coverage import coverage_figures
 from ..scoring.ground_truth import GroundTruth
 from ..scoring.pixel_counts import PixelCounts
 from ..scoring.resampling.bootstrap import Bootstrap, Resampling, draws, intervals
@@ -38,6 +41,9 @@ class DatasetSummary:
         failed: images that could not be looked at -> reasons.
         bootstrap: sums of the ensemble's resampled counts; None without labels.
         times: image -> how often each resampling holds it, of those with labels.
+        left_out: figures that the data does not give -> why.
+        components: of what is out of distribution; None where none were counted.
+        sets: (4, C + 1), the sum of `SetCoverage.shares` over the images; None without thresholds.
     """
 
     dataset: str
@@ -53,7 +59,11 @@ class DatasetSummary:
     by_class: np.ndarray | None = None
     bootstrap: Bootstrap | None = None
     times: dict[str, np.ndarray] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    components: ComponentScores | None = None
+    sets: np.ndarray | None = None
     _disputed: np.ndarray | None = None
+    _intervals: dict[str, list[Any]] | None = None
 
     def resample(self, images: Sequence[str]) -> None:
         """Prepare intervals over ``images``, the paths of those with labels, in whatever order they are added."""
@@ -66,7 +76,9 @@ class DatasetSummary:
         """The ends of the interval of each of the ensemble's figures; empty with fewer than two labelled images."""
         if self.bootstrap is None or ENSEMBLE not in self.counts:
             return {}
-        return intervals(self.bootstrap.replicates(ENSEMBLE, self.counts[ENSEMBLE], self.average))
+        if self._intervals is None:
+            self._intervals = intervals(self.bootstrap.replicates(ENSEMBLE, self.counts[ENSEMBLE], self.average))
+        return self._intervals
 
     def add(self, image: str, found: ImageSummary | str) -> None:
         """Count one image more; what is large of it is not kept."""
@@ -74,9 +86,12 @@ class DatasetSummary:
             self.failed[image] = found
             return
         self.gallery[image] = found.entry
+        self._intervals = None
         self.histogram += found.histogram
         if found.by_class.size:
             self.by_class = found.by_class if self.by_class is None else self.by_class + found.by_class
+        if found.sets.size:
+            self.sets = found.sets if self.sets is None else self.sets + found.sets
         for name, counted in found.counts.items():
             total = self.counts.setdefault(name, PixelCounts.none(counted.ood, len(self.classes)))
             total += counted
@@ -108,14 +123,13 @@ class DatasetSummary:
         """True if there are labels and they are classes."""
         return bool(self.counts) and not self.counts[ENSEMBLE].ood
 
+    def set_figures(self) -> list[dict[str, Any]]:
+        """Rows of `coverage_figures`; none without thresholds."""
+        return [] if self.sets is None else coverage_figures(self.sets, self.classes.names)
+
     def figures(self, shaped: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> dict[str, dict[str, Any]]:
         """Figures of each subject over all images, passed through ``shaped``; empty without labels."""
         return {name: shaped(counts.figures(self.average)) for name, counts in self.counts.items()}
-
-    def _resampled(self) -> dict[str, Any]:
-        if not self.counts:
-            return {}
-        return {"bootstrap": RESAMPLING.as_json(), "intervals": without_nan(self.intervals())}
 
     def as_json(self) -> dict[str, Any]:
         """Figures by subject and by image; null where one is not defined."""
@@ -127,7 +141,9 @@ class DatasetSummary:
             **(
                 {"bootstrap": RESAMPLING.as_json(), "intervals": without_nan(self.intervals())} if self.counts else {}
             ),
-            **({"average": self.average.as_json()} if self.semantic else {}),
+            **({"average": self.average.as_json(), "left_out": dict(self.left_out)} if self.semantic else {}),
+            **({"components": self.components.as_json()} if self.components else {}),
+            **({"sets": [without_nan(row) for row in self.set_figures()]} if self.sets is not None else {}),
             **{name: self.mean(name) for name in _MEANS},
             "members": self.members,
             "disputes": None if disputes is None else disputes.tolist(),
@@ -165,6 +181,9 @@ class DatasetSetup:
         exif: whether photographs are turned as EXIF says.
         classes: of the manifest.
         confidences: functions whose uncertainty is shown as maps.
+        left_out: figures that the data does not give -> why.
+        least: the sizes below which components are left out; None where no components are counted.
+        thresholds: (C,) least probabilities of prediction sets; None where there are none of this ensemble.
     """
 
     dataset: str
@@ -178,6 +197,9 @@ class DatasetSetup:
     exif: bool = False
     classes: ClassSet = CITYSCAPES19
     confidences: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    least: LeastSizes | None = None
+    thresholds: tuple[float, ...] | None = None
 
 
 @dataclass
@@ -222,6 +244,7 @@ class ImageSummary:
         histogram: (64,) int64 pixels by the ensemble's confidence.
         disputes: (M, M) int64: pixels of which two members say another class.
         by_class: (3, C, 15) of `class_reliability.count_by_class` of the ensemble; no classes without labels of them.
+        sets: (4, C + 1) of `SetCoverage.shares`; empty without labels of classes, or without thresholds.
     """
 
     entry: GalleryEntry
@@ -229,3 +252,4 @@ class ImageSummary:
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(BINS, np.int64))
     disputes: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
     by_class: np.ndarray = field(default_factory=lambda: np.zeros((3, 0, 0)))
+    sets: np.ndarray = field(default_factory=lambda: np.zeros((4, 0)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...datasets.taxonomy import CATEGORIES
 from ..fusion.member_stores import ENSEMBLE
 from ..scoring.figures.names import LOWER_IS_BETTER
 from ..text import figure, plural
@@ -14,20 +15,55 @@ from .records import RESAMPLING, DatasetSummary
 
 TITLES = {
     "miou": "mIoU",
-    "miou_classes": "classes",
+    "miou_classes": "classes in it",
     "accuracy": "accuracy",
+    "mean_precision": "precision",
+    "mean_recall": "recall",
+    "category_miou": "category IoU",
+    "boundary_miou": "boundary IoU",
+    "miiou": "iIoU",
+    "nll": "NLL",
+    "brier": "Brier score",
     "ece": "ECE",
+    "adaptive_ece": "adaptive ECE",
+    "smooth_ece": "smooth ECE",
+    "classwise_ece": "classwise ECE",
+    "mce": "MCE",
     "auroc": "AUROC",
     "auprc_success": "AUPR right",
     "auprc_error": "AUPR wrong",
     "auprc": "AUPRC",
     "fpr95": "FPR 95",
-    "smooth_ece": "smooth ECE",
     "aurc": "AURC",
-    "mean_recall": "recall",
-    "boundary_miou": "boundary IoU",
+    "eaurc": "E-AURC",
+    "augrc": "AUGRC",
+    "risk_at_80_coverage": "risk at 80 % coverage",
+    "coverage_at_5_risk": "coverage at 5 % risk",
+    "best_f1": "best F1 of pixels",
+    "threshold": "at the score",
+    "siou": "sIoU",
+    "ppv": "PPV",
+    "f1": "mean F1",
 }
-_CLASSES = ("miou", "accuracy", "ece", "auroc", "auprc_success", "auprc_error", "fpr95")
+"""Headings of the figures."""
+GROUPS: dict[str, tuple[str, ...]] = {
+    "class map": (
+        *("miou", "miou_classes", "accuracy", "mean_precision", "mean_recall"),
+        *("category_miou", "boundary_miou", "miiou"),
+    ),
+    "calibration": ("nll", "brier", "ece", "adaptive_ece", "smooth_ece", "classwise_ece", "mce"),
+    "confidence": ("auroc", "auprc", "auprc_success", "auprc_error", "fpr95"),
+    "selective prediction": ("aurc", "eaurc", "augrc", "risk_at_80_coverage", "coverage_at_5_risk"),
+    "components": ("best_f1", "threshold", "siou", "ppv", "f1"),
+}
+"""Heading -> figures of one dataset that stand below it."""
+BY_CLASS = {"precision": "precision", "recall": "recall", "boundary_iou": "boundary IoU", "iiou": "iIoU"}
+"""Figures of each class besides its IoU -> headings."""
+_NEITHER = ("miou_classes", "threshold")
+_CLASSES = (
+    *("miou", "accuracy", "boundary_miou", "nll", "brier", "ece"),
+    *("auroc", "auprc_success", "auprc_error", "fpr95", "aurc"),
+)
 _OUTLIERS = ("auroc", "auprc", "fpr95")
 
 Figures = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -65,7 +101,8 @@ def summary_tables(summaries: Sequence[DatasetSummary]) -> list[dict[str, Any]]:
 
 def _compare(figures: Figures, name: str) -> dict[str, Any] | None:
     """One row of a summary table; None if the figure is defined nowhere."""
-    rows = [{who: float(values[name]) for who, values in one.items()} for one in figures.values()]
+    known = [one for one in figures.values() if all(name in values for values in one.values())]
+    rows = [{who: float(values[name]) for who, values in one.items()} for one in known]
     rows = [row for row in rows if not np.isnan(list(row.values())).any()]
     if not rows:
         return None
@@ -118,35 +155,83 @@ def overview_table(summaries: Sequence[DatasetSummary]) -> dict[str, Any]:
 
 
 def dataset_table(summary: DatasetSummary) -> dict[str, Any]:
-    """The dataset's figures of every subject; the best of each figure is marked."""
-    figures = summary.figures()
-    names = [name for name in next(iter(figures.values()), {}) if name in TITLES]
-    best = {}
-    for name in names:
-        values = [row[name] for row in figures.values() if not np.isnan(row[name])]
-        if len(values) > 1 and name != "miou_classes":
-            best[name] = min(values) if name in LOWER_IS_BETTER else max(values)
+    """All figures of a dataset, a row each, with the ensemble's interval and the members' values."""
+    scores = summary.figures()
+    if summary.components:
+        components = summary.components.figures()
+        scores = {name: {**row, **components[name]} for name, row in scores.items()}
+    ends = summary.intervals() | (summary.components.intervals.get(ENSEMBLE, {}) if summary.components else {})
     disagreement = summary.mean("disagreement")
-    ends = summary.intervals()
+    found = next(iter(scores.values()), {})
+    groups = [
+        {"title": title, "rows": [_row(name, scores, ends) for name in names if name in found]}
+        for title, names in GROUPS.items()
+    ]
     return {
         "dataset": summary.dataset,
         "images": len(summary.gallery),
-        "interval": [f"{figure(ends[name][0])} to {figure(ends[name][1])}" if name in ends else "" for name in names]
-        if ends
-        else [],
+        "subjects": list(scores),
+        "intervals": bool(ends),
         "resamplings": RESAMPLING.replicates,
+        "groups": [group for group in groups if group["rows"]],
+        "classes": _class_table(scores, ends, "iou", summary.classes.names),
+        "categories": _class_table(scores, ends, "category_iou", tuple(CATEGORIES)),
+        "sets": [
+            (row["name"] or "all", *(figure(row[name]) for name in ("coverage", "size", "empty")), row["images"])
+            for row in summary.set_figures()
+        ],
         "average": f"mIoU {summary.average.words()}." if summary.semantic else None,
-        "columns": [TITLES[name] for name in names],
-        "rows": [
-            {"subject": subject, "cells": [(figure(row[name]), row[name] == best.get(name)) for name in names]}
-            for subject, row in figures.items()
-        ],
-        "iou": [
-            (name, [figure(row["iou"][number]) for row in figures.values()])
-            for number, name in enumerate(summary.classes.names)
-            if figures and all("iou" in row for row in figures.values())
-        ],
+        "least": summary.components.least if summary.components else None,
+        "left_out": _missing(summary.left_out) if summary.semantic else [],
         "confidence": figure(summary.mean("confidence")),
         "disagreement": None if disagreement is None else f"{100 * disagreement:.2f} %",
         "information": figure(summary.mean("information")),
     }
+
+
+def _row(name: str, scores: Mapping[str, Mapping[str, Any]], ends: Mapping[str, Any]) -> dict[str, Any]:
+    """One figure: of every subject, the best one marked."""
+    values = [row[name] for row in scores.values()]
+    known = [value for value in values if not np.isnan(value)]
+    lower = name in LOWER_IS_BETTER
+    best = (min if lower else max)(known) if len(known) > 1 and name not in _NEITHER else None
+    return {
+        "title": TITLES[name],
+        "better": None if name in _NEITHER else "low" if lower else "high",
+        "cells": [(figure(value), value == best) for value in values],
+        "interval": _ends(ends[name]) if name in ends else "",
+    }
+
+
+def _class_table(
+    scores: Mapping[str, Mapping[str, Any]], ends: Mapping[str, Any], name: str, rows: Sequence[str]
+) -> dict[str, Any] | None:
+    """IoU of each class or category of every subject, and other figures of the ensemble; None without labels."""
+    if not scores or not all(row.get(name) for row in scores.values()):
+        return None
+    others = {key: title for key, title in BY_CLASS.items() if name == "iou" and key in scores[ENSEMBLE]}
+    return {
+        "others": list(others.values()),
+        "rows": [
+            {
+                "name": each,
+                "values": [figure(row[name][number]) for row in scores.values()],
+                "interval": _ends(ends[name][number]) if name in ends else "",
+                "others": [figure(scores[ENSEMBLE][key][number]) for key in others],
+            }
+            for number, each in enumerate(rows)
+        ],
+    }
+
+
+def _ends(ends: Sequence[float]) -> str:
+    return "" if np.isnan(ends).any() else f"{figure(ends[0])} to {figure(ends[1])}"
+
+
+def _missing(left_out: Mapping[str, str]) -> list[str]:
+    """Sentences about figures that the data does not give, one for each reason."""
+    reasons = list(dict.fromkeys(left_out.values()))
+    names = [
+        [TITLES[name] for name, why in left_out.items() if why == reason and name in TITLES] for reason in reasons
+    ]
+    return [f"No {', '.join(some)}: {reason}." for some, reason in zip(names, reasons, strict=True)]

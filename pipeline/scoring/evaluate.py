@@ -30,15 +30,13 @@ from ..text import without_nan
 from .averages import DATASET
 from .each_image import count_each_image
 from .ground_truth import LABELLED, GroundTruth, has_labels, load_ground_truth
+from .instance_masks import FIGURES as INSTANCES
 from .instance_masks import SIZES, read_instances, reason_without_instances
 from .pixel_counts import PixelCounts
 from .resampling.bootstrap import Bootstrap, Replicates, Resampling, intervals
 from .resampling.comparison import Difference, differences
 from .store_answers import FIGURES as PROBABILITIES
 from .store_answers import answers_from_stores, reason_without_probabilities
-
-INSTANCES = ("iiou", "miiou")
-"""The figures that need masks of instances."""
 
 
 @dataclass(frozen=True)

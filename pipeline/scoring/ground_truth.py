@@ -23,7 +23,7 @@ from ..config.manifest import DatasetEntry
 from ..config.value_types import NamesOf
 from ..submission.bravo_archives import TarArchive, base_of, read_mask, split_of, truth_endings
 from .averages import DATASET, PLAIN, Average, average_of
-from .pixel_counts import CLASSES, LabelledImage, OutlierImage, PixelCounts
+from .pixel_counts import CLASSES, LabelledImage, OutlierImage
 
 LABELLED = NamesOf(KNOWN_DATASETS, OUTLIERS)
 """The types of dataset that have labels beside their photographs."""
@@ -84,16 +84,6 @@ class GroundTruth:
     def source(self, pair: ImageMaskPair) -> Path:
         """The file that the mask is read from."""
         return self.reader.root if isinstance(self.reader, BravoMaskReader) else located(self.reader.root, pair.mask)
-
-    def count(self, label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> PixelCounts:
-        """Count one image's pixels; see `pixel_counts.count_classes` and `pixel_counts.count_ood`.
-
-        Args:
-            label: (H, W) uint8 train ids.
-            confidence: (H, W) uint16.
-            truth: (H, W) uint8, 255 where nothing is known.
-        """
-        return self.labelled_image(truth).count(label, confidence)
 
     def labelled_image(
         self, truth: np.ndarray, instances: tuple[np.ndarray, Mapping[int, float]] | None = None

@@ -17,6 +17,8 @@ from .figures.instances import MEAN_SIZES
 from .ground_truth import GroundTruth
 
 _CLASSES, _INSTANCES = "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
+FIGURES = ("iiou", "miiou")
+"""Figures that need masks of instances."""
 SIZES = {CLASS_NAMES.index(name): size for name, size in MEAN_SIZES.items()}
 """Train id of a class with instances -> mean size of its objects."""
 
@@ -40,6 +42,14 @@ def _paths(root: Path, pairs: Sequence[ImageMaskPair]) -> list[Path | None]:
     ]
 
 
+def instance_mask(root: Path, pair: ImageMaskPair) -> Path:
+    """The file of a pair's ids of instances; ValueError if its mask is not named as Cityscapes'."""
+    (path,) = _paths(root, [pair])
+    if path is None:
+        raise ValueError(f"{pair.mask}: has no mask of instances")
+    return path
+
+
 def read_instances(root: Path, pair: ImageMaskPair, size: tuple[int, ...]) -> np.ndarray:
     """The ids of instances of a pair, (H, W) uint8 or uint16; DatasetError if they cannot be read.
 
@@ -48,9 +58,7 @@ def read_instances(root: Path, pair: ImageMaskPair, size: tuple[int, ...]) -> np
         pair: an image and its mask of classes.
         size: (H, W) of the mask.
     """
-    (path,) = _paths(root, [pair])
-    if path is None:
-        raise ValueError(f"{pair.mask}: has no mask of instances")
+    path = instance_mask(root, pair)
     try:
         found = decode_grey(path.read_bytes(), path)
     except OSError as error:

@@ -27,6 +27,9 @@ from hmsa_pipeline.pipeline.commands import demo as commands_demo
 from hmsa_pipeline.pipeline.config.load_manifest import SHIPPED
 from hmsa_pipeline.pipeline.demo import members, plan, steps, train
 from hmsa_pipeline.pipeline.demo import run as run_module
+from hmsa_pipeline.pipeline.demo.summary import summary
+from hmsa_pipeline.pipeline.report.tables import TITLES
+from hmsa_pipeline.pipeline.scoring.figures.names import NUMBERS
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -69,7 +72,7 @@ def test_every_drawn_photograph_has_a_class_map_and_a_confidence(walked: tuple[P
                 assert np.asarray(picture).dtype == dtype
 
 
-STEPS = ("dump", "ensemble", "evaluate", "calibrate", "ensemble", "evaluate", "submit", "report")
+STEPS = ("dump", "ensemble", "evaluate", "search", "calibrate", "ensemble", "evaluate", "submit", "report")
 """What follows when members and data are there."""
 
 
@@ -125,12 +128,58 @@ def test_the_table_at_the_end(walked: tuple[Path, str]) -> None:
     assert means[best] == max(means.values())
 
 
+def test_it_says_whether_seven_members_are_better_than_four(walked: tuple[Path, str], tmp_path: Path) -> None:
+    folder, said = walked
+    (line,) = [line for line in said.splitlines() if line.startswith("Seven members minus the best four")]
+    result = _run("search", "--manifest", folder / "manifest.yaml", "--json", "-")
+    rows = {row["name"]: row for row in result.figures["held_out"]}
+    lead = [-rows["best 4"]["difference"][name] for name in ("value", "high", "low")]
+    assert list(map(float, re.findall(r"[+-]\d\.\d{4}", line))) == pytest.approx(lead, abs=5.1e-5)
+    every, four = (rows[name]["figures"]["miou"]["value"] for name in ("all 7", "best 4"))
+    assert lead[0] == pytest.approx(every - four)
+
+    for name in ("scores.json", "calibrated.json", "report/report.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / name, tmp_path / name)
+    for low, high, verdict in (
+        (-0.02, -0.01, "seven are better"),
+        (0.01, 0.02, "four are better"),
+        (-0.01, 0.02, "not told apart"),
+    ):
+        rows["best 4"]["difference"] = {"value": (low + high) / 2, "low": low, "high": high}
+        (tmp_path / "search.json").write_text(json.dumps(result.figures | {"held_out": [*rows.values()]}))
+        wanted = f"{-(low + high) / 2:+.4f}, 95 % interval {-high:+.4f} to {-low:+.4f}: {verdict}."
+        assert sum(one.endswith(wanted) for one in summary(plan.DemoPlan(tmp_path, 0))) == 1, verdict
+
+
+def test_the_report_shows_every_figure(walked: tuple[Path, str]) -> None:
+    folder, _ = walked
+    report = json.loads((folder / "report" / "report.json").read_text())
+    page = (folder / "report" / "index.html").read_text()
+    assert report["search"]["members"] == list(NAMES)
+    (city,) = (one for one in report["datasets"] if one["dataset"] == "cityscapes_val")
+    wanted = {*NUMBERS} - {"auprc", "miiou"}
+    assert wanted <= city["scores"]["ensemble"].keys()
+    assert wanted - {"miou_classes"} <= city["intervals"].keys()
+    (foreign,) = (one for one in report["datasets"] if one["dataset"] == "bravo_SMIYC")
+    assert {"best_f1", "siou", "ppv", "f1"} <= foreign["components"]["scores"]["gta5"].keys()
+    for title in {*TITLES.values()} - {TITLES["miiou"]}:
+        assert f">{title}" in page, title
+    for layer in ("entropy", "mutual-information"):
+        assert len(list((folder / "report" / "pictures").glob(f"*/uncertainty-{layer}.jpg"))) == page.count(
+            f'"uncertainty-{layer}"'
+        )
+        assert f'"uncertainty-{layer}"' in page
+    titles = ("Risk and coverage", "Confusion matrix", "Reliability by predicted class", "Quality and cost")
+    assert all(f"<b>{title}.</b>" in page for title in titles)
+
+
 def test_what_was_done_is_not_done_again(walked: tuple[Path, str]) -> None:
     folder, _ = walked
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     result = _run("demo", "--quick", cwd=folder.parent)
     assert result.code == 0
-    assert result.out.count("done before") == 12
+    assert result.out.count("done before") == 13
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     changed = {path.name for path in after if after[path] != before.get(path)}
     assert changed <= {"manifest.yaml", "members.json", "student.yaml", "one.yaml"}

@@ -17,6 +17,7 @@ from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
 from hmsa_pipeline.pipeline.scoring.detection.components import ANOMALIES, OBSTACLES
+from hmsa_pipeline.pipeline.scoring.resampling.bootstrap import Resampling, draws
 from PIL import Image
 
 from ..slow_components import slow_figures
@@ -119,6 +120,35 @@ def test_several_confidences_are_scored_from_one_look_at_the_stores(city: Bench,
 def label_of(bench: Bench, image: str) -> np.ndarray:
     with Image.open(bench.predictions / "fine" / f"{image.rpartition('.')[0]}_pred.png") as file:
         return np.asarray(file)
+
+
+def test_confidences_have_intervals_over_images(city: Bench, tmp_path: Path) -> None:
+    table = str(tmp_path / "s.csv")
+    options = ("--datasets", "fine", "--confidences", "mean-softmax,margin", "--bootstrap", "60", "--seed", "5")
+    said = city.run("evaluate", *options, "--json", str(tmp_path / "s.json"), "--csv", table).out.splitlines()
+    (figures,) = json.loads((tmp_path / "s.json").read_text())
+    found = figures["confidence_intervals"]
+    # The manifest's function has those of what `ensemble` wrote, from the same draws.
+    assert found["mean-softmax"].items() <= figures["intervals"]["ensemble"].items()
+    root = Path(city.tree["datasets"][0]["root"])
+    reader = LabelReader(root, dataset_spec("cityscapes"))
+    parts = []
+    for pair in list_pairs(root, "cityscapes", "val"):
+        truth = reader.read(pair)
+        own = uncertainties([stored(city.store("fine", name))[pair.image] for name in MODELS])["margin"]
+        parts.append(((label_of(city, pair.image) == truth)[truth != 255], -own[truth != 255]))
+    right, sure = (np.concatenate(one) for one in zip(*parts, strict=True))
+    sizes = [len(one) for one, _ in parts]
+    times = np.stack(list(draws(len(parts), Resampling(60, 5))), 1)
+    areas = [sklearn.metrics.roc_auc_score(right, sure, sample_weight=np.repeat(one, sizes)) for one in times]
+    assert found["margin"]["auroc"] == pytest.approx(np.quantile(areas, (0.025, 0.975)), abs=1e-3)
+    assert found["margin"]["auroc"][0] < found["margin"]["auroc"][1]
+    assert said[-2].split() == ["2.5", "%", *(f"{low:.4f}" for low, _ in found["margin"].values())]
+    row = next(row for row in csv.DictReader((tmp_path / "s.csv").open()) if row["subject"] == "ensemble, margin")
+    assert [float(row[f"fpr95 {end}"]) for end in ("low", "high")] == found["margin"]["fpr95"]
+    plain = city.run("evaluate", *options[:4], "--json", "-").figures[0]
+    assert "confidence_intervals" not in plain
+    assert plain["confidences"] == figures["confidences"]
 
 
 def test_members_that_are_chosen_are_those_whose_confidences_are_scored(city: Bench) -> None:
@@ -278,6 +308,32 @@ def test_components_are_those_of_the_slow_version_for_each_track(tracks: Bench, 
     assert json.dumps(components(tracks, "dataset_ObstacleTrack", OBSTACLES)["f1"]) != "NaN"
 
 
+def test_components_have_intervals_over_images_at_the_threshold_of_all(tracks: Bench, tmp_path: Path) -> None:
+    table = str(tmp_path / "s.csv")
+    options = ("--components", "obstacle", "--bootstrap", "50", "--seed", "2")
+    result = tracks.run("evaluate", *options, "--json", str(tmp_path / "s.json"), "--csv", table)
+    figures = json.loads((tmp_path / "s.json").read_text())[1]["components"]
+    maps, level = [], round(figures["scores"]["ensemble"]["threshold"] * 65536)
+    track = "dataset_ObstacleTrack"
+    for path in sorted((tracks.predictions / "odd" / track / "images").glob("*_conf.png")):
+        mask = tracks.root / "photos/smiyc" / track / "labels_masks" / path.name.replace("_conf", "_labels_semantic")
+        maps.append((65535 - np.array(Image.open(path)).astype(int) >= level, np.array(Image.open(mask))))
+    times = np.stack(list(draws(len(maps), Resampling(50, 2))), 1).tolist()
+    slow = {
+        tuple(one): slow_figures([m for m, n in zip(maps, one, strict=True) for _ in range(n)], OBSTACLES)
+        for one in times
+    }
+    found = figures["intervals"]["ensemble"]
+    for name in ("siou", "ppv", "f1"):
+        wanted = np.nanquantile([slow[tuple(one)][name] for one in times], (0.025, 0.975))
+        assert found[name] == pytest.approx(wanted, abs=1e-9), name
+    assert found["siou"][0] < found["siou"][1]
+    ends = [line.split() for line in result.out.splitlines() if line.split()[:2] == ["97.5", "%"]][-1]
+    assert ends[2:] == [f"{found[name][1]:.4f}" for name in ("siou", "ppv", "f1")]
+    rows = [row for row in csv.DictReader((tmp_path / "s.csv").open()) if row["subject"] == "ensemble, components"]
+    assert float(rows[1]["siou low"]) == found["siou"][0]
+
+
 def test_the_track_is_said_where_it_cannot_be_known(tracks: Bench, tmp_path: Path) -> None:
     bench = tracks.copy(tmp_path / "bench")
     named = bench.run("evaluate", "--components", "obstacle", "--json", "-").figures
@@ -290,6 +346,25 @@ def test_the_track_is_said_where_it_cannot_be_known(tracks: Bench, tmp_path: Pat
     assert said.startswith("--components auto: odd may be SMIYC's anomaly track or its obstacle track")
     (one,) = bench.run("evaluate", "--components", "anomaly", "--json", "-").figures
     assert one["components"]["scores"]["ensemble"] == named_by_auto(tracks)
+
+
+def test_the_report_shows_the_components_that_evaluate_counts(tracks: Bench, tmp_path: Path) -> None:
+    options = ("--components", "auto", "--per-model", "--bootstrap", "200", "--json", "-")
+    evaluated = tracks.run("evaluate", *options).figures
+    report = ("report", "--write", str(tmp_path / "r"), "--json", "-")
+    said = tracks.run(*report).figures
+    assert [one["components"] for one in said] == [one["components"] for one in evaluated]
+    assert said[1]["components"]["scores"]["ant"]["f1"] is not None
+    page = (tmp_path / "r" / "index.html").read_text()
+    for name, value in said[1]["components"]["scores"]["ant"].items():
+        assert f">{value:.4f}</td>" in page, name
+    assert "Components have at least 10 labelled or 50 predicted pixels" in page
+    named = tracks.run(*report, "--components", "obstacle").figures
+    assert [one["components"]["least_truth"] for one in named] == [10, 10]
+    alone = tracks.run("report", "--write", str(tmp_path / "r"), "--no-members", "--json", "-").figures
+    assert [list(one["components"]["scores"]) for one in alone] == [["ensemble"], ["ensemble"]]
+    refused = tracks.run("report", "--write", str(tmp_path / "r"), "--components", "anomalies").refusal()
+    assert refused == "--components anomalies: is no track; did you mean 'anomaly'?"
 
 
 def named_by_auto(bench: Bench) -> dict[str, Any]:

@@ -279,6 +279,9 @@ ROWS: dict[tuple[str, str], Row] = {
     ("report", "--confidences"): Held(
         "cli/test_report.py::test_uncertainty_by_the_chosen_functions_lies_over_the_photographs"
     ),
+    ("report", "--components"): Held(
+        "cli/test_detection.py::test_the_report_shows_the_components_that_evaluate_counts"
+    ),
     ("report", "--average"): Changes("--average labelled"),
     **common("submit", "--manifest", "--json"),
     **refused("submit"),

@@ -181,3 +181,26 @@ def test_names_that_are_no_figures_are_refused(city: Bench) -> None:
 def test_every_figure_is_either_better_high_or_low(city: Bench) -> None:
     """A perfect prediction that is sure has the best value of each."""
     assert set(NUMBERS) >= LOWER_IS_BETTER
+
+
+@pytest.mark.parametrize("label", ["mean-softmax", "mean-logit", "max-softmax"])
+def test_the_report_has_the_same_figures(city: Bench, label: str, tmp_path: Path) -> None:
+    bench = city.copy(tmp_path / "bench")
+    bench.tree["ensemble"] = {"label": label, "confidence": "entropy"}
+    if label == "max-softmax":
+        for member in bench.tree["models"]:
+            member["weight"] = 1.0
+    bench.save()
+    assert bench.run("ensemble", *FINE, "--overwrite").code == 0
+    evaluated = bench.run("evaluate", *FINE, "--per-model", "--json", "-")
+    reported = bench.run("report", *FINE, "--write", str(tmp_path / "r"), "--json", "-")
+    assert (evaluated.code, reported.code) == (0, 0), (evaluated.err, reported.err)
+    (found,), (shown,) = evaluated.figures, reported.figures
+    assert shown["left_out"] == found["left_out"]
+    assert ("nll" in found["scores"]["ensemble"]) == (label != "max-softmax")
+    assert "miiou" in found["scores"]["ensemble"]
+    for subject, scores in found["scores"].items():
+        for name in PROBABILITIES:
+            if name in scores:
+                assert shown["scores"][subject].pop(name) == pytest.approx(scores.pop(name), rel=1e-6)
+    assert shown["scores"] == found["scores"]

@@ -56,6 +56,7 @@ SURFACE = {
         "--processes",
         "--average",
         "--confidences",
+        "--components",
     },
     "submit": (COMMON - {"--models"}) | {"--samples", "--predictions", "--check", "--format", "--method"},
     "export": (COMMON - {"--datasets", "--output", "-o"}) | {"--write", "--format", "--result", "--overwrite"},

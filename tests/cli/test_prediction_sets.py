@@ -94,6 +94,42 @@ def test_sizes_are_drawn(bench: Bench, tmp_path: Path) -> None:
     assert len(np.unique(sizes)) > 2
 
 
+def test_the_report_shows_coverage_and_size(bench: Bench, tmp_path: Path) -> None:
+    _, tree = fit_sets(bench, "--sets", "0.45")
+    assert bench.run("ensemble", "--overwrite").code == 0
+    report = ("report", "--manifest", str(bench.root / "s.yaml"), "--write", str(tmp_path / "r"), "--json", "-")
+    result = run(*report)
+    (found,) = result.figures
+    least = np.array(tree["sets"]["thresholds"])[:, None, None]
+    wanted: dict[str | None, list[list[float]]] = {row["name"]: [] for row in found["sets"]}
+    names = [name for name in wanted if name is not None]
+    assert len(names) == 19
+    for image, labels in truth(bench).items():
+        inside = fused(bench, "city", image, plain(bench)) >= least
+        for number, name in [*enumerate(names), (None, None)]:
+            own = labels != 255 if number is None else labels == number
+            if own.any():
+                right = np.take_along_axis(inside, (labels % 19)[None].astype(int), 0)[0][own]
+                sizes = inside.sum(0)[own]
+                wanted[name].append([right.mean(), sizes.mean(), (sizes == 0).mean()])
+    page = (tmp_path / "r" / "index.html").read_text()
+    for row in found["sets"]:
+        mine = [row["coverage"], row["size"], row["empty"]]
+        assert row["images"] == len(wanted[row["name"]])
+        if not row["images"]:
+            assert mine == [None, None, None]
+            continue
+        # A probability that stands at its threshold may be on either side of it.
+        assert mine == pytest.approx(np.mean(wanted[row["name"]], 0), abs=2e-3), row
+        assert f">{row['coverage']:.4f}</td>" in page
+    assert len({row["coverage"] for row in found["sets"]}) > 3
+    assert "Asked for: coverage 0.45." in page
+    alone = run(*report, "--models", "ant")
+    assert "sets" not in alone.figures[0]
+    assert "note: no coverage of prediction sets: sets: the thresholds were fitted to other members" in alone.err
+    assert "sets" not in run(*report, "--no-members").figures[0]
+
+
 def test_thresholds_of_another_ensemble_are_refused(bench: Bench, tmp_path: Path) -> None:
     options = ("--write", str(tmp_path / "p"), "--kinds", "sets")
     assert bench.run("ensemble", "--overwrite").code == 0

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from hmsa_pipeline.datasets.taxonomy import PALETTE
+from hmsa_pipeline.pipeline.scoring.figures.names import NUMBERS
+from hmsa_pipeline.pipeline.scoring.store_answers import FIGURES as PROBABILITIES
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from PIL import Image
@@ -97,17 +99,31 @@ def test_the_figures_are_those_of_evaluate(told: tuple[Bench, Path]) -> None:
     bench, folder = told
     evaluated = bench.run("evaluate", "--per-model", "--json", "-").figures[0]
     (mine,) = figures(folder)
-    # The report keeps no probabilities.
-    for scores in evaluated["scores"].values():
-        for name in ("nll", "brier", "classwise_ece"):
-            del scores[name]
-    assert mine["scores"] == evaluated["scores"]
+    said = json.loads(json.dumps(mine))  # other tests read it, too
+    for subject, scores in evaluated["scores"].items():
+        for name in PROBABILITIES:  # sums of other strips, whose last digits differ
+            assert said["scores"][subject].pop(name) == pytest.approx(scores.pop(name), rel=1e-6)
+    assert said["scores"] == evaluated["scores"]
+    assert said["left_out"] == evaluated["left_out"]
     resampled = bench.run("evaluate", "--bootstrap", "200", "--json", "-").figures[0]
     assert mine["bootstrap"] == resampled["bootstrap"]
-    assert mine["intervals"] == resampled["intervals"]["ensemble"]
+    probable = {name: said["intervals"].pop(name) for name in PROBABILITIES}
+    assert said["intervals"] == resampled["intervals"]["ensemble"]
+    for name, (low, high) in probable.items():
+        assert low <= mine["scores"]["ensemble"][name] <= high
+        assert low < high
     page = Page(folder)
-    low, high = mine["intervals"]["boundary_miou"]
-    assert f"{low:.4f} to {high:.4f}" in page.words
+    for name in (*NUMBERS, "iou"):
+        if name in mine["intervals"]:
+            low, high = mine["intervals"][name][0] if name == "iou" else mine["intervals"][name]
+            assert f"{low:.4f} to {high:.4f}" in page.words, name
+    for name in NUMBERS:
+        for scores in mine["scores"].values():
+            if name in scores and name != "miou_classes":
+                assert f"{scores[name]:.4f}" in page.words, name
+    for name in ("precision", "recall", "boundary_iou", "category_iou"):
+        for value in mine["scores"]["ensemble"][name]:
+            assert value is None or f"{value:.4f}" in page.words, name
     for subject in ("ensemble", "ant", "bee"):
         assert subject in page.words
         assert f"{evaluated['scores'][subject]['miou']:.4f}" in page.words
@@ -250,6 +266,12 @@ def test_without_members(scored: Bench, tmp_path: Path) -> None:
     assert result.code == 0
     (mine,) = result.figures
     assert list(mine["scores"]) == ["ensemble"]
+    assert not {*PROBABILITIES} & mine["scores"]["ensemble"].keys()
+    reason = "probabilities are read from the members' stores, which --no-members leaves out"
+    assert mine["left_out"] == dict.fromkeys(PROBABILITIES, reason) | {
+        name: mine["left_out"][name] for name in ("iiou", "miiou")
+    }
+    assert any(f"No NLL, Brier score, classwise ECE: {reason}." in words for words in Page(tmp_path / "r").words)
     assert (mine["disagreement"], mine["information"], mine["disputes"]) == (None, None, None)
     assert Page(tmp_path / "r").data["images"][0]["layers"] == ["prediction", "confidence", "errors", "labels"]
 

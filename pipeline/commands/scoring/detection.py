@@ -7,25 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ....errors import HmsaError, nearest
+from ....errors import DatasetError, HmsaError
 from ..shared.confidences import require_confidences
-from ..shared.options import UNLABELLED, refuse_without_effect, split_names
+from ..shared.options import UNLABELLED, refuse_without_effect, require_track, split_names
 from ..shared.output import end_command, print_failed, write_rows
 
 if TYPE_CHECKING:
     from ...config.manifest import Manifest
+    from ...scoring.detection.score_components import ComponentPlan
     from ...scoring.evaluate import EvaluationPlan, EvaluationResult
+    from ...scoring.resampling.bootstrap import Resampling
     from ..shared.output import Output
-
-TRACKS = ("auto", "anomaly", "obstacle")
-"""Values of ``--components``."""
 
 
 def check_detection_options(context: typer.Context) -> None:
     """Raise an HmsaError that names the first option on detection that does not go with the others."""
     given = context.params
-    if given["components"] not in (None, *TRACKS):
-        raise HmsaError(f"--components {given['components']}: is no track; {nearest(given['components'], TRACKS)}")
+    if given["components"] is not None:
+        require_track(given["components"])
     if given["confidences"] is not None and given["predictions"] is not None:
         raise HmsaError(
             "--confidences: come from the manifest's stores, not from --predictions; leave one of them out"
@@ -107,24 +106,32 @@ class Detection:
         manifest: its members and stores.
         plans: all datasets that are scored.
         given: the command's options by name.
+        resampling: how images are resampled for intervals; None for no intervals.
 
     Raises:
         HmsaError: an option names what there is not, or the labels have nothing to count.
         StoreError: stores are missing, or lack images.
     """
 
-    def __init__(self, manifest: Manifest, plans: Sequence[EvaluationPlan], given: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        plans: Sequence[EvaluationPlan],
+        given: Mapping[str, Any],
+        resampling: Resampling | None,
+    ) -> None:
         from ...scoring.detection.confidence_scores import plan_confidences
-        from ...scoring.detection.score_components import least_sizes
 
         self._processes: int | None = given["processes"]
+        self._resampling = resampling
         names = _chosen_confidences(manifest, given["confidences"])
         self._confidences = [plan_confidences(manifest, plan, names) for plan in plans] if names else []
         track = given["components"]
-        self._sizes = [least_sizes(plan, track) if plan.truth.ood else None for plan in plans] if track else []
-        if track and not any(self._sizes):
+        self._components = (
+            [_component_plan(plan, track) if plan.truth.ood else None for plan in plans] if track else []
+        )
+        if track and not any(self._components):
             raise HmsaError("--components: the labels of no dataset say what is out of distribution; leave it out")
-        self._plans = plans
 
     def score(self, number: int, result: EvaluationResult) -> More:
         """Score one dataset.
@@ -138,19 +145,32 @@ class Detection:
 
         more = More()
         if self._confidences:
-            confidences = score_confidences(self._confidences[number], self._processes)
+            confidences = score_confidences(self._confidences[number], self._processes, self._resampling)
             more.failed |= confidences.failed
             more.lines += confidences.lines()
-            more.figures["confidences"] = confidences.as_json()
+            more.figures |= confidences.as_json()
             more.rows += confidences.rows()
-        if self._sizes and (least := self._sizes[number]):
-            components = score_components(self._plans[number], result, least, self._processes)
+        if self._components and (plan := self._components[number]):
+            components = score_components(plan, result.counts, result.failed, self._processes, self._resampling)
             more.failed |= components.failed
             more.lines += components.lines()
             more.figures["components"] = components.as_json()
             more.rows += components.rows(result.dataset)
         more.failed = {image: why for image, why in more.failed.items() if image not in result.failed}
         return more
+
+
+def _component_plan(plan: EvaluationPlan, track: str) -> ComponentPlan:
+    """Plan the components of a dataset; DatasetError if the sizes of ``auto`` are not known for it."""
+    from ...scoring.detection.score_components import ComponentPlan, least_sizes
+
+    least = least_sizes(plan.truth, track)
+    if least is None:
+        raise DatasetError(
+            f"--components auto: {plan.dataset} may be SMIYC's anomaly track or its obstacle track, whose "
+            "smallest components differ; choose 'anomaly' or 'obstacle'"
+        )
+    return ComponentPlan(plan.dataset, plan.folder, plan.truth, plan.members, plan.subjects, plan.functions, least)
 
 
 class More:

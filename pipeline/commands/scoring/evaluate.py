@@ -200,7 +200,7 @@ def evaluate(
         compare=compare or (),
     )
     resampling = Resampling(bootstrap or REPLICATES, seed) if bootstrap or compare else None
-    detection = Detection(read, plans, context.params)
+    detection = Detection(read, plans, context.params, resampling)
     written, rows, failed = [], [], 0
     for number, plan in enumerate(plans):
         if note := plan.note:

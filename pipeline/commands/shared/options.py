@@ -187,6 +187,19 @@ def require_average(name: str) -> str:
     return name
 
 
+TRACKS = ("auto", "anomaly", "obstacle")
+"""Values of ``--components``."""
+
+
+def require_track(name: str) -> str:
+    """Return ``name`` if it is one of `TRACKS`; HmsaError if not."""
+    from ....errors import nearest
+
+    if name not in TRACKS:
+        raise HmsaError(f"--components {name}: is no track; {nearest(name, TRACKS)}")
+    return name
+
+
 SHARED: dict[str, Any] = {
     "manifest": Annotated[str, option("--manifest", "FILE", "A manifest, or the bare name of a shipped one.", "-m")],
     "output": OutputFolder,

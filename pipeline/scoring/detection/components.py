@@ -55,6 +55,8 @@ OBSTACLES = LeastSizes(50, 10)
 class ComponentCounts:
     """Sums over components, which add up over images.
 
+    Where images were resampled, they are weighted sums.
+
     Attributes:
         siou: sum of sIoU over the ``truth`` components.
         ppv: sum of PPV over the ``predicted`` components.
@@ -63,8 +65,8 @@ class ComponentCounts:
 
     siou: float = 0.0
     ppv: float = 0.0
-    truth: int = 0
-    predicted: int = 0
+    truth: float = 0
+    predicted: float = 0
     hits: np.ndarray = field(default_factory=lambda: np.zeros(len(THRESHOLDS), np.int64))
     misses: np.ndarray = field(default_factory=lambda: np.zeros(len(THRESHOLDS), np.int64))
     false: np.ndarray = field(default_factory=lambda: np.zeros(len(THRESHOLDS), np.int64))
@@ -78,6 +80,18 @@ class ComponentCounts:
         self.misses += other.misses
         self.false += other.false
         return self
+
+    def row(self) -> np.ndarray:
+        """All of it as a row, (37,) float64."""
+        return np.concatenate(
+            [(self.siou, self.ppv, self.truth, self.predicted), self.hits, self.misses, self.false], dtype=np.float64
+        )
+
+    @classmethod
+    def of_row(cls, row: np.ndarray) -> ComponentCounts:
+        """Read a row, or a weighted sum of rows."""
+        siou, ppv, truth, predicted = row[:4].tolist()
+        return cls(siou, ppv, truth, predicted, *row[4:].reshape(3, -1))
 
     def figures(self) -> dict[str, float]:
         """Mean ``siou``, ``ppv`` and ``f1`` by name; NaN where there is no component."""

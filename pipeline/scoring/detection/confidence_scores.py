@@ -11,19 +11,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ....datasets.layout.image_mask_pairs import ImageMaskPair
 from ....datasets.taxonomy import IGNORE
 from ....errors import DatasetError, StoreError
 from ...config.manifest import Manifest
 from ...fusion.member_stores import ENSEMBLE, MemberStore, confidences_from_stores, stores_of
 from ...fusion.prediction_files import CONFIDENCE_LEVELS
-from ...text import figure, without_nan
+from ...text import without_nan
 from ..each_image import count_each_image
 from ..evaluate import EvaluationPlan
+from ..figures.totals import Totals
 from ..ground_truth import GroundTruth
-from ..metrics import aupr, auroc, errors_first, fpr95, level_counts
+from ..metrics import FINE, aupr, auroc, errors_first, fpr95, level_counts
+from ..pixel_counts import PixelCounts
+from ..resampling.bootstrap import Bootstrap, Resampling, intervals
+from .lines import lines_with_ends, with_ends
 
 
 @dataclass(frozen=True)
@@ -47,35 +49,42 @@ class ConfidencePlan:
 
 @dataclass
 class ConfidenceScores:
-    """Counts (2, 65536) int64 of each function as `PixelCounts.levels`; images that were not scored -> reasons."""
+    """Figures of several functions on one dataset.
+
+    Attributes:
+        plan: of the dataset.
+        counts: by function; only `PixelCounts.levels` and the number of images count.
+        failed: images that were not scored -> reasons.
+        intervals: by function, the ends of each figure's interval; empty if images were not resampled.
+    """
 
     plan: ConfidencePlan
-    levels: dict[str, np.ndarray]
+    counts: dict[str, PixelCounts]
     failed: dict[str, str] = field(default_factory=dict)
+    intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def figures(self) -> dict[str, dict[str, float]]:
         """Figures by function, the same names as those of `evaluate`; NaN where one is not defined."""
-        return {name: _figures(levels, self.plan.truth.ood) for name, levels in self.levels.items()}
+        return {name: _figures(counts.totals()) for name, counts in self.counts.items()}
 
     def as_json(self) -> dict[str, Any]:
-        """Figures by function; null where one is not defined."""
-        return {name: without_nan(one) for name, one in self.figures().items()}
+        """``confidences``, and ``confidence_intervals`` if images were resampled; null where one is not defined."""
+        found = {"confidences": {name: without_nan(one) for name, one in self.figures().items()}}
+        if self.intervals:
+            found["confidence_intervals"] = {name: without_nan(one) for name, one in self.intervals.items()}
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
         """A flat row for each function."""
-        dataset = self.plan.dataset
-        return [{"dataset": dataset, "subject": f"{ENSEMBLE}, {name}", **one} for name, one in self.as_json().items()]
+        return [
+            {"dataset": self.plan.dataset, "subject": f"{ENSEMBLE}, {name}"}
+            | without_nan(with_ends(one, self.intervals.get(name, {})))
+            for name, one in self.figures().items()
+        ]
 
     def lines(self) -> list[str]:
-        """A line for each function."""
-        found = self.figures()
-        wide = max(map(len, found))
-        columns = list(next(iter(found.values())))
-        head = f"{'confidence':{wide}}  " + "  ".join(f"{name:>13}" for name in columns)
-        return [head] + [
-            f"{name:{wide}}  " + "  ".join(f"{figure(one[column]):>13}" for column in columns)
-            for name, one in found.items()
-        ]
+        """A line for each function, and the ends of intervals below it."""
+        return lines_with_ends("confidence", self.figures(), self.intervals)
 
 
 def plan_confidences(manifest: Manifest, plan: EvaluationPlan, confidences: Sequence[str]) -> ConfidencePlan:
@@ -94,42 +103,52 @@ def plan_confidences(manifest: Manifest, plan: EvaluationPlan, confidences: Sequ
     return ConfidencePlan(plan.dataset, plan.truth, stores, manifest.ensemble.label, tuple(confidences))
 
 
-def _figures(levels: np.ndarray, ood: bool) -> dict[str, float]:
-    if ood:
-        return {"auroc": auroc(levels), "auprc": aupr(levels), "fpr95": fpr95(levels)}
+def _figures(totals: Totals) -> dict[str, float]:
+    levels = totals.levels
+    area, false = auroc(levels), fpr95(levels, between=totals.scale is not FINE)
+    if totals.ood:
+        return {"auroc": area, "auprc": aupr(levels), "fpr95": false}
     wrong = errors_first(levels)
-    return {
-        "auroc": auroc(levels),
-        "auprc_success": aupr(levels),
-        "auprc_error": aupr(wrong),
-        "fpr95": fpr95(levels),
-    }
+    return {"auroc": area, "auprc_success": aupr(levels), "auprc_error": aupr(wrong), "fpr95": false}
 
 
-def score_confidences(plan: ConfidencePlan, workers: int | None = None) -> ConfidenceScores:
+def score_confidences(
+    plan: ConfidencePlan, workers: int | None = None, resampling: Resampling | None = None
+) -> ConfidenceScores:
     """Score one dataset; an image that cannot be read is listed, the others are counted.
 
     Args:
         plan: the dataset and the functions.
         workers: how many processes work; None for one a usable core.
+        resampling: how images are resampled for intervals; None for no intervals.
     """
-    zeros = {name: np.zeros((2, CONFIDENCE_LEVELS), np.int64) for name in plan.confidences}
-    result = ConfidenceScores(plan, zeros)
-    for levels in count_each_image(plan.dataset, plan.truth.pairs, partial(_scored, plan), workers, result.failed):
-        for name, counted in (levels or {}).items():
-            result.levels[name] += counted
+    ood, classes = plan.truth.ood, len(plan.truth.classes)
+    result = ConfidenceScores(plan, {name: PixelCounts.none(ood, classes) for name in plan.confidences})
+    bootstrap = Bootstrap(plan.confidences, len(plan.truth.pairs), resampling) if resampling else None
+    for found in count_each_image(plan.dataset, plan.truth.pairs, partial(_scored, plan), workers, result.failed):
+        for name, counted in (found or {}).items():
+            result.counts[name] += counted
+        if bootstrap:
+            bootstrap.add(found)
+    if bootstrap:
+        result.intervals = {
+            name: intervals(bootstrap.replicates(name, counts, figures=_figures))
+            for name, counts in result.counts.items()
+        }
     return result
 
 
-def _scored(plan: ConfidencePlan, pair: ImageMaskPair) -> dict[str, np.ndarray] | str:
+def _scored(plan: ConfidencePlan, pair: ImageMaskPair) -> dict[str, PixelCounts] | str:
     try:
         label, maps = confidences_from_stores(plan.members, pair.image, plan.label, plan.confidences)
         truth = plan.truth.reader.read(pair, (label.shape[0], label.shape[1]))
     except (DatasetError, StoreError) as error:
         return str(error)
     known = truth != IGNORE
-    if plan.truth.ood:
-        foreign = truth[known] == 1
-        return {name: level_counts(foreign, CONFIDENCE_LEVELS - 1 - found[known]) for name, found in maps.items()}
-    right = label[known] == truth[known]
-    return {name: level_counts(right, found[known]) for name, found in maps.items()}
+    positive = truth[known] == 1 if plan.truth.ood else label[known] == truth[known]
+    counts = {}
+    for name, found in maps.items():
+        one = counts[name] = PixelCounts.none(plan.truth.ood, len(plan.truth.classes))
+        one.levels = level_counts(positive, CONFIDENCE_LEVELS - 1 - found[known] if plan.truth.ood else found[known])
+        one.images = 1
+    return counts

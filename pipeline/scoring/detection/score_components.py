@@ -6,21 +6,54 @@ pixels. So the images are read twice: their pixels are counted first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ....datasets.layout.image_mask_pairs import ImageMaskPair
 from ....errors import DatasetError, StoreError
-from ...fusion.member_stores import ENSEMBLE, predict_from_stores
+from ...config.manifest import FusionFunctions
+from ...fusion.member_stores import ENSEMBLE, MemberStore, predict_from_stores
 from ...fusion.prediction_files import CONFIDENCE_LEVELS, prediction_names, read_prediction
-from ...text import figure, without_nan
+from ...text import without_nan
 from ..each_image import count_each_image
-from ..evaluate import EvaluationPlan, EvaluationResult
+from ..ground_truth import GroundTruth
+from ..pixel_counts import PixelCounts
+from ..resampling.bootstrap import Resampling, draws, interval
 from .components import ANOMALIES, OBSTACLES, ComponentCounts, LeastSizes, best_f1, count_components
+from .lines import lines_with_ends, with_ends
+
+AUTO = "auto"
+"""The track that is the toolkit's for the dataset."""
+_SIZES = {"anomaly": ANOMALIES, "obstacle": OBSTACLES}
+
+
+@dataclass(frozen=True)
+class ComponentPlan:
+    """One dataset whose components are counted.
+
+    Attributes:
+        dataset: its name, for the progress line.
+        folder: the predictions of the ensemble.
+        truth: its labels, which say what is out of distribution.
+        members: with their stores; none where no subject needs them.
+        subjects: besides the ensemble, name -> positions of the members that are fused.
+        functions: of the manifest.
+        least: the sizes below which components are left out.
+    """
+
+    dataset: str
+    folder: Path
+    truth: GroundTruth
+    members: tuple[MemberStore, ...]
+    subjects: Mapping[str, tuple[int, ...]]
+    functions: FusionFunctions
+    least: LeastSizes
 
 
 @dataclass
@@ -32,12 +65,14 @@ class ComponentScores:
         best: by subject, the best F1 of pixels and the level of the score that reaches it.
         counts: by subject.
         failed: images whose components were not counted -> reasons.
+        intervals: by subject, the ends of each figure's interval; empty if images were not resampled.
     """
 
     least: LeastSizes
     best: dict[str, tuple[float, int]]
     counts: dict[str, ComponentCounts]
     failed: dict[str, str] = field(default_factory=dict)
+    intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def figures(self) -> dict[str, dict[str, float]]:
         """``best_f1`` of pixels, its ``threshold``, and components' ``siou``, ``ppv`` and ``f1``."""
@@ -52,77 +87,87 @@ class ComponentScores:
 
     def as_json(self) -> dict[str, Any]:
         """Figures by subject, null where one is not defined; and the sizes."""
-        found: dict[str, Any] = {name: without_nan(one) for name, one in self.figures().items()}
-        return {"least_predicted": self.least.predicted, "least_truth": self.least.truth, "scores": found}
+        found: dict[str, Any] = {
+            "least_predicted": self.least.predicted,
+            "least_truth": self.least.truth,
+            "scores": {name: without_nan(one) for name, one in self.figures().items()},
+        }
+        if self.intervals:
+            found["intervals"] = {name: without_nan(one) for name, one in self.intervals.items()}
+        return found
 
     def rows(self, dataset: str) -> list[dict[str, Any]]:
         """A flat row for each subject of ``dataset``."""
-        scores = self.as_json()["scores"]
-        return [{"dataset": dataset, "subject": f"{name}, components", **one} for name, one in scores.items()]
-
-    def lines(self) -> list[str]:
-        """A line for each subject."""
-        found = self.figures()
-        wide = max(map(len, [*found, "components"]))
-        columns = list(next(iter(found.values())))
-        head = f"{'components':{wide}}  " + "  ".join(f"{name:>13}" for name in columns)
         return [
-            f"components of at least {self.least.truth} labelled and {self.least.predicted} predicted pixels",
-            head,
-            *(
-                f"{name:{wide}}  " + "  ".join(f"{figure(one[column]):>13}" for column in columns)
-                for name, one in found.items()
-            ),
+            {"dataset": dataset, "subject": f"{name}, components"}
+            | without_nan(with_ends(one, self.intervals.get(name, {})))
+            for name, one in self.figures().items()
         ]
 
+    def lines(self) -> list[str]:
+        """A line for each subject, and the ends of intervals below it."""
+        sizes = f"at least {self.least.truth} labelled and {self.least.predicted} predicted pixels"
+        return [f"components of {sizes}", *lines_with_ends("components", self.figures(), self.intervals)]
 
-def least_sizes(plan: EvaluationPlan, track: str) -> LeastSizes:
-    """Find the sizes below which components of a dataset are left out.
+
+def least_sizes(truth: GroundTruth, track: str) -> LeastSizes | None:
+    """Find the sizes below which components of a dataset are left out; None if the toolkit's are not known.
 
     Args:
-        plan: of the dataset.
-        track: ``anomaly``, ``obstacle``, or ``auto`` for that of the toolkit for this dataset.
-
-    Raises:
-        DatasetError: the toolkit's is not known.
+        truth: labels of the dataset.
+        track: ``anomaly``, ``obstacle``, or `AUTO`.
     """
-    track = (plan.truth.track or "") if track == "auto" else track
-    if track not in _SIZES:
-        raise DatasetError(
-            f"--components auto: {plan.dataset} may be SMIYC's anomaly track or its obstacle track, whose "
-            "smallest components differ; choose 'anomaly' or 'obstacle'"
-        )
-    return _SIZES[track]
-
-
-_SIZES = {"anomaly": ANOMALIES, "obstacle": OBSTACLES}
+    return _SIZES.get((truth.track or "") if track == AUTO else track)
 
 
 def score_components(
-    plan: EvaluationPlan, result: EvaluationResult, least: LeastSizes, workers: int | None = None
+    plan: ComponentPlan,
+    counts: Mapping[str, PixelCounts],
+    failed: Collection[str],
+    workers: int | None = None,
+    resampling: Resampling | None = None,
 ) -> ComponentScores:
-    """Count the components of the images that were scored.
+    """Count the components of the images whose pixels were counted.
 
     Args:
-        plan: of the dataset, whose labels say what is out of distribution.
-        result: its counts of pixels.
-        least: the sizes below which components are left out.
+        plan: of the dataset.
+        counts: of the pixels of all images, by subject.
+        failed: images that were not counted.
         workers: how many processes work; None for one a usable core.
+        resampling: how images are resampled for intervals, at the threshold of all of them; None for no intervals.
+
+    Raises:
+        DatasetError: a process was ended from outside.
     """
-    best = {name: best_f1(counts.levels) for name, counts in result.counts.items()}
+    best = {name: best_f1(one.levels) for name, one in counts.items()}
     levels = {name: level for name, (_, level) in best.items()}
-    found = ComponentScores(least, best, {name: ComponentCounts() for name in levels})
-    pairs = [pair for pair in plan.truth.pairs if pair.image not in result.failed]
-    work = partial(_counted, plan, levels, least)
-    for one in count_each_image(f"{plan.dataset}, components", pairs, work, workers, found.failed):
-        for name, counts in (one or {}).items():
-            found.counts[name] += counts
+    found = ComponentScores(plan.least, best, {name: ComponentCounts() for name in levels})
+    pairs = plan.truth.pairs
+    drawn = draws(len(pairs), resampling) if resampling else repeat(None)
+    times = (one for pair, one in zip(pairs, drawn, strict=False) if pair.image not in failed)
+    counted = [pair for pair in pairs if pair.image not in failed]
+    work = partial(_counted, replace(plan, truth=plan.truth.without_pairs()), levels)
+    sums: dict[str, np.ndarray] = {}
+    images = 0
+    for one in count_each_image(f"{plan.dataset}, components", counted, work, workers, found.failed):
+        weights = next(times)
+        images += one is not None
+        for name, more in (one or {}).items():
+            found.counts[name] += more
+            if weights is not None:
+                sums[name] = sums.get(name, 0.0) + np.outer(weights, more.row())
+    if images > 1:
+        found.intervals = {name: _intervals(one) for name, one in sums.items()}
     return found
 
 
-def _counted(
-    plan: EvaluationPlan, levels: Mapping[str, int], least: LeastSizes, pair: ImageMaskPair
-) -> dict[str, ComponentCounts] | str:
+def _intervals(sums: np.ndarray) -> dict[str, list[float]]:
+    """The ends of each figure's interval, of rows (B, D) of `ComponentCounts.row`."""
+    drawn = [ComponentCounts.of_row(row).figures() for row in sums]
+    return {name: interval(np.array([one[name] for one in drawn])).tolist() for name in drawn[0]}
+
+
+def _counted(plan: ComponentPlan, levels: Mapping[str, int], pair: ImageMaskPair) -> dict[str, ComponentCounts] | str:
     try:
         label, confidence = read_prediction(plan.folder, prediction_names(pair.image), None)
         mask = plan.truth.reader.read(pair, (label.shape[0], label.shape[1]))
@@ -133,6 +178,6 @@ def _counted(
     except (DatasetError, StoreError) as error:
         return str(error)
     return {
-        name: count_components(CONFIDENCE_LEVELS - 1 - one >= levels[name], mask, least)
+        name: count_components(CONFIDENCE_LEVELS - 1 - one >= levels[name], mask, plan.least)
         for name, one in confidences.items()
     }

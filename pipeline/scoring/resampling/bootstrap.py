@@ -8,14 +8,15 @@ are left is all that has to be kept between two images: image i gets binomial(le
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..averages import Average
-from ..figures.totals import COUNTS, figures_of
+from ..figures.totals import COUNTS, Totals, figures_of
 from ..pixel_counts import PixelCounts
 from .coarse import Row, coarse_scale
 
@@ -106,7 +107,13 @@ class Bootstrap:
                 rows.clear()
             self._weights.clear()
 
-    def replicates(self, subject: str, counts: PixelCounts, average: Average | None = None) -> Replicates | None:
+    def replicates(
+        self,
+        subject: str,
+        counts: PixelCounts,
+        average: Average | None = None,
+        figures: Callable[[Totals], Mapping[str, Any]] | None = None,
+    ) -> Replicates | None:
         """Compute a subject's figures for every resampling; None with fewer than two images.
 
         Joined levels move a figure a little. By how much, the sum of all images says, whose exact figure is known;
@@ -116,14 +123,16 @@ class Bootstrap:
             subject: its name.
             counts: of all images together.
             average: which classes means are taken over.
+            figures: computes figures by name; None for all of `figures_of`.
         """
         if self._counted < 2 or self._row is None:
             return None
         self._flush()
         scale = coarse_scale(counts.levels)
-        exact = counts.figures(average)
-        joined = figures_of(self._row.unpack(self._row.pack(counts), scale), average)
-        drawn = [figures_of(self._row.unpack(row, scale), average) for row in self._sums[subject]]
+        compute = figures or partial(figures_of, average=average)
+        exact = compute(counts.totals())
+        joined = compute(self._row.unpack(self._row.pack(counts), scale))
+        drawn = [compute(self._row.unpack(row, scale)) for row in self._sums[subject]]
         values: Replicates = {}
         for name in exact:
             if name not in COUNTS:
