@@ -47,10 +47,10 @@ def status(
     if watch:
         _watch(manifest, say, _SECONDS if seconds is None else seconds)
         return
-    from ..store.verify import store_status
+    from ..store.status import stores_status
     from ..text import as_size
 
-    found = store_status(manifest.stores())
+    found = stores_status(manifest.stores())
     wide = max(len(f"{s.dataset}/{s.model}") for s in found)
     for s in found:
         counts = f"{s.complete:6} / {s.total:<6} {as_size(s.bytes):>9}  {s.written or 'never'}"

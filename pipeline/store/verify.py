@@ -16,35 +16,15 @@ from ..storage.filesystem import move, size
 from ..storage.output_folder import damaged_path
 from ..storage.writer_lock import writer_lock
 from .logit_store import LogitStore
+from .status import StoreStatus
 from .zarr_backend import DamagedShardError
 
 StoreOf = tuple[str, str, Path]
 """Name of a dataset, name of a model, and folder of the store that holds the model's logits for the dataset."""
 
 
-@dataclass(frozen=True)
-class StoreStatus:
-    """The state of one store.
-
-    Attributes:
-        complete: images whose shard is there.
-        total: images in the store's table, 0 where there is no store.
-        bytes: of all shards on the disk.
-        written: when the last shard was written, ISO 8601 in UTC; None where there is none.
-        problem: why the store cannot be read; None where it can.
-    """
-
-    dataset: str
-    model: str
-    complete: int = 0
-    total: int = 0
-    bytes: int = 0
-    written: str | None = None
-    problem: str | None = None
-
-
 def store_status(stores: Sequence[StoreOf]) -> list[StoreStatus]:
-    """Look up the state of each store, with one directory scan each."""
+    """Look up the state of each store, with one directory scan each; `status.stores_status` is quicker."""
     found = []
     for dataset, model, path in stores:
         try:

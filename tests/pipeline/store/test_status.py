@@ -1,0 +1,112 @@
+"""`quick_status` beside `store_status`, whose answer it gives without Zarr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hmsa_pipeline.pipeline.store.identity import StoreIdentity
+from hmsa_pipeline.pipeline.store.status import StoreStatus, quick_status, stores_status
+from hmsa_pipeline.pipeline.store.verify import store_status
+
+from ..stores import SETTINGS
+
+SIZES = {"a.png": (9, 11), "b.png": (9, 11), "c/d.png": (5, 7), "odd.png": None, "e.png": (5, 7)}
+
+
+def images() -> list[dict[str, Any]]:
+    """The table of images of format version 1."""
+    rows: dict[str, int] = {}
+    found = []
+    for name, size in SIZES.items():
+        image: dict[str, Any] = {"path": name, "bytes": 3, "height": None, "width": None, "array": None, "row": None}
+        if size is not None:
+            array = f"{size[0]}x{size[1]}"
+            rows[array] = rows.get(array, -1) + 1
+            image |= {"height": size[0], "width": size[1], "array": array, "row": rows[array]}
+        found.append(image)
+    return found
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A store of format version 1: one shard is missing, one empty, and one belongs to no image."""
+    path = tmp_path / "store.zarr"
+    path.mkdir()
+    attributes = {"format_version": 1, **StoreIdentity(**SETTINGS).as_json(), "images": images()}
+    (path / "zarr.json").write_text(json.dumps({"attributes": attributes, "zarr_format": 3, "node_type": "group"}))
+    shards = {"9x11/c.0.0.0.0": 50, "9x11/c.1.0.0.0": 0, "5x7/c.1.0.0.0": 30, "5x7/c.2.0.0.0": 70, "5x7/zarr.json": 9}
+    for name, count in shards.items():
+        (path / name).parent.mkdir(exist_ok=True)
+        (path / name).write_bytes(b"x" * count)
+    for second, name in enumerate(shards):
+        os.utime(path / name, (1e9 + second, 1e9 + second))
+    (path / "9x11" / ".77.partial").write_bytes(b"x")
+    return path
+
+
+def test_what_a_store_holds_is_counted_without_zarr(path: Path) -> None:
+    found = quick_status("street", "ant", path)
+    assert found == StoreStatus("street", "ant", 2, 5, 80, "2001-09-09T01:46:42+00:00")
+    assert [found] == store_status([("street", "ant", path)])
+
+
+def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "empty.zarr").mkdir()
+    for name in ("nowhere.zarr", "empty.zarr"):
+        store = ("street", "ant", tmp_path / name)
+        assert [quick_status(*store)] == store_status([store]) == [StoreStatus("street", "ant")]
+
+
+def test_a_store_without_shards(path: Path) -> None:
+    for shard in path.glob("*/c.*"):
+        shard.unlink()
+    store = ("street", "ant", path)
+    assert [quick_status(*store)] == store_status([store]) == [StoreStatus("street", "ant", total=5)]
+
+
+WRONG: dict[str, Callable[[Any], object]] = {
+    "another version": lambda group: group["attributes"].update(format_version=9),
+    "an unknown encoding": lambda group: group["attributes"].update(encoding="tiny"),
+    "no identity": lambda group: group["attributes"].pop("classes"),
+    "no table": lambda group: group["attributes"].pop("images"),
+    "no list": lambda group: group["attributes"].update(images={"a": 1}),
+    "an image without its place": lambda group: group["attributes"]["images"][0].pop("row"),
+    "an array": lambda group: group.update(node_type="array"),
+    "no attributes": lambda group: group.pop("attributes"),
+}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_a_store_in_trouble_is_left_to_the_closer_look(path: Path, change: Callable[[Any], object]) -> None:
+    group = json.loads((path / "zarr.json").read_text())
+    change(group)
+    (path / "zarr.json").write_text(json.dumps(group))
+    store = ("street", "ant", path)
+    assert quick_status(*store) is None
+    (found,) = stores_status([store])
+    assert found.problem is not None
+    assert [found] == store_status([store])
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"attributes": []}', b"\xff"])
+def test_metadata_that_are_no_metadata_are_left_to_the_closer_look(path: Path, content: bytes) -> None:
+    (path / "zarr.json").write_bytes(content)
+    assert quick_status("street", "ant", path) is None
+
+
+def test_neither_zarr_nor_numpy_is_loaded(path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from hmsa_pipeline.pipeline.store.status import stores_status\n"
+        f"(found,) = stores_status([('street', 'ant', Path({str(path)!r}))])\n"
+        "print(found.complete, {'zarr', 'numcodecs', 'numpy'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "2 set()\n"
