@@ -125,10 +125,8 @@ def test_weights_beyond_the_precision_are_refused_before_anything_starts(
     assert said in row
     assert row.endswith(first)
 
-    for module in ("predictor", "inputs"):
-        monkeypatch.setattr(
-            f"hmsa_pipeline.pipeline.inference.{module}.resolve_precision", lambda wanted, _: (wanted, None)
-        )
+    for module in ("inference.predictor", "runtime.device"):
+        monkeypatch.setattr(f"hmsa_pipeline.pipeline.{module}.resolve_precision", lambda wanted, _: (wanted, None))
     checked = run("manifest", "check", "--manifest", str(empty.manifest))
     assert checked.code == 2
     assert checked.out.splitlines()[1].startswith(f"WRONG   model    bee: {said}")
