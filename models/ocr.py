@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .enlarged_conv import conv3x3_of_enlarged
 from .hrnet import join, join_rows, resize
 
 # Pixels whose features are held in float32 at once while regions are gathered: 512 MiB at 512 channels.
@@ -61,12 +62,20 @@ class OCRHead(nn.Module):
     def forward(self, branches: Sequence[Tensor]) -> OCROutput:
         """Map the trunk's branches (N, C, h, w) to scores and features (N, C, h, w) at the size of the first one."""
         if _inferring(self):
-            auxiliary, pixels = self._small_first(branches), self._by_rows(branches)
+            auxiliary, pixels = self._small_first(branches), self._pixels(branches)
         else:
             x = join(branches)
             auxiliary, pixels = self.aux_head(x), self.conv3x3_ocr(x)
         features = self.ocr_distri_head(pixels, gather_regions(pixels, auxiliary).to(pixels.dtype))
         return OCROutput(self.cls_head(features), auxiliary, features)
+
+    def _pixels(self, branches: Sequence[Tensor]) -> Tensor:
+        """The pixels' features. Half precision would round what is added up on the way to fewer multiplications."""
+        if branches[0].device.type != "cpu" or branches[0].dtype != torch.float32:
+            return self._by_rows(branches)
+        convolution, after = self.conv3x3_ocr
+        assert isinstance(convolution, nn.Conv2d) and convolution.bias is not None
+        return after(conv3x3_of_enlarged(branches, convolution.weight, convolution.bias))
 
     def _by_rows(self, branches: Sequence[Tensor]) -> Tensor:
         """The pixels' features, some rows at a time: all branches joined take more memory than anything else."""

@@ -54,17 +54,21 @@ def test_head_returns_scores_of_both_kinds_and_features() -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [1, 3, 100])
 @pytest.mark.parametrize("size", [(8, 12), (7, 11), (1, 1)])
-def test_enlarging_may_go_last(size: tuple[int, int], rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What inference makes of branches, some rows at a time, is what training makes of them joined."""
+def test_enlarging_may_go_last(
+    size: tuple[int, int], rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What inference makes of branches, float32 first on the small ones, is what training makes of them joined."""
     monkeypatch.setattr(ocr, "_ROWS_PIXELS", rows * size[1])
     torch.manual_seed(0)
-    head = OCRHead(in_channels=15, num_classes=3, mid_channels=8, key_channels=4).eval()
-    branches = [torch.randn(2, 2**i, -(-size[0] // 2**i), -(-size[1] // 2**i)) for i in range(4)]
+    head = OCRHead(in_channels=15, num_classes=3, mid_channels=8, key_channels=4).eval().to(dtype)
+    branches = [torch.randn(2, 2**i, -(-size[0] // 2**i), -(-size[1] // 2**i), dtype=dtype) for i in range(4)]
     auxiliary = head.aux_head(join(branches))
     out = head(branches)
     torch.testing.assert_close(out.auxiliary, auxiliary)
     pixels = head.conv3x3_ocr(join(branches))
-    features = head.ocr_distri_head(pixels, gather_regions(pixels, auxiliary))
-    torch.testing.assert_close(out.scores, head.cls_head(features))
+    features = head.ocr_distri_head(pixels, gather_regions(pixels, auxiliary).to(dtype))
+    # Rows are enlarged in float32.
+    torch.testing.assert_close(out.scores, head.cls_head(features), rtol=1e-5, atol=1e-5)
