@@ -136,6 +136,8 @@ def gather_regions(features: Tensor, scores: Tensor) -> Tensor:
     """
     with torch.autocast(features.device.type, enabled=False):
         weights = scores.flatten(2).float().softmax(dim=-1)
+        if torch.compiler.is_exporting():  # parts of any size are sequences in ONNX, which OpenVINO does not read
+            return torch.bmm(features.flatten(2).float(), weights.transpose(1, 2)).unsqueeze(-1)
         parts = zip(
             features.flatten(2).split(_GATHER_PIXELS, dim=-1),
             weights.split(_GATHER_PIXELS, dim=-1),

@@ -90,6 +90,14 @@ def test_the_file_is_valid_and_says_what_it_takes(exported: Bench) -> None:
     assert not list(exported.root.glob("*.data"))
 
 
+def test_the_onnx_file_holds_no_sequences(exported: Bench) -> None:
+    """OpenVINO does not read them; they come of tensors that are split into as many parts as their size asks for."""
+    model = onnx.load(exported.root / "ant.onnx")
+    inside = {node.op_type for graph in (model.graph, *model.functions) for node in graph.node}
+    assert "Conv" in inside
+    assert not [name for name in inside if "Sequence" in name]
+
+
 @pytest.mark.parametrize("size", [(96, 160), (75, 123)], ids=str)
 def test_a_prediction_is_class_and_probability_at_the_models_temperature(
     exported: Bench, size: tuple[int, int]
