@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .enlarged_conv import conv3x3_of_enlarged
-from .hrnet import join, join_rows, resize
+from .hrnet import conv3x3_of_enlarged, join, join_rows, resize
 
 # Pixels whose features are held in float32 at once while regions are gathered: 512 MiB at 512 channels.
 _GATHER_PIXELS = 2**18

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hmsa_pipeline.models import enlarged_conv
-from hmsa_pipeline.models.enlarged_conv import conv3x3_of_enlarged
-from hmsa_pipeline.models.hrnet import join
+from hmsa_pipeline.models import hrnet
+from hmsa_pipeline.models.hrnet import conv3x3_of_enlarged, join
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,8 +39,8 @@ def test_it_is_the_convolution_of_the_enlarged_branches(
     sizes: list[tuple[int, int]], bytes_at_once: int, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However the work is divided up, for sides that are no halves of one another too."""
-    monkeypatch.setattr(enlarged_conv, "_CHUNK_BYTES", bytes_at_once)
-    monkeypatch.setattr(enlarged_conv, "_COLUMNS", columns)
+    monkeypatch.setattr(hrnet, "_CHUNK_BYTES", bytes_at_once)
+    monkeypatch.setattr(hrnet, "_COLUMNS", columns)
     torch.manual_seed(0)
     branches = _branches(*sizes, images=2)
     weight, bias = _kernel(branches)
