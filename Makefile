@@ -44,7 +44,7 @@ same-python:
 	if [ -n "$$made" ] && [ "$$made" != "$(PY)" ]; then \
 	  echo "error: $(VENV) is of Python $$made, $(PYTHON) is $(PY); name another folder with: make VENV=.venv-$(PY)"; exit 2; fi
 
-$(VENV)/.core: pyproject.toml setup.py | same-python
+$(VENV)/.core: pyproject.toml setup.py pipeline/fusion/kernel/softmax_sums.c | same-python
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one with: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]'
@@ -97,4 +97,4 @@ format: $(VENV)/.test  ## rewrite the files in the house style
 	$(BIN)/ruff format .
 
 clean:  ## remove what was built, the environment too
-	rm -rf $(VENV) .venv-* .typing build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* .typing build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis pipeline/fusion/kernel/_library.*

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..config.member import Member
-from .fuse import LogitMap, first_maximum
+from .member_sums import LogitMap, first_maximum
 
 
 def logit_map(member: Member) -> LogitMap | None:

@@ -48,20 +48,15 @@ bits, 1207 levels lie below 0.001 nats, which would be 22 without the root.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Pixels beyond the last full vector would be computed by other instructions, and differ in the last digit. With
-# padding, a pixel's result does not depend on which other pixels are fused with it.
-_VECTOR = 64
+from .member_sums import LogitMap, MemberSums, entropy, make_sums
+
 UNWEIGHTED = frozenset({"max-softmax", "min-softmax"})
-
-
-LogitMap = Callable[[Tensor], None]
-"""Changes logits (C, P) float32 in place."""
 
 
 class Fused(NamedTuple):
@@ -150,141 +145,39 @@ def fuse_several(
 
     total = float(sum(weights))
     shares = [weight / total for weight in weights]
-    sums = _Sums({_LABEL_NEEDS[label]}.union(*(_CONFIDENCES[name].needs for name in confidences)), shares)
-    # Reused by every member: to allocate memory takes longer than to fill it.
-    z = p = place = torch.empty(0)
+    labelled = _LABEL_NEEDS[label]
+    known = {name for name in confidences if _MAXIMA.get(name) == labelled}
+    looked_at = {labelled} if probabilities else set()
+    looked_at.update(*(_CONFIDENCES[name].needs for name in confidences if name not in known))
+    together = isinstance(logits, Sequence) and not any(maps)
     members = iter(logits)
+    sums: MemberSums | None = None
     for i, (share, temperature, change) in enumerate(zip(shares, temperatures, maps, strict=True)):
         if (given := next(members, None)) is None:
             raise ValueError(f"{len(weights)} weights, but only {i} members")
-        if i == 0:
-            z = torch.zeros(len(given), -(-given[0].numel() // _VECTOR) * _VECTOR, device=given.device)
-            p, place = torch.empty_like(z), z[:, : given[0].numel()].view(given.shape)
-        elif given.shape != place.shape:
-            raise ValueError(f"members differ in shape: {tuple(place.shape)} and {tuple(given.shape)}")
-        place.copy_(given)
+        if sums is None:
+            sums = make_sums(given, shares, labelled, looked_at, together=together)
+        elif given.shape != sums.shape:
+            raise ValueError(f"members differ in shape: {tuple(sums.shape)} and {tuple(given.shape)}")
+        sums.add(given, share, temperature, change)
         del given  # otherwise it would be kept while the next one is read
-        if change is not None:
-            change(z)
-        if temperature != 1.0:
-            z.div_(temperature)
-        sums.add(z, p, share)
-    if next(members, None) is not None:
+    if sums is None or next(members, None) is not None:
         raise ValueError(f"{len(weights)} weights, but more members")
 
-    found_label, maximum = first_maximum(sums[_LABEL_NEEDS[label]])
-
-    def shaped(pixels: Tensor) -> Tensor:
-        return pixels[: place[0].numel()].view(place.shape[1:])
-
+    shape, pixels = sums.shape[1:], sums.pixels
+    found_label, maximum = sums.highest()
     found = {}
     for name in confidences:
-        is_known = _MAXIMA.get(name) == _LABEL_NEEDS[label]
-        sure = maximum if is_known else _CONFIDENCES[name].formula(sums)
-        found[name] = shaped(sure.clamp_(0.0, 1.0))
+        sure = maximum if name in known else _CONFIDENCES[name].formula(sums)
+        found[name] = sure.clamp_(0.0, 1.0)[:pixels].view(shape)
     chances = None
     if probabilities:
         chances = sums["logits"].softmax(0) if label == "mean-logit" else sums["softmax"]
-        chances = chances[:, : place[0].numel()].view(place.shape)
-    return FusedSeveral(shaped(found_label), found, chances)
+        chances = chances[:, :pixels].view(sums.shape)
+    return FusedSeveral(found_label[:pixels].view(shape), found, chances)
 
 
-class _Sums:
-    """Sums over the members, added one by one, from which labels and confidences are computed, by name.
-
-    =================  ==========================================================================
-    softmax, logits    (C, P) float32: sum w p, and sum w z
-    minimum, maximum   (C, P) float32: the members' minimum and maximum of p
-    entropies          (P,) float64: sum w H(p)
-    exact              (C, P) float64: sum w p again, as mutual information is a difference of two
-                       entropies, of which little is left where members agree
-    votes              (C, P) float64: sum w of the members that say a class
-    =================  ==========================================================================
-
-    Args:
-        needs: names of those that are wanted.
-        shares: (M,) the members' weights w, which sum to one.
-    """
-
-    def __init__(self, needs: Set[str], shares: Sequence[float]) -> None:
-        self.needs, self.shares = needs, shares
-        self._sums: dict[str, Tensor] = {}
-        self.rooms: list[Tensor] = []  # (C, P) float64 each: to allocate memory takes longer than to fill it
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._sums[name]
-
-    @property
-    def is_alone(self) -> bool:
-        """True if there is one member of a weight above 0."""
-        return sum(share > 0 for share in self.shares) < 2
-
-    def add(self, z: Tensor, p: Tensor, share: float) -> None:
-        """Add a member.
-
-        Args:
-            z: (C, P) float32 logits, divided by the temperature.
-            p: (C, P) float32, which is overwritten.
-            share: its w.
-        """
-        needs = self.needs
-        if "logits" in needs:
-            self._add("logits", z, share)
-        if "votes" in needs:
-            self._vote(z, share)
-        if needs <= {"logits", "votes"}:
-            return
-        torch.softmax(z, 0, out=p)
-        for name, combine in (("minimum", torch.minimum), ("maximum", torch.maximum)):
-            if name in self._sums:
-                combine(self._sums[name], p, out=self._sums[name])
-            elif name in needs:
-                self._sums[name] = p.clone()
-        if "softmax" in needs:
-            self._add("softmax", p, share)
-        if "entropies" in needs:
-            if not self.rooms:
-                self.rooms = [torch.empty_like(p, dtype=torch.float64) for _ in range(2)]
-            exact = self.rooms[0].copy_(p)
-            if "exact" in needs:
-                self._add("exact", exact, share)
-            self._add("entropies", _entropy(exact, self.rooms[1]), share)
-
-    def _add(self, name: str, value: Tensor, share: float) -> None:
-        if name in self._sums:
-            self._sums[name].add_(value, alpha=share)
-        else:
-            self._sums[name] = value * share
-
-    def _vote(self, z: Tensor, share: float) -> None:
-        label, highest = first_maximum(z)
-        label.clamp_(max=len(z) - 1)  # NaN equals no class
-        # 0 times a logit that is not finite makes the vote NaN.
-        vote = (highest.double() * 0.0).add_(share)
-        if "votes" not in self._sums:
-            self._sums["votes"] = torch.zeros_like(z, dtype=torch.float64)
-        self._sums["votes"].scatter_add_(0, label.long()[None], vote[None])
-
-
-def _entropy(p: Tensor, room: Tensor) -> Tensor:
-    """Entropy in nats, (P,), of p (C, P), which is kept, by way of ``room``; faster than `torch.special.entr`."""
-    return torch.clamp(p, min=torch.finfo(p.dtype).tiny, out=room).log_().mul_(p).sum(0).neg_()
-
-
-def first_maximum(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first class with the highest score, (...) uint8, and that score, of scores (C, ...).
-
-    Ten times as fast as `argmax`: vector units compare and multiply whole maps.
-    """
-    maximum = scores.amax(0)
-    classes = len(scores)
-    rank = torch.arange(classes, 0, -1, dtype=torch.uint8, device=scores.device)
-    is_highest = (scores == maximum).view(torch.uint8)
-    ranked = is_highest.mul_(rank.view(-1, *[1] * maximum.ndim))
-    return classes - ranked.amax(0), maximum
-
-
-def _margin(sums: _Sums) -> Tensor:
+def _margin(sums: MemberSums) -> Tensor:
     highest, second = sums["softmax"][0], torch.zeros_like(sums["softmax"][0])
     for score in sums["softmax"][1:]:
         second = torch.maximum(second, torch.minimum(highest, score))
@@ -292,14 +185,14 @@ def _margin(sums: _Sums) -> Tensor:
     return highest - second
 
 
-def _mutual_information(sums: _Sums) -> Tensor:
+def _mutual_information(sums: MemberSums) -> Tensor:
     if sums.is_alone:
         return 1.0 + 0.0 * sums["entropies"].float()  # NaN stays
-    information = (_entropy(sums["exact"], sums.rooms[1]) - sums["entropies"]).clamp_(min=0.0)
+    information = (entropy(sums["exact"], sums.rooms[1]) - sums["entropies"]).clamp_(min=0.0)
     return 1.0 - (information / math.log(len(sums["exact"]))).sqrt_().float()
 
 
-def _agreement(sums: _Sums) -> Tensor:
+def _agreement(sums: MemberSums) -> Tensor:
     if sums.is_alone:
         return sums["votes"].sum(0).float()
     alone = math.fsum(share * share for share in sums.shares)
@@ -311,17 +204,17 @@ def _within_one(score: Tensor) -> Tensor:
     return 0.5 + 0.5 * score / (1.0 + score.abs())
 
 
-def _rba(sums: _Sums) -> Tensor:
+def _rba(sums: MemberSums) -> Tensor:
     classes = len(sums["logits"])
     return (sums["logits"].tanh().sum(0) + classes) / (2.0 * classes)
 
 
 class _Confidence(NamedTuple):
     needs: frozenset[str]
-    formula: Callable[[_Sums], Tensor]
+    formula: Callable[[MemberSums], Tensor]
 
 
-def _of(needs: str, formula: Callable[[_Sums], Tensor]) -> _Confidence:
+def _of(needs: str, formula: Callable[[MemberSums], Tensor]) -> _Confidence:
     return _Confidence(frozenset(needs.split()), formula)
 
 

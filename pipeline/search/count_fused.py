@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...errors import StoreError
 from ..config.manifest import FusionFunctions
-from ..fusion.fuse import LogitMap, fuse, quantise
+from ..fusion.fuse import fuse, quantise
+from ..fusion.member_sums import LogitMap
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from .combinations import Weights, members_of, shares_of
 from .counts import Counts

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ...errors import StoreError
-from ..fusion.fuse import LogitMap
+from ..fusion.kernel.softmax import softmax
 from ..fusion.member_stores import CACHED_PIXELS
+from ..fusion.member_sums import LogitMap
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from .combinations import RunningSums, Weights
 from .counts import Counts
@@ -94,9 +95,7 @@ class PixelCounter:
             z[:, :pixels].copy_(given)
             if change is not None:
                 change(z)
-            if temperature != 1.0:
-                z.div_(temperature)
-            torch.softmax(z, 0, out=plane)
+            softmax(z, temperature, out=plane)
             highest = plane.amax(0).numpy()
             if not np.isfinite(highest[:pixels]).all():
                 raise StoreError("a member's logits are not finite; find it with 'hmsa-pipeline verify'")

@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from hmsa_pipeline.pipeline.fusion.kernel.library import library
 
 from ..limits import PATIENCE
 from .bench import Bench
@@ -36,6 +38,19 @@ NOT_PACKAGED = {
 }
 
 
+LIBRARY = "pipeline/fusion/kernel/_library.abi3.so"
+COMPILER = shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0])
+FUSE = """
+import torch
+from hmsa_pipeline.pipeline.fusion.fuse import fuse
+from hmsa_pipeline.pipeline.fusion.kernel.library import library
+source = torch.Generator().manual_seed(0)
+members = [(4 * torch.randn(19, 500, generator=source)).half() for _ in range(3)]
+label, confidence = fuse(members, [1.0, 2.0, 1.0])
+print(library() is not None, label.tolist(), confidence.view(torch.int32).tolist())
+"""
+
+
 def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     done = subprocess.run(
         [str(word) for word in command],
@@ -51,7 +66,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | Non
 
 
 def without_caches(_folder: str, names: list[str]) -> set[str]:
-    return {name for name in names if name == "__pycache__" or name.startswith(".")}
+    return {name for name in names if name == "__pycache__" or name.startswith(".") or name.endswith(".so")}
 
 
 @pytest.fixture(scope="module")
@@ -76,22 +91,35 @@ def packaged(source: Path) -> set[str]:
     return names | {"__init__.py", "cli.py", "errors.py", "files.py"}
 
 
-@pytest.fixture(scope="module")
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("wheel")
+def build_wheel(source: Path, made: Path, env: dict[str, str] | None = None) -> Path:
+    shutil.rmtree(source / "build", ignore_errors=True)  # what was compiled before
     options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
-    run(sys.executable, "-P", "-m", "pip", "wheel", *options, "--wheel-dir", made, source)
+    run(sys.executable, "-P", "-m", "pip", "wheel", *options, "--wheel-dir", made, source, env=env)
     (wheel,) = made.glob("*.whl")
     return wheel
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the wheel and nothing that it needs."""
-    target = tmp_path_factory.mktemp("installed")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(source, tmp_path_factory.mktemp("wheel"))
+
+
+def inside(wheel: Path) -> set[str]:
+    """Files of the package in a wheel."""
+    names = zipfile.ZipFile(wheel).namelist()
+    return {name.removeprefix("hmsa_pipeline/") for name in names if name.startswith("hmsa_pipeline/")}
+
+
+def install(wheel: Path, target: Path) -> Path:
     options = ("--quiet", "--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check")
     run(sys.executable, "-P", "-m", "pip", "install", *options, "--target", target, wheel)
     return target
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the wheel and nothing that it needs."""
+    return install(wheel, tmp_path_factory.mktemp("installed"))
 
 
 def hmsa(installed: Path, folder: Path, *words: str | Path) -> tuple[int, str]:
@@ -106,10 +134,31 @@ def hmsa(installed: Path, folder: Path, *words: str | Path) -> tuple[int, str]:
 
 def test_a_wheel_holds_all_files_of_the_package_and_no_others(source: Path, wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    inside = {name.removeprefix("hmsa_pipeline/") for name in names if name.startswith("hmsa_pipeline/")}
-    assert inside == packaged(source)
-    assert inside >= ADDED.keys()
+    assert inside(wheel) - {LIBRARY} == packaged(source)
+    assert inside(wheel) >= ADDED.keys()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"hmsa_pipeline"}
+
+
+def has_library(installed: Path) -> tuple[bool, str]:
+    """Whether the installed package loads its compiled library, and what it fuses."""
+    env = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    found, _, fused = run(sys.executable, "-P", "-c", FUSE, env=env, cwd=installed).partition(" ")
+    return found == "True", fused
+
+
+@pytest.mark.skipif(COMPILER is None or sys.platform == "win32", reason="there is no compiler here")
+def test_a_compiler_makes_a_library_and_without_one_the_same_is_fused(
+    source: Path, wheel: Path, installed: Path, tmp_path: Path
+) -> None:
+    assert LIBRARY in inside(wheel)
+    assert "abi3" in wheel.name, "it does not depend on the version of Python"
+    plain = build_wheel(source, tmp_path / "wheel", os.environ | {"CC": str(tmp_path / "none")})
+    assert inside(plain) == inside(wheel) - {LIBRARY}
+    without, expected = has_library(install(plain, tmp_path / "plain"))
+    with_library, fused = has_library(installed)
+    assert not without
+    assert with_library == (library() is not None)
+    assert fused == expected
 
 
 def test_a_source_distribution_gives_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ...config.calibration_field import Calibration
-from ...fusion.fuse import first_maximum
+from ...fusion.member_sums import first_maximum
 from .temperature_fit import MAX_TEMPERATURE, MIN_TEMPERATURE, PIXELS_AT_ONCE, PRIOR_SPREAD, fit_temperature
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from hmsa_pipeline.errors import StoreError
 from hmsa_pipeline.pipeline.config.manifest import FusionFunctions
-from hmsa_pipeline.pipeline.fusion.fuse import LogitMap, fuse, quantise
+from hmsa_pipeline.pipeline.fusion.fuse import fuse, quantise
+from hmsa_pipeline.pipeline.fusion.member_sums import LogitMap
 from hmsa_pipeline.pipeline.search import count_pixels
 from hmsa_pipeline.pipeline.search.combinations import RunningSums, Weights, members_of, subsets
 from hmsa_pipeline.pipeline.search.count_fused import FusedCounter
