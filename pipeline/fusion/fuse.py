@@ -54,6 +54,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .kernel.library import library
 from .member_sums import LogitMap, MemberSums, entropy, make_sums
 
 UNWEIGHTED = frozenset({"max-softmax", "min-softmax"})
@@ -90,6 +91,15 @@ def fuse(
     """
     found = fuse_several(logits, weights, temperatures, maps, label=label, confidences=(confidence,))
     return Fused(found.label, found.confidences[confidence])
+
+
+def is_one_pass(label: str, confidence: str, maps: Sequence[LogitMap | None] = ()) -> bool:
+    """Say whether `fuse` computes these on a CPU without going back to memory, so that it takes any number of pixels.
+
+    Args:
+        label, confidence, maps: see `fuse`.
+    """
+    return library() is not None and _MAXIMA.get(confidence) == _LABEL_NEEDS[label] and not any(maps)
 
 
 class FusedSeveral(NamedTuple):

@@ -20,13 +20,16 @@ from ..config.member import Member
 from ..storage.output_folder import store_path
 from ..store.logit_store import LogitStore
 from .calibrated_logits import logit_map
-from .fuse import Fused, fuse, fuse_several, quantise
+from .fuse import Fused, fuse, fuse_several, is_one_pass, quantise
 
 ENSEMBLE = "ensemble"
 """Name of all members together."""
 
 CACHED_PIXELS = 16384
 """Pixels that are fused at once: their logits of all classes stay in a core's cache."""
+
+_ONE_PASS_PIXELS = 16
+"""Times as many are fused at once where few pixels are looked at at a time anyway: calls cost time, too."""
 
 MemberStore = tuple[Member, Path]
 """A member and its store of one dataset."""
@@ -150,7 +153,7 @@ def fused_strips(
     Raises:
         StoreError: logits are missing or damaged.
     """
-    for rows, logits in member_strips(stores, image, read_all):
+    for rows, logits in member_strips(stores, image, read_all, _pixels_at_once(members, functions)):
         yield (
             rows,
             {
@@ -160,8 +163,16 @@ def fused_strips(
         )
 
 
+def _pixels_at_once(members: Sequence[Member], functions: FusionFunctions) -> int:
+    maps = [logit_map(member) for member in members]
+    return CACHED_PIXELS * (_ONE_PASS_PIXELS if is_one_pass(functions.label, functions.confidence, maps) else 1)
+
+
 def member_strips(
-    stores: Sequence[LogitStore], image: str, read_all: Callable[..., Iterable[Any]] = map
+    stores: Sequence[LogitStore],
+    image: str,
+    read_all: Callable[..., Iterable[Any]] = map,
+    pixels: int | None = None,
 ) -> Iterator[tuple[slice, list[Tensor]]]:
     """Read an image's logits a few rows at a time: rows, and of each store logits (C, rows, W) float16.
 
@@ -171,13 +182,14 @@ def member_strips(
         stores: of the members.
         image: its path in the dataset.
         read_all: `map`, or that of an executor, which reads the stores side by side.
+        pixels: given at once, at most, but at least a row; `CACHED_PIXELS` if None.
 
     Raises:
         StoreError: logits are missing or damaged.
     """
     indices = [store.index[image] for store in stores]
     rooms = [store.room_for_strip(index) for store, index in zip(stores, indices, strict=True)]
-    step = max(1, CACHED_PIXELS // rooms[0].shape[2])
+    step = max(1, (pixels or CACHED_PIXELS) // rooms[0].shape[2])
     for start, stop in stores[0].strips(indices[0]):
 
         def read(store: LogitStore, index: int, room: np.ndarray, a: int = start, b: int = stop) -> Tensor:
@@ -206,8 +218,9 @@ def predict_from_stores(
     stores = [open_store(path) for _, path in members]
     voting = [member for member, _ in members]
     parts: dict[str, list[LabelAndConfidence]] = {name: [] for name in combinations}
+    pixels = CACHED_PIXELS if look else _pixels_at_once(voting, functions)
     with ThreadPoolExecutor(2) as pool:
-        for rows, logits in member_strips(stores, image, pool.map):
+        for rows, logits in member_strips(stores, image, pool.map, pixels):
             for name, numbers in combinations.items():
                 chosen = [voting[i] for i in numbers]
                 fused = fuse_several(

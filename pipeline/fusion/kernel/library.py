@@ -22,7 +22,7 @@ KINDS = ("softmax", "logits", "minimum", "maximum")
 """Sums over the members, by their numbers in the library; for formulas see `MemberSums`."""
 LOG2_E = 1.4426950408889634
 _SOURCE = Path(__file__).with_name("softmax_sums.c")
-_PART = 65536
+_PART = 2**18
 """Pixels of the least work for a thread of its own."""
 
 

@@ -47,8 +47,11 @@ struct job {
 
 #if defined(__GNUC__)
 #define INLINE static inline __attribute__((always_inline))
+/* Too many rows are read at once for a processor to foresee the next lanes. */
+#define PREFETCH(address) __builtin_prefetch(address, 0, 2)
 #else
 #define INLINE static inline
+#define PREFETCH(address)
 #endif
 
 INLINE float float_of(uint32_t bits)
@@ -85,6 +88,8 @@ INLINE void read_logits(const void *logits, int64_t stride, int halves, int64_t 
             uint16_t few[LANES] = {0};
             if (count < LANES)
                 from = memcpy(few, from, (size_t)count * sizeof few[0]);
+            PREFETCH(from + LANES);
+            PREFETCH(from + LANES + LANES / 2);
             for (int i = 0; i < LANES; i++)
                 row[i] = float_of_half(from[i]);
         } else {

@@ -77,7 +77,7 @@ def test_every_half_is_read_as_what_it_is() -> None:
     assert torch.equal(read[finite], halves[finite].float())
 
 
-@pytest.mark.parametrize(("pixels", "threads", "parts"), [(0, 4, 1), (65536, 4, 1), (200_000, 2, 2), (10**6, 4, 4)])
+@pytest.mark.parametrize(("pixels", "threads", "parts"), [(0, 4, 1), (2**18, 4, 1), (2**20 + 1, 2, 2), (2**20, 8, 4)])
 def test_large_work_is_divided_among_threads(
     pixels: int, threads: int, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,4 +99,4 @@ def test_an_error_of_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        library.in_parts(fail, 10**6)
+        library.in_parts(fail, 2**20)
