@@ -10,7 +10,8 @@ from .library import LOG2_E, add_members, in_parts, is_readable
 
 _PARTS = 8
 _ROUNDER = np.float32(12582912.0)
-_BIAS = np.uint32(127 << 23)
+_BIAS = np.uint32(191 << 23)
+_UNBIASED = np.float32(2.0**-64)
 _LEADING, *_COEFFICIENTS = (
     np.float32(float.fromhex(digits))
     for digits in (
@@ -67,7 +68,7 @@ def _fill(z: np.ndarray, temperature: float, out: np.ndarray) -> None:
         t, rounded, r = rooms[:, :, : here.shape[1]]
         np.subtract(here, here.max(0), out=t)
         np.multiply(t, scale, out=t)
-        np.maximum(t, np.float32(-127.0), out=t)
+        np.maximum(t, np.float32(-150.0), out=t)
         np.add(t, _ROUNDER, out=rounded)
         np.subtract(rounded, _ROUNDER, out=r)
         g = np.subtract(r, t, out=t)
@@ -80,6 +81,7 @@ def _fill(z: np.ndarray, temperature: float, out: np.ndarray) -> None:
         np.left_shift(exponent, 23, out=exponent)
         np.add(exponent, _BIAS, out=exponent)
         np.multiply(r, rounded, out=r)
+        np.multiply(r, _UNBIASED, out=r)
         total = parts[:, : here.shape[1]]
         total[:] = 0.0
         for first in range(0, classes, _PARTS):

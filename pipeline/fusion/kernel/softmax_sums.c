@@ -115,7 +115,7 @@ INLINE void powers(float *restrict z, int64_t classes, float scale, float *restr
         float *restrict part = work + c % PARTS * LANES;
         for (int i = 0; i < LANES; i++) {
             float t = (row[i] - highest[i]) * scale;
-            t = t < -127.0f ? -127.0f : t; /* 2^-127 counts as 0 */
+            t = t < -150.0f ? -150.0f : t; /* 2^-150 becomes 0 */
             float rounded = t + ROUNDER;
             float k = rounded - ROUNDER;
             float g = k - t;
@@ -125,8 +125,8 @@ INLINE void powers(float *restrict z, int64_t classes, float scale, float *restr
             r = r * g + 0x1.ebf9aep-3f;
             r = r * g - 0x1.62e428p-1f;
             r = r * g + 1.0f;
-            /* The last digits of `rounded` are k, which becomes an exponent. */
-            row[i] = r * float_of((bits_of(rounded) << 23) + (127u << 23));
+            /* The last digits of `rounded` are k, which becomes an exponent; denormal numbers come last. */
+            row[i] = r * float_of((bits_of(rounded) << 23) + (191u << 23)) * 0x1p-64f;
             part[i] += row[i];
         }
     }
