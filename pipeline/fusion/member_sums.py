@@ -137,7 +137,7 @@ class _StepwiseSums(MemberSums):
 
 
 class _OnePassSums(MemberSums):
-    """What the compiled library knows, to the bits of `_StepwiseSums`, a few pixels of all members at a time.
+    """Sums that the compiled library has, to the bits of `_StepwiseSums`, a few pixels of all members at a time.
 
     Args:
         like, shares, labelled: see `MemberSums`.
