@@ -6,7 +6,7 @@
 The baseline is the loop of the research forks: decode, forward pass, `np.savez_compressed`, one after another, with
 our network, so that only the loop differs. Beside it the forward pass alone, over photographs in memory, and a block
 of `hmsa-pipeline dump` over the same photographs. The way to the disk alone is one thread: float16 logits in memory
-to a file, theirs and ours. Cases run by turns.
+to a file, theirs and ours. Cases run by turns, with ``--against`` also those of another build.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from bench_ensemble import drawn
-from harness import compare, size, tell
+from builds import add_against, builds
+from harness import case_name, compare, size, tell
 from hmsa_pipeline.datasets.decode.tensors import decode_image
 from hmsa_pipeline.datasets.synthetic.scene import draw_scene
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
@@ -133,8 +134,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--write-only", action="store_true")
     parser.add_argument("--json", type=Path)
+    add_against(parser)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with builds(options.against) as them, tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         if options.write_only:
             cases = {
@@ -143,7 +145,8 @@ def main() -> None:
                 "a shard, small": partial(make_shard, root, options.size, "small"),
                 "a shard, compact": partial(make_shard, root, options.size, "compact"),
             }
-            tell(compare(cases, repeats=options.repeats), "savez_compressed", json_file=options.json)
+            measured = compare(cases, repeats=options.repeats, builds=them)
+            tell(measured, "savez_compressed", builds=them, json_file=options.json)
             return
         torch.manual_seed(0)
         save_checkpoint(root / "weights.pth", build(options.arch), arch=options.arch)
@@ -156,10 +159,13 @@ def main() -> None:
             "forward alone": partial(make_forward, root, photos, setting, options.arch),
             "a block of dump": partial(make_dump, root, photos, options.size, setting, options.arch),
         }
-        measured = compare(cases, repeats=options.repeats)
-    tell(measured, "decode, forward, savez", json_file=options.json, images=options.images, size=options.size)
-    share = measured["forward alone"].median / measured["a block of dump"].median
-    print(f"a block of dump makes {share:.2f}x the images per second of the forward pass alone")
+        measured = compare(cases, repeats=options.repeats, builds=them)
+        more = {"images": options.images, "size": options.size}
+        tell(measured, "decode, forward, savez", builds=them, json_file=options.json, **more)
+        for version in them:
+            alone, block = (measured[case_name(name, version, them)] for name in ("forward alone", "a block of dump"))
+            share = f"{alone.median / block.median:.2f}x the images per second of the forward pass alone"
+            print(f"{case_name('a block of dump', version, them)} makes {share}")
 
 
 if __name__ == "__main__":

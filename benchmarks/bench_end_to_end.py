@@ -5,7 +5,7 @@
 
 Seven members with random weights, drawn photographs. The commands take turns, each in processes of its own and into a
 folder of its own; what counts is from the first image to the last (`seconds` in run.json), and the whole command
-beside it. Prints the medians, what limited each, and the ratio.
+beside it. Prints the medians, what limited each, and the ratio; with ``--against`` also those of another build.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from harness import machine, size
+from builds import NOW, Build, add_against, builds
+from harness import case_name, machine, size
 from hmsa_pipeline.datasets.synthetic.scene import draw_scene
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
@@ -53,14 +53,14 @@ def prepare(root: Path, arch: str, members: int, images: int, shape: tuple[int, 
     return path
 
 
-def run(manifest: Path, output: Path, commands: list[list[str]]) -> tuple[float, float, str]:
+def run(manifest: Path, output: Path, commands: list[list[str]], build: Build) -> tuple[float, float, str]:
     """Seconds in the images, seconds of the whole commands, and what limited them."""
     begun = time.perf_counter()
     limits = []
     for command in commands:
-        words = [sys.executable, "-P", "-m", "hmsa_pipeline.cli", *command, "--manifest", str(manifest)]
+        words = build.command(*command, "--manifest", manifest, "--output", output)
         done = subprocess.run(
-            [*words, "--output", str(output)], check=True, capture_output=True, text=True, cwd=manifest.parent
+            words, check=True, capture_output=True, text=True, cwd=manifest.parent, env=build.environment()
         )
         limits += [line for line in done.stdout.splitlines() if line.startswith("limited by")]
     whole = time.perf_counter() - begun
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "fp16"])
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    add_against(parser)
     options = parser.parse_args()
     print(machine())
     device = ["--device", options.device]
@@ -98,23 +99,33 @@ def main() -> None:
         "dump + ensemble": [["dump", *device], ["ensemble"]],
         "predict": [["predict", *device]],
     }
-    found: dict[str, list[tuple[float, float, str]]] = {name: [] for name in ways}
-    with tempfile.TemporaryDirectory() as folder:
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    with builds(options.against) as them, tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         manifest = prepare(root, options.arch, options.members, options.images, options.size, options.precision)
         outputs: dict[str, Path] = {}
         for turn in range(options.repeats):
-            for number, (name, commands) in enumerate(ways.items()):
-                outputs[name] = root / f"run{turn}-{number}"
-                found[name].append(run(manifest, outputs[name], commands))
-        other, levels = differences(*outputs.values())
+            for number, (way, commands) in enumerate(ways.items()):
+                for version in them:
+                    name = case_name(way, version, them)
+                    outputs[name] = root / f"run{turn}-{number}-{len(outputs)}"
+                    found.setdefault(name, []).append(run(manifest, outputs[name], commands, version))
+        other, levels = differences(*(outputs[case_name(way, NOW, them)] for way in ways))
     medians = {}
     for name, runs in found.items():
         inside, whole = (statistics.median(values) for values in list(zip(*runs, strict=True))[:2])
         medians[name] = inside, whole
-        print(f"{name:16} {inside:7.1f} s in the images, {whole:7.1f} s with start and end; {runs[-1][2]}")
-    ratios = [p / d for p, d in zip(medians["predict"], medians["dump + ensemble"], strict=True)]
+        wide = max(map(len, found))
+        print(f"{name:{wide}} {inside:7.1f} s in the images, {whole:7.1f} s with start and end; {runs[-1][2]}")
+    predict, both = (medians[case_name(way, NOW, them)] for way in ("predict", "dump + ensemble"))
+    ratios = [p / d for p, d in zip(predict, both, strict=True)]
     print(f"predict takes {ratios[0]:.2f}x the time in the images, {ratios[1]:.2f}x with start and end")
+    for way in ways if len(them) > 1 else ():
+        before, after = (medians[case_name(way, version, them)] for version in them)
+        print(
+            f"{way}: {after[0] / before[0]:.2f}x the time of {options.against} in the images, "
+            f"{after[1] / before[1]:.2f}x with start and end"
+        )
     print(f"another class at {other:.1e} of the pixels, confidences within {levels} levels")
 
 

@@ -1,12 +1,13 @@
 """Fusing seven members at 1024x2048: `hmsa-pipeline ensemble`, and the way of the research forks.
 
     python benchmarks/bench_ensemble.py --images 32
+    python benchmarks/bench_ensemble.py --images 32 --against HEAD~10 --no-baseline
 
 The baseline loads every member's `np.savez_compressed` logits as float32, stacks them, takes the softmax twice (once
 for the class map, once for the confidence) and writes two PNGs; one process per core. Both run by turns, over images
 that are links to a few different ones, so that they lie in the page cache: the processors are measured and not the
 disk. Prints seconds per image, peak memory (of all processes, proportional set size), the ratio, and how far the
-answers differ.
+answers differ. With ``--against`` another build fuses its own stores of the same logits, too.
 """
 
 from __future__ import annotations
@@ -16,19 +17,16 @@ import json
 import multiprocessing
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 import yaml
-from harness import machine, size
+from builds import NOW, Build, BuildProcess, Peak, Ran, add_against, builds, run_command
+from harness import machine, size, tell_commands
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.store.image_table import Photograph
@@ -127,50 +125,12 @@ def baseline(root: Path, processes: int) -> float:
 # ------------------------------------------------------------------ ours
 
 
-def ours(manifest: Path, images: int) -> float:
-    """Seconds per image, in the command's own process, so that no start of workers is counted."""
-    command: list[str | Path] = [
-        sys.executable,
-        "-P",
-        "-m",
-        "hmsa_pipeline.cli",
-        "ensemble",
-        "--overwrite",
-        "--workers",
-        "0",
-    ]
-    command += ["--manifest", manifest]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def ours(manifest: Path, build: Build = NOW) -> tuple[float, Ran]:
+    """Seconds in the command's images, so that no start is counted, and what the whole command took."""
+    words = ["ensemble", "--overwrite", "--workers", "0", "--manifest", manifest]
+    ran = run_command(build, words)
     record = json.loads((manifest.parent / "run" / "run.json").read_text())
-    return record["ensemble"]["photos"]["seconds"] / images
-
-
-class Peak:
-    """The most memory that this process' descendants held together, in GB, looked at ten times a second."""
-
-    def __init__(self) -> None:
-        self.most = 0.0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look)
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        me = psutil.Process()
-        while not self._ended.wait(0.1):
-            held = 0
-            for child in me.children(recursive=True):
-                try:
-                    held += child.memory_full_info().pss
-                except psutil.Error:
-                    continue
-            self.most = max(self.most, held / 1e9)
+    return record["ensemble"]["photos"]["seconds"], ran
 
 
 def differences(root: Path) -> tuple[float, int]:
@@ -194,33 +154,47 @@ def main() -> None:
     parser.add_argument("--encoding", default="lossless", choices=["lossless", "small", "compact"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-baseline", action="store_true")
+    add_against(parser)
     options = parser.parse_args()
     print(machine())
     cores = len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        manifest = prepare(root, options.images, options.different, options.size, options.encoding)
-        seconds: dict[str, list[float]] = {"baseline": [], "ours": []}
-        peaks: dict[str, float] = {}
+    with builds(options.against) as them, tempfile.TemporaryDirectory() as folder:
+        manifests: dict[Build, Path] = {}
+        for number, build in enumerate(them):
+            root = Path(folder, str(number))
+            root.mkdir()
+            # The logits as npz are for the baseline alone, but older builds have no switch for them.
+            more = {"npz": not options.no_baseline} if build == NOW else {}
+            with BuildProcess(build) as process:
+                arguments = (root, options.images, options.different, options.size, options.encoding)
+                manifests[build] = process.call(prepare, *arguments, **more)
+        seconds: dict[str, list[float]] = {"baseline": []} if not options.no_baseline else {}
+        seconds |= {build.name: [] for build in them}
+        runs: dict[str, list[Ran]] = {build.name: [] for build in them}
+        peaks: dict[str, float] = dict.fromkeys(seconds, 0.0)
+        root = manifests[NOW].parent
         for _ in range(options.repeats):
-            for name in seconds:
-                if name == "baseline" and options.no_baseline:
-                    continue
+            if not options.no_baseline:
                 with Peak() as peak:
-                    one = ours(manifest, options.images) if name == "ours" else baseline(root, cores)
-                seconds[name].append(one)
-                peaks[name] = max(peaks.get(name, 0.0), peak.most)
+                    seconds["baseline"].append(baseline(root, cores))
+                peaks["baseline"] = max(peaks["baseline"], peak.most)
+            for build, manifest in manifests.items():
+                inside, ran = ours(manifest, build)
+                seconds[build.name].append(inside / options.images)
+                runs[build.name].append(ran)
+                peaks[build.name] = max(peaks[build.name], ran.memory)
+        medians = {name: statistics.median(found) for name, found in seconds.items()}
         for name, found in seconds.items():
-            if found:
-                spread = f"{min(found):.2f} to {max(found):.2f}"
-                print(
-                    f"{name:10} {statistics.median(found):.2f} s per image ({spread}), {peaks[name]:.2f} GB at most"
-                )
+            spread = f"{min(found):.2f} to {max(found):.2f}"
+            print(f"{name:10} {medians[name]:.2f} s per image ({spread}), {peaks[name]:.2f} GB at most")
+        if len(them) > 1:
+            print(f"{medians['now'] / medians[options.against]:.2f}x the time per image; whole commands, with start:")
+            tell_commands(runs, options.against, options.images)
         if not options.no_baseline:
-            ratio = statistics.median(seconds["baseline"]) / statistics.median(seconds["ours"])
             other, levels = differences(root)
             print(
-                f"{ratio:.1f}x as fast; another class at {other:.1e} of the pixels, confidence within {levels} levels"
+                f"{medians['baseline'] / medians['now']:.1f}x as fast as the baseline; another class at "
+                f"{other:.1e} of the pixels, confidence within {levels} levels"
             )
 
 

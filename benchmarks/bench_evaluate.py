@@ -2,28 +2,24 @@
 
     python benchmarks/bench_evaluate.py
     python benchmarks/bench_evaluate.py --images 20
-    python benchmarks/bench_evaluate.py --before older/hmsa_pipeline --images 4
+    python benchmarks/bench_evaluate.py --against HEAD~10 --images 4
 
-With --before, the command itself is timed, on predictions and on the stores of seven members, against that of an
-older version of the package in that folder, by turns in one run.
+With ``--against`` the command itself is timed, on predictions and on the stores of seven members, by turns with that
+of another revision.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import yaml
 from bench_ensemble import prepare
-from harness import compare, size, tell
+from builds import Build, BuildProcess, Ran, add_against, builds, run_command
+from harness import size, tell_commands
 from hmsa_pipeline.pipeline.fusion.prediction_files import CONFIDENCE_LEVELS
 from hmsa_pipeline.pipeline.scoring.pixel_counts import PixelCounts, count_classes
 from PIL import Image
@@ -60,79 +56,61 @@ def by_sorting(label: np.ndarray, confidence: np.ndarray, truth: np.ndarray) -> 
     return matrix, levels
 
 
-CASES = {
-    "evaluate": ["evaluate"],
-    "evaluate --per-model": ["evaluate", "--per-model"],
-    "evaluate --per-model --leave-one-out": ["evaluate", "--per-model", "--leave-one-out"],
-}
+CASES = (["evaluate"], ["evaluate", "--per-model"], ["evaluate", "--per-model", "--leave-one-out"])
 
 
-def command(manifest: Path, words: list[str], package: Path | None) -> Callable[[], None]:
-    """Work that runs a command in this process: of the package in this folder, None for the installed one."""
-    if package is not None:
-        for name in [name for name in sys.modules if name.split(".")[0] == "hmsa_pipeline"]:
-            del sys.modules[name]
-        sys.path.insert(0, str(package.resolve().parent))
-    import hmsa_pipeline
-    from hmsa_pipeline.cli import app
-
-    if package is not None and Path(hmsa_pipeline.__file__).resolve().parent != package.resolve():
-        raise SystemExit(f"{package}: is no folder of the name hmsa_pipeline")
-
-    def work() -> None:
-        with (
-            Path(os.devnull).open("w") as nowhere,
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
-        ):
-            app([*words, "--manifest", str(manifest), "--processes", "1"], standalone_mode=False)
-
-    return work
+def add_masks(manifest: Path, images: int, shape: tuple[int, int]) -> None:
+    """Masks that agree with the photographs' logits by chance."""
+    (manifest.parent / "masks").mkdir()
+    for number in range(images):
+        truth = np.random.default_rng(number).integers(0, 19, (-(-shape[0] // 64), -(-shape[1] // 64)))
+        truth = truth.repeat(64, 0).repeat(64, 1)[: shape[0], : shape[1]].astype(np.uint8)
+        truth[: shape[0] // 26] = 255
+        Image.fromarray(truth).save(manifest.parent / "masks" / f"{number:04}.png")
+    tree = yaml.safe_load(manifest.read_text())
+    tree["datasets"][0]["masks"] = "masks"
+    manifest.write_text(yaml.safe_dump(tree))
 
 
-def against(package: Path, images: int, shape: tuple[int, int], repeats: int) -> None:
-    """Compare the command with that of another version.
+def commands(revision: str, images: int, shape: tuple[int, int], repeats: int) -> None:
+    """Compare the command with that of another revision, each on stores and predictions of its own.
 
     Args:
-        package: its folder.
+        revision: of the repository.
         images: how many there are.
         shape: (H, W) of them.
         repeats: turns that count.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        manifest = prepare(root, images, min(2, images), shape, npz=False)
-        (root / "masks").mkdir()
-        for number in range(images):
-            truth = np.random.default_rng(number).integers(0, 19, (-(-shape[0] // 64), -(-shape[1] // 64)))
-            truth = truth.repeat(64, 0).repeat(64, 1)[: shape[0], : shape[1]].astype(np.uint8)
-            truth[:40] = 255
-            Image.fromarray(truth).save(root / "masks" / f"{number:04}.png")
-        tree = yaml.safe_load(manifest.read_text())
-        tree["datasets"][0]["masks"] = "masks"
-        manifest.write_text(yaml.safe_dump(tree))
-        from hmsa_pipeline.cli import app
-
-        app(["ensemble", "--manifest", str(manifest), "--workers", "0"], standalone_mode=False)
-        for name, words in CASES.items():
-            cases = {
-                f"before: {name}": partial(command, manifest, words, package),
-                f"now: {name}": partial(command, manifest, words, None),
-            }
-            tell(compare(cases, repeats=repeats), f"before: {name}")
+    with builds(revision) as them, tempfile.TemporaryDirectory() as folder:
+        manifests: dict[Build, Path] = {}
+        for number, build in enumerate(them):
+            root = Path(folder, str(number))
+            root.mkdir()
+            with BuildProcess(build) as process:
+                manifests[build] = process.call(prepare, root, images, min(2, images), shape, "lossless")
+            add_masks(manifests[build], images, shape)
+            run_command(build, ["ensemble", "--manifest", manifests[build], "--workers", "0"])
+        for words in CASES:
+            found: dict[str, list[Ran]] = {build.name: [] for build in them}
+            for _ in range(repeats):
+                for build, manifest in manifests.items():
+                    ran = run_command(build, [*words, "--manifest", manifest, "--processes", "1"])
+                    found[build.name].append(ran)
+            print(" ".join(words))
+            tell_commands(found, revision, images)
 
 
 def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=6)
-    parser.add_argument("--before", type=Path, help="folder hmsa_pipeline of an older version")
     parser.add_argument("--size", type=size, default=(1024, 2048), metavar="HxW")
     parser.add_argument("--repeats", type=int, default=3)
+    add_against(parser)
     options = parser.parse_args()
     images = options.images
-    if options.before is not None:
-        against(options.before, images, options.size, options.repeats)
+    if options.against is not None:
+        commands(options.against, images, options.size, options.repeats)
         return
     total, ours, theirs = PixelCounts(), [], []
     peaks = []

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from builds import add_against, builds
 from harness import compare, size, tell
 from hmsa_pipeline.datasets.decode.arrays import decode_rgb
 from hmsa_pipeline.datasets.decode.tensors import normalise
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, help="the folder of what it looks at for that")
     parser.add_argument("--width", type=int, default=4096, help="photographs that are wider are reduced to it")
     parser.add_argument("--agreement-only", action="store_true", help="say only what half precision costs")
+    add_against(parser)
     options = parser.parse_args()
     if options.checkpoint and options.photographs:
         print(
@@ -183,9 +185,10 @@ def main() -> None:
     }
     if options.precision != "fp32":
         cases[f"straightforward, {options.precision}"] = partial(make_baseline, *arguments, options.precision)
-    measured = compare(cases, repeats=options.repeats)
+    with builds(options.against) as them:
+        measured = compare(cases, repeats=options.repeats, builds=them)
     baseline = "straightforward, fp32" if options.device == "cpu" else f"straightforward, {options.precision}"
-    tell(measured, baseline, json_file=options.json, size=options.size, precision=options.precision)
+    tell(measured, baseline, builds=them, json_file=options.json, size=options.size, precision=options.precision)
     ways = [make(*arguments, "fp32")().float() for make in (make_baseline, make_ours)]
     same, mean, most = differences(*ways)
     print(f"ours against the baseline in fp32: argmax agrees on {same:.6f}, |dp| mean {mean:.1e}, at most {most:.1e}")

@@ -2,16 +2,18 @@
 
     python benchmarks/bench_listing.py --images 20000
 
-Another version is measured by turns with ``PYTHONPATH`` set to a folder in which ``hmsa_pipeline`` links to it.
+With ``--against`` another revision lists the same folders by turns.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from builds import BuildProcess, add_against, builds
 from hmsa_pipeline.datasets.layout.image_mask_pairs import find_pairs
 
 LAYOUTS = ("cityscapes", "shift", "idd")
@@ -42,18 +44,29 @@ def listed(root: Path, layout: str, turns: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure, and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20000)
     parser.add_argument("--turns", type=int, default=3)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    add_against(parser)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, builds(options.against) as them:
         for layout in LAYOUTS:
             root = Path(folder, layout)
-            for number in range(args.images):
+            for number in range(options.images):
                 for name in names(layout, number):
                     (root / name).parent.mkdir(parents=True, exist_ok=True)
                     (root / name).touch()
-            print(f"{layout}: {listed(root, layout, args.turns):.3f} s CPU for {args.images} images and masks")
+            found: dict[str, list[float]] = {build.name: [] for build in them}
+            for _ in range(options.turns):
+                for build in them:
+                    with BuildProcess(build) as process:
+                        found[build.name].append(process.call(listed, root, layout, 1))
+            medians = {name: statistics.median(seconds) for name, seconds in found.items()}
+            for name, seconds in medians.items():
+                print(f"{layout}, {name}: {seconds:.3f} s CPU for {options.images} images and masks")
+            if len(them) > 1:
+                print(f"{layout}: {medians['now'] / medians[options.against]:.2f}x the time")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python benchmarks/bench_scale.py                              # 4,000 images x 7 models
     python benchmarks/bench_scale.py --images 1000000 --models 1
     python benchmarks/bench_scale.py --table 1000 10000 100000 1000000
+    python benchmarks/bench_scale.py --table 1000000 --against HEAD~10
     python benchmarks/bench_scale.py --tasks 100000
 
 What is measured is what a run does before its first image. Photographs and shards are hard links to one small
@@ -15,11 +16,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from builds import NOW, Build, BuildProcess, add_against, builds
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
@@ -71,10 +72,21 @@ def row(name: str, seconds: float | None, mebibytes: float | None, note: str = "
     print(f"{name:44} {took:>10} {more:>10}  {note}".rstrip(), flush=True)
 
 
-def alone(step: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+def alone(step: Callable[..., Any], *arguments: Any, build: Build = NOW) -> Any:
     """``step`` in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(step, arguments)
+    with BuildProcess(build) as process:
+        return process.call(step, *arguments)
+
+
+def compared(what: str, found: Sequence[dict[str, Any]], them: Sequence[Build]) -> None:
+    """Print what a step took in each build, and the ratios if there are two."""
+    for one, version in zip(found, them, strict=True):
+        ratio = ""
+        if version != them[0]:
+            of = [one[unit] / max(found[0][unit], 1e-9) for unit in ("seconds", "mebibytes")]
+            ratio = f"{of[0]:.3f}x time, {of[1]:.3f}x memory"
+        name = what if len(them) == 1 else f"{what}, {version.name}"
+        row(name, one["seconds"], one["mebibytes"], "; ".join(filter(None, (ratio, one.get("note", "")))))
 
 
 @contextmanager
@@ -157,22 +169,35 @@ def begin(manifest: Path) -> dict[str, Any]:
     return found
 
 
-def bench_plan(folder: Path, images: int, models: int, share: float) -> None:
+def bench_plan(folder: Path, images: int, models: int, share: float, them: Sequence[Build]) -> None:
     """Measure all that happens before the first image."""
-    manifest = world(folder, images, models)
+    roots = [folder / f"plan{number}" for number in range(len(them))]
+    for root in roots:
+        root.mkdir()
+    manifests = [alone(world, root, images, models, build=b) for root, b in zip(roots, them, strict=True)]
     print(f"{images:,} images x {models} models, {share:.0%} of them complete; memory is growth to the peak")
-    fresh = alone(plan, manifest)
-    row("plan, no stores", fresh["seconds"], fresh["mebibytes"], verdict(fresh["seconds"], images, models))
-    made = alone(register, manifest, share)
-    row("make and register all stores", made["seconds"], made["mebibytes"])
-    resumed = alone(plan, manifest)
-    row("plan, resume scan", resumed["seconds"], resumed["mebibytes"], verdict(resumed["seconds"], images, models))
+
+    def each(step: Callable[..., Any], *more: Any) -> list[dict[str, Any]]:
+        return [alone(step, manifest, *more, build=b) for manifest, b in zip(manifests, them, strict=True)]
+
+    fresh = each(plan)
+    for one in fresh:
+        one["note"] = verdict(one["seconds"], images, models)
+    compared("plan, no stores", fresh, them)
+    compared("make and register all stores", each(register, share), them)
+    resumed = each(plan)
+    for one in resumed:
+        one["note"] = verdict(one["seconds"], images, models)
+    compared("plan, resume scan", resumed, them)
     done = sum(index % 10 < 10 * share for index in range(images))
-    if (fresh["todo"], resumed["todo"]) != (models * images, models * (images - done)):
-        raise SystemExit(f"the scan found {resumed['todo']} of {models * (images - done)} images to do")
-    begun = alone(begin, manifest)
-    row("take up all stores", begun["seconds"], begun["mebibytes"])
-    row("a process with the package imported", None, alone(nothing)["mebibytes"])
+    for first, second in zip(fresh, resumed, strict=True):
+        if (first["todo"], second["todo"]) != (models * images, models * (images - done)):
+            raise SystemExit(f"the scan found {second['todo']} of {models * (images - done)} images to do")
+    compared("take up all stores", each(begin), them)
+    for version in them:
+        what = "a process with the package imported"
+        name = what if len(them) == 1 else f"{what}, {version.name}"
+        row(name, None, alone(nothing, build=version)["mebibytes"])
 
 
 def nothing() -> dict[str, Any]:
@@ -236,24 +261,27 @@ def table_scan(path: Path, images: int) -> dict[str, Any]:
     return found
 
 
-def bench_table(folder: Path, counts: list[int]) -> None:
+def bench_table(folder: Path, counts: list[int], them: Sequence[Build]) -> None:
     """Measure tables of several sizes."""
     print("memory is growth to the peak")
     for images in counts:
-        path = folder / str(images) / "m0.zarr"
-        path.parent.mkdir()
-        made = alone(table_register, path, images)
-        size = (path / "zarr.json").stat().st_size
-        name = f"{images:,} images: "
-        row(f"{name}register", made["seconds"], made["mebibytes"], f"zarr.json {size / 1e6:.1f} MB")
-        opened = alone(table_open, path)
-        row(f"{name}open", opened["seconds"], opened["mebibytes"])
-        scanned = alone(table_scan, path, images)
-        row(f"{name}scan for complete ones", scanned["seconds"], scanned["mebibytes"])
-        grown = alone(table_grow, path, images)
-        row(f"{name}append one", grown["seconds"], grown["mebibytes"])
-        if (opened["images"], scanned["complete"]) != (images, images):
-            raise SystemExit(f"{opened['images']} of {images} images are listed, {scanned['complete']} complete")
+        paths = [folder / str(images) / str(number) / "m0.zarr" for number in range(len(them))]
+        for path in paths:
+            path.parent.mkdir(parents=True)
+        places = list(zip(paths, them, strict=True))
+        made = [alone(table_register, path, images, build=version) for path, version in places]
+        for one, path in zip(made, paths, strict=True):
+            one["note"] = f"zarr.json {(path / 'zarr.json').stat().st_size / 1e6:.1f} MB"
+        compared(f"{images:,} images: register", made, them)
+        opened = [alone(table_open, path, build=version) for path, version in places]
+        compared(f"{images:,} images: open", opened, them)
+        scanned = [alone(table_scan, path, images, build=version) for path, version in places]
+        compared(f"{images:,} images: scan for complete ones", scanned, them)
+        grown = [alone(table_grow, path, images, build=version) for path, version in places]
+        compared(f"{images:,} images: append one", grown, them)
+        for one, two in zip(opened, scanned, strict=True):
+            if (one["images"], two["complete"]) != (images, images):
+                raise SystemExit(f"{one['images']} of {images} images are listed, {two['complete']} complete")
 
 
 # ------------------------------------------------------------------ Dask's scheduler
@@ -339,14 +367,17 @@ def main() -> None:
     parser.add_argument("--complete", type=float, default=0.5, help="share of shards that are there")
     parser.add_argument("--table", type=int, nargs="+", metavar="IMAGES", help="only one store's table, of each size")
     parser.add_argument("--tasks", type=int, help="only Dask's scheduler, with so many tasks")
+    add_against(parser)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
+    if options.tasks and options.against:
+        parser.error("--against: --tasks measures Dask alone; leave one of them out")
+    with builds(options.against) as them, tempfile.TemporaryDirectory() as scratch:
         if options.table:
-            bench_table(Path(scratch), options.table)
+            bench_table(Path(scratch), options.table, them)
         elif options.tasks:
             bench_tasks(options.tasks)
         else:
-            bench_plan(Path(scratch), options.images, options.models, options.complete)
+            bench_plan(Path(scratch), options.images, options.models, options.complete, them)
 
 
 if __name__ == "__main__":

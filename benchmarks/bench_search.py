@@ -6,7 +6,8 @@
 Both commands run by turns, each in processes of its own, over labelled images of 1024x2048 that are links to a few
 different ones, so that they lie in the page cache. Members share a part of their logits (`--alike`), so that they
 agree on some of the pixels; with 0 they agree by chance, which is the worst case for the search. Prints seconds per
-image and peak memory (of all processes, proportional set size). ``--other`` times the `evaluate` of another checkout.
+image and peak memory (of all processes, proportional set size). ``--against`` times the `evaluate` of another
+revision, which has to read this one's stores.
 """
 
 from __future__ import annotations
@@ -14,16 +15,14 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 import yaml
-from bench_ensemble import MEMBERS, Peak, drawn
+from bench_ensemble import MEMBERS, drawn
+from builds import NOW, add_against, builds, run_command
 from harness import machine, size
 from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.pipeline.store.identity import StoreIdentity
@@ -77,22 +76,6 @@ def prepare(root: Path, images: int, different: int, shape: tuple[int, int], ali
     return path, statistics.mean(agreed)
 
 
-def seconds_of(words: list[str], package: Path | None = None) -> tuple[float, float]:
-    """Seconds and GB of a command; of another checkout if ``package`` is the folder that holds it."""
-    env = dict(os.environ) | ({"PYTHONPATH": str(package)} if package else {})
-    begun = time.perf_counter()
-    with Peak() as peak:
-        subprocess.run(
-            [sys.executable, "-m", "hmsa_pipeline.cli", *words],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=env,
-            cwd=package,
-        )
-    return time.perf_counter() - begun, peak.most
-
-
 def main() -> None:
     """Measure, and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,19 +84,14 @@ def main() -> None:
     parser.add_argument("--size", type=size, default=(1024, 2048), metavar="HxW")
     parser.add_argument("--alike", type=float, default=0.75, help="part of the logits that all members share")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--other", type=Path, help="folder that holds another checkout as hmsa_pipeline")
+    add_against(parser)
     options = parser.parse_args()
     print(machine())
-    with tempfile.TemporaryDirectory() as folder:
+    with builds(options.against) as them, tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         torch.manual_seed(0)
         manifest, agreed = prepare(root, options.images, options.different, options.size, options.alike)
-        subprocess.run(
-            [sys.executable, "-m", "hmsa_pipeline.cli", "ensemble", "--manifest", manifest, "--workers", "0"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        run_command(NOW, ["ensemble", "--manifest", manifest, "--workers", "0"])
         print(f"all members agree on {agreed:.0%} of the pixels")
         commands = {
             "evaluate": ["evaluate", "--manifest", str(manifest), "--per-model", "--leave-one-out"],
@@ -123,10 +101,10 @@ def main() -> None:
         memory = dict.fromkeys(commands, 0.0)
         for _ in range(options.repeats):
             for name, words in commands.items():
-                taken, held = seconds_of(words, options.other if name == "evaluate" else None)
-                seconds[name].append(taken / options.images)
-                print(f"  {name} {taken:.1f} s, {held:.2f} GB", flush=True)
-                memory[name] = max(memory[name], held)
+                ran = run_command(them[0] if name == "evaluate" else NOW, words)
+                seconds[name].append(ran.seconds / options.images)
+                print(f"  {name} {ran.seconds:.1f} s, {ran.memory:.2f} GB", flush=True)
+                memory[name] = max(memory[name], ran.memory)
         for name, found in seconds.items():
             spread = f"{min(found):.2f} to {max(found):.2f}"
             print(f"{name:10} {statistics.median(found):.2f} s per image ({spread}), {memory[name]:.2f} GB at most")

@@ -5,19 +5,16 @@ Machines are shared and noisy; a ratio of medians of runs that took turns is wha
 
 from __future__ import annotations
 
-import gc
 import json
-import multiprocessing
 import platform
 import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
+from builds import NOW, Build, BuildProcess, Ran
 
 Work = Callable[[], Any]
 
@@ -41,73 +38,49 @@ class Measured:
     gpu_memory: float | None
 
 
-def compare(cases: Mapping[str, Callable[[], Work]], *, repeats: int = 5, warmups: int = 1) -> dict[str, Measured]:
+def compare(
+    cases: Mapping[str, Callable[[], Work]],
+    *,
+    repeats: int = 5,
+    warmups: int = 1,
+    builds: Sequence[Build] = (NOW,),
+) -> dict[str, Measured]:
     """Run the cases by turns.
 
     Args:
-        cases: name -> what makes the work to be timed; sent to a new process, so a function of a module or a partial.
+        cases: name -> what makes the work to be timed, a function of a module or a partial: a new process calls it.
         repeats: runs of each that count.
         warmups: runs of each before them.
+        builds: of the package; of two, each runs every case, whose name is then followed by the build's.
     """
-    context = multiprocessing.get_context("spawn")
-    children: dict[str, tuple[Connection, Any]] = {}
-    for name, make in cases.items():
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, make, warmups), daemon=True)
-        process.start()
-        # Whoever sets up does so alone, and whoever falls ends the comparison.
-        theirs.close()
-        ours.recv()
-        children[name] = (ours, process)
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    cores: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(repeats):
-        for name, (connection, _) in children.items():
-            connection.send("run")
-            taken, worked = connection.recv()
-            seconds[name].append(taken)
-            cores[name].append(worked)
-    found = {}
-    for name, (connection, process) in children.items():
-        connection.send("end")
-        memory, gpu_memory = connection.recv()
-        process.join()
-        middle, worked = statistics.median(seconds[name]), statistics.median(cores[name])
-        found[name] = Measured(seconds[name], middle, worked, memory, gpu_memory)
+    found: dict[str, Measured] = {}
+    with ExitStack() as stack:
+        processes: dict[str, BuildProcess] = {}
+        for name, make in cases.items():
+            for build in builds:
+                process = stack.enter_context(BuildProcess(build))
+                # Whoever sets up does so alone, and whoever fails ends the comparison.
+                process.make(make, warmups)
+                processes[case_name(name, build, builds)] = process
+        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
+        for _ in range(repeats):
+            for name, process in processes.items():
+                runs[name].append(process.run())
+        for name, process in processes.items():
+            seconds, cores = (list(values) for values in zip(*runs[name], strict=True))
+            found[name] = Measured(seconds, statistics.median(seconds), statistics.median(cores), *process.memory())
     return found
 
 
-def _serve(connection: Connection, make: Callable[[], Work], warmups: int) -> None:
-    work = make()
-    for _ in range(warmups):
-        work()
-    gc.collect()
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    held = torch.cuda.memory_allocated() if cuda else 0
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-    connection.send("ready")
-    while connection.recv() == "run":
-        begun, worked = time.perf_counter(), time.process_time()
-        work()
-        if cuda:
-            torch.cuda.synchronize()
-        connection.send((time.perf_counter() - begun, time.process_time() - worked))
-    gpu = (torch.cuda.max_memory_allocated() - held) / 2**20 if cuda else None
-    connection.send((_resident("VmHWM") - before, gpu))
-
-
-def _resident(field: str) -> float:
-    """MiB, of a line of ``/proc/self/status``."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+def case_name(case: str, build: Build, builds: Sequence[Build]) -> str:
+    """Name a case as `compare` does where it runs with these builds."""
+    return case if len(builds) == 1 else f"{case}, {build.name}"
 
 
 def machine() -> str:
     """What it ran on, in a line."""
+    import torch  # not above: processes that import this module may need none
+
     name = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -117,19 +90,60 @@ def machine() -> str:
     return f"{name}, {torch.get_num_threads()} threads, {device}, torch {torch.__version__}"
 
 
-def tell(measured: Mapping[str, Measured], baseline: str, *, json_file: Path | None = None, **more: Any) -> None:
-    """Print a line for each case, with its ratio to the baseline; JSON beside it."""
+def tell(
+    measured: Mapping[str, Measured],
+    baseline: str,
+    *,
+    builds: Sequence[Build] = (NOW,),
+    json_file: Path | None = None,
+    **more: Any,
+) -> None:
+    """Print a line for each case, with its ratio to the baseline; JSON beside it.
+
+    Args:
+        measured: from `compare`.
+        baseline: name of a case; with two builds each case's baseline is itself in the first of them.
+        builds: those of `compare`.
+        json_file: what to write, if anything.
+        more: what else it shall say.
+    """
     print(machine())
-    base = measured[baseline]
+    wide = max(28, *map(len, measured))
     for name, one in measured.items():
+        base = measured[baseline if len(builds) == 1 else f"{name.rpartition(', ')[0]}, {builds[0].name}"]
         spread = f"{min(one.seconds):.3f} to {max(one.seconds):.3f}"
-        memory = base.gpu_memory and one.gpu_memory is not None
-        held, least = (one.gpu_memory, base.gpu_memory) if memory else (one.memory, base.memory)
-        ratio = f"{one.median / base.median:.2f}x time, {held / least:.2f}x memory" if least and held else ""
-        print(f"{name:28} {one.median:8.3f} s ({spread}), {one.cores:8.3f} core s, {held or 0:7.0f} MiB  {ratio}")
+        on_gpu = base.gpu_memory and one.gpu_memory is not None
+        held, least = (one.gpu_memory, base.gpu_memory) if on_gpu else (one.memory, base.memory)
+        ratio = f"{one.median / base.median:.2f}x time, {one.cores / (base.cores or 1e-9):.2f}x core s"
+        ratio += f", {held / least:.2f}x memory" if least and held else ""
+        print(f"{name:{wide}} {one.median:8.3f} s ({spread}), {one.cores:8.3f} core s, {held or 0:7.0f} MiB  {ratio}")
     if json_file:
         rows: dict[str, Any] = {name: asdict(one) for name, one in measured.items()}
         json_file.write_text(json.dumps({"machine": machine(), **more, "cases": rows}, indent=1) + "\n")
+
+
+def tell_commands(found: Mapping[str, Sequence[Ran]], baseline: str, images: int = 1) -> None:
+    """Print a line for each kind of command, with its ratio to the baseline.
+
+    Args:
+        found: name -> its runs.
+        baseline: one of the names.
+        images: by which times are divided.
+    """
+
+    def median(name: str, field: str) -> float:
+        return statistics.median(getattr(run, field) for run in found[name])
+
+    per = " per image" if images > 1 else ""
+    wide = max(map(len, found))
+    for name, runs in found.items():
+        times = [run.seconds / images for run in runs]
+        ratios = [median(name, field) / (median(baseline, field) or 1e-9) for field in ("seconds", "cores", "memory")]
+        print(
+            f"{name:{wide}} {statistics.median(times):.3f} s{per} ({min(times):.3f} to {max(times):.3f}), "
+            f"{median(name, 'cores') / images:.3f} core s, {median(name, 'memory'):.2f} GB  "
+            f"{ratios[0]:.2f}x time, {ratios[1]:.2f}x core s, {ratios[2]:.2f}x memory"
+        )
 
 
 def size(text: str) -> tuple[int, int]:
