@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ def builds(revision: str | None) -> Iterator[tuple[Build, ...]]:
                 _compile(tree, revision)
                 importable.mkdir()
                 (importable / "hmsa_pipeline").symlink_to(tree)
+                _write_metadata(tree / "pyproject.toml", importable)
                 yield Build(revision, (importable, tree / "benchmarks", HERE)), NOW
             finally:
                 subprocess.run(
@@ -109,6 +111,19 @@ def _compile(tree: Path, revision: str) -> None:
     if done.returncode:
         said = (done.stderr.strip() or "no reason given").splitlines()[-1]
         raise SystemExit(f"error: --against {revision}: its extension modules cannot be built ({said})")
+
+
+def _write_metadata(pyproject: Path, folder: Path) -> None:
+    """Write a revision's own entry points as an installation would, to be found before those that are installed."""
+    if not pyproject.exists():
+        return
+    project = tomllib.loads(pyproject.read_text())["project"]
+    info = folder / f"{project['name'].replace('-', '_')}-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 0\n")
+    groups = {"console_scripts": project.get("scripts", {}), **project.get("entry-points", {})}
+    lines = [f"[{group}]\n" + "".join(f"{n} = {v}\n" for n, v in names.items()) for group, names in groups.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines))
 
 
 def _end(number: int, frame: FrameType | None) -> None:

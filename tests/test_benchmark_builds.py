@@ -25,6 +25,10 @@ def version():
     import hmsa_pipeline
     return hmsa_pipeline.VERSION, 1 + 1
 
+def codecs():
+    from importlib.metadata import entry_points
+    return [f"{one.name} = {one.value}" for one in entry_points(group="zarr.codecs") if "hmsa" in one.value]
+
 def make(count):
     from hmsa_pipeline import FILL
     return lambda: bytearray(FILL * count)
@@ -43,6 +47,9 @@ def main():
             for build in them:
                 with BuildProcess(build) as process:
                     print(build.name, *process.call(version))
+        elif what == "codecs":
+            with BuildProcess(them[0]) as process:
+                print(them[0].name, process.call(codecs))
         elif what == "compare":
             found = compare({"bytes": partial(make, 2**20)}, repeats=3, builds=them)
             tell(found, "bytes", builds=them)
@@ -211,6 +218,17 @@ def test_the_worktree_goes_when_the_benchmark_is_interrupted(repository: Path, n
     assert process.returncode
     assert not tree.exists()
     assert left_over(repository) == []
+
+
+def test_entry_points_are_those_of_the_revision(repository: Path) -> None:
+    (repository / "pyproject.toml").write_text(
+        "[project]\nname = 'hmsa-pipeline'\n"
+        "[project.entry-points.'zarr.codecs']\n'tiny' = 'hmsa_pipeline.tiny:Codec'\n"
+    )
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "codec")
+    out, err, _ = run(repository, "HEAD", "codecs")
+    assert (out.splitlines(), err) == (["HEAD ['tiny = hmsa_pipeline.tiny:Codec']"], "")
 
 
 def test_extension_modules_are_built_in_the_worktree(repository: Path) -> None:
