@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,14 @@ print(sys.modules["hmsa_pipeline"].VERSION)
 print("trouble", file=sys.stderr)
 sys.exit({code})
 """
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """A shell starts what it puts into the background with Ctrl-C ignored; tests that send it need it heard."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def git(folder: Path, *words: str) -> str:
