@@ -1,6 +1,7 @@
 """Time and memory of the network at three scales: the straightforward way, and ours.
 
     python benchmarks/bench_forward.py --size 512x1024 --repeats 3
+    python benchmarks/bench_forward.py --size 512x1024 --against HEAD~10 --no-baseline
     python benchmarks/bench_forward.py --size 1024x2048 --device cuda --precision fp16
 
 The baseline is written as research forks write it: every scale in full, at its own resolution, every map enlarged to
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--precision", default="fp32", choices=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-baseline", action="store_true", help="run ours alone, to compare builds")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--checkpoint", type=Path, help="a trained network, to say what half precision costs")
     parser.add_argument("--photographs", type=Path, help="the folder of what it looks at for that")
@@ -179,16 +181,19 @@ def main() -> None:
     if options.agreement_only:
         return
     arguments = (options.arch, options.size, options.device)
-    cases = {
-        "straightforward, fp32": partial(make_baseline, *arguments, "fp32"),
-        f"ours, {options.precision}": partial(make_ours, *arguments, options.precision),
-    }
-    if options.precision != "fp32":
+    cases = {f"ours, {options.precision}": partial(make_ours, *arguments, options.precision)}
+    if not options.no_baseline:
+        cases = {"straightforward, fp32": partial(make_baseline, *arguments, "fp32"), **cases}
+    if options.precision != "fp32" and not options.no_baseline:
         cases[f"straightforward, {options.precision}"] = partial(make_baseline, *arguments, options.precision)
     with builds(options.against) as them:
         measured = compare(cases, repeats=options.repeats, builds=them)
     baseline = "straightforward, fp32" if options.device == "cpu" else f"straightforward, {options.precision}"
+    if options.no_baseline:
+        baseline = f"ours, {options.precision}"
     tell(measured, baseline, builds=them, json_file=options.json, size=options.size, precision=options.precision)
+    if options.no_baseline:
+        return
     ways = [make(*arguments, "fp32")().float() for make in (make_baseline, make_ours)]
     same, mean, most = differences(*ways)
     print(f"ours against the baseline in fp32: argmax agrees on {same:.6f}, |dp| mean {mean:.1e}, at most {most:.1e}")
