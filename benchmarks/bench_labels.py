@@ -51,7 +51,7 @@ def main() -> None:
         count = reduced(options.photographs, options.width, root / "photographs")
         checkpoint = options.checkpoint and options.checkpoint.resolve()
         if checkpoint is None:
-            checkpoint = root / "random.safetensors"
+            checkpoint = root / "random.pth"
             save_checkpoint(checkpoint, network(options.arch, "cpu"), arch=options.arch)
         manifest = root / "manifest.yaml"  # JSON is YAML
         member = {"name": "it", "arch": options.arch, "checkpoint": str(checkpoint)}
