@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...datasets.auto_labels import confidence_name, label_name
 from ...datasets.class_set import CITYSCAPES19, ClassSet
 from ...datasets.class_set_labels import describe_labels
@@ -154,13 +156,15 @@ def _plan_dataset(
     reader, pairs = _own_labels(entry, root, settings, sizes, manifest.class_set)
 
     absent, reasons = {}, failures(manifest.output, entry.name)
-    for path in [path for path, who in stores.has.items() if not who]:
+    for path in [stores.paths[i] for i in np.flatnonzero(~stores.has.any(axis=0))]:
         if path not in reasons:
             raise StoreError(
                 f"{entry.name}: {path} is in no member's store yet; finish 'hmsa-pipeline dump', or take --limit"
             )
         absent[path] = reasons[path]
-    images = {path: stores.entries[path] for path in stores.entries if path not in absent}
+    everybody = tuple(range(len(stores.members)))
+    tasks = {path: stores.task(i, everybody) for i, path in enumerate(stores.paths) if path not in absent}
+    images = {path: task.entry for path, task in tasks.items()}
     if not images:
         raise StoreError(f"{entry.name}: no member has logits of an image; make them with 'hmsa-pipeline dump'")
 
@@ -181,13 +185,14 @@ def _plan_dataset(
     plan = DatasetPlan(entry, root, folder, teacher, work, before, images, absent=absent, reader=reader, pairs=pairs)
     plan.classes = manifest.class_set
     existing = existing_predictions(folder) if before else {}
-    for path, who in stores.has.items():
+    last = stores.written.max(axis=0, initial=-1)
+    for path, newest in zip(stores.paths, last.tolist(), strict=True):
         if path in absent:
             continue
         written = existing.get(label_name(path, settings.format))
         there = written is not None and confidence_name(path) in existing
-        if not there or any(stores.complete[i][path] > (written or 0) for i in who):
-            plan.tasks.append(FusionTask(stores.entries[path], who))
+        if not there or newest > (written or 0):
+            plan.tasks.append(tasks[path])
     return plan
 
 
@@ -195,7 +200,8 @@ def _require_same_photographs(
     stores: DatasetStores, entry: DatasetEntry, root: Path, sizes: Mapping[str, int]
 ) -> None:
     """Raise StoreError unless the stores hold the dataset's photographs as they are now."""
-    missing = [path for path in sizes if path not in stores.entries]
+    known = dict(zip(stores.paths, stores.facts[:, 0].tolist(), strict=True))
+    missing = [path for path in sizes if path not in known]
     place = next(store.path for _, store in stores.members if store is not None).parent
     if len(missing) == len(sizes):
         raise StoreError(
@@ -207,7 +213,7 @@ def _require_same_photographs(
             f"{place}: lacks {len(missing)} of the {len(sizes)} photographs in {root} ({first_few(missing, 2)}); "
             "finish 'hmsa-pipeline dump', or take --limit"
         )
-    changed = [path for path, now in sizes.items() if stores.entries[path].bytes != now]
+    changed = [path for path, now in sizes.items() if known[path] != now]
     if changed:
         raise StoreError(
             f"{place}: {len(changed)} photographs have another size in bytes than when their logits were stored "

@@ -171,14 +171,14 @@ def import_logits(
     try:
         with writer_lock(path):
             # An empty store is started over, too: the first try may have had wrong channels.
-            afresh = overwrite or not LogitStore.exists(path) or not any(LogitStore.open(path).complete())
+            afresh = overwrite or not LogitStore.exists(path) or not LogitStore.open(path).shards().complete.any()
             store = LogitStore.for_writing(path, identity, {"package_version": __version__}, overwrite=afresh)
             if afresh:
                 forget_other_shares(path)
             store.register(photos)
-            listed = store.index.keys() - present
-            complete = store.complete()
-            wanted = [store.index[photo.path] for photo in photos[:limit]]
+            listed = {entry.path for entry in store.images if entry.path not in present}
+            complete = store.shards().complete
+            wanted = store.images.locate([photo.path for photo in photos[:limit]]).tolist()
             todo = [i for i in wanted if not complete[i]]
             result.skipped = len(wanted) - len(todo)
             with Progress(len(todo)) as progress:

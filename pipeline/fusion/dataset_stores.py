@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
+
+import numpy as np
 
 from ...datasets.layout.folder_layout import output_stem
 from ...errors import StoreError
@@ -14,32 +15,47 @@ from ..storage.output_folder import store_path
 from ..storage.run_record import gone
 from ..store.image_table import ImageEntry
 from ..store.logit_store import LogitStore
+from ..store.table_columns import CHUNK_ROWS
+from .ensemble_block import FusionTask
 from .member_stores import require_store_classes
 
 
 @dataclass(frozen=True)
 class DatasetStores:
-    """The stores of the manifest's members of a weight above 0.
+    """The stores of the manifest's members of a weight above 0, and the images of all of them: M members, N images.
 
     Attributes:
         members: each as it is calibrated on the dataset, with its store, None where it has none.
-        entries: all images by path, sorted.
-        complete: for each member, image whose logits are complete -> when they were written, in ns.
+        paths: of the images, sorted.
+        facts: (N, 3) int64: size in bytes, height and width of each image; the last two -1 if no member could read
+            its header.
+        rows: (M, N) int64: where the image stands in the member's table, -1 where it does not.
+        written: (M, N) int64: when the member's logits of the image were written, in ns; -1 where they are not
+            complete.
     """
 
     members: list[tuple[Member, LogitStore | None]]
-    entries: dict[str, ImageEntry]
-    complete: list[dict[str, int]]
+    paths: list[str]
+    facts: np.ndarray
+    rows: np.ndarray
+    written: np.ndarray
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in train-id order."""
         return next(store.identity.classes for _, store in self.members if store is not None)
 
-    @cached_property
-    def has(self) -> dict[str, tuple[int, ...]]:
-        """Image -> positions of the members that have its logits."""
-        return {path: tuple(i for i, there in enumerate(self.complete) if path in there) for path in self.entries}
+    @property
+    def has(self) -> np.ndarray:
+        """(M, N) bool: whether the member has the logits of the image."""
+        return self.written >= 0
+
+    def task(self, position: int, who: tuple[int, ...]) -> FusionTask:
+        """Describe to a worker the image at ``position``, to be fused from the members ``who``."""
+        size, *sides = self.facts[position].tolist()
+        height, width = sides if sides[0] > 0 else (None, None)
+        entry = ImageEntry(self.paths[position], size, height, width, None, None)
+        return FusionTask(entry, who, tuple(self.rows[[*who], position].tolist()))
 
 
 def open_dataset(
@@ -81,51 +97,75 @@ def open_dataset(
         store.require_arrays()
     if not stores:
         raise StoreError(f"{dataset}: no member has a store; make them with 'hmsa-pipeline dump'")
-    entries = _join_tables(dataset, stores, gone(manifest.output, dataset))
-    if wanted is not None:
-        entries = {path: entry for path, entry in entries.items() if path in wanted}
-    if limit is not None:
-        entries = dict(list(entries.items())[:limit])
-    complete = [
-        {e.path: f.modified for e, f in zip(s.images, s.shards(), strict=True) if f and f.bytes} if s else {}
-        for _, s in members
-    ]
-    found = DatasetStores(members, entries, complete)
-    lacking = {
-        member.name: sum(1 for who in found.has.values() if who and i not in who)
-        for i, (member, _) in enumerate(members)
-    }
-    if any(lacking.values()) and not allow_missing:
-        counts = ", ".join(f"{name} lacks {count}" for name, count in lacking.items() if count)
+    paths, facts, rows = _join_tables(dataset, stores, gone(manifest.output, dataset), wanted)
+    kept = slice(None, limit)
+    at = iter(rows)
+    rows = np.array([next(at) if store else np.full(len(paths), -1) for _, store in members], np.int64)[:, kept]
+    found = DatasetStores(members, paths[kept], facts[kept], rows, np.full(rows.shape, -1, np.int64))
+    for (_, store), mine, written in zip(members, rows, found.written, strict=True):
+        if store is not None and len(store.images):
+            shards = store.shards()
+            there = (mine >= 0) & shards.complete[mine]
+            written[there] = shards.modified[mine[there]]
+    has = found.has
+    lacking = (has.any(axis=0) & ~has).sum(axis=1)
+    if lacking.any() and not allow_missing:
+        counts = ", ".join(
+            f"{member.name} lacks {count}" for (member, _), count in zip(members, lacking, strict=True) if count
+        )
         raise StoreError(
-            f"{dataset}: of {len(entries)} images {counts}; finish 'hmsa-pipeline dump' (or import-logits){hint}"
+            f"{dataset}: of {len(found.paths)} images {counts}; finish 'hmsa-pipeline dump' (or import-logits){hint}"
         )
     return found
 
 
-def _join_tables(dataset: str, stores: list[LogitStore], left_out: set[str]) -> dict[str, ImageEntry]:
-    """Return all members' images by path, sorted, without ``left_out``, which the dataset no longer holds.
+def _join_tables(
+    dataset: str, stores: list[LogitStore], left_out: set[str], wanted: Collection[str] | None
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Join the members' tables.
+
+    Args:
+        dataset: its name.
+        stores: S of them.
+        left_out: images that the dataset no longer holds.
+        wanted: images to look at; None for all.
+
+    Returns:
+        the paths of all N images, sorted, their ``facts`` (N, 3), and their ``rows`` (S, N), see `DatasetStores`.
 
     Raises:
         StoreError: two members saw different photographs under one name, or two images share a prediction's name.
     """
-    entries: dict[str, ImageEntry] = {}
+    paths: list[str] = []
     for store in stores:
-        for entry in store.images:
-            if entry.path in left_out:
-                continue
-            known = entries.setdefault(entry.path, entry)
-            if None in (known.height, entry.height):
-                entries[entry.path] = entry if known.height is None else known
-            elif (known.bytes, known.height, known.width) != (entry.bytes, entry.height, entry.width):
-                raise StoreError(
-                    f"{dataset}: the members saw different photographs under one name (first: {entry.path}, "
-                    f"{known.height}x{known.width} and {entry.height}x{entry.width}); "
-                    "start the older store over with 'hmsa-pipeline dump --overwrite'"
-                )
-    stems: dict[str, str] = {}
-    for path in sorted(entries):
-        other = stems.setdefault(output_stem(path), path)
-        if other != path:
-            raise StoreError(f"{dataset}: {other} and {path} would write the same prediction; rename one of them")
-    return {path: entries[path] for path in sorted(entries)}
+        known = np.zeros(len(store.images), bool)
+        at = store.images.locate(paths)
+        known[at[at >= 0]] = True
+        for chunk in store.images.chunks() if not known.all() else ():
+            new = ~known[chunk * CHUNK_ROWS : (chunk + 1) * CHUNK_ROWS]
+            paths += [path for path, is_new in zip(store.images.chunk_paths(chunk), new, strict=True) if is_new]
+    paths = sorted(path for path in paths if path not in left_out and (wanted is None or path in wanted))
+    facts = np.full((len(paths), 3), -1, np.int64)
+    rows = np.empty((len(stores), len(paths)), np.int64)
+    for mine, store in zip(rows, stores, strict=True):
+        mine[:] = store.images.locate(paths)
+        there = np.flatnonzero(mine >= 0)
+        numbers = store.images.numbers()[mine[there]][:, :3]
+        differs = (facts[there, 1] > 0) & (numbers[:, 1] > 0) & (facts[there] != numbers).any(axis=1)
+        if differs.any():
+            first = int(np.flatnonzero(differs)[0])
+            (_, height, width), (_, now_height, now_width) = facts[there[first]].tolist(), numbers[first].tolist()
+            raise StoreError(
+                f"{dataset}: the members saw different photographs under one name (first: {paths[there[first]]}, "
+                f"{height}x{width} and {now_height}x{now_width}); "
+                "start the older store over with 'hmsa-pipeline dump --overwrite'"
+            )
+        unknown = facts[there, 1] < 0
+        facts[there[unknown]] = numbers[unknown]
+    if len({output_stem(path) for path in paths}) < len(paths):
+        stems: dict[str, str] = {}
+        for path in paths:
+            other = stems.setdefault(output_stem(path), path)
+            if other != path:
+                raise StoreError(f"{dataset}: {other} and {path} would write the same prediction; rename one of them")
+    return paths, facts, rows

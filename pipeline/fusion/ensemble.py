@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...errors import ManifestError, StoreError, disk_error
 from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
@@ -21,8 +23,8 @@ from ..store.logit_store import LogitStore
 from ..workers.jobs import JobImage, JobResult, JobSummary
 from ..workers.protocol import Workers
 from ..workers.recorded_jobs import run_recorded_jobs
-from .dataset_stores import open_dataset
-from .ensemble_block import EnsembleBlock, FusionTask
+from .dataset_stores import DatasetStores, open_dataset
+from .ensemble_block import EnsembleBlock
 from .ensemble_record import make_record, read_record
 from .prediction_files import prediction_names
 from .prediction_folder import (
@@ -42,7 +44,8 @@ class EnsemblePlan:
         folder: of the predictions.
         members: the manifest's members of a weight above 0, with their stores (None where one has none yet).
         record: the content of ``ensemble.json``.
-        tasks: images still to fuse.
+        stores: the images of all members' stores.
+        tasks: images still to fuse: position in ``stores`` -> the members that have it.
         skipped: number of images that were fused before from the same stores in the same way.
         absent: images that no member has -> reason, as far as it is known.
         partial: images fused from fewer than all members -> names of the members that took part.
@@ -52,7 +55,8 @@ class EnsemblePlan:
     folder: Path
     members: list[tuple[Member, LogitStore | None]]
     record: dict[str, Any]
-    tasks: list[FusionTask] = field(default_factory=list)
+    stores: DatasetStores
+    tasks: dict[int, tuple[int, ...]] = field(default_factory=dict)
     skipped: int = 0
     absent: dict[str, str] = field(default_factory=dict)
     partial: dict[str, list[str]] = field(default_factory=dict)
@@ -105,8 +109,7 @@ def _plan_dataset(
     manifest: Manifest, dataset: str, limit: int | None, overwrite: bool, allow_missing: bool
 ) -> EnsemblePlan:
     found = open_dataset(manifest, dataset, limit=limit, allow_missing=allow_missing)
-    members, entries, complete = found.members, found.entries, found.complete
-
+    members = found.members
     folder = predictions_path(manifest.output, dataset)
     require_free(folder)
     before = {} if overwrite else read_record(folder)
@@ -114,12 +117,16 @@ def _plan_dataset(
     record = make_record(manifest.ensemble, identities, before, manifest.class_set)
     require_same_work(folder, before, record)
     known_partial = before.get("partial", {})
-    plan = EnsemblePlan(dataset, folder, members, record)
+    plan = EnsemblePlan(dataset, folder, members, record, found)
     reasons = failures(manifest.output, dataset)
     existing = existing_predictions(folder) if before else {}
     # Object stores give times in whole seconds, where an equal time may be later.
     grain = 1 if file_system(folder).has_exact_times else 0
-    for path, who in found.has.items():
+    has = found.has
+    everybody = tuple(range(len(members)))
+    have_all, last = has.all(axis=0).tolist(), found.written.max(axis=0).tolist()
+    for position, path in enumerate(found.paths):
+        who = everybody if have_all[position] else tuple(np.flatnonzero(has[:, position]).tolist())
         if not who:
             plan.absent[path] = reasons.get(path, "is in no member's store yet; run 'hmsa-pipeline dump'")
             continue
@@ -127,17 +134,16 @@ def _plan_dataset(
         label, confidence = prediction_names(path)
         there = label in existing and confidence in existing
         used = known_partial.get(path, [m.name for m, _ in members])
-        if there and set(names) <= set(used) and all(complete[i][path] < existing[label] + grain for i in who):
+        if there and set(names) <= set(used) and last[position] < existing[label] + grain:
             plan.skipped += 1
             names = used
         else:
-            plan.tasks.append(FusionTask(entries[path], who))
+            plan.tasks[position] = who
         if len(names) < len(members):
             plan.partial[path] = names
     # For images beyond --limit the old record is kept.
-    for path, names in known_partial.items():
-        if path not in entries:
-            plan.partial[path] = names
+    listed = set(found.paths) if known_partial else set()
+    plan.partial |= {path: names for path, names in known_partial.items() if path not in listed}
     return plan
 
 
@@ -179,7 +185,7 @@ class EnsembleJob(PredictionJob):
     def __init__(self, plan: EnsemblePlan, functions: FusionFunctions) -> None:
         super().__init__(plan.dataset, plan.folder, key=plan.dataset)
         self._plan, self._functions = plan, functions
-        self._tasks = {task.entry.path: task for task in plan.tasks}
+        self._positions = {plan.stores.paths[position]: position for position in plan.tasks}
         self._is_opened = False
 
     def open(self) -> list[JobImage]:
@@ -188,14 +194,16 @@ class EnsembleJob(PredictionJob):
         self._is_opened = True
         try:
             self._token = self._held.enter_context(writer_lock(plan.folder))
-            begin_predictions(plan.folder, plan.record, plan.partial, self._tasks)
+            begin_predictions(plan.folder, plan.record, plan.partial, self._positions)
         except OSError as error:
             raise disk_error(plan.folder, error) from error
-        return [JobImage(task.entry.path, max(1, task.entry.pixels)) for task in plan.tasks]
+        sides = plan.stores.facts[:, 1] * plan.stores.facts[:, 2]
+        return [JobImage(path, int(sides[position])) for path, position in self._positions.items()]
 
     def block(self, paths: Sequence[str]) -> EnsembleBlock:
         members = tuple((member, store.path if store else None) for member, store in self._plan.members)
-        tasks = tuple(self._tasks[path] for path in paths)
+        positions = [self._positions[path] for path in paths]
+        tasks = tuple(self._plan.stores.task(position, self._plan.tasks[position]) for position in positions)
         return EnsembleBlock(self._plan.folder, members, self._functions, tasks, self._token)
 
     def result(self, summary: JobSummary) -> EnsembleResult:

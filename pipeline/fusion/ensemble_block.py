@@ -27,12 +27,19 @@ from .prediction_folder import write_prediction
 THREADS = min(4, os.cpu_count() or 1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FusionTask:
-    """One image to fuse: its entry, and the members that have it (positions in `EnsemblePlan.members`)."""
+    """One image to fuse.
+
+    Attributes:
+        entry: its path and size.
+        members: the members that have it (positions in `EnsemblePlan.members`).
+        rows: where it stands in the tables of their stores.
+    """
 
     entry: ImageEntry
     members: tuple[int, ...]
+    rows: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class EnsembleBlock:
         torch.set_num_threads(1)
         try:
             stores = [None if path is None else open_store(path) for _, path in self.members]
+            self._expect_rows(stores)
             self._fuse_all(stores, report, result, done)
         except DiskError as error:
             result.disk_problem = str(error)
@@ -71,6 +79,16 @@ class EnsembleBlock:
         result.left = tuple(path for path in paths if path not in done and path not in result.failed)
         result.seconds = time.monotonic() - begun
         return result
+
+    def _expect_rows(self, stores: list[LogitStore | None]) -> None:
+        """Let each store hold the rows of the block's images alone, instead of its whole table."""
+        rows: dict[int, list[int]] = {}
+        for task in self.tasks:
+            for member, row in zip(task.members, task.rows, strict=True):
+                rows.setdefault(member, []).append(row)
+        for member, expected in rows.items():
+            if (store := stores[member]) is not None:
+                store.index.expect(expected)
 
     def _fuse_all(
         self, stores: list[LogitStore | None], report: ProgressReporter, result: BlockResult, done: set[str]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ...datasets.decode.image_header import header_of
 from ...datasets.layout.find_images import survey_images
@@ -22,6 +24,7 @@ from ..config.manifest import DatasetEntry, Manifest
 from ..config.member import Member
 from ..storage.output_folder import own_folders, store_path
 from ..store.image_table import Photograph
+from ..store.table_columns import BYTES, CHUNK_ROWS, HEIGHT, ROW, WIDTH
 
 if TYPE_CHECKING:
     from .member_check import MemberChecks
@@ -137,6 +140,8 @@ def _checkpoint_status(member: Member, precision: str, checks: MemberChecks) -> 
     return InputStatus("model", member.name, "; ".join([_file_size(path, checkpoint_bytes(member)), *notes]))
 
 
+_LOOKS_AT_ONCE = 10_000
+
 _AS_STORED = "their pixels are taken as stored, which is what labels fit"
 _NOT_TURNED = {"folder": "their pixels are taken as stored; 'orientation: exif' on the dataset turns them"}
 
@@ -186,11 +191,10 @@ def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -
     """
     root = dataset.root_path()
     listing = survey_images(root, dataset.type, dataset.split, own_folders(manifest.output))
-    known = {} if afresh else _known_sizes(manifest, dataset)
+    images = listing.images
+    known = [None] * len(images) if afresh else _known_sizes(manifest, dataset, images)
 
     def look(image: PlacedImage) -> Photograph:
-        if size := known.get((image.path, image.bytes)):
-            return Photograph(image.path, image.bytes, size)
         try:
             header = header_of(located(root, image.path), late_exif=dataset.exif)
         except DatasetError:
@@ -198,14 +202,23 @@ def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -
         size = header.turned_size if dataset.exif else (header.height, header.width)
         return Photograph(image.path, image.bytes, size, header.orientation != 1)
 
+    found = [size and Photograph(image.path, image.bytes, size) for image, size in zip(images, known, strict=True)]
+    unknown = [i for i, photo in enumerate(found) if photo is None]
     with ThreadPoolExecutor(8) as pool:
-        photographs = tuple(pool.map(look, listing.images))
+        for start in range(0, len(unknown), _LOOKS_AT_ONCE):
+            some = unknown[start : start + _LOOKS_AT_ONCE]
+            for i, photo in zip(some, pool.map(look, [images[i] for i in some]), strict=True):
+                found[i] = photo
+    photographs = tuple(photo for photo in found if photo is not None)
     firsts = Counter(image.path.partition("/")[0] for image in listing.images)
     beside = {located(root, part): firsts[part] for part in parts_beside(root) if firsts[part]}
     return Survey(dataset, photographs, listing.left_out, beside)
 
 
-def _known_sizes(manifest: Manifest, dataset: DatasetEntry) -> Mapping[tuple[str, int], tuple[int, int]]:
+def _known_sizes(
+    manifest: Manifest, dataset: DatasetEntry, images: Sequence[PlacedImage]
+) -> list[tuple[int, int] | None]:
+    """Return the (height, width) of each image that a store knows with the same size in bytes; None for others."""
     from ..store.logit_store import LogitStore  # here, because `manifest check` needs neither it nor Zarr
 
     for member in manifest.models:
@@ -215,6 +228,18 @@ def _known_sizes(manifest: Manifest, dataset: DatasetEntry) -> Mapping[tuple[str
             store = LogitStore.open(path)
             # A store of photographs as stored does not know the sizes of turned ones.
             if store.identity.exif == dataset.exif:
-                images = store.images
-                return {(e.path, e.bytes): (e.height, e.width) for e in images if e.height and e.width}
-    return {}
+                rows = store.images.locate([image.path for image in images])
+                return _sizes_at(rows, store.images.numbers(), [image.bytes for image in images])
+    return [None] * len(images)
+
+
+def _sizes_at(rows: np.ndarray, numbers: np.ndarray, now: Sequence[int]) -> list[tuple[int, int] | None]:
+    """Return the sizes at ``rows`` of a table's ``numbers`` where its size in bytes is that of ``now``."""
+    found: list[tuple[int, int] | None] = [None] * len(rows)
+    shared: dict[tuple[int, int], tuple[int, int]] = {}
+    for start in range(0, len(rows), CHUNK_ROWS):
+        for i, row in enumerate(rows[start : start + CHUNK_ROWS].tolist(), start):
+            if row >= 0 and numbers[row, BYTES] == now[i] and numbers[row, ROW] >= 0:
+                size = int(numbers[row, HEIGHT]), int(numbers[row, WIDTH])
+                found[i] = shared.setdefault(size, size)
+    return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 
 from ...errors import StoreError, disk_error, reason
@@ -38,19 +39,24 @@ class JobPlan(ABC):
     Attributes:
         root: folder that the photographs' paths are relative to.
         wanted: the photographs that should be complete afterwards.
-        complete: paths of those that are.
+        complete: (len(wanted),) bool: which of them are.
     """
 
     name: str
     dataset: str
     root: Path
     wanted: tuple[Photograph, ...]
-    complete: frozenset[str]
+    complete: np.ndarray
+
+    @property
+    def done(self) -> int:
+        """Number of images that are complete."""
+        return int(self.complete.sum())
 
     @property
     def todo(self) -> int:
         """Number of images that are not complete."""
-        return len(self.wanted) - len(self.complete)
+        return len(self.wanted) - self.done
 
     @abstractmethod
     def remove_results(self) -> None:
@@ -158,13 +164,13 @@ class InferencePlan:
     def lines(self, workers: Sequence[str]) -> list[str]:
         """Describe the plan for people; ``workers`` are described in a line each."""
         return [
-            *(f"{job.name}: {job.todo} to do, {len(job.complete)} complete" for job in self.jobs),
+            *(f"{job.name}: {job.todo} to do, {job.done} complete" for job in self.jobs),
             *(f"worker {worker}" for worker in workers),
         ]
 
     def as_json(self) -> list[dict[str, Any]]:
         """Return the plan for ``--json``, job by job."""
-        return [{self.subject: o.name, "images": len(o.wanted), "complete": len(o.complete)} for o in self.jobs]
+        return [{self.subject: o.name, "images": len(o.wanted), "complete": o.done} for o in self.jobs]
 
     def plan_store(self, member: Member, identity: StoreIdentity, looked: Survey) -> StorePlan:
         """Plan the store of a member's logits over a dataset.
@@ -181,18 +187,17 @@ class InferencePlan:
         identity = identity_for_dataset(identity, looked.dataset)
         wanted = photographs[: self.limit]
         require_free(path)
-        complete: set[str] = set()
+        complete = np.zeros(len(wanted), bool)
         if not self.overwrite and LogitStore.exists(path):
             store = LogitStore.open(path)
             store.require(identity)
-            store.require_same(photographs)
-            complete = {entry.path for entry, there in zip(store.images, store.complete(), strict=True) if there}
+            complete = store.completed(photographs)[: len(wanted)]
         return StorePlan(
             name=f"{name}/{member.name}",
             dataset=name,
             root=looked.dataset.root_path(),
             wanted=wanted,
-            complete=frozenset(photo.path for photo in wanted if photo.path in complete),
+            complete=complete,
             member=member,
             store=path,
             identity=identity,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from ...errors import ManifestError
@@ -95,12 +96,13 @@ def _plan_dataset(plan: PredictPlan, looked: Survey, kept: Sequence[str]) -> Dat
         if of_all_members and all(name in existing for name in prediction_names(photo.path)):
             predicted[photo.path] = photo.bytes
     require_unchanged(folder, predicted)
+    is_predicted = np.array([photo.path in predicted for photo in wanted], bool)
     return DatasetPlan(
         name=dataset,
         dataset=dataset,
         root=looked.dataset.root_path(),
         wanted=wanted,
-        complete=frozenset(predicted).intersection(*(store.complete for store in stores)),
+        complete=np.logical_and.reduce([is_predicted, *(store.complete for store in stores)]),
         folder=folder,
         functions=plan.manifest.ensemble,
         members=tuple(members),

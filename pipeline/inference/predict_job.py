@@ -66,7 +66,7 @@ class PredictJob(PredictionJob):
     def open(self) -> list[JobImage]:
         """Lock the folder and the kept stores, and return the images that are not complete."""
         plan = self._plan
-        self._skipped = len(plan.complete)
+        self._skipped = plan.done
         try:
             self._token = self._held.enter_context(writer_lock(plan.folder))
             for store in self._stores.values():

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from ... import __version__
@@ -14,6 +15,7 @@ from ..storage.filesystem import remove_partials
 from ..storage.other_shares import record_other_shares
 from ..storage.writer_lock import writer_lock
 from ..store.logit_store import LogitStore
+from ..store.table_columns import HEIGHT, WIDTH
 from ..workers.jobs import JobImage, JobSummary
 from .image_block import ImageBlock
 from .networks import BlockMember
@@ -33,8 +35,8 @@ class StoreJob:
         self._plan, self._settings = plan, settings
         self._store: LogitStore | None = None
         self._held = contextlib.ExitStack()
+        self._rows: dict[str, int] = {}
         self._todo: list[str] = []
-        self._skipped: set[str] = set()
         self.name, self.key = plan.name, plan.member.name
         self.gone: frozenset[str] = frozenset()
 
@@ -46,21 +48,24 @@ class StoreJob:
             versions = {"package_version": __version__, "torch_version": torch.__version__}
             store = LogitStore.for_writing(plan.store, plan.identity, versions)
             store.register(plan.photographs)
-            complete = store.complete()
+            complete = store.shards().complete
         except OSError as error:
             raise disk_error(plan.store, error) from error
         self._store, self._writer = store, store.writer()
-        self.gone = frozenset(store.index.keys() - {photo.path for photo in plan.photographs})
-        wanted = [store.index[photo.path] for photo in plan.wanted]
-        self._skipped = {store.images[i].path for i in wanted if complete[i]}
-        todo = [store.images[i] for i in wanted if not complete[i]]
-        self._todo = [entry.path for entry in todo]
-        return [JobImage(entry.path, max(1, entry.pixels)) for entry in todo]
+        listed = np.zeros(len(store.images), bool)
+        listed[store.images.locate([photo.path for photo in plan.photographs])] = True
+        self.gone = frozenset(store.images[i].path for i in np.flatnonzero(~listed).tolist())
+        paths = [photo.path for photo in plan.wanted]
+        self._rows = dict(zip(paths, store.images.locate(paths).tolist(), strict=True))
+        self._todo = [path for path, row in self._rows.items() if not complete[row]]
+        numbers = store.images.numbers()
+        pixels = np.maximum(1, numbers[:, HEIGHT] * numbers[:, WIDTH])
+        return [JobImage(path, int(pixels[self._rows[path]])) for path in self._todo]
 
     def target(self, paths: Iterable[str]) -> LogitsTarget:
         """Describe the opened store to the workers that make these images."""
         assert self._store is not None
-        entries = {path: self._store.images[self._store.index[path]] for path in paths}
+        entries = {path: self._store.images[self._rows[path]] for path in paths}
         return LogitsTarget(self._writer, self._token, entries)
 
     def block(self, paths: Sequence[str]) -> ImageBlock:
@@ -91,10 +96,10 @@ class StoreJob:
             name=self.name,
             dataset=self._plan.dataset,
             images=len(self._plan.wanted),
-            skipped=len(self._skipped),
+            skipped=len(self._rows) - len(self._todo),
             gone=self.gone,
             present={photo.path for photo in self._plan.photographs},
-            looked_at=self._skipped | (set(self._todo) - left) | self.gone | summary.failed.keys(),
+            looked_at=(self._rows.keys() - left) | self.gone | summary.failed.keys(),
             settings=replace(self._settings, options=self._plan.member.options(self._settings.options)),
             **vars(summary),
         )

@@ -4,8 +4,8 @@ Four things hold of every store:
 
 * an image is complete if and only if its shard exists and is not empty, because a shard is written under a temporary
   name, flushed, and renamed into place by the one writer that holds the store's lock;
-* the table of images in the group's attributes comes first, the arrays follow it: a process that died between the
-  two leaves a store that the next writer completes;
+* the table of images comes first, the arrays follow it: a process that died between the two leaves a store that the
+  next writer completes, and one that died while the table grew leaves the old table (see `table_columns`);
 * metadata are compared with those that this version writes before a value is read, since Zarr gives NaN for a shard
   that it does not find, and other values for changed metadata;
 * equal work gives equal bytes: a store holds no times, hosts or failures.
@@ -14,8 +14,9 @@ Four things hold of every store:
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from array import array as array_of_numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,15 @@ from ..storage.filesystem import (
     size,
     write_bytes,
 )
-from ..storage.interface import FileInfo
 from .identity import StoreIdentity
-from .image_table import ImageEntry, Photograph, check_images, rows_per_array, update_table
+from .image_table import Photograph, arrays_of, check_paths, rows_per_array
 from .shard_reader import ShardReader
 from .shard_writer import ShardWriter
+from .table_columns import HEIGHT, ROW, WIDTH, TableColumns
+from .table_update import TableUpdate, update_table
 from .zarr_backend import (
     FORMAT_VERSION,
+    LISTED_VERSION,
     array_size,
     chunk_codecs,
     dimension_names,
@@ -48,6 +51,27 @@ from .zarr_backend import (
     table_version,
     zarr_store,
 )
+
+_FEW = 64
+"""Up to so many shards are looked up one by one, and more by a scan of their arrays."""
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shard files of images, as a scan found them.
+
+    Attributes:
+        bytes: (N,) int64: size of each image's shard, -1 where there is none.
+        modified: (N,) int64: time of its last write, in nanoseconds since 1970; 0 where there is none.
+    """
+
+    bytes: np.ndarray
+    modified: np.ndarray
+
+    @property
+    def complete(self) -> np.ndarray:
+        """(N,) bool: which images are complete, because their shard exists and is not empty."""
+        return self.bytes > 0
 
 
 class LogitStore(ShardReader):
@@ -81,7 +105,7 @@ class LogitStore(ShardReader):
         """
         try:
             cls.remove(path)
-            attributes = {"format_version": FORMAT_VERSION, **identity.as_json(), **versions, "images": []}
+            attributes = {"format_version": FORMAT_VERSION, **identity.as_json(), **versions, "images": 0}
             group = zarr.create_group(zarr_store(path), zarr_format=3, attributes=attributes)
         except OSError as error:
             raise StoreError(
@@ -95,7 +119,8 @@ class LogitStore(ShardReader):
     ) -> LogitStore:
         """Open the store at ``path`` for writing, or create it; the caller holds its lock.
 
-        Temporary files of writers that died are removed.
+        Temporary files of writers that died are removed, and a table of images of format version 1 becomes one of
+        version 2. A process that dies meanwhile leaves the store as it was.
 
         Args:
             path, identity, versions: see `create`.
@@ -114,7 +139,19 @@ class LogitStore(ShardReader):
         store = cls.open(path, writable=True)
         store.require(identity)
         remove_partials(path)
+        store._convert()
         return store
+
+    def _convert(self) -> None:
+        """Write a table of format version 1 as columns; the group's attributes, which hold it, are replaced last."""
+        attributes = dict(self._group.attrs)
+        if attributes["format_version"] != LISTED_VERSION:
+            return
+        images = self.images
+        paths = [path for chunk in images.chunks() for path in images.chunk_paths(chunk)]
+        TableColumns(self.path).write(0, {}, paths, images.numbers())
+        self._group.attrs.put({**attributes, "format_version": FORMAT_VERSION, "images": len(paths)})
+        self._load(table_version(self.path))
 
     def require(self, identity: StoreIdentity) -> None:
         """Raise StoreError if the store was made with other settings than ``identity``."""
@@ -165,54 +202,62 @@ class LogitStore(ShardReader):
         seen = table_version(path)
         return cls(path, open_group(path, writable=writable), seen)
 
-    def register(self, photographs: Iterable[Photograph]) -> int:
+    def register(self, photographs: Sequence[Photograph]) -> int:
         """Bring the table and the arrays up to the dataset as it is now, and return the number of rows added.
 
         New images are appended, in the order given. The row of an image whose file changed, such as a damaged file
-        that was repaired, is updated in place.
+        that was repaired, is updated in place. No path may be given twice.
 
         Raises:
             StoreError: an image changed since its logits were stored, or cannot be listed.
         """
-        images = self._updated_table(photographs)
-        added = len(images) - len(self.images)
-        if images != self.images:
-            try:
-                check_images(images)
-            except ValueError as error:
-                raise StoreError(f"{self.path}: cannot list these photographs ({error})") from error
-            self._require_vacant(images)
-            self._group.attrs["images"] = [asdict(entry) for entry in images]
+        update = self._update(photographs)
+        try:
+            check_paths(update.paths)
+            if len(set(update.paths)) < len(update.paths):
+                raise ValueError("an image is listed twice")
+        except ValueError as error:
+            raise StoreError(f"{self.path}: cannot list these photographs ({error})") from error
+        columns, count = TableColumns(self.path), len(self.images)
+        if update.paths or update.renewed or not columns.is_tidy(count):
+            self._require_vacant(update.taken)
+            columns.write(count, update.renewed, update.paths, update.numbers)
+            self._group.attrs["images"] = count + len(update.paths)
             self._load(table_version(self.path))
-        self._make_arrays()
-        return added
+        self._make_arrays(update.total)
+        return len(update.paths)
 
-    def require_same(self, photographs: Iterable[Photograph]) -> None:
-        """Raise the StoreError that `register` raises for an image that changed, without writing anything."""
-        self._updated_table(photographs)
+    def completed(self, photographs: Sequence[Photograph]) -> np.ndarray:
+        """Say of each photograph whether its logits are stored, (N,) bool; nothing is written.
 
-    def _updated_table(self, photographs: Iterable[Photograph]) -> list[ImageEntry]:
-        images, changed = update_table(self.images, self.complete(), photographs)
-        if changed:
+        Raises:
+            StoreError: as `register` does for an image that changed.
+        """
+        rows = self._update(photographs).rows
+        found = np.zeros(len(photographs), bool)
+        found[rows >= 0] = self.shards().complete[rows[rows >= 0]]
+        return found
+
+    def _update(self, photographs: Sequence[Photograph]) -> TableUpdate:
+        update = update_table(self.images, photographs, self._are_complete)
+        if update.changed:
             raise StoreError(
-                f"{self.path}: {len(changed)} photographs have another size in bytes than when their logits were "
-                f"stored (first: {changed[0]}); put the old files back, or start over with --overwrite"
+                f"{self.path}: {len(update.changed)} photographs have another size in bytes than when their logits "
+                f"were stored (first: {update.changed[0]}); put the old files back, or start over with --overwrite"
             )
-        return images
+        return update
 
-    def _require_vacant(self, images: Sequence[ImageEntry]) -> None:
-        """Raise StoreError if a row that is new in the table already holds logits, which are another image's."""
-        taken = {(entry.array, entry.row) for entry in self.images}
-        for entry, found in zip(images, self._shards(images), strict=True):
-            if found and found.bytes and (entry.array, entry.row) not in taken:
-                raise StoreError(
-                    f"{self.path}: row {entry.row} of {entry.array} holds logits that the table of images does not "
-                    "list, as if zarr.json were an older one; put the last one back, or start over with --overwrite"
-                )
+    def _require_vacant(self, numbers: np.ndarray) -> None:
+        """Raise StoreError if a place that an image is to get already holds logits, which are another image's."""
+        for _, height, width, row in numbers[self._are_complete(numbers)].tolist():
+            raise StoreError(
+                f"{self.path}: row {row} of {height}x{width} holds logits that the table of images does not "
+                "list, as if zarr.json were an older one; put the last one back, or start over with --overwrite"
+            )
 
-    def _make_arrays(self) -> None:
-        """Create or enlarge arrays to the number of rows that the table gives them."""
-        for name, count in rows_per_array(self.images).items():
+    def _make_arrays(self, numbers: np.ndarray) -> None:
+        """Create or enlarge arrays to the number of rows that the table, (N, 4) int64, gives them."""
+        for name, count in rows_per_array(numbers).items():
             height, width = array_size(name)
             shape = (count, self.classes, height, width)
             if size(self.path / name / "zarr.json") is None:
@@ -234,41 +279,64 @@ class LogitStore(ShardReader):
             elif self._array(name).shape[0] < count:
                 self._array(name).resize(shape)
 
-    def shards(self) -> list[FileInfo | None]:
-        """List each image's shard file, None where there is none, with one directory scan per array."""
-        return self._shards(self.images)
+    def shards(self) -> Shards:
+        """Find each image's shard file, with one directory scan per array."""
+        return self._scan(self.images.numbers())
 
     def shard_sizes(self) -> list[int | None]:
         """List the size in bytes of each image's shard, None where there is none."""
-        return [None if found is None else found.bytes for found in self.shards()]
-
-    def _shards(self, images: Sequence[ImageEntry]) -> list[FileInfo | None]:
-        there: dict[tuple[str, str], FileInfo] = {}
-        for array in {e.array for e in images if e.array}:
-            try:
-                there |= {(array, f.name): f for f in listing(self.path / array) if f.name.startswith("c.")}
-            except OSError as error:
-                raise StoreError(cannot_read(self.path / array, error)) from error
-        return [there.get((e.array or "", f"c.{e.row}.0.0.0")) for e in images]
+        return [None if found < 0 else found for found in self.shards().bytes.tolist()]
 
     def complete(self) -> list[bool]:
         """Say of each image whether it is complete: its shard exists and is not empty."""
-        return [bool(size) for size in self.shard_sizes()]
+        return self.shards().complete.tolist()
+
+    def _scan(self, numbers: np.ndarray) -> Shards:
+        """Find the shards of images, given by their numbers in the table, (N, 4) int64."""
+        found = Shards(np.full(len(numbers), -1, np.int64), np.zeros(len(numbers), np.int64))
+        for array, members in arrays_of(numbers).items():
+            facts = array_of_numbers("q")
+            try:
+                for file in listing(self.path / array):
+                    if (row := _row_of(file.name)) >= 0:
+                        facts.extend((row, file.bytes, file.modified))
+            except OSError as error:
+                raise StoreError(cannot_read(self.path / array, error)) from error
+            rows, sizes, times = np.frombuffer(facts, np.int64).reshape(-1, 3).T
+            members = members[np.argsort(numbers[members, ROW], kind="stable")]
+            places = np.searchsorted(numbers[members, ROW], rows)
+            listed = np.append(numbers[members, ROW], -1)[places] == rows
+            members = members[places[listed]]
+            found.bytes[members], found.modified[members] = sizes[listed], times[listed]
+        return found
+
+    def _are_complete(self, numbers: np.ndarray) -> np.ndarray:
+        """Say of images, given by their numbers in the table (N, 4) int64, whether they are complete, (N,) bool."""
+        if len(numbers) > _FEW:
+            return self._scan(numbers).complete
+        try:
+            return np.array([bool(size(self._shard_at(place))) for place in numbers.tolist()], bool)
+        except OSError as error:
+            raise StoreError(cannot_read(self.path, error)) from error
+
+    def _shard_at(self, place: Sequence[int]) -> Path:
+        return self.path / f"{place[HEIGHT]}x{place[WIDTH]}" / f"c.{place[ROW]}.0.0.0"
 
     def require_arrays(self) -> None:
         """Raise StoreError if the metadata of an array are not those that this version writes.
 
         Otherwise wrong metadata look like a damaged shard when a chunk is read.
         """
-        for name in rows_per_array(self.images):
+        for name in arrays_of(self.images.numbers()):
             if size(self.path / name / "zarr.json") is not None:
                 self._array(name)
 
     def require_complete(self, images: Sequence[str]) -> None:
         """Raise StoreError if logits of any of these images are missing, or as `require_arrays` does."""
         self.require_arrays()
-        known = {entry.path for entry, ok in zip(self.images, self.complete(), strict=True) if ok}
-        if missing := [image for image in images if image not in known]:
+        rows = self.images.locate(images)
+        there = np.where(rows >= 0, self.shards().complete[rows], False) if len(self.images) else rows >= 0
+        if missing := [images[i] for i in np.flatnonzero(~there)]:
             raise StoreError(
                 f"{self.path}: lacks {len(missing)} of {len(images)} images ({first_few(missing, 2)}); "
                 "make them with 'hmsa-pipeline dump', or take --limit"
@@ -296,3 +364,10 @@ def _aside(path: Path) -> Path:
 
 def _holds_shards(path: Path) -> bool:
     return any(found.name.count("/") == 1 and "/c." in found.name for found in listing(path))
+
+
+def _row_of(name: str) -> int:
+    """Read the row off the name of a shard file; -1 for another file."""
+    text = name[2:-6]
+    is_shard = name.startswith("c.") and name.endswith(".0.0.0") and text.isdecimal() and text.isascii()
+    return int(text) if is_shard and (text[0] != "0" or text == "0") else -1

@@ -10,6 +10,7 @@ import zarr
 from ...errors import StoreError, cannot_read, reason
 from ..storage.filesystem import is_remote, size
 from .fixed_point import decode
+from .image_table import PathIndex
 from .shard_file import is_finite, read_chunk, shard_path
 from .zarr_backend import (
     ENCODINGS,
@@ -30,7 +31,7 @@ class ShardReader:
     Attributes:
         path: folder of the store, ``<output>/logits/<dataset>/<model>.zarr``.
         identity: model and settings that the logits were made with.
-        images: the table of images.
+        images: the table of images, of which a chunk is read when an image of it is asked for.
         index: path of an image -> its index in the table.
     """
 
@@ -41,7 +42,7 @@ class ShardReader:
     def _load(self, seen: str | None) -> None:
         """Read the table, whose `table_version` is ``seen``."""
         self.identity, self.images = read_table(self.path, self._group)
-        self.index = {entry.path: i for i, entry in enumerate(self.images)}
+        self.index = PathIndex(self.images)
         self._seen = seen
         self._arrays: dict[str, zarr.Array] = {}
 

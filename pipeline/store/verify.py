@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+import numpy as np
 
 from ...errors import HmsaError, StoreError, cannot_read, reason
 from ..runtime.progress import Progress
@@ -18,6 +20,8 @@ from ..storage.writer_lock import writer_lock
 from .logit_store import LogitStore
 from .status import StoreStatus
 from .zarr_backend import DamagedShardError
+
+_AT_ONCE = 1000
 
 StoreOf = tuple[str, str, Path]
 """Name of a dataset, name of a model, and folder of the store that holds the model's logits for the dataset."""
@@ -40,15 +44,16 @@ def _status(dataset: str, model: str, path: Path) -> StoreStatus:
     if not LogitStore.exists(path):
         return StoreStatus(dataset, model)
     store = LogitStore.open(path)
-    shards = [found for found in store.shards() if found is not None]
-    times = [found.modified // 10**9 for found in shards]
-    written = datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None
+    shards = store.shards()
+    there = shards.bytes >= 0
+    last = int(shards.modified.max(initial=0)) // 10**9
+    written = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds") if there.any() else None
     return StoreStatus(
         dataset,
         model,
-        complete=sum(bool(found.bytes) for found in shards),
+        complete=int(shards.complete.sum()),
         total=len(store.images),
-        bytes=sum(found.bytes for found in shards),
+        bytes=int(shards.bytes[there].sum()),
         written=written,
     )
 
@@ -94,8 +99,9 @@ def verify(output: Path, stores_of: Sequence[StoreOf], *, repair: bool = False) 
         try:
             if LogitStore.exists(path):
                 store = LogitStore.open(path)
+                store.images.check()
                 store.require_arrays()
-                counts.append(sum(size is not None for size in store.shard_sizes()))
+                counts.append(int((store.shards().bytes >= 0).sum()))
                 stores.append((dataset, model, store))
         except StoreError as error:
             results.append(VerifyResult(dataset, model, problem=str(error)))
@@ -111,22 +117,30 @@ def verify(output: Path, stores_of: Sequence[StoreOf], *, repair: bool = False) 
             with writer_lock(seen.path) if repair else contextlib.nullcontext():
                 # Shards are moved by the table as it is now; before the lock was held it could change.
                 store = LogitStore.open(seen.path) if repair else seen
-                there = [i for i, size in enumerate(store.shard_sizes()) if size is not None]
+                there = np.flatnonzero(store.shards().bytes >= 0).tolist()
                 damaged = []
-                for index, error in zip(there, pool.map(lambda i, s=store: _check(s, i), there), strict=True):
-                    image = store.images[index].path
+                for index, error in _check_all(store, there, pool):
                     if error is None:
                         result.sound += 1
                     elif isinstance(error, DamagedShardError):
-                        result.damaged[image] = str(error)
+                        result.damaged[store.images[index].path] = str(error)
                         damaged.append(index)
                     else:
-                        result.unreadable[image] = str(error)
+                        result.unreadable[store.images[index].path] = str(error)
                     progress.advance()
                 if repair:
                     result.moved = sum(_move(output, result, store, index) for index in damaged)
             results.append(result)
     return results
+
+
+def _check_all(
+    store: LogitStore, indices: Sequence[int], pool: ThreadPoolExecutor
+) -> Iterator[tuple[int, HmsaError | None]]:
+    """Check images side by side; what waits for its turn stays small."""
+    for start in range(0, len(indices), _AT_ONCE):
+        some = indices[start : start + _AT_ONCE]
+        yield from zip(some, pool.map(lambda i: _check(store, i), some), strict=True)
 
 
 def _check(store: LogitStore, index: int) -> HmsaError | None:

@@ -150,11 +150,12 @@ class Watcher:
             store = self._opened.get(path)
             if store is None or not store.is_current():
                 store = self._opened[path] = LogitStore.open(path)
-            shards = [found for found in store.shards() if found is not None and found.bytes]
+            shards = store.shards()
         except StoreError as error:
             return _Part(model, dataset, exists=True, holder=holder, problem=str(error))
         failed = _failures(runs, ("dump", "import-logits"), f"{dataset}/{model}")
-        return _Part(model, dataset, _times(shards), len(store.images), failed, True, holder)
+        times = tuple((shards.modified[shards.complete] / 1e9).tolist())
+        return _Part(model, dataset, times, len(store.images), failed, True, holder)
 
     def _expected(self, part: _Part, totals: Mapping[str, int | None]) -> _Part:
         """A store that is not there yet, which will have as many images as that of another model."""

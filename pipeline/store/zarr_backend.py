@@ -27,9 +27,12 @@ from ..storage.object_client import as_oserror, connection
 from ..storage.object_store import address
 from .fixed_point import FixedPoint
 from .identity import StoreIdentity
-from .image_table import ImageEntry, images_from_json
+from .image_table import ImageEntry, ImageTable, ListedColumns
+from .table_columns import TableColumns
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+LISTED_VERSION = 1
+"""Format whose table of images is a list among the attributes; the next writer of such a store converts it."""
 STRIP_BYTES = 5 * 2**20
 """Largest size of a chunk of more than 8 rows, before compression; part of the format, as the version is."""
 
@@ -134,8 +137,8 @@ def open_group(path: Path, *, writable: bool = False) -> zarr.Group:
         raise StoreError(_damaged_metadata(path, error)) from error
 
 
-def read_table(path: Path, group: zarr.Group) -> tuple[StoreIdentity, list[ImageEntry]]:
-    """Read a store's identity and table of images from the group's attributes.
+def read_table(path: Path, group: zarr.Group) -> tuple[StoreIdentity, ImageTable]:
+    """Read a store's identity, and begin to read its table of images.
 
     Raises:
         StoreError: the attributes are damaged, or of another format version.
@@ -143,17 +146,32 @@ def read_table(path: Path, group: zarr.Group) -> tuple[StoreIdentity, list[Image
     try:
         attributes: dict[str, Any] = dict(group.attrs)
         version = attributes["format_version"]
-        if version == FORMAT_VERSION:
+        if version in (FORMAT_VERSION, LISTED_VERSION):
             identity = StoreIdentity.from_json(attributes)
             if identity.encoding not in ENCODINGS:
                 raise ValueError(f"unknown encoding {identity.encoding!r}")
-            return identity, images_from_json(attributes["images"])
+            return identity, _table(path, attributes["images"], version)
+    except OSError as error:
+        raise StoreError(cannot_read(path, error)) from error
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(_damaged_metadata(path, error)) from error
     raise StoreError(
-        f"{path}: is of format version {version}, this hmsa-pipeline reads {FORMAT_VERSION}; "
+        f"{path}: is of format version {version}, this hmsa-pipeline reads {LISTED_VERSION} and "
+        f"{FORMAT_VERSION}; "
         "use the version that wrote it, or start it over with --overwrite"
     )
+
+
+def _table(path: Path, images: Any, version: int) -> ImageTable:
+    """Return the table of what the attribute ``images`` holds; ValueError if it is damaged."""
+    if version == LISTED_VERSION:
+        listed = ListedColumns(images)
+        return ImageTable(path, listed, len(listed))
+    if not isinstance(images, int) or isinstance(images, bool) or images < 0:
+        raise ValueError(f"{images!r} is no number of images")
+    columns = TableColumns(path)
+    columns.require(images)
+    return ImageTable(path, columns, images)
 
 
 def require_same_table(path: Path, seen: str | None, identity: StoreIdentity, entry: ImageEntry) -> str | None:
@@ -174,7 +192,8 @@ def require_same_table(path: Path, seen: str | None, identity: StoreIdentity, en
     version = table_version(path)
     if version != seen:
         now, images = read_table(path, open_group(path))
-        if now.differences(identity) or next((e for e in images if e.path == entry.path), None) != entry:
+        (index,) = images.locate([entry.path]).tolist()
+        if now.differences(identity) or index < 0 or images[index] != entry:
             raise StoreError(f"{path}: was started over meanwhile; run the same command again")
     return version
 

@@ -18,6 +18,7 @@ from ...models.losses.distillation import SMOOTHING
 from ..config.recipe import Distillation, Recipe
 from ..storage.output_folder import logits_path
 from ..store.logit_store import LogitStore
+from ..store.table_columns import BYTES
 from ..text import plural
 from .sources import Source
 
@@ -238,11 +239,12 @@ def _teachers_of(
 
 
 def _lists(store: LogitStore, photographs: Sequence[str]) -> bool:
-    return any(path in store.index for path in photographs)
+    return bool((store.images.locate(photographs) >= 0).any())
 
 
 def _changed(sizes: Mapping[str, int], store: LogitStore) -> list[str]:
     """List the photographs whose size in bytes is not the one in the store's table."""
-    return [
-        path for path, size in sizes.items() if path in store.index and size != store.images[store.index[path]].bytes
-    ]
+    paths = [*sizes]
+    rows = store.images.locate(paths)
+    known = store.images.numbers()[:, BYTES]
+    return [path for path, row in zip(paths, rows.tolist(), strict=True) if row >= 0 and known[row] != sizes[path]]

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from .protocol import Block
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class JobImage:
     """One image to do, and its number of pixels."""
 

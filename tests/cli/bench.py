@@ -110,7 +110,7 @@ class Bench:
 
     def shard(self, dataset: str, model: str, image: str) -> Path:
         """The file that holds the logits of one image."""
-        entry = next(e for e in attributes(self.store(dataset, model))["images"] if e["path"] == image)
+        entry = next(e for e in listed(self.store(dataset, model)) if e["path"] == image)
         return self.store(dataset, model) / entry["array"] / f"c.{entry['row']}.0.0.0"
 
     def run(self, command: str, *options: str) -> Result:
@@ -227,10 +227,27 @@ def attributes(store: Path) -> dict[str, Any]:
     return json.loads((store / "zarr.json").read_text())["attributes"]
 
 
+def listed(store: Path) -> list[dict[str, Any]]:
+    """The store's table of images, as plain zarr-python gives it."""
+    group = zarr.open_group(store, mode="r")
+    count: Any = group.attrs["images"]
+    if not count:
+        return []
+    paths, numbers = (np.asarray(group[name][:count]) for name in ("images/path", "images/numbers"))  # type: ignore[index]
+    names = ("bytes", "height", "width", "row")
+    rows = [dict(zip(names, row, strict=True)) for row in numbers.tolist()]
+    return [
+        {"path": str(path), **row, "array": f"{row['height']}x{row['width']}"}
+        if row["row"] >= 0
+        else {"path": str(path), "bytes": row["bytes"], **dict.fromkeys(("height", "width", "row", "array"))}
+        for path, row in zip(paths, rows, strict=True)
+    ]
+
+
 def stored(store: Path) -> dict[str, np.ndarray]:
     """Every image's logits as plain zarr-python gives them, NaN where there are none."""
     group = zarr.open_group(store, mode="r")
-    images: list[Any] = attributes(store)["images"]
+    images = listed(store)
     return {e["path"]: np.asarray(group[e["array"]][e["row"]]) for e in images if e["array"]}  # type: ignore[index]
 
 

@@ -18,7 +18,7 @@ from hmsa_pipeline.models.checkpoint import read_checkpoint, save_checkpoint
 from hmsa_pipeline.models.registry import build
 from PIL import Image
 
-from .bench import TINY, Bench, attributes, run
+from .bench import TINY, Bench, attributes, listed, run
 from .conftest import plain_cpu
 from .training import SMALL
 
@@ -128,7 +128,7 @@ def test_stores_hold_all_classes_with_their_names(world: World) -> None:
         said = attributes(bench.store("world", name))
         assert said["classes"] == list(classes.names)
         group = zarr.open_group(bench.store("world", name), mode="r")
-        for entry in said["images"]:
+        for entry in listed(bench.store("world", name)):
             size = truths[entry["path"]].shape
             assert group[entry["array"]][entry["row"]].shape == (len(classes), *size)  # type: ignore[index]
     assert json.loads((bench.predictions / "world/ensemble.json").read_text())["classes"] == list(classes.names)
@@ -140,7 +140,7 @@ def test_predictions_are_the_mean_of_what_the_networks_say(world: World) -> None
         beliefs = []
         for name in ("ant", "bee"):
             group = zarr.open_group(bench.store("world", name), mode="r")
-            entry = next(e for e in attributes(bench.store("world", name))["images"] if e["path"] == image)
+            entry = next(e for e in listed(bench.store("world", name)) if e["path"] == image)
             logits = np.asarray(group[entry["array"]][entry["row"]], np.float64)  # type: ignore[index]
             odds = np.exp(logits - logits.max(0))
             beliefs.append(odds / odds.sum(0))

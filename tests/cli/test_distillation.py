@@ -24,7 +24,7 @@ from PIL import Image
 from scipy.stats import dirichlet
 from torch import Tensor
 
-from .bench import TINY, attributes, changed, ended, run, start_forked, stored
+from .bench import TINY, changed, ended, listed, run, start_forked, stored
 from .sources import recipe, source, trained, words
 from .test_train_interruptions import EVERY_STEP, equal_runs, interrupted
 from .training import history
@@ -106,7 +106,7 @@ def test_soft_targets_are_transformed_together_with_the_photograph(
 
 def test_a_strip_at_a_time_gives_what_all_of_it_gives(world: Path) -> None:
     targets = StoreTargets([world / f"teachers/logits/extra/{name}.zarr" for name in MEMBERS], 2.0)
-    image = attributes(targets.paths[0])["images"][1]["path"]
+    image = listed(targets.paths[0])[1]["path"]
     whole = slow_targets(world, "extra", image, 2.0)
     for top, bottom, left, right in ((0, 48, 0, 80), (7, 8, 79, 80), (13, 41, 20, 63)):
         found = targets.read(image, (top, bottom, left, right))
@@ -276,7 +276,7 @@ def test_incomplete_and_foreign_stores_are_refused(world: Path, tmp_path: Path) 
     stores = Path(shutil.copytree(world / "teachers", tmp_path / "stores"))
     manifest = recipe(tmp_path / "r.yaml", source(world / "labelled/GTA5"), loss=loss(stores))
     store = stores / "logits/labelled/bee.zarr"
-    entry = attributes(store)["images"][3]
+    entry = listed(store)[3]
     shard = store / entry["array"] / f"c.{entry['row']}.0.0.0"
     kept = shard.read_bytes()
     shard.unlink()

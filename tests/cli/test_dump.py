@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import golden
-from .bench import TINY, Bench, attributes, changed, ended, files, quiet, stored
+from .bench import TINY, Bench, attributes, changed, ended, files, listed, quiet, stored
 
 STREET = ["day/a.png", "day/b.jpg", "night/c.png", "night/d.png"]
 GARDEN = ["deep/tree.JPG", "flower.png"]
@@ -69,7 +69,7 @@ def test_a_store_says_what_made_it(finished: Bench) -> None:
     assert said.items() >= (expected | {"scales": [0.5, 1.0, 2.0], "source": None, "encoding": "lossless"}).items()
     assert (len(said["sha256"]), len(said["classes"])) == (64, 19)
     photo = finished.root / "photos/street/night/c.png"
-    assert said["images"][2] == {
+    assert listed(finished.store("street", "bee"))[2] == {
         "path": "night/c.png",
         "bytes": photo.stat().st_size,
         "height": 33,
@@ -165,7 +165,7 @@ def test_photographs_that_were_added_are_appended(full: Bench) -> None:
     full.photo("street/day/aa.png", 40, 64, seed=7)
     full.photo("street/new.png", seed=8)
     assert "6 images dumped, 18 complete before" in full.run("dump").out
-    paths = [e["path"] for e in attributes(full.store("street", "ant"))["images"]]
+    paths = [e["path"] for e in listed(full.store("street", "ant"))]
     assert paths == [*STREET, "day/aa.png", "new.png"]
     direct = network(full.root / "weights" / "ant.pth")
     for image, values in stored(full.store("street", "ant")).items():
@@ -178,12 +178,12 @@ def test_photographs_that_were_added_are_appended(full: Bench) -> None:
 def test_overwrite_starts_a_store_afresh_and_only_the_chosen_one(full: Bench) -> None:
     reference = files(full.logits)
     (full.root / "photos/garden/flower.png").unlink()
-    before = attributes(full.store("garden", "bee"))
+    before = listed(full.store("garden", "bee"))
     wanted = ("--models", "bee", "--datasets", "garden")
     touched = changed(full.logits, lambda: full.run("dump", *wanted, "--overwrite"))
     assert {name.split("/")[1] for name in touched} == {"bee.zarr"}
-    assert [e["path"] for e in attributes(full.store("garden", "bee"))["images"]] == ["deep/tree.JPG"]
-    assert len(before["images"]) == 2
+    assert [e["path"] for e in listed(full.store("garden", "bee"))] == ["deep/tree.JPG"]
+    assert len(before) == 2
     after = files(full.logits)
     assert all(after[name] == content for name, content in reference.items() if "garden/bee" not in name)
 

@@ -9,7 +9,7 @@ import pytest
 import zarr
 from PIL import Image
 
-from .bench import Bench, attributes, picture, run
+from .bench import Bench, attributes, listed, picture, run
 
 LEFT = Image.Transpose.ROTATE_90
 
@@ -54,7 +54,7 @@ def test_turned_photographs_are_counted_and_named(phone: Bench) -> None:
     check = run("manifest", "check", "--manifest", str(phone.manifest)).out.splitlines()
     assert [ASKS in line for line in check] == [False, True, False]
     assert phone.run("dump").code == 0
-    assert {e["array"] for e in attributes(phone.store("turned", "ant"))["images"]} == {"64x40"}
+    assert {e["array"] for e in listed(phone.store("turned", "ant"))} == {"64x40"}
 
 
 def test_a_folder_can_be_turned_from_the_photograph_to_the_picture(phone: Bench, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hmsa_pipeline.datasets.synthetic.write_datasets import write_source
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
 
-from .bench import TINY, Bench, attributes, files, run, stored
+from .bench import TINY, Bench, files, listed, run, stored
 
 SIZE = (32, 64)
 
@@ -45,7 +45,7 @@ def bench(idd: Path, tmp_path: Path) -> Bench:
 def test_a_store_of_part_one_grows_and_every_stage_reads_both(idd: Path, tmp_path: Path) -> None:
     project = bench(idd, tmp_path)
     assert project.run("dump").code == 0
-    alone = attributes(project.store("idd", "ant"))["images"]
+    alone = listed(project.store("idd", "ant"))
     shards = files(project.store("idd", "ant"))
     first = [image["path"] for image in alone]
     assert len(first) == 2 and all(path.startswith("leftImg8bit/val/") for path in first)
@@ -53,7 +53,7 @@ def test_a_store_of_part_one_grows_and_every_stage_reads_both(idd: Path, tmp_pat
     part = unpack(idd, idd.parent)
     done = project.run("dump")
     assert done.code == 0 and f"idd: 2 of the photographs lie beside the root, in {part}" in done.err
-    grown = [image["path"] for image in attributes(project.store("idd", "ant"))["images"]]
+    grown = [image["path"] for image in listed(project.store("idd", "ant"))]
     assert grown == first + [f"idd20kII/{path}" for path in first]  # the same drives, drawn otherwise
     after = files(project.store("idd", "ant"))
     assert {name: after[name] for name in shards if name.endswith(".0.0.0")} == {

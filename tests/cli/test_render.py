@@ -11,7 +11,7 @@ from hmsa_pipeline.datasets.taxonomy import PALETTE
 from hmsa_pipeline.pipeline.pictures.colours import confidence_as_float, heat_map
 from PIL import Image
 
-from .bench import Bench, files, stored
+from .bench import Bench, files, listed, stored
 from .conftest import MODELS
 
 
@@ -75,7 +75,7 @@ def test_a_sheet_shows_every_member_beside_the_ensemble(finished: Bench, tmp_pat
     assert np.array_equal(tile(0), photograph)
     for number, model in enumerate(MODELS, start=1):
         store = zarr.open_group(finished.store("street", model), mode="r")
-        entry = next(e for e in store.attrs["images"] if e["path"] == f"{image}.png")
+        entry = next(e for e in listed(finished.store("street", model)) if e["path"] == f"{image}.png")
         label = store[entry["array"]][entry["row"]].astype(np.float64).argmax(0)
         assert np.array_equal(tile(number), np.array(PALETTE, np.uint8)[label])
     stem = finished.predictions / "street" / image

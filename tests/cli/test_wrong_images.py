@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .bench import Bench, attributes, ended, files, quiet
+from .bench import Bench, ended, files, listed, quiet
 
 
 def with_wrong_crc(kind: bytes) -> Callable[[bytes], bytes]:
@@ -64,7 +64,7 @@ def test_one_that_does_not_decode_is_listed_and_the_others_are_done(empty: Bench
     (line,) = result.err.splitlines()
     assert line.startswith(f"failed: street/ant: {image}: {photo}: ")
     assert "3 images dumped, 0 complete before, 1 failed" in result.out
-    entry = next(e for e in attributes(empty.store("street", "ant"))["images"] if e["path"] == image)
+    entry = next(e for e in listed(empty.store("street", "ant")) if e["path"] == image)
     assert not (empty.store("street", "ant") / f"{entry['array']}/c.{entry['row']}.0.0.0").exists()
 
     result = empty.run("ensemble", *chosen)

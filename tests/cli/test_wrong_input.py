@@ -246,14 +246,14 @@ def test_arrays_of_a_store_that_would_leave_the_output_folder(full: Bench) -> No
 
 def test_a_store_of_another_format_version(full: Bench) -> None:
     metadata = full.store("street", "bee") / "zarr.json"
-    metadata.write_text(metadata.read_text().replace('"format_version": 1', '"format_version": 2'))
+    metadata.write_text(metadata.read_text().replace('"format_version": 2', '"format_version": 3'))
     for command in (["dump"], ["dump", "--dry-run"], ["ensemble"]):
         message = refused(full, *command)
-        assert message.startswith(f"{metadata.parent}: is of format version 2, this hmsa-pipeline reads 1; ")
+        assert message.startswith(f"{metadata.parent}: is of format version 3, this hmsa-pipeline reads 1 and 2; ")
     for options in ([], ["--repair"]):
-        assert passed_over(full, *options).startswith(f"street/bee: {metadata.parent}: is of format version 2, ")
+        assert passed_over(full, *options).startswith(f"street/bee: {metadata.parent}: is of format version 3, ")
     assert full.run("dump", "--models", "bee", "--overwrite").code == 0
-    assert attributes(metadata.parent)["format_version"] == 1
+    assert attributes(metadata.parent)["format_version"] == 2
     assert full.run("verify").code == 0
 
 

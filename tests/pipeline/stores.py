@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES
 from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
 from hmsa_pipeline.pipeline.config.manifest import Manifest
 from hmsa_pipeline.pipeline.storage.output_folder import store_path
-from hmsa_pipeline.pipeline.store import zarr_backend
+from hmsa_pipeline.pipeline.store import image_table, table_columns, table_update, zarr_backend
 from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
@@ -75,6 +77,13 @@ def same_bits(first: np.ndarray, second: np.ndarray) -> bool:
     return first.dtype == second.dtype == np.float16 and np.array_equal(first.view(np.uint16), second.view(np.uint16))
 
 
+def made_version_1(path: Path) -> None:
+    """Make a store one of format version 1, whose table of images is a list among the attributes."""
+    images = [asdict(entry) for entry in LogitStore.open(path).images]
+    edit_json(path / "zarr.json", lambda group: group["attributes"].update(format_version=1, images=images))
+    shutil.rmtree(path / "images", ignore_errors=True)
+
+
 def tree(root: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones too."""
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -85,6 +94,15 @@ def strips_of_eight() -> Iterator[None]:
     """Strips as low as they get, so that small images have several; for use inside hypothesis' tests too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(zarr_backend, "STRIP_BYTES", 0)
+        yield
+
+
+@contextlib.contextmanager
+def chunks_of_five() -> Iterator[None]:
+    """Chunks of five rows in the table of images, so that a small table has several."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (table_columns, image_table, table_update):
+            patch.setattr(module, "CHUNK_ROWS", 5)
         yield
 
 

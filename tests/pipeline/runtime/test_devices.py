@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ... import golden
-from ...cli.bench import TINY, Bench, files, picture, run
+from ...cli.bench import TINY, Bench, files, listed, picture, run
 from ...cli.training import farthest, history, options, weights
 
 SCALES = (0.5, 1.0, 2.0)
@@ -246,7 +246,7 @@ def test_dumped_logits_are_those_of_the_network(device: str, bench: Bench, check
     import zarr
 
     group: Any = zarr.open_group(store, mode="r")
-    for entry in attributes["images"]:
+    for entry in listed(store):
         expected, _ = one(decode_image(bench.root / "photos" / entry["path"]))
         np.testing.assert_array_equal(np.asarray(group[entry["array"]][entry["row"]]), expected.cpu().numpy())
 

@@ -210,8 +210,14 @@ def test_a_shard_that_is_taken_away_under_a_reader_gives_no_nan_and_is_no_damage
         sample.shard.write_bytes(sample.content)
 
 
+METADATA = [
+    *("zarr.json", "21x6/zarr.json"),
+    *("images/path/zarr.json", "images/path/c.0", "images/numbers/zarr.json", "images/numbers/c.0.0"),
+]
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.floats(0, 1, exclude_max=True), which=st.sampled_from(["zarr.json", "21x6/zarr.json"]))
+@given(place=st.floats(0, 1, exclude_max=True), which=st.sampled_from(METADATA))
 def test_a_flipped_bit_in_the_metadata_never_gives_other_logits(sample: Sample, place: float, which: str) -> None:
     """They have no checksum: what is read must be refused, missing, or what was written under that name."""
     file = sample.path / which

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 
-from ..stores import CLASSES, begun, photo, same_bits, strips_of_eight, tree
+from ..stores import CLASSES, VERSIONS, begun, identity, photo, same_bits, strips_of_eight, tree
 
 GOLDEN = Path(__file__).parents[2] / "data" / "store"
+VERSION_1 = GOLDEN.with_name("store_of_version_1")
 SIZE = (21, 6)
 ENCODINGS = ["lossless", "small", "compact"]
 
@@ -76,13 +78,30 @@ def test_a_store_is_written_to_the_same_bytes_as_before(tmp_path: Path, encoding
         pytest.fail(report(encoding, found), pytrace=False)
 
 
+@pytest.mark.parametrize("golden", [GOLDEN, VERSION_1], ids=["now", "version 1"])
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_store_of_before_is_read_to_the_same_bits(encoding: str) -> None:
+def test_a_store_of_before_is_read_to_the_same_bits(encoding: str, golden: Path) -> None:
     with strips_of_eight():
-        store = LogitStore.open(GOLDEN / encoding)
+        store = LogitStore.open(golden / encoding)
+        assert [(entry.path, entry.bytes, entry.array, entry.row) for entry in store.images] == [
+            ("a.png", 10, "21x6", 0),
+            ("b.png", 20, "21x6", 1),
+        ]
         assert store.complete() == [True, True]
         for index in (0, 1):
             assert same_bits(store.read(index), values(index))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_next_writer_makes_a_store_of_version_1_one_of_now(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "s.zarr"
+    shutil.copytree(VERSION_1 / encoding, path)
+    with strips_of_eight():
+        store = LogitStore.for_writing(path, identity(encoding=encoding), VERSIONS)
+        assert store.complete() == [True, True]
+        assert tree(path) == tree(GOLDEN / encoding)
+        assert store.register([photo("a.png", SIZE, 10), photo("b.png", SIZE, 20)]) == 0
+        assert tree(path) == tree(GOLDEN / encoding)
 
 
 def test_what_changed_is_said() -> None:

@@ -167,7 +167,7 @@ def test_a_reader_goes_on_while_the_table_grows(where: Path) -> None:
 def test_a_store_of_another_format_version_is_refused(where: Path, version: object) -> None:
     filled(where, PHOTOS)
     edit_json(where / "zarr.json", lambda group: group["attributes"].update(format_version=version))
-    with pytest.raises(StoreError, match=rf"is of format version {version}, this hmsa-pipeline reads 1"):
+    with pytest.raises(StoreError, match=rf"is of format version {version}, this hmsa-pipeline reads 1 and 2"):
         LogitStore.open(where)
     with pytest.raises(StoreError, match="is of format version"):
         LogitStore.for_writing(where, identity(), VERSIONS)

@@ -16,7 +16,20 @@ from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ..stores import CLASSES, SIZE, VERSIONS, begun, edit_json, filled, identity, logits, photo, same_bits, tree
+from ..stores import (
+    CLASSES,
+    SIZE,
+    VERSIONS,
+    begun,
+    edit_json,
+    filled,
+    identity,
+    logits,
+    made_version_1,
+    photo,
+    same_bits,
+    tree,
+)
 
 SOME = [photo("a.png"), photo("b.png"), photo("c.png", (33, 57))]
 
@@ -205,6 +218,7 @@ def test_a_path_that_leads_out_of_the_output_is_refused_on_its_way_in_and_out(wh
     with pytest.raises(StoreError, match="leaves the output folder"):
         store.register([*SOME, photo(path)])
     assert tree(where) == before
+    made_version_1(where)
     edit_json(where / "zarr.json", lambda group: group["attributes"]["images"][0].update(path=path))
     with pytest.raises(StoreError, match="leaves the output folder"):
         LogitStore.open(where)
@@ -232,8 +246,9 @@ BAD_TABLES: dict[str, Callable[[dict[str, Any]], object]] = {
 
 
 @pytest.mark.parametrize("bad", BAD_TABLES)
-def test_a_table_that_this_package_would_not_write_is_refused(where: Path, bad: str) -> None:
+def test_a_table_of_version_1_that_this_package_would_not_write_is_refused(where: Path, bad: str) -> None:
     filled(where, SOME)
+    made_version_1(where)
     edit_json(where / "zarr.json", BAD_TABLES[bad])
     with pytest.raises(StoreError, match="its metadata cannot be understood"):
         LogitStore.open(where)
