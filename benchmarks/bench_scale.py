@@ -2,8 +2,10 @@
 
     python benchmarks/bench_scale.py                              # 4,000 images x 7 models
     python benchmarks/bench_scale.py --images 1000000 --models 1
+    python benchmarks/bench_scale.py --images 1000000 --complete 0.1      # the plan of seven models, resumed
     python benchmarks/bench_scale.py --table 1000 10000 100000 1000000
     python benchmarks/bench_scale.py --table 1000000 --against HEAD~10
+    python benchmarks/bench_scale.py --table 10000000 --no-shards         # ten million images, without files
     python benchmarks/bench_scale.py --tasks 100000
 
 What is measured is what a run does before its first image. Photographs and shards are hard links to one small
@@ -233,7 +235,7 @@ def table_register(path: Path, images: int) -> dict[str, Any]:
 
 
 def table_grow(path: Path, images: int) -> dict[str, Any]:
-    """One photograph more: the whole table is written again."""
+    """One photograph more."""
     store = LogitStore.open(path, writable=True)
     photos = [*photographs(images), Photograph("night/one.png", 1, SIZE)]
     found: dict[str, Any] = {}
@@ -251,6 +253,22 @@ def table_open(path: Path) -> dict[str, Any]:
     return found
 
 
+def table_block(path: Path) -> dict[str, Any]:
+    """What a worker needs of a store for its block: the rows of 512 images from the middle."""
+    found: dict[str, Any] = {}
+    with measured(found):
+        store = LogitStore.open(path)
+        middle = len(store.images) // 2
+        found["paths"] = [store.images[index].path for index in range(middle, min(middle + 512, len(store.images)))]
+    return found
+
+
+def table_size(path: Path) -> int:
+    """Bytes of the table of images, and of the group's attributes, which held it in format version 1."""
+    columns = (file.stat().st_size for file in (path / "images").rglob("*") if file.is_file())
+    return (path / "zarr.json").stat().st_size + sum(columns)
+
+
 def table_scan(path: Path, images: int) -> dict[str, Any]:
     """Every shard there, and found."""
     store = LogitStore.open(path)
@@ -261,8 +279,8 @@ def table_scan(path: Path, images: int) -> dict[str, Any]:
     return found
 
 
-def bench_table(folder: Path, counts: list[int], them: Sequence[Build]) -> None:
-    """Measure tables of several sizes."""
+def bench_table(folder: Path, counts: list[int], them: Sequence[Build], *, shards: bool) -> None:
+    """Measure tables of several sizes; without ``shards`` no image is complete, and no scan is measured."""
     print("memory is growth to the peak")
     for images in counts:
         paths = [folder / str(images) / str(number) / "m0.zarr" for number in range(len(them))]
@@ -271,17 +289,23 @@ def bench_table(folder: Path, counts: list[int], them: Sequence[Build]) -> None:
         places = list(zip(paths, them, strict=True))
         made = [alone(table_register, path, images, build=version) for path, version in places]
         for one, path in zip(made, paths, strict=True):
-            one["note"] = f"zarr.json {(path / 'zarr.json').stat().st_size / 1e6:.1f} MB"
+            one["note"] = f"table {table_size(path) / 1e6:.1f} MB"
         compared(f"{images:,} images: register", made, them)
         opened = [alone(table_open, path, build=version) for path, version in places]
         compared(f"{images:,} images: open", opened, them)
-        scanned = [alone(table_scan, path, images, build=version) for path, version in places]
-        compared(f"{images:,} images: scan for complete ones", scanned, them)
+        blocks = [alone(table_block, path, build=version) for path, version in places]
+        compared(f"{images:,} images: open, and a worker's block", blocks, them)
+        if shards:
+            scanned = [alone(table_scan, path, images, build=version) for path, version in places]
+            compared(f"{images:,} images: scan for complete ones", scanned, them)
+            if any(one["complete"] != images for one in scanned):
+                raise SystemExit(f"{[one['complete'] for one in scanned]} of {images} images are complete")
         grown = [alone(table_grow, path, images, build=version) for path, version in places]
         compared(f"{images:,} images: append one", grown, them)
-        for one, two in zip(opened, scanned, strict=True):
-            if (one["images"], two["complete"]) != (images, images):
-                raise SystemExit(f"{one['images']} of {images} images are listed, {two['complete']} complete")
+        block = [photo.path for photo in photographs(images)[images // 2 :][:512]]
+        for one, two in zip(opened, blocks, strict=True):
+            if (one["images"], two["paths"]) != (images, block):
+                raise SystemExit(f"{one['images']} of {images} images are listed, or others")
 
 
 # ------------------------------------------------------------------ Dask's scheduler
@@ -366,6 +390,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=7)
     parser.add_argument("--complete", type=float, default=0.5, help="share of shards that are there")
     parser.add_argument("--table", type=int, nargs="+", metavar="IMAGES", help="only one store's table, of each size")
+    parser.add_argument("--no-shards", action="store_true", help="with --table: no image is complete")
     parser.add_argument("--tasks", type=int, help="only Dask's scheduler, with so many tasks")
     add_against(parser)
     options = parser.parse_args()
@@ -373,7 +398,7 @@ def main() -> None:
         parser.error("--against: --tasks measures Dask alone; leave one of them out")
     with builds(options.against) as them, tempfile.TemporaryDirectory() as scratch:
         if options.table:
-            bench_table(Path(scratch), options.table, them)
+            bench_table(Path(scratch), options.table, them, shards=not options.no_shards)
         elif options.tasks:
             bench_tasks(options.tasks)
         else:

@@ -176,11 +176,10 @@ class ImageTable(Sequence[ImageEntry]):
         """
         paths = list(paths)
         found = np.full(len(paths), -1, np.int64)
-        chunks = iter(self.chunks())
         first = 0
         others: dict[str, int] | None = None
-        for chunk in chunks:
-            known = self._read_paths(chunk)
+        for chunk in self.chunks():
+            known = self._unchecked_paths(chunk)  # those that are found are the caller's
             if others is None and paths[first : first + len(known)] == known:
                 found[first : first + len(known)] = np.arange(first, first + len(known))
                 first += len(known)
@@ -212,11 +211,17 @@ class ImageTable(Sequence[ImageEntry]):
             kept[chunk] = found
             return found
 
-    def _read_paths(self, chunk: int) -> list[str]:
+    def _unchecked_paths(self, chunk: int) -> list[str]:
         try:
-            paths = self._columns.paths(chunk)[: self._count - chunk * CHUNK_ROWS]
-            check_paths(paths)
+            return self._columns.paths(chunk)[: self._count - chunk * CHUNK_ROWS]
         except (OSError, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def _read_paths(self, chunk: int) -> list[str]:
+        paths = self._unchecked_paths(chunk)
+        try:
+            check_paths(paths)
+        except ValueError as error:
             raise self._damaged(error) from error
         return paths
 

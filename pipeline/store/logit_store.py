@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 from array import array as array_of_numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -202,7 +202,7 @@ class LogitStore(ShardReader):
         seen = table_version(path)
         return cls(path, open_group(path, writable=writable), seen)
 
-    def register(self, photographs: Sequence[Photograph]) -> int:
+    def register(self, photographs: Iterable[Photograph]) -> int:
         """Bring the table and the arrays up to the dataset as it is now, and return the number of rows added.
 
         New images are appended, in the order given. The row of an image whose file changed, such as a damaged file
@@ -211,7 +211,7 @@ class LogitStore(ShardReader):
         Raises:
             StoreError: an image changed since its logits were stored, or cannot be listed.
         """
-        update = self._update(photographs)
+        update = self._update(tuple(photographs))
         try:
             check_paths(update.paths)
             if len(set(update.paths)) < len(update.paths):

@@ -88,7 +88,7 @@ def test_plain_zarr_reads_a_store_as_the_page_says(cloud: Bench, bucket: str, fi
     assert cloud.run("dump", "--models", "ant", "--datasets", "garden").code == 0
     found: dict[str, Any] = {}
     exec(program, found)
-    np.testing.assert_array_equal(found["logits"], stored(finished.store("garden", "ant"))[found["image"]["path"]])
+    np.testing.assert_array_equal(found["logits"], stored(finished.store("garden", "ant"))[found["image"]])
 
 
 def test_small_logits_are_read_there_by_strips_and_whole(url: str) -> None:
