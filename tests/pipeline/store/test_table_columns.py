@@ -174,13 +174,17 @@ def test_a_dataset_that_grew_in_its_middle_is_appended_and_located(large: Path, 
     assert [store.images[i].path for i in found] == [one.path for one in grown]
 
 
+class DeathError(Exception):
+    """Stands for ``kill -9``; no KeyboardInterrupt, which Zarr's own thread does not survive."""
+
+
 def die_at(patch: pytest.MonkeyPatch, number: int) -> None:
     """Kill the process, so to speak, when it is about to write its ``number``-th file."""
     fill, count = files.fill, itertools.count()
 
     def dying(path: Path, pieces: Any) -> None:
         if next(count) == number:
-            raise KeyboardInterrupt
+            raise DeathError
         fill(path, pieces)
 
     patch.setattr(files, "fill", dying)
@@ -193,7 +197,7 @@ def deaths(monkeypatch: pytest.MonkeyPatch, work: Callable[[], object], after: C
             die_at(patch, number)
             try:
                 work()
-            except KeyboardInterrupt:
+            except DeathError:
                 pass
             else:
                 return number
