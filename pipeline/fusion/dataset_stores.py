@@ -97,11 +97,12 @@ def open_dataset(
         store.require_arrays()
     if not stores:
         raise StoreError(f"{dataset}: no member has a store; make them with 'hmsa-pipeline dump'")
-    paths, facts, rows = _join_tables(dataset, stores, gone(manifest.output, dataset), wanted)
-    kept = slice(None, limit)
-    at = iter(rows)
-    rows = np.array([next(at) if store else np.full(len(paths), -1) for _, store in members], np.int64)[:, kept]
-    found = DatasetStores(members, paths[kept], facts[kept], rows, np.full(rows.shape, -1, np.int64))
+    paths, facts, of_stores = _join_tables(dataset, stores, gone(manifest.output, dataset))
+    kept = np.array([i for i, path in enumerate(paths) if wanted is None or path in wanted][:limit], np.int64)
+    rows = np.full((len(members), len(kept)), -1, np.int64)
+    rows[[store is not None for _, store in members]] = of_stores[:, kept]
+    paths = [paths[i] for i in kept.tolist()]
+    found = DatasetStores(members, paths, facts[kept], rows, np.full(rows.shape, -1, np.int64))
     for (_, store), mine, written in zip(members, rows, found.written, strict=True):
         if store is not None and len(store.images):
             shards = store.shards()
@@ -120,7 +121,7 @@ def open_dataset(
 
 
 def _join_tables(
-    dataset: str, stores: list[LogitStore], left_out: set[str], wanted: Collection[str] | None
+    dataset: str, stores: list[LogitStore], left_out: set[str]
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Join the members' tables.
 
@@ -128,7 +129,6 @@ def _join_tables(
         dataset: its name.
         stores: S of them.
         left_out: images that the dataset no longer holds.
-        wanted: images to look at; None for all.
 
     Returns:
         the paths of all N images, sorted, their ``facts`` (N, 3), and their ``rows`` (S, N), see `DatasetStores`.
@@ -144,7 +144,7 @@ def _join_tables(
         for chunk in store.images.chunks() if not known.all() else ():
             new = ~known[chunk * CHUNK_ROWS : (chunk + 1) * CHUNK_ROWS]
             paths += [path for path, is_new in zip(store.images.chunk_paths(chunk), new, strict=True) if is_new]
-    paths = sorted(path for path in paths if path not in left_out and (wanted is None or path in wanted))
+    paths = sorted(path for path in paths if path not in left_out)
     facts = np.full((len(paths), 3), -1, np.int64)
     rows = np.empty((len(stores), len(paths)), np.int64)
     for mine, store in zip(rows, stores, strict=True):
