@@ -45,6 +45,11 @@ def test_the_folder_holds_a_group_an_array_per_size_and_a_file_per_image(where: 
     filled(where, MIXED)
     assert set(tree(where)) == {
         "zarr.json",
+        "images/zarr.json",
+        "images/path/zarr.json",
+        "images/path/c.0",
+        "images/numbers/zarr.json",
+        "images/numbers/c.0.0",
         "48x80/zarr.json",
         "48x80/c.0.0.0.0",
         "48x80/c.1.0.0.0",
