@@ -1,4 +1,4 @@
-"""What changes in a store's table of images when its dataset has changed."""
+"""Changes of a store's table of images when its dataset has changed."""
 
 from __future__ import annotations
 
