@@ -79,7 +79,7 @@ def test_status_and_verify_can_be_narrowed(finished: Bench) -> None:
 
 def test_status_says_what_is_wrong_with_a_store_and_goes_on(full: Bench) -> None:
     metadata = full.store("street", "ant") / "zarr.json"
-    metadata.write_text(metadata.read_text().replace('"format_version": 1', '"format_version": 9'))
+    metadata.write_text(metadata.read_text().replace('"format_version": 2', '"format_version": 9'))
     result = full.run("status")
     assert result.code == 0
     lines = result.out.splitlines()
