@@ -13,9 +13,8 @@ from ..config.manifest import Manifest
 from ..config.member import Member
 from ..storage.output_folder import store_path
 from ..storage.run_record import gone
-from ..store.image_table import ImageEntry
+from ..store.image_table import CHUNK_ROWS, ImageEntry
 from ..store.logit_store import LogitStore
-from ..store.table_columns import CHUNK_ROWS
 from .ensemble_block import FusionTask
 from .member_stores import require_store_classes
 

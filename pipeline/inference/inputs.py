@@ -23,8 +23,7 @@ from ..config.class_set_field import member_choice
 from ..config.manifest import DatasetEntry, Manifest
 from ..config.member import Member
 from ..storage.output_folder import own_folders, store_path
-from ..store.image_table import Photograph
-from ..store.table_columns import BYTES, CHUNK_ROWS, HEIGHT, ROW, WIDTH
+from ..store.image_table import BYTES, CHUNK_ROWS, HEIGHT, ROW, WIDTH, Photograph
 
 if TYPE_CHECKING:
     from .member_check import MemberChecks

@@ -14,8 +14,8 @@ from ...errors import disk_error
 from ..storage.filesystem import remove_partials
 from ..storage.other_shares import record_other_shares
 from ..storage.writer_lock import writer_lock
+from ..store.image_table import HEIGHT, WIDTH
 from ..store.logit_store import LogitStore
-from ..store.table_columns import HEIGHT, WIDTH
 from ..workers.jobs import JobImage, JobSummary
 from .image_block import ImageBlock
 from .networks import BlockMember

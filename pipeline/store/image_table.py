@@ -12,7 +12,13 @@ from typing import Any, Protocol, TypeVar, overload
 import numpy as np
 
 from ...errors import StoreError, cannot_read, reason
-from .table_columns import BYTES, CHUNK_ROWS, FIELDS, HEIGHT, ROW, WIDTH
+
+CHUNK_ROWS = 20_000
+"""Images in a chunk of the table; part of the format, as the version is."""
+
+FIELDS = ("bytes", "height", "width", "row")
+"""The numbers of an image in the table; the last three are -1 for a file whose header cannot be read."""
+BYTES, HEIGHT, WIDTH, ROW = range(len(FIELDS))
 
 _KEPT_CHUNKS = 4
 _LARGEST_SIDE = 2**31 - 1

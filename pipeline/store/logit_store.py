@@ -34,10 +34,10 @@ from ..storage.filesystem import (
     write_bytes,
 )
 from .identity import StoreIdentity
-from .image_table import Photograph, arrays_of, check_paths, rows_per_array
+from .image_table import HEIGHT, ROW, WIDTH, Photograph, arrays_of, check_paths, rows_per_array
 from .shard_reader import ShardReader
 from .shard_writer import ShardWriter
-from .table_columns import HEIGHT, ROW, WIDTH, TableColumns
+from .table_columns import TableColumns
 from .table_update import TableUpdate, update_table
 from .zarr_backend import (
     FORMAT_VERSION,

@@ -21,16 +21,10 @@ import numpy as np
 from numcodecs import Blosc, VLenUTF8, Zstd, blosc  # type: ignore[attr-defined]
 
 from ..storage.filesystem import listing, read_bytes, remove, remove_all, write_bytes, write_json
+from .image_table import CHUNK_ROWS, FIELDS
 
 # Its own threads make the bytes differ from run to run.
 blosc.use_threads = False
-
-CHUNK_ROWS = 20_000
-"""Images in a chunk; part of the format, as the version is."""
-
-FIELDS = ("bytes", "height", "width", "row")
-"""The columns of ``images/numbers``; the last three are -1 for a file whose header cannot be read."""
-BYTES, HEIGHT, WIDTH, ROW = range(len(FIELDS))
 
 GROUP = "images"
 _COLUMNS = ("path", "numbers")

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .image_table import ImageTable, Photograph, rows_per_array
-from .table_columns import BYTES, CHUNK_ROWS, FIELDS, HEIGHT, ROW, WIDTH
+from .image_table import BYTES, CHUNK_ROWS, FIELDS, HEIGHT, ROW, WIDTH, ImageTable, Photograph, rows_per_array
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from ...errors import ManifestError, StoreError, first_few
 from ...models.losses.distillation import SMOOTHING
 from ..config.recipe import Distillation, Recipe
 from ..storage.output_folder import logits_path
+from ..store.image_table import BYTES
 from ..store.logit_store import LogitStore
-from ..store.table_columns import BYTES
 from ..text import plural
 from .sources import Source
 
