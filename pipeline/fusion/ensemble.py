@@ -124,9 +124,9 @@ def _plan_dataset(
     grain = 1 if file_system(folder).has_exact_times else 0
     has = found.has
     everybody = tuple(range(len(members)))
-    have_all, last = has.all(axis=0).tolist(), found.written.max(axis=0).tolist()
+    counts, last = has.sum(axis=0), found.written.max(axis=0).tolist()
     for position, path in enumerate(found.paths):
-        who = everybody if have_all[position] else tuple(np.flatnonzero(has[:, position]).tolist())
+        who = everybody if counts[position] == len(members) else tuple(np.flatnonzero(has[:, position]).tolist())
         if not who:
             plan.absent[path] = reasons.get(path, "is in no member's store yet; run 'hmsa-pipeline dump'")
             continue

@@ -336,7 +336,7 @@ class LogitStore(ShardReader):
         self.require_arrays()
         rows = self.images.locate(images)
         there = np.where(rows >= 0, self.shards().complete[rows], False) if len(self.images) else rows >= 0
-        if missing := [images[i] for i in np.flatnonzero(~there)]:
+        if missing := [images[i] for i in np.flatnonzero(~there).tolist()]:
             raise StoreError(
                 f"{self.path}: lacks {len(missing)} of {len(images)} images ({first_few(missing, 2)}); "
                 "make them with 'hmsa-pipeline dump', or take --limit"

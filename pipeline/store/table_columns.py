@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,9 @@ class TableColumns:
             raise ValueError(f"{GROUP}/{name} does not decode") from error
         return found
 
-    def write(self, count: int, renewed: dict[int, Sequence[int]], paths: Sequence[str], numbers: np.ndarray) -> None:
+    def write(
+        self, count: int, renewed: Mapping[int, Sequence[int]], paths: Sequence[str], numbers: np.ndarray
+    ) -> None:
         """Renew some rows and append others. They count when the group's attribute says so, which the caller writes.
 
         Args:
