@@ -215,7 +215,8 @@ def _draw_pictures(pages: Sequence[tuple[DatasetSetup, list[Item]]], processes: 
     """Draw the pictures that are not there yet; summarise every dataset."""
     setups = [setup for setup, _ in pages]
     summaries = []
-    remaining = []
+    # Sums of logarithms depend on their order: images are added in that of the dataset, whichever was there before.
+    waiting: list[tuple[int, Item, bool]] = []
     for number, (setup, items) in enumerate(pages):
         average = setup.truth.average if setup.truth else PLAIN
         summaries.append(
@@ -230,20 +231,21 @@ def _draw_pictures(pages: Sequence[tuple[DatasetSetup, list[Item]]], processes: 
         if setup.truth:
             summaries[number].resample([image for image, pair in items if pair])
         for item in items:
-            if cached := load_cached(setup, item):
+            cached = load_cached(setup, item)
+            if cached and not waiting:
                 summaries[number].add(item[0], cached)
             else:
-                remaining.append((number, item))
+                waiting.append((number, item, cached is None))
+    remaining = [(number, item) for number, item, missing in waiting if missing]
     # The same processes for all datasets: they take seconds to start.
     with Progress(len(remaining)) as progress:
         progress.job("pictures", len(remaining))
-        for (number, (image, _)), result in zip(
-            remaining, map_files(partial(summarise_image, setups), remaining, processes, together=1), strict=True
-        ):
-            summaries[number].add(image, result)
-            progress.advance()
-    for summary, (_, items) in zip(summaries, pages, strict=True):
-        summary.gallery = {image: summary.gallery[image] for image, _ in items if image in summary.gallery}
+        drawn = map_files(partial(summarise_image, setups), remaining, processes, together=1)
+        for number, item, missing in waiting:
+            if found := next(drawn) if missing else load_cached(setups[number], item):
+                summaries[number].add(item[0], found)
+            if missing:
+                progress.advance()
     return summaries
 
 
