@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import google_crc32c
 
 from ..storage.filesystem import listing, read_bytes
 from .identity import StoreIdentity
 
-ENCODINGS = ("lossless", "compact")
+ENCODINGS = ("lossless", "small", "compact")
 """Encodings of stores that are told at once."""
-_VERSION = 1
+_SHARD = re.compile(r"[1-9]\d*x[1-9]\d*/c\.\d+\.0\.0\.0")
+_CHECKSUM_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -65,22 +70,58 @@ def quick_status(dataset: str, model: str, path: Path) -> StoreStatus | None:
         group = json.loads(read_bytes(path / "zarr.json"))
         attributes = group["attributes"]
         identity = StoreIdentity.from_json(attributes)
-        known = group["zarr_format"], group["node_type"], attributes["format_version"]
-        if known != (3, "group", _VERSION) or identity.encoding not in ENCODINGS:
+        if (group["zarr_format"], group["node_type"]) != (3, "group") or identity.encoding not in ENCODINGS:
             return None
-        names = [f"{image['array']}/c.{image['row']}.0.0.0" for image in attributes["images"]]
-        found = {file.name: file for file in listing(path) if "/c." in file.name}
+        found = {file.name: file for file in listing(path) if _SHARD.fullmatch(file.name)}
+        names = _images(path, attributes, found)
+        if names is None:
+            return None
     except FileNotFoundError:
         return StoreStatus(dataset, model)
     except (OSError, LookupError, TypeError, ValueError):
         return None
-    shards = [found[name] for name in names if name in found]
+    total, named = names
+    shards = [found[name] for name in named if name in found]
     times = [shard.modified // 10**9 for shard in shards]
     return StoreStatus(
         dataset,
         model,
         complete=sum(bool(shard.bytes) for shard in shards),
-        total=len(names),
+        total=total,
         bytes=sum(shard.bytes for shard in shards),
         written=datetime.fromtimestamp(max(times), UTC).isoformat(timespec="seconds") if times else None,
     )
+
+
+def _images(path: Path, attributes: dict[str, Any], found: Iterable[str]) -> tuple[int, list[str]] | None:
+    """Return the number of images in a store's table and the names of the shards that may be theirs.
+
+    None if the table has to be looked at more closely. That of format version 2 is not decoded; its checksums are
+    looked at, and every shard that is there is an image's.
+    """
+    images = attributes["images"]
+    if attributes["format_version"] == 1:
+        return len(images), [f"{image['array']}/c.{image['row']}.0.0.0" for image in images]
+    named = [*found]
+    sound = attributes["format_version"] == 2 and len(named) <= images and _columns_are_sound(path / "images", images)
+    return (images, named) if sound else None
+
+
+def _columns_are_sound(folder: Path, rows: int) -> bool:
+    """Whether both columns of a table of format version 2 have so many rows, in chunks that are whole."""
+    for column, ending in (("path", ""), ("numbers", ".0")) if rows else ():
+        try:
+            array = json.loads(read_bytes(folder / column / "zarr.json"))
+            (length, *_), (size, *_) = array["shape"], array["chunk_grid"]["configuration"]["chunk_shape"]
+            chunks = [read_bytes(folder / column / f"c.{chunk}{ending}") for chunk in range(-(-rows // size))]
+        except FileNotFoundError:
+            return False
+        if length != rows or not all(map(_is_whole, chunks)):
+            return False
+    return True
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether the checksum at the end of a chunk is that of what precedes it."""
+    said = int.from_bytes(content[-_CHECKSUM_BYTES:], "little")
+    return len(content) > _CHECKSUM_BYTES and google_crc32c.value(content[:-_CHECKSUM_BYTES]) == said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,3 +111,67 @@ def test_neither_zarr_nor_numpy_is_loaded(path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "2 set()\n"
+
+
+@pytest.fixture(params=["lossless", "small", "compact"])
+def columnar(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A store of format version 2, of two images of one size."""
+    golden = Path(__file__).parents[2] / "data" / "store" / request.param
+    return shutil.copytree(golden, tmp_path / "columnar.zarr")
+
+
+def test_a_table_of_columns_is_counted_without_zarr(columnar: Path) -> None:
+    store = ("street", "ant", columnar)
+    found = quick_status(*store)
+    assert found is not None
+    assert (found.complete, found.total, found.problem) == (2, 2, None)
+    assert [found] == store_status([store])
+    (columnar / "21x6" / "c.0.0.0.0").unlink()
+    found = quick_status(*store)
+    assert found is not None
+    assert (found.complete, found.total) == (1, 2)
+    assert [found] == store_status([store])
+
+
+def test_numpy_is_not_loaded_for_a_table_of_columns(columnar: Path) -> None:
+    test_neither_zarr_nor_numpy_is_loaded(columnar)
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[9] ^= 1
+    path.write_bytes(content)
+
+
+COLUMNS: dict[str, Callable[[Path], object]] = {
+    "a path's byte": lambda images: flipped(images / "path" / "c.0"),
+    "a number's byte": lambda images: flipped(images / "numbers" / "c.0.0"),
+    "no paths": lambda images: (images / "path" / "c.0").unlink(),
+    "an empty chunk": lambda images: (images / "numbers" / "c.0.0").write_bytes(b""),
+    "no array": lambda images: (images / "numbers" / "zarr.json").unlink(),
+    "an array of nothing": lambda images: (images / "path" / "zarr.json").write_text("{}"),
+}
+
+
+@pytest.mark.parametrize("change", COLUMNS.values(), ids=COLUMNS)
+def test_columns_in_trouble_are_left_to_the_closer_look(columnar: Path, change: Callable[[Path], object]) -> None:
+    change(columnar / "images")
+    store = ("street", "ant", columnar)
+    assert quick_status(*store) is None
+    assert stores_status([store]) == store_status([store])
+
+
+def test_numbers_in_trouble_are_a_problem(columnar: Path) -> None:
+    flipped(columnar / "images" / "numbers" / "c.0.0")
+    (found,) = stores_status([("street", "ant", columnar)])
+    assert found.problem is not None
+
+
+def test_rows_of_a_writer_that_died_are_left_to_the_closer_look(columnar: Path) -> None:
+    group = json.loads((columnar / "zarr.json").read_text())
+    group["attributes"]["images"] = 1
+    (columnar / "zarr.json").write_text(json.dumps(group))
+    store = ("street", "ant", columnar)
+    assert quick_status(*store) is None
+    (found,) = stores_status([store])
+    assert (found.complete, found.total, found.problem) == (1, 1, None)
