@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from io import BytesIO
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+_LONG_END, _LOCATOR, _SHORT_END = "<4sQ2H2L4Q", "<4sLQL", "<4s4H2LH"
+_END_BYTES = sum(map(struct.calcsize, (_LONG_END, _LOCATOR, _SHORT_END)))
 _STORAGES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -116,6 +119,23 @@ class _Unpickler(pickle.Unpickler):
         return start, entry.file_size
 
 
+def _require_end(content: mmap.mmap) -> None:
+    """Raise ValueError unless an archive ends as torch writes it: torch looks at fields that zipfile passes over.
+
+    The three records are those of APPNOTE 6.3 of the zip format, 4.3.14 to 4.3.16: the long one of the directory's
+    place, where that is, and the short one.
+    """
+    end = content[-_END_BYTES:]
+    _, _, made, needed, _, _, entries, _, length, start = struct.unpack_from(_LONG_END, end)
+    few, short_length, short_start = min(entries, 0xFFFF), min(length, 0xFFFFFFFF), min(start, 0xFFFFFFFF)
+    sizes = (entries, entries, length, start)
+    wanted = struct.pack(_LONG_END, b"PK\x06\x06", 44, made, needed, 0, 0, *sizes)
+    wanted += struct.pack(_LOCATOR, b"PK\x06\x07", 0, start + length, 1)
+    wanted += struct.pack(_SHORT_END, b"PK\x05\x06", 0, 0, few, few, short_length, short_start, 0)
+    if end != wanted or start + length != len(content) - _END_BYTES:
+        raise ValueError("another end than that of torch's archives")
+
+
 def read_archive(path: Path) -> Any:
     """Read a file that `torch.save` wrote; tensors are arrays that view the file.
 
@@ -125,6 +145,7 @@ def read_archive(path: Path) -> Any:
     """
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _require_end(content)
         (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         prefix = name.removesuffix("/data.pkl")
         if f"{prefix}/constants.pkl" in archive.namelist():

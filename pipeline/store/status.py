@@ -108,7 +108,7 @@ def _images(path: Path, attributes: dict[str, Any], found: Iterable[str]) -> tup
 
 
 def _columns_are_sound(folder: Path, rows: int) -> bool:
-    """Whether both columns of a table of format version 2 have so many rows, in chunks that are whole."""
+    """Say whether both columns of a table of format version 2 have so many rows, in chunks that are whole."""
     for column, ending in (("path", ""), ("numbers", ".0")) if rows else ():
         try:
             array = json.loads(read_bytes(folder / column / "zarr.json"))
@@ -122,6 +122,6 @@ def _columns_are_sound(folder: Path, rows: int) -> bool:
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether the checksum at the end of a chunk is that of what precedes it."""
+    """Say whether the checksum at the end of a chunk is that of what precedes it."""
     said = int.from_bytes(content[-_CHECKSUM_BYTES:], "little")
     return len(content) > _CHECKSUM_BYTES and google_crc32c.value(content[:-_CHECKSUM_BYTES]) == said

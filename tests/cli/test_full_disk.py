@@ -113,7 +113,7 @@ def test_wherever_the_disk_fills_up_one_line_says_so_and_the_same_command_goes_o
 def test_what_was_complete_before_the_disk_was_full_is_kept(empty: Bench) -> None:
     for seed in range(10):
         empty.photo(f"street/more/{seed}.png", 16, 24, seed=seed)
-    with Disk(18, "flush").in_use():
+    with Disk(30, "flush").in_use():
         assert "what is complete is kept" in empty.run("dump", "--models", "ant").refusal()
     complete = empty.run("status", "--models", "ant", "--json", "-").figures[0]["complete"]
     assert 3 <= complete < 14

@@ -182,6 +182,17 @@ def test_damaged_files_are_recognised_only_if_torch_reads_them(
         assert check_weights(path, ARCH) is None
 
 
+def test_an_end_that_torch_refuses_is_not_recognised(tmp_path: Path, content: bytes) -> None:
+    """Of a directory on no disk zipfile takes no notice."""
+    damaged = bytearray(content)
+    damaged[-26] = 0
+    path = tmp_path / "w.pth"
+    path.write_bytes(damaged)
+    assert not is_surely_sound(path, ARCH, CLASSES)
+    with pytest.raises(CheckpointError):
+        check_weights(path, ARCH)
+
+
 def test_torch_is_not_loaded(tmp_path: Path, state: State) -> None:
     path = tmp_path / "w.pth"
     save_checkpoint(path, state, arch=ARCH)
