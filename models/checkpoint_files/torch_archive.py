@@ -12,14 +12,15 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-_LONG_END, _LOCATOR, _SHORT_END = "<4sQ2H2L4Q", "<4sLQL", "<4s4H2LH"
-_END_BYTES = sum(map(struct.calcsize, (_LONG_END, _LOCATOR, _SHORT_END)))
+_END, _LOCATOR = 22, 20  # bytes of the records at the end of an archive
+_PLAIN_FLAGS = 0x0808  # sizes behind the content, too; names in UTF-8
 _STORAGES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -109,8 +110,6 @@ class _Unpickler(pickle.Unpickler):
     def _place(self, name: str) -> tuple[int, int]:
         """Offset and length of an uncompressed file of the archive."""
         entry = self._archive.getinfo(name)
-        if entry.compress_type != zipfile.ZIP_STORED:
-            raise ValueError("a storage is compressed")
         header = self._content[entry.header_offset : entry.header_offset + _LOCAL_HEADER]
         extra = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         start = entry.header_offset + _LOCAL_HEADER + extra
@@ -119,21 +118,27 @@ class _Unpickler(pickle.Unpickler):
         return start, entry.file_size
 
 
-def _require_end(content: mmap.mmap) -> None:
-    """Raise ValueError unless an archive ends as torch writes it: torch looks at fields that zipfile passes over.
+def _require_one_disk(content: mmap.mmap) -> None:
+    """Raise ValueError for an archive of several disks, or of none: zipfile takes no notice of them, but torch does.
 
-    The three records are those of APPNOTE 6.3 of the zip format, 4.3.14 to 4.3.16: the long one of the directory's
-    place, where that is, and the short one.
+    The two records at the end are 4.3.15 and 4.3.16 of APPNOTE 6.3 of the zip format; the first is not in every file.
     """
-    end = content[-_END_BYTES:]
-    _, _, made, needed, _, _, entries, _, length, start = struct.unpack_from(_LONG_END, end)
-    few, short_length, short_start = min(entries, 0xFFFF), min(length, 0xFFFFFFFF), min(start, 0xFFFFFFFF)
-    sizes = (entries, entries, length, start)
-    wanted = struct.pack(_LONG_END, b"PK\x06\x06", 44, made, needed, 0, 0, *sizes)
-    wanted += struct.pack(_LOCATOR, b"PK\x06\x07", 0, start + length, 1)
-    wanted += struct.pack(_SHORT_END, b"PK\x05\x06", 0, 0, few, few, short_length, short_start, 0)
-    if end != wanted or start + length != len(content) - _END_BYTES:
-        raise ValueError("another end than that of torch's archives")
+    *_, mine, first, entries, all_entries = struct.unpack_from("<4s4H", content, len(content) - _END)
+    disks = (0, 1)
+    if content[-_END - _LOCATOR : -_END].startswith(b"PK\x06\x07"):
+        _, disk, _, count = struct.unpack_from("<4sLQL", content, len(content) - _END - _LOCATOR)
+        disks = disk, count
+    if (mine, first) != (0, 0) or entries != all_entries or disks != (0, 1):
+        raise ValueError("an archive of several disks")
+
+
+def _require_plain(entries: Iterable[zipfile.ZipInfo]) -> None:
+    """Raise ValueError for entries that torch cannot read; zipfile looks only at those asked for."""
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise ValueError(f"{entry.filename} is compressed")
+        if entry.volume or entry.flag_bits & ~_PLAIN_FLAGS:
+            raise ValueError(f"{entry.filename} is encrypted, or on another disk")
 
 
 def read_archive(path: Path) -> Any:
@@ -145,11 +150,13 @@ def read_archive(path: Path) -> Any:
     """
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        _require_end(content)
+        _require_one_disk(content)
         (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         prefix = name.removesuffix("/data.pkl")
         if f"{prefix}/constants.pkl" in archive.namelist():
             raise ValueError("a TorchScript program")
+        _require_plain(archive.infolist())
+        int(archive.read(f"{prefix}/version"))
         if f"{prefix}/byteorder" in archive.namelist() and archive.read(f"{prefix}/byteorder") != b"little":
             raise ValueError("bytes in another order")
         pickled = archive.read(name)
