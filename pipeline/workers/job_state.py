@@ -4,12 +4,52 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..runtime.progress import Progress
 from .jobs import Job, JobImage, JobSummary
 from .protocol import BlockStatus
+
+
+class ImageQueue:
+    """Images that no worker has, with the sum of their pixels, which is asked for with every block."""
+
+    def __init__(self) -> None:
+        self._images: deque[JobImage] = deque()
+        self.pixels = 0
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def first(self) -> JobImage:
+        """The next image; IndexError if there is none."""
+        return self._images[0]
+
+    def extend(self, images: Iterable[JobImage]) -> None:
+        """Add images at the end."""
+        for image in images:
+            self._images.append(image)
+            self.pixels += image.pixels
+
+    def put_back(self, images: Iterable[JobImage]) -> None:
+        """Add images, in their order, in front of the others."""
+        back = list(images)
+        self._images.extendleft(reversed(back))
+        self.pixels += sum(image.pixels for image in back)
+
+    def take(self) -> JobImage:
+        """Remove and return the next image; IndexError if there is none."""
+        image = self._images.popleft()
+        self.pixels -= image.pixels
+        return image
+
+    def clear(self) -> None:
+        """Remove all images."""
+        self._images.clear()
+        self.pixels = 0
 
 
 @dataclass
@@ -30,7 +70,7 @@ class JobState:
     summary: JobSummary = field(default_factory=JobSummary)
     opened_at: float | None = None
     is_closed: bool = False
-    images: deque[JobImage] = field(default_factory=deque)
+    images: ImageQueue = field(default_factory=ImageQueue)
     retry_alone: deque[JobImage] = field(default_factory=deque)
     deaths: dict[str, int] = field(default_factory=dict)
     died_on: dict[str, str] = field(default_factory=dict)

@@ -80,7 +80,7 @@ class Retries:
             state.deaths[image.path] = state.deaths.get(image.path, 0) + deaths
             state.died_on[image.path] = assignment.worker
         state.retry_alone.extend(suspects)
-        state.images.extendleft(reversed(rest[len(suspects) :]))
+        state.images.put_back(rest[len(suspects) :])
 
     def _after_death_alone(self, state: JobState, image: JobImage, worker: str, deaths: int) -> None:
         """Count a death on the only image of a block; retry it, or give it up after too many."""

@@ -189,7 +189,7 @@ class _Scheduler:
             return new[0]
 
         def left_for_each(state: JobState) -> float:
-            pixels = sum(image.pixels for image in (*state.images, *state.retry_alone))
+            pixels = state.images.pixels + sum(image.pixels for image in state.retry_alone)
             return pixels / (1 + served.count(state.job.key))
 
         return max(candidates, key=left_for_each, default=None)
@@ -208,14 +208,14 @@ class _Scheduler:
         speed = self._pixels_per_second.get(state.job.key)
         budget = BLOCK_SECONDS * speed if speed else None
         # Towards the end blocks become small, so that nobody waits long for the last one.
-        share = sum(image.pixels for image in state.images) / (2 * workers) if workers > 1 else None
-        taken, pixels = [state.images.popleft()], 0
+        share = state.images.pixels / (2 * workers) if workers > 1 else None
+        taken, pixels = [state.images.take()], 0
         while state.images and len(taken) < (MAX_IMAGES if budget else FIRST_IMAGES):
             pixels += taken[-1].pixels
-            with_next = pixels + state.images[0].pixels
+            with_next = pixels + state.images.first.pixels
             if (budget and with_next > budget) or (share and with_next > share):
                 break
-            taken.append(state.images.popleft())
+            taken.append(state.images.take())
         return taken
 
     def _submit(self, state: JobState, images: list[JobImage], worker: str) -> None:
@@ -289,4 +289,4 @@ class _Scheduler:
         elif left and self._is_stopping():
             state.summary.interrupted = True
         elif left and not state.summary.problem:
-            state.images.extendleft(image for image in reversed(assignment.images) if image.path in left)
+            state.images.put_back(image for image in assignment.images if image.path in left)

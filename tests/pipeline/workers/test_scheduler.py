@@ -337,3 +337,29 @@ def test_what_cannot_be_removed_does_not_fail_the_run() -> None:
 
     summary = run([Stuck("s", ["a", "b"])], ScriptedPool(1))["s"]
     assert (summary.done, summary.problem) == (2, None)
+
+
+class CountedImage:
+    """An image whose pixels are asked for; counts how often."""
+
+    asked = 0
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @property
+    def pixels(self) -> int:
+        CountedImage.asked += 1
+        return 100
+
+
+class CountedJob(MemoryJob):
+    def open(self) -> list[JobImage]:
+        self.held = True
+        return [CountedImage(path) for path in self.images]  # type: ignore[misc]
+
+
+def test_what_is_looked_at_for_blocks_grows_with_the_images_and_not_with_their_square() -> None:
+    job = CountedJob("s", [f"{n}" for n in range(20_000)])
+    assert run([job], ScriptedPool(4))["s"].done == 20_000
+    assert CountedImage.asked <= 8 * 20_000
