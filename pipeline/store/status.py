@@ -17,7 +17,7 @@ from .identity import StoreIdentity
 
 ENCODINGS = ("lossless", "small", "compact")
 """Encodings of stores that are told at once."""
-_SHARD = re.compile(r"[1-9]\d*x[1-9]\d*/c\.\d+\.0\.0\.0")
+_ARRAY = re.compile(r"([1-9]\d*x[1-9]\d*)/zarr\.json")
 _CHECKSUM_BYTES = 4
 
 
@@ -72,8 +72,9 @@ def quick_status(dataset: str, model: str, path: Path) -> StoreStatus | None:
         identity = StoreIdentity.from_json(attributes)
         if (group["zarr_format"], group["node_type"]) != (3, "group") or identity.encoding not in ENCODINGS:
             return None
-        found = {file.name: file for file in listing(path) if _SHARD.fullmatch(file.name)}
-        names = _images(path, attributes, found)
+        files = {file.name: file for file in listing(path)}
+        arrays = [match[1] for match in map(_ARRAY.fullmatch, files) if match]
+        names = _images(path, attributes, arrays)
         if names is None:
             return None
     except FileNotFoundError:
@@ -81,7 +82,7 @@ def quick_status(dataset: str, model: str, path: Path) -> StoreStatus | None:
     except (OSError, LookupError, TypeError, ValueError):
         return None
     total, named = names
-    shards = [found[name] for name in named if name in found]
+    shards = [files[name] for name in named if name in files]
     times = [shard.modified // 10**9 for shard in shards]
     return StoreStatus(
         dataset,
@@ -93,18 +94,20 @@ def quick_status(dataset: str, model: str, path: Path) -> StoreStatus | None:
     )
 
 
-def _images(path: Path, attributes: dict[str, Any], found: Iterable[str]) -> tuple[int, list[str]] | None:
-    """Return the number of images in a store's table and the names of the shards that may be theirs.
+def _images(path: Path, attributes: dict[str, Any], arrays: Iterable[str]) -> tuple[int, list[str]] | None:
+    """Return the number of images in a store's table and the names that their shards have once they are there.
 
-    None if the table has to be looked at more closely. That of format version 2 is not decoded; its checksums are
-    looked at, and every shard that is there is an image's.
+    None if the table has to be looked at more closely. That of format version 2 is not decoded: its checksums hold,
+    and the arrays, of these names, have no more rows than there are images.
     """
     images = attributes["images"]
     if attributes["format_version"] == 1:
         return len(images), [f"{image['array']}/c.{image['row']}.0.0.0" for image in images]
-    named = [*found]
-    sound = attributes["format_version"] == 2 and len(named) <= images and _columns_are_sound(path / "images", images)
-    return (images, named) if sound else None
+    if attributes["format_version"] != 2 or not _columns_are_sound(path / "images", images):
+        return None
+    rows = {array: json.loads(read_bytes(path / array / "zarr.json"))["shape"][0] for array in arrays}
+    shards = [f"{array}/c.{row}.0.0.0" for array, count in rows.items() for row in range(count)]
+    return (images, shards) if len(shards) <= images else None
 
 
 def _columns_are_sound(folder: Path, rows: int) -> bool:

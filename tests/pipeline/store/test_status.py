@@ -133,6 +133,18 @@ def test_a_table_of_columns_is_counted_without_zarr(columnar: Path) -> None:
     assert [found] == store_status([store])
 
 
+def test_shards_of_no_image_are_not_counted(columnar: Path) -> None:
+    store = ("street", "ant", columnar)
+    (columnar / "21x6" / "c.0.0.0.0").unlink()
+    for name in ("21x6/c.2.0.0.0", "21x6/c.00.0.0.0", "7x7/c.0.0.0.0"):
+        (columnar / name).parent.mkdir(exist_ok=True)
+        (columnar / name).write_bytes(b"x" * 50)
+    found = quick_status(*store)
+    assert found is not None
+    assert (found.complete, found.total) == (1, 2)
+    assert [found] == store_status([store])
+
+
 def test_numpy_is_not_loaded_for_a_table_of_columns(columnar: Path) -> None:
     test_neither_zarr_nor_numpy_is_loaded(columnar)
 
