@@ -10,7 +10,7 @@ import typer
 from .shared import options
 from .shared.job_output import cpu_workers
 from .shared.options import manifest_command, refuse_without_workers
-from .shared.output import end_command, print_failed
+from .shared.output import end_command, print_failed, print_note
 from .shared.waiting import when_free
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def ensemble(
     Example: hmsa-pipeline ensemble --manifest bravo.yaml --confidence entropy --output runs/entropy
     """
     from ..fusion.ensemble import plan_ensemble, run_ensemble
+    from ..fusion.kernel.library import library
     from ..text import plural
 
     refuse_without_workers(context)
@@ -66,6 +67,8 @@ def ensemble(
                 say.line(f"{plan.dataset}: {todo}")
             say.figures([{"dataset": p.dataset, "todo": len(p.tasks), "skipped": p.skipped} for p in plans])
             raise typer.Exit
+        if library() is None and any(plan.tasks for plan in plans):
+            print_note("fusing has no compiled library here and takes longer; docs/performance.md says how to get it")
         with cpu_workers(context) as chosen:
             return run_ensemble(manifest, plans, chosen, ended, overwrite=overwrite)
 

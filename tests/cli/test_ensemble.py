@@ -13,6 +13,7 @@ import pytest
 import torch
 from hmsa_pipeline.pipeline.fusion import member_stores
 from hmsa_pipeline.pipeline.fusion.fuse import CONFIDENCES, LABELS, fuse, quantise
+from hmsa_pipeline.pipeline.fusion.kernel import library
 from PIL import Image
 
 from .bench import Bench, changed, ended, files, quiet, stored
@@ -348,3 +349,14 @@ def test_photographs_that_were_added_are_fused(full: Bench) -> None:
     assert full.run("dump").code == 0
     assert "1 image fused, 6 done before" in full.run("ensemble").out
     np.testing.assert_array_equal(prediction(full, "street", "day/aa.png"), fused(full, "street", "day/aa.png"))
+
+
+def test_a_missing_compiled_library_is_noted_where_something_is_to_be_fused(
+    full: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "library", lambda: None)
+    note = "note: fusing has no compiled library here and takes longer; docs/performance.md says how to get it\n"
+    first, again = full.run("ensemble", "--overwrite"), full.run("ensemble")
+    assert (first.code, again.code) == (0, 0)
+    assert (first.err.count(note), again.err.count(note)) == (1, 0)
+    check(full)
