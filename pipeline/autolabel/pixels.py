@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...datasets.taxonomy import IGNORE
 from ..config.manifest import FusionFunctions, Member
 from ..fusion.fuse import quantise
-from ..fusion.member_stores import fuse_members, member_strips
+from ..fusion.member_stores import fuse_members, member_strips, pixels_at_once
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from ..store.logit_store import LogitStore
 from ..store.zarr_backend import DamagedShardError
@@ -59,7 +59,7 @@ def ask_teacher(
     size = entry.height or 0, entry.width or 0
     label, confidence = np.empty(size, np.uint8), np.empty(size, np.uint16)
     votes = None if settings.agree is None else np.empty(size, np.uint8)
-    for rows, logits in member_strips(stores, image):
+    for rows, logits in member_strips(stores, image, pixels=pixels_at_once(members, functions)):
         fused = fuse_members(logits, members, functions)
         if not bool(fused.confidence.isfinite().all()):
             raise DamagedShardError(f"{image}: a member's logits are not finite; find it with 'hmsa-pipeline verify'")

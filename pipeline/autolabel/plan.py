@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def plan_autolabel(
     if not any(member.weight for member in manifest.models):
         raise ManifestError("--models: all selected models have weight 0; select another one or weigh them")
     for entry in manifest.datasets:
-        _require_apart(write / entry.name, entry, manifest.output)
+        _require_apart(write / entry.name, every.datasets, manifest.output)
         if entry.exif:
             raise ManifestError(
                 f"dataset '{entry.name}': orientation exif turns photographs, and training reads them as they are "
@@ -124,14 +124,16 @@ def plan_autolabel(
     return AutolabelPlan(write, manifest, settings, plans, fitted)
 
 
-def _require_apart(folder: Path, entry: DatasetEntry, output: Path) -> None:
-    """Raise ManifestError if labels would lie among photographs or among logits."""
-    place, root = folder.resolve(), entry.root_path().resolve()
-    if place.is_relative_to(root) or root.is_relative_to(place):
-        raise ManifestError(
-            f"--write: labels in {folder} would lie in one tree with the photographs of '{entry.name}' ({root}); "
-            "name another folder"
-        )
+def _require_apart(folder: Path, entries: Sequence[DatasetEntry], output: Path) -> None:
+    """Raise ManifestError if labels would lie among the photographs of a dataset, or among logits."""
+    place = folder.resolve()
+    for entry in entries:
+        root = entry.root_path().resolve()
+        if place.is_relative_to(root) or root.is_relative_to(place):
+            raise ManifestError(
+                f"--write: labels in {folder} would lie in one tree with the photographs of '{entry.name}' ({root}); "
+                "name another folder"
+            )
     for own in own_folders(output):
         if place.is_relative_to(own.resolve()):
             raise ManifestError(f"--write: {folder} lies in {own}, where other results are kept; name another folder")

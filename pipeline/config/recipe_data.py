@@ -169,7 +169,6 @@ def check_sources(sources: Sequence[Data], class_uniform: float) -> None:
     places: list[tuple[str | int, ...]] = (
         [("data",)] if len(sources) == 1 else [("data", i) for i in range(len(sources))]
     )
-    _check_twice(sources)
     shares = [source.share for source in sources]
     if any(share is None for share in shares):
         if given := [i for i, share in enumerate(shares) if share is not None]:
@@ -188,14 +187,3 @@ def check_sources(sources: Sequence[Data], class_uniform: float) -> None:
         raise FieldError(
             "one source at least needs a share and no until_epoch, or nothing is left to learn from", "data"
         )
-
-
-def _check_twice(sources: Sequence[Data]) -> None:
-    known: dict[tuple[str, str, str], int] = {}
-    for i, source in enumerate(sources):
-        key = source.type, source.root, source.train
-        if key in known:
-            raise FieldError(
-                f"split '{source.train}' of {source.root} stands in data[{known[key]}], too; remove one", "data", i
-            )
-        known[key] = i

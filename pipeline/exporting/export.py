@@ -105,6 +105,11 @@ def plan_export(manifest: Manifest, path: Path, *, kind: str | None, result: str
         )
     if sample is not None and sample.ending:
         raise ManifestError(f"{where}: is a view of another model; export that one")
+    if result == PREDICTION and member.calibration:
+        raise ManifestError(
+            f"{where}: its calibration, unlike one temperature, is no part of a graph; "
+            "take --result logits, or remove it"
+        )
     options = member.options(manifest.inference)
     require_libraries(kind)
     MemberChecks(manifest.class_set).check(member, "fp32")

@@ -153,7 +153,7 @@ def fused_strips(
     Raises:
         StoreError: logits are missing or damaged.
     """
-    for rows, logits in member_strips(stores, image, read_all, _pixels_at_once(members, functions)):
+    for rows, logits in member_strips(stores, image, read_all, pixels_at_once(members, functions)):
         yield (
             rows,
             {
@@ -163,7 +163,8 @@ def fused_strips(
         )
 
 
-def _pixels_at_once(members: Sequence[Member], functions: FusionFunctions) -> int:
+def pixels_at_once(members: Sequence[Member], functions: FusionFunctions) -> int:
+    """Return how many pixels of all members are best read and fused at once."""
     maps = [logit_map(member) for member in members]
     return CACHED_PIXELS * (_ONE_PASS_PIXELS if is_one_pass(functions.label, functions.confidence, maps) else 1)
 
@@ -218,7 +219,7 @@ def predict_from_stores(
     stores = [open_store(path) for _, path in members]
     voting = [member for member, _ in members]
     parts: dict[str, list[LabelAndConfidence]] = {name: [] for name in combinations}
-    pixels = CACHED_PIXELS if look else _pixels_at_once(voting, functions)
+    pixels = CACHED_PIXELS if look else pixels_at_once(voting, functions)
     with ThreadPoolExecutor(2) as pool:
         for rows, logits in member_strips(stores, image, pool.map, pixels):
             for name, numbers in combinations.items():

@@ -211,6 +211,9 @@ class LogitStore(ShardReader):
         Raises:
             StoreError: an image changed since its logits were stored, or cannot be listed.
         """
+        if (seen := table_version(self.path)) != self._seen:  # another writer held the lock since this was opened
+            self._group = open_group(self.path, writable=True)
+            self._load(seen)
         update = self._update(tuple(photographs))
         try:
             check_paths(update.paths)

@@ -106,8 +106,9 @@ def _images(path: Path, attributes: dict[str, Any], arrays: Iterable[str]) -> tu
     if attributes["format_version"] != 2 or not _columns_are_sound(path / "images", images):
         return None
     rows = {array: json.loads(read_bytes(path / array / "zarr.json"))["shape"][0] for array in arrays}
-    shards = [f"{array}/c.{row}.0.0.0" for array, count in rows.items() for row in range(count)]
-    return (images, shards) if len(shards) <= images else None
+    if sum(rows.values()) > images:
+        return None
+    return images, [f"{array}/c.{row}.0.0.0" for array, count in rows.items() for row in range(count)]
 
 
 def _columns_are_sound(folder: Path, rows: int) -> bool:

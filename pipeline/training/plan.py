@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ...errors import CheckpointError, ManifestError, first_few
 from ...models.checkpoint import demand_match, demand_numbers, expected_shapes
 from ...models.partial_weights import check_initial
 from ..config.recipe import Recipe
-from ..config.recipe_data import OWN
+from ..config.recipe_data import OWN, Data
 from ..runtime.device import resolve_device, resolve_precision
 from ..storage.writer_lock import require_free
 from ..text import plural
@@ -160,6 +161,7 @@ def plan_training(
     if process is None or process.is_first:
         _check_writable(recipe.output)
         require_free(recipe.output / CHECKPOINTS)
+    _check_twice(recipe.sources)
     sources = tuple(find_source(source, recipe.class_set) for source in recipe.sources)
     data = recipe.scored
     validation, none_either = find_split(data, data.validation, recipe.class_set)
@@ -236,6 +238,16 @@ def _device(recipe: Recipe, name: str, processes: int, process: TrainingProcess 
             "start as many processes as devices"
         )
     return torch.device("cuda", local_rank)
+
+
+def _check_twice(sources: Sequence[Data]) -> None:
+    known: dict[tuple[str, Path, str], int] = {}
+    for number, source in enumerate(sources):
+        first = known.setdefault((source.type, source.root_path().resolve(), source.train), number)
+        if first != number:
+            raise ManifestError(
+                f"data[{number}]: split '{source.train}' of {source.root} stands in data[{first}], too; remove one"
+            )
 
 
 def _check_batches(recipe: Recipe, processes: int) -> None:

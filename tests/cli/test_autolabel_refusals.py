@@ -55,6 +55,9 @@ def test_labels_among_photographs_or_logits(city: Bench, tmp_path: Path) -> None
     for write in (root / "labels", root, city.logits):
         message = city.run("autolabel", "--write", str(write), "--datasets", "extra").refusal()
         assert message.startswith("--write: ")
+    others = str(Path(city.tree["datasets"][0]["root"]) / "labels")
+    message = city.run("autolabel", "--write", others, "--datasets", "extra").refusal()
+    assert f"one tree with the photographs of '{city.tree['datasets'][0]['name']}'" in message
     assert files(city.root) == before
     bench = city.copy(tmp_path / "bench")
     # The dataset is called like its folder: labels would come to lie around the photographs.

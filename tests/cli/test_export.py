@@ -172,6 +172,12 @@ def test_wrong_input_is_refused_before_the_network_is_built(empty: Bench, monkey
     there = str(empty.root / "weights/ant.pth")
     assert f"--write {there}: is there already; name another file, or add --overwrite" in refusal(*ant, there)
     assert "is a directory" in refusal(*ant, str(empty.root)).lower()
+    empty.tree["models"][0]["calibration"] = [{"method": "vector", "scale": [1.0] * 19, "bias": [0.5] * 19}]
+    empty.save()
+    message = refusal(*ant, target, "--result", "prediction")
+    assert (
+        "model 'ant': its calibration, unlike one temperature, is no part of a graph; take --result logits" in message
+    )
     empty.tree["models"][0]["inference"] = {"scales": [0.29, 1.0]}
     empty.save()
     message = refusal(*ant, target)

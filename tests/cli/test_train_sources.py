@@ -257,6 +257,9 @@ def test_other_wrong_data_is_refused(labelled: Path, extra: Path, labels: Path, 
         return run(*words(recipe(tmp_path / "r.yaml", data, **changes), tmp_path / "run")).refusal()
 
     assert "data: at least one source is needed" in refusal([])
+    (tmp_path / "link").symlink_to(labelled)
+    same = f"data[1]: split 'train' of {tmp_path / 'link'} stands in data[0], too; remove one"
+    assert same in refusal([source(labelled), source(tmp_path / "link")])
     assert "data: a mapping (key: value) is needed, not" in refusal("gta5")
     assert "data[1]: a mapping (key: value) is needed, not" in refusal([source(labelled), "gta5"])
     chance = {"class_uniform": 0.0}

@@ -101,9 +101,11 @@ def add_members(
         continues: whether ``kept``, then all of ``needs``, holds the sums of the members before.
 
     Raises:
+        ValueError: the tensors are not as described; nothing is written.
         MemoryError: there is no room for the pixels in work.
     """
     count, (classes, pixels) = len(logits), logits[0].shape
+    _check(logits, kept, highest)
     job = _Job(
         members=count,
         classes=classes,
@@ -122,6 +124,21 @@ def add_members(
         highest=None if highest is None else highest.score.data_ptr(),
     )
     in_parts(lambda first, last: _run(job, first, last), pixels)
+
+
+def _check(logits: Sequence[Tensor], kept: Mapping[str, Tensor], highest: Highest | None) -> None:
+    """Raise ValueError for tensors beyond whose ends the library would read or write."""
+    (classes, pixels), sums = logits[0].shape, [*kept.values()]
+    ends = [] if highest is None else [(highest.label, torch.uint8), (highest.score, torch.float32)]
+    rows = [*logits, *sums, *(one for one, _ in ends)]
+    if (
+        not all(is_readable(one) and one.shape == logits[0].shape for one in logits)
+        or not all(one.dtype == torch.float32 and one.stride(0) == sums[0].stride(0) for one in sums)
+        or not all(one.shape[0] == classes and one.shape[1] >= pixels for one in sums)
+        or not all(one.dtype == dtype and len(one) >= pixels for one, dtype in ends)
+        or not all(one.device.type == "cpu" and (one.stride(-1) == 1 or pixels < 2) for one in rows)
+    ):
+        raise ValueError("sums of members: tensors of other shapes, types, strides or devices than the library reads")
 
 
 def in_parts(work: Callable[[int, int], None], pixels: int) -> None:

@@ -26,7 +26,7 @@ def without_library() -> mock._patch:
 @st.composite
 def ensembles(draw: st.DrawFn) -> tuple[list[Tensor], list[float], list[float]]:
     """Members' logits, weights and temperatures, some with ties and with what is no number."""
-    count, classes, pixels = draw(st.integers(1, 8)), draw(st.integers(2, 66)), draw(st.integers(1, 300))
+    count, classes, pixels = draw(st.integers(1, 8)), draw(st.integers(2, 124)), draw(st.integers(1, 300))
     size = draw(st.sampled_from([0.1, 3.0, 30.0, 300.0]))
     source = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     types = draw(st.lists(st.sampled_from([torch.float16, torch.float32]), min_size=count, max_size=count))
@@ -175,3 +175,36 @@ def test_the_library_does_what_it_can_where_it_is_there(labelled: str, looked_at
         stepwise = type(make_sums(like, [1.0], labelled, looked_at, together=True))
     found = type(make_sums(like, [1.0], labelled, looked_at, together=True))
     assert (found is not stepwise) == (one_pass and library.library() is not None)
+
+
+def room(classes: int, pixels: int) -> Tensor:
+    return torch.zeros(classes, pixels)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("logits", "sums", "label", "score"),
+    [
+        ([room(3, 9), room(3, 8)], [room(3, 9)], 9, 9),
+        ([room(3, 9), room(2, 9)], [room(3, 9)], 9, 9),
+        ([room(9, 3).T], [room(3, 9)], 9, 9),
+        ([room(3, 9).double()], [room(3, 9)], 9, 9),
+        ([room(3, 9)], [room(3, 8)], 9, 9),
+        ([room(3, 9)], [room(2, 9)], 9, 9),
+        ([room(3, 9)], [room(3, 9).half()], 9, 9),
+        ([room(3, 9)], [room(3, 9), room(3, 10)], 9, 9),
+        ([room(3, 9)], [room(3, 9)], 8, 9),
+        ([room(3, 9)], [room(3, 9)], 9, 8),
+    ],
+)
+def test_tensors_that_the_library_would_leave_are_refused(
+    logits: list[Tensor], sums: list[Tensor], label: int, score: int
+) -> None:
+    kept = dict(zip(("softmax", "logits"), sums, strict=False))
+    highest = library.Highest("softmax", torch.zeros(label, dtype=torch.uint8), torch.zeros(score))
+    ones = [1.0] * len(logits)
+    with pytest.raises(ValueError, match="of other shapes"):
+        library.add_members(logits, ones, ones, [*kept], kept, highest)
+    fitting = {"softmax": room(3, 10)}
+    highest = library.Highest("softmax", torch.zeros(9, dtype=torch.uint8), torch.zeros(9))
+    library.add_members([room(3, 9)], [1.0], [1.0], ["softmax"], fitting, highest)

@@ -373,3 +373,19 @@ def test_a_photograph_that_is_given_twice_is_refused(where: Path) -> None:
     with pytest.raises(StoreError, match="cannot list these photographs"):
         store.register([photo("a.png"), photo("b.png"), photo("b.png")])
     assert tree(where) == before
+
+
+def test_a_handle_that_was_opened_before_another_one_added_images_keeps_them(tmp_path: Path) -> None:
+    """Each holds the lock while it adds images, and not from the moment when it was opened."""
+    path = tmp_path / "ant.zarr"
+    photos = [photo(f"{i}.png", SIZE, 10 + i) for i in range(6)]
+    begun(path, photos[:1])
+    handles = [LogitStore.open(path, writable=True) for _ in range(2)]
+    for count, handle in zip(range(2, 6), [*handles, *handles], strict=True):
+        assert handle.register(photos[:count]) == 1
+        assert [entry.path for entry in handle.images] == [one.path for one in photos[:count]]
+        handle.write(count - 1, logits(count, *SIZE))
+    reader = LogitStore.open(path)
+    assert rows(reader) == expected(photos)[:5]
+    for index in range(1, 5):
+        np.testing.assert_array_equal(reader.read(index), logits(index + 1, *SIZE))
