@@ -183,11 +183,7 @@ def torch_uncertainty() -> Found:
         "fpr95": one(m.FPR95(pos_label=1), p["sure"], p["right"].long()),
         "ood fpr95": one(m.FPR95(pos_label=1), doubt, p["odd"].long()),
     }
-    wrong = torch.eye(CLASSES)[(p["truth"] + 1) % CLASSES]
-    oddities = {
-        "BrierScore where all is wrong and sure": (1.0, one(m.BrierScore(num_classes=CLASSES), wrong, p["truth"])),
-    }
-    return {"version": version("torch-uncertainty"), "figures": _plain(figures), "oddities": _pairs(oddities)}
+    return {"version": version("torch-uncertainty"), "figures": _plain(figures)}
 
 
 def pytorch_ood() -> Found:
