@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..search.record import figure_of, read_search, words
+from ..search.record import figure_of, read_search, verdict_words, words
 
 
 def search_section(output: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -20,6 +20,7 @@ def search_section(output: Path) -> tuple[dict[str, Any], dict[str, Any]] | None
         return None
     name = figure_of(found)
     metrics = [one for one in found["held_out"][0]["figures"] if one != name]
+    several = len({_functions(row) for row in found["chosen_by"]}) > 1
     rows = [
         {
             "name": words(row["name"]),
@@ -27,12 +28,14 @@ def search_section(output: Path) -> tuple[dict[str, Any], dict[str, Any]] | None
             "others": [_shown(row["figures"][one]) for one in metrics],
             "difference": "" if row is found["held_out"][-1] else _shown(row["difference"], "+.4f"),
             "cost": f"{row['chosen']['cost']:.3g}",
-            "members": ", ".join(row["chosen"]["members"]),
+            "members": _members(row["chosen"], functions=several or row is found["held_out"][-1]),
             "efficient": row["efficient"],
         }
         for row in found["held_out"]
     ]
-    chosen = found["chosen"]
+    chosen, judged = found["chosen"], found["held_out"]
+    better = found["better"]
+    way = next(row for row in judged if row["name"] == ("weights" if found["weights_kept"] else "search"))
     return found, {
         "by": found["by"],
         "figure": found["by"] if name == "score" else name,
@@ -44,8 +47,20 @@ def search_section(output: Path) -> tuple[dict[str, Any], dict[str, Any]] | None
         "folds": found["folds"],
         "members": len(found["members"]),
         "chosen": ", ".join(chosen["members"]),
-        "functions": f"label {chosen['label']}, confidence {chosen['confidence']}",
+        "functions": _functions(chosen),
+        "better": better,
+        "verdict": f"{verdict_words(way['difference'], better)} all {len(found['members'])}",
+        "compared": _functions(judged[-1]["chosen"]),
     }
+
+
+def _functions(row: Mapping[str, Any]) -> str:
+    return f"label {row['label']}, confidence {row['confidence']}"
+
+
+def _members(chosen: Mapping[str, Any], *, functions: bool) -> str:
+    """Names of the members, and their functions where these are asked for."""
+    return ", ".join(chosen["members"]) + (f"; {_functions(chosen)}" if functions else "")
 
 
 def _shown(one: Mapping[str, float | None], form: str = ".4f") -> dict[str, str]:

@@ -111,9 +111,14 @@ class Objective:
         """(...) float64, higher is better, of figures (...) by metric."""
         return np.sum([weight * figures[name] for name, weight in self.weights.items()], axis=0)
 
-    def shown(self, score: np.ndarray) -> np.ndarray:
-        """The figure that people read: the metric itself where there is one, the weighted sum else."""
-        return score / next(iter(self.weights.values())) if self.is_one_metric else score
+    @property
+    def better(self) -> str:
+        """``higher`` or ``lower``: which `shown` figure is the better one."""
+        return "lower" if self.is_one_metric and next(iter(self.weights.values())) < 0 else "higher"
+
+    def shown(self, figures: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The figure that people read, of figures (...): the metric itself where there is one, the sum else."""
+        return figures[next(iter(self.weights))] if self.is_one_metric else self.score(figures)
 
 
 def read_objective(text: str) -> Objective:

@@ -62,7 +62,8 @@ class SearchPlan:
 
     Attributes:
         members: M members, those of the manifest of a weight above 0.
-        functions: pairs of label and confidence that are tried, the manifest's first if it is among them.
+        functions: pairs of label and confidence that are tried, as they were named; all members are scored by the
+            first pair.
         sets: images that are scored together.
         metrics: names of those that are computed.
         left_out: set -> images without a mask.

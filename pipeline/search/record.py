@@ -10,6 +10,7 @@ from typing import Any
 from ..storage.filesystem import read_bytes, write_json
 
 _FILE = "search.json"
+_NEEDED = {"held_out", "chosen_by", "chosen", "better"}
 _WORDS = {"search": "chosen among all", "weights": "chosen among all, weights fitted"}
 
 
@@ -24,12 +25,25 @@ def read_search(output: Path) -> dict[str, Any] | None:
         value = json.loads(read_bytes(output / _FILE))
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) and {"held_out", "chosen_by", "chosen"} <= value.keys() else None
+    return value if isinstance(value, dict) and value.keys() >= _NEEDED else None
 
 
 def figure_of(found: Mapping[str, Any]) -> str:
     """Name of the figure that was searched for, among those of a row."""
     return "score" if len(found["metrics"]) > 1 else next(iter(found["metrics"]))
+
+
+def verdict_words(difference: Mapping[str, float | None], better: str) -> str:
+    """``better than``, ``worse than``, or ``not told apart from`` where the interval holds 0 or is not known.
+
+    Args:
+        difference: ``low`` and ``high``, the ends of its interval; None or NaN where they are not known.
+        better: ``higher`` or ``lower``, which figure is the better one.
+    """
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None or not (low > 0 or high < 0):
+        return "not told apart from"
+    return "better than" if (low > 0) == (better == "higher") else "worse than"
 
 
 def words(name: str) -> str:

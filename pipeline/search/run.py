@@ -17,6 +17,7 @@ from .count_images import Candidate
 from .levels import ECE_ERROR, tied_pairs
 from .nested import Interval, interval
 from .plan import SearchPlan
+from .record import verdict_words
 from .stages import Search, Stage
 
 SCORE = "score"
@@ -32,7 +33,7 @@ class Row:
         final: what it chooses by all images.
         times: of the K choices without a fold, how many are the same.
         figures: metric, or `SCORE` -> figure and interval.
-        difference: the searched figure minus that of all members, paired, as a higher one is better.
+        difference: the searched figure, as it is shown, minus that of all members, paired.
         cost: of ``final``.
         efficient: whether no row of a lower or equal cost has a higher figure.
     """
@@ -103,6 +104,7 @@ class SearchResult:
         return {
             "by": settings.objective.text,
             "metrics": dict(settings.objective.weights),
+            "better": settings.objective.better,
             "method": "greedy" if self.plan.greedy else "exhaustive",
             "cost": self.plan.cost.unit,
             "folds": settings.folds,
@@ -186,18 +188,18 @@ def _score(plan: SearchPlan, row: Row) -> float:
 def _rows(found: Search, ways: Sequence[Stage], everybody: Stage) -> list[Row]:
     plan, objective = found.plan, found.plan.settings.objective
     whole, drawn = found.judge.resampled(everybody.groups)
-    baseline = objective.score(whole), objective.score(drawn)
+    baseline = objective.shown(whole), objective.shown(drawn)
     rows, scores = [], []
     for way in ways:
         whole, drawn = found.judge.resampled(way.groups)
         shown = {name: interval(float(whole[name]), drawn[name]) for name in whole}
-        mine = objective.score(whole), objective.score(drawn)
+        mine = objective.shown(whole), objective.shown(drawn)
         if not objective.is_one_metric:
             shown = {SCORE: interval(float(mine[0]), mine[1]), **shown}
         difference = interval(float(mine[0] - baseline[0]), mine[1] - baseline[1])
         times = sum(one == way.final for one in way.chosen[:-1])
         rows.append(Row(way.name, way.final, times, shown, difference, plan.cost.of(way.final.weights)))
-        scores.append(float(mine[0]))
+        scores.append(float(objective.score(whole)))
     return [
         replace(
             row,
@@ -235,7 +237,9 @@ def search_table(result: SearchResult) -> list[str]:
     for row in result.rows:
         figures = [_cell(row.figures[name]) for name in names]
         last = row is result.rows[-1]
-        members = ", ".join(result.names(row.final)) if not last else ""
+        members = "every member" if last else ", ".join(result.names(row.final))
+        if last or len(plan.functions) > 1:
+            members += f"; {functions_text(row.final)}"
         folds = "" if last else f"{row.times} of {settings.folds}"
         difference = "" if last else _cell(row.difference, "+.4f")
         cells.append(
@@ -253,17 +257,19 @@ def _verdict(result: SearchResult) -> list[str]:
     names = result.names(result.chosen)
     if len(set(weights)) > 1:
         names = [f"{name} (weight {weight / max(weights):.3g})" for name, weight in zip(names, weights, strict=True)]
-    functions = result.chosen.functions
-    lines = [f"chosen: {', '.join(names)}; label {functions.label}, confidence {functions.confidence}"]
+    lines = [f"chosen: {', '.join(names)}; {functions_text(result.chosen)}"]
     if result.weighted is False:
         lines.append("fitted weights are not kept: on images that they did not see they are no better")
     row = result.row("weights" if result.weighted else "search")
-    low, high = row.difference.low, row.difference.high
-    word = "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+    objective, everybody = plan.settings.objective, result.rows[-1].final
+    better = plan.settings.objective.better
+    name = f"{objective.text} score" if not objective.is_one_metric else next(iter(objective.weights))
     lines.append(
-        f"choosing is {word} all {len(plan.members)}: {plan.settings.objective.text} score "
-        f"{_cell(row.difference, '+.4f')}"
+        f"choosing is {verdict_words(vars(row.difference), better)} all {len(plan.members)} with "
+        f"{functions_text(everybody)}: {name} {_cell(row.difference, '+.4f')}, {better} is better"
     )
+    if row.final.weights == everybody.weights and row.final.functions != everybody.functions:
+        lines.append(f"the chosen members are all {len(plan.members)}, too: only the functions differ")
     different = Counter(tuple(result.names(one)) for one in result.folds)
     if len(different) > 1:
         lines.append(
@@ -271,6 +277,11 @@ def _verdict(result: SearchResult) -> list[str]:
             "few images, or members that are alike"
         )
     return lines
+
+
+def functions_text(candidate: Candidate) -> str:
+    """The functions of a candidate, as tables and sentences name them."""
+    return f"label {candidate.functions.label}, confidence {candidate.functions.confidence}"
 
 
 def _cell(one: Interval, form: str = ".4f") -> str:

@@ -233,6 +233,88 @@ def test_an_interrupted_search_leaves_nothing(
     assert {path for path in bench.root.rglob("*") if path.is_file()} == before
 
 
+def test_where_lower_is_better_the_difference_is_of_the_figures_and_the_words_say_which_is_better(
+    city: Bench,
+) -> None:
+    for by, metric, name, better in (
+        ("ece", "ece", "ece", "lower"),
+        ("nll", "nll", "nll", "lower"),
+        ("ece:-3", "ece", "ece", "lower"),
+        ("ece:2", "ece", "ece", "higher"),
+        ("miou:2", "miou", "miou", "higher"),
+        ("ece,nll:-0.5", "score", "ece,nll:-0.5 score", "higher"),
+    ):
+        figures = searched(city, "--by", by)
+        table = city.run("search", "--bootstrap", "100", "--folds", "3", "--by", by).out.splitlines()
+        *ways, everybody = figures["held_out"]
+        verdict = next(line for line in table if line.startswith("choosing is "))
+        assert figures["better"] == better
+        sign = 1 if better == "higher" else -1
+        found = [(row["chosen"]["cost"], sign * row["figures"][metric]["value"]) for row in figures["held_out"]]
+        for row, (cost, value) in zip(figures["held_out"], found, strict=True):
+            assert row["efficient"] == (value >= max(other for price, other in found if price <= cost))
+        for row in ways:
+            difference = row["difference"]
+            own, theirs = (one["figures"][metric]["value"] for one in (row, everybody))
+            assert difference["value"] == pytest.approx(own - theirs, abs=1e-12)
+            assert difference["low"] <= difference["value"] <= difference["high"]
+            shown = next(line for line in table if line.startswith(f"{row['name']} "))
+            assert f"{own - theirs:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})" in shown
+            if row["name"] == "search":
+                ahead = difference["low"] > 0 if better == "higher" else difference["high"] < 0
+                behind = difference["high"] < 0 if better == "higher" else difference["low"] > 0
+                word = "better than" if ahead else "worse than" if behind else "not told apart from"
+                assert verdict == (
+                    f"choosing is {word} all 3 with label mean-softmax, confidence mean-softmax: "
+                    f"{name} {own - theirs:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f}), "
+                    f"{better} is better"
+                )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "words"), [(0.1, 0.2, "lower", "worse than"), (0.1, 0.2, "higher", "better than")]
+)
+def test_the_report_says_which_is_better(
+    bench: Bench, low: float | None, high: float | None, better: str, words: str
+) -> None:
+    assert bench.run("ensemble", "--datasets", "fine").code == 0
+    figures = searched(bench, "--by", "ece")
+    figures["better"] = better
+    row = next(row for row in figures["held_out"] if row["name"] == "search")
+    row["difference"] = {"value": low, "low": low, "high": high}
+    (bench.output / "search.json").write_text(json.dumps(figures))
+    done = bench.run("report", "--write", "page", "--datasets", "fine", "--limit", "1", "--no-members")
+    assert done.code == 0
+    section = " ".join(Path("page/index.html").read_text().partition('<section id="combinations">')[2].split())
+    said = f"choosing is {words} all 3 with label mean-softmax, confidence mean-softmax."
+    assert said in section
+    assert f"Of ece, {better} is better" in section
+
+
+def test_all_members_are_compared_by_functions_that_are_named(city: Bench) -> None:
+    for first, second in itertools.permutations(("mutual-information", "mean-softmax")):
+        options = ("--confidences", f"{first},{second}", "--by", "auroc")
+        figures = searched(city, *options)
+        everybody = figures["held_out"][-1]["chosen"]
+        assert everybody["confidence"] == first
+        table = city.run("search", "--bootstrap", "100", "--folds", "3", *options).out.splitlines()
+        last = next(line for line in table if line.startswith("all 3 "))
+        assert last.endswith(f"every member; label mean-softmax, confidence {first}")
+        assert f" all 3 with label mean-softmax, confidence {first}: auroc " in "\n".join(table)
+        for row in figures["held_out"][:-1]:
+            members = ", ".join(row["chosen"]["members"])
+            shown = next(line for line in table if line.startswith(f"{row['name']} "))
+            assert f"{members}; label mean-softmax, confidence {row['chosen']['confidence']}" in shown
+        # Of these members, all three by their mutual information are best.
+        chosen = figures["held_out"][-2]["chosen"]
+        assert (list(chosen["members"]), chosen["confidence"]) == (list(MODELS), "mutual-information")
+        said = "the chosen members are all 3, too: only the functions differ" in table
+        assert said == (first == "mean-softmax")
+    only = city.run("search", "--bootstrap", "100", "--folds", "3").out
+    assert "only the functions differ" not in only
+    assert only.count("label mean-softmax, confidence mean-softmax") == 3
+
+
 def test_the_table(city: Bench) -> None:
     result = city.run("search", "--folds", "3", "--bootstrap", "100")
     assert result.code == 0

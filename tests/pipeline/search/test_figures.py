@@ -19,6 +19,7 @@ from hmsa_pipeline.pipeline.search.folds import divide
 from hmsa_pipeline.pipeline.search.levels import ECE_ERROR, LEVEL_OF, LEVELS, coarse_ece, tied_pairs
 from hmsa_pipeline.pipeline.search.nested import best, interval
 from hmsa_pipeline.pipeline.search.objective import METRICS, figures, read_objective
+from hmsa_pipeline.pipeline.search.record import verdict_words
 from hmsa_pipeline.pipeline.storage.run_record import record_run
 
 
@@ -195,6 +196,23 @@ def test_an_interval_leaves_out_what_is_not_defined() -> None:
 def test_of_equal_scores_the_cheapest_and_then_the_first_is_best() -> None:
     scores, costs = np.array([1.0, 2.0, 2.0, 2.0]), (1.0, 3.0, 2.0, 2.0)
     assert best(scores, lambda i: (costs[i], i)) == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "words"),
+    [
+        (0.1, 0.2, "higher", "better than"),
+        (0.1, 0.2, "lower", "worse than"),
+        (-0.2, -0.1, "higher", "worse than"),
+        (-0.2, -0.1, "lower", "better than"),
+        (-0.1, 0.1, "lower", "not told apart from"),
+        (0.0, 0.0, "higher", "not told apart from"),
+        (None, None, "lower", "not told apart from"),
+        (math.nan, math.nan, "lower", "not told apart from"),
+    ],
+)
+def test_an_interval_in_words(low: float | None, high: float | None, better: str, words: str) -> None:
+    assert verdict_words({"low": low, "high": high}, better) == words
 
 
 # ------------------------------------------------------------------ costs
