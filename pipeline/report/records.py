@@ -16,6 +16,7 @@ from ..fusion.member_stores import ENSEMBLE, MemberStore
 from ..scoring.averages import PLAIN, Average
 from ..scoring.detection.components import LeastSizes
 from ..scoring.detection.score_components import ComponentScores
+from ..scoring.figures.class_reliability import class_ece
 from ..scoring.figures.set_coverage import coverage_figures
 from ..scoring.ground_truth import GroundTruth
 from ..scoring.pixel_counts import PixelCounts
@@ -131,6 +132,15 @@ class DatasetSummary:
         """Figures of each subject over all images, passed through ``shaped``; empty without labels."""
         return {name: shaped(counts.figures(self.average)) for name, counts in self.counts.items()}
 
+    def class_errors(self) -> dict[str, float]:
+        """The ensemble's ECE of the pixels that are predicted as each class, by its name; NaN without pixels.
+
+        Empty without labels of classes.
+        """
+        if self.by_class is None:
+            return {}
+        return dict(zip(self.classes.names, class_ece(self.by_class).tolist(), strict=True))
+
     def as_json(self) -> dict[str, Any]:
         """Figures by subject and by image; null where one is not defined."""
         disputes = self.disputes
@@ -154,7 +164,14 @@ class DatasetSummary:
                 }
                 for image, entry in self.gallery.items()
             },
-            **({"worst_by_class": self.worst.as_json(self.classes)} if self.semantic else {}),
+            **(
+                {
+                    "predicted_class_ece": without_nan(self.class_errors()),
+                    "worst_by_class": self.worst.as_json(self.classes),
+                }
+                if self.semantic
+                else {}
+            ),
             "failed": self.failed,
         }
 

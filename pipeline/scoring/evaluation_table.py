@@ -9,11 +9,10 @@ from ...datasets.taxonomy import CATEGORIES
 from ..text import figure, plural, without_nan
 from .evaluate import EvaluationResult
 from .figures.names import BASIC, LISTS, TITLES, row_names
+from .resampling.bootstrap import resampling_lines
 from .resampling.comparison import Difference, comparison_table
 
 _COLUMNS = 8
-_FEW = 20
-"""Images below which a bootstrap interval is known to be too narrow."""
 
 
 def evaluation_table(result: EvaluationResult, chosen: Collection[str] | None = BASIC) -> list[str]:
@@ -35,7 +34,7 @@ def evaluation_table(result: EvaluationResult, chosen: Collection[str] | None = 
     lines = [f"{result.dataset}: {plural(images, 'image')}{of}, {pixels} labelled pixels"]
     if not truth.ood:
         lines.append(f"mIoU {truth.average.words()}; miou_classes says how many")
-    lines += _resampled(result, images)
+    lines += resampling_lines(result.resampling, images)
     shown = [name for name in next(iter(figures.values())) if chosen is None or name in chosen]
     for reason in dict.fromkeys(result.left_out.values()):
         names = [
@@ -85,16 +84,6 @@ def _values(
         cells = (f"{figure(row[name][number]):>{w}}" for row, w in zip(figures.values(), across, strict=True))
         lines.append(f"{each:{wide}}  " + "  ".join(cells))
     return lines
-
-
-def _resampled(result: EvaluationResult, images: int) -> list[str]:
-    if result.resampling is None:
-        return []
-    if images < 2:
-        return ["no intervals: there are fewer than two images to resample"]
-    few = f"; too narrow for fewer than {_FEW} images" if images < _FEW else ""
-    drawn = result.resampling
-    return [f"95 % intervals: {drawn.replicates} resamplings of the images, seed {drawn.seed}{few}"]
 
 
 def evaluation_rows(results: Sequence[EvaluationResult]) -> list[dict[str, Any]]:

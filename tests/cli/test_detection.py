@@ -215,6 +215,63 @@ def test_whole_images_are_told_apart_by_aggregates_of_their_uncertainty(city: Be
     assert len(lines) == 2 + len(rows)
 
 
+def slow_figures_of_images(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+    truth, scores = np.repeat((0, 1), (len(inside), len(outside))), np.concatenate([inside, outside])
+    threshold = np.sort(outside)[::-1][math.ceil(0.95 * len(outside)) - 1]
+    return {
+        "auroc": float(sklearn.metrics.roc_auc_score(truth, scores)),
+        "auprc": float(sklearn.metrics.average_precision_score(truth, scores)),
+        "fpr95": float((inside >= threshold).mean()),
+    }
+
+
+def test_figures_of_whole_images_have_intervals_over_images(city: Bench, tmp_path: Path) -> None:
+    table, scored = str(tmp_path / "s.csv"), str(tmp_path / "s.json")
+    options = ("--ood-datasets", "extra", "--confidences", "entropy,margin", "--aggregate", "mean")
+    drawn = (*options, "--bootstrap", "90", "--seed", "4")
+    said = city.run("evaluate", *drawn, "--json", scored, "--csv", table)
+    assert said.code == 0
+    result = json.loads(Path(scored).read_text())
+    assert result["bootstrap"] == {"replicates": 90, "seed": 4, "interval": 0.95}
+    kinds = [of_images(city, dataset) for dataset in ("fine", "extra")]
+    times = [np.stack(list(draws(len(kind), Resampling(90, 4), group))) for group, kind in enumerate(kinds)]
+    assert (times[0].sum(0) == 3).all(), "each kind keeps its number of images"
+    assert (times[1].sum(0) == 4).all()
+    for row in result["figures"]:
+        name = row["confidence"]
+        inside, outside = (np.array([image[name].mean() for image in kind.values()]).round(9) for kind in kinds)
+        slow = [
+            slow_figures_of_images(np.repeat(inside, one), np.repeat(outside, other))
+            for one, other in zip(times[0].T, times[1].T, strict=True)
+        ]
+        for figure, ends in row["intervals"].items():
+            wanted = np.quantile([one[figure] for one in slow], (0.025, 0.975))
+            assert ends == pytest.approx(wanted), (name, figure)
+            assert ends[0] <= row[figure] <= ends[1]
+        assert set(row["intervals"]) == {"auroc", "auprc", "fpr95"}
+    assert any(low < high for row in result["figures"] for low, high in row["intervals"].values())
+    with Path(table).open() as file:
+        cells = list(csv.DictReader(file))[1]
+    assert [float(cells[f"auprc {end}"]) for end in ("low", "high")] == result["figures"][1]["intervals"]["auprc"]
+    lines = said.out.splitlines()
+    assert lines[1] == "95 % intervals: 90 resamplings of the images, seed 4; too narrow for fewer than 20 images"
+    assert lines[4].split()[:3] == ["2.5", "%", f"{result['figures'][0]['intervals']['auroc'][0]:.4f}"]
+
+    plain = city.run("evaluate", *options, "--json", "-").figures
+    assert "bootstrap" not in plain
+    assert plain["figures"] == [{k: v for k, v in row.items() if k != "intervals"} for row in result["figures"]]
+    other = city.run("evaluate", *options, "--bootstrap", "90", "--seed", "5", "--json", "-").figures["figures"]
+    assert other != result["figures"]
+    few = city.run("evaluate", *options, "--bootstrap", "90", "--limit", "1")
+    assert few.out.splitlines()[1] == "no intervals: there are fewer than two images to resample"
+
+
+def test_draws_of_two_groups_are_independent_and_one_group_keeps_its_draws() -> None:
+    one, same, other = (np.stack(list(draws(50, Resampling(400, 3), *group))) for group in ((), (0,), (1,)))
+    assert np.array_equal(one, same)
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.03
+
+
 def test_without_confidences_it_is_what_ensemble_wrote(bench: Bench) -> None:
     def figures(*options: str) -> list[dict[str, Any]]:
         return bench.run("evaluate", "--ood-datasets", "extra", *options, "--json", "-").figures["figures"]
@@ -420,6 +477,8 @@ def test_processes_count_the_same(city: Bench, tracks: Bench) -> None:
         (("--ood-datasets", "extra", "--per-model"), "--per-model: does not go with --ood-datasets"),
         (("--ood-datasets", "extra", "--components", "auto"), "--components: does not go with --ood-datasets"),
         (("--ood-datasets", "extra", "--average", "labelled"), "--average: changes nothing beside --ood-datasets"),
+        (("--ood-datasets", "extra", "--figures", "all"), "--figures: changes nothing beside --ood-datasets"),
+        (("--ood-datasets", "extra", "--seed", "1"), "--seed: changes nothing beside --ood-datasets without --boot"),
         (("--ood-datasets", "extra", "--models", "ant"), "--models: changes nothing beside --ood-datasets without"),
         (("--ood-datasets", "extra,fine"), "--ood-datasets: names all datasets; images of another distribution"),
         (("--ood-datasets", "extras"), "no dataset 'extras' in the manifest; did you mean 'extra'?"),

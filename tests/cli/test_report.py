@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hmsa_pipeline.datasets.taxonomy import PALETTE
+from hmsa_pipeline.datasets.taxonomy import CLASS_NAMES, PALETTE
 from hmsa_pipeline.pipeline.scoring.figures.names import NUMBERS
 from hmsa_pipeline.pipeline.scoring.store_answers import FIGURES as PROBABILITIES
 from hmsa_pipeline.pipeline.storage.writer_lock import writer_lock
@@ -196,9 +196,33 @@ def test_everything_lies_in_the_folder(told: tuple[Bench, Path]) -> None:
     nameless = [attributes for tag, attributes in page.tags if tag == "img" and not attributes.get("alt")]
     # Thumbnails stand in links with words; the gallery's script names its layer.
     assert {one.get("id") or Path(one["src"] or "").name for one in nameless} == {"layer", "thumb.jpg", "errors.png"}
-    for plot in folder.glob("plots/*.svg"):
+    for plot in folder.glob("plots/*"):
         assert plot.read_text().rstrip().endswith("</svg>")
-    assert len(list(folder.glob("plots/*.svg"))) == 7
+    kinds = ("confusion", "curves", "disputes", "iou", "reliability", "reliability-classes", "risk")
+    assert {plot.name for plot in folder.glob("plots/*")} == {f"0-{kind}.svg" for kind in kinds}
+
+
+def test_each_predicted_class_has_its_calibration_error(told: tuple[Bench, Path]) -> None:
+    bench, folder = told
+    labels = truth(bench)
+    known = np.concatenate([one.ravel() for one in labels.values()])
+    said, levels = (
+        np.concatenate([pixels(predicted(bench, image, ending)).ravel() for image in labels])
+        for ending in ("_pred.png", "_conf.png")
+    )
+    said, levels, known = (values[known != 255] for values in (said, levels, known))
+    sure = (levels.astype(np.float64) + 0.5) / 65536
+    found = figures(folder)[0]["predicted_class_ece"]
+    assert list(found) == list(CLASS_NAMES)
+    for number, name in enumerate(CLASS_NAMES):
+        own = said == number
+        bins = (sure * 15).astype(int)
+        gaps = [abs((known == said)[own & (bins == b)].sum() - sure[own & (bins == b)].sum()) for b in range(15)]
+        wanted = sum(gaps) / own.sum() if own.any() else None
+        assert found[name] == (None if wanted is None else pytest.approx(wanted)), name
+    assert len([one for one in found.values() if one]) > 2
+    svg = (folder / "plots" / "0-reliability-classes.svg").read_text()
+    assert all(name in svg for name, value in found.items() if value is not None)
 
 
 def test_pictures_show_what_they_should(told: tuple[Bench, Path]) -> None:

@@ -37,7 +37,6 @@ def check_detection_options(context: typer.Context) -> None:
         "--per-model": "per_model",
         "--leave-one-out": "leave_one_out",
         "--compare": "compare",
-        "--bootstrap": "bootstrap",
         "--components": "components",
         "--confusion": "confusion",
         "--processes": "processes",
@@ -47,8 +46,13 @@ def check_detection_options(context: typer.Context) -> None:
         UNLABELLED: "allow_unlabelled",
     }
     if wrong := [flag for flag, name in others.items() if given[name]]:
-        raise HmsaError(f"{wrong[0]}: does not go with --ood-datasets, which needs no labels; leave one of them out")
-    refuse_without_effect(context, "beside --ood-datasets, which needs no labels", "average", "seed", "figures")
+        raise HmsaError(
+            f"{wrong[0]}: does not go with --ood-datasets, which scores whole images by the ensemble's uncertainty; "
+            "leave one of them out"
+        )
+    refuse_without_effect(context, "beside --ood-datasets, whose figures are those of images", "average", "figures")
+    if not given["bootstrap"]:
+        refuse_without_effect(context, "beside --ood-datasets without --bootstrap", "seed")
     if given["confidences"] is None:
         refuse_without_effect(context, "beside --ood-datasets without --confidences", "models")
 
@@ -73,6 +77,7 @@ def evaluate_images(manifest: Manifest, say: Output, given: Mapping[str, Any]) -
         plan_image_scores,
         score_images,
     )
+    from ...scoring.resampling.bootstrap import Resampling
 
     aggregates = split_names("--aggregate", given["aggregate"]) or []
     if unknown := [name for name in aggregates if not is_aggregate(name)]:
@@ -90,12 +95,18 @@ def evaluate_images(manifest: Manifest, say: Output, given: Mapping[str, Any]) -
     results = [score_images(plan) for plan in plans]
     for result in results:
         print_failed(result.dataset, result.failed)
-    found = image_detections(results)
+    resampling = Resampling(given["bootstrap"], given["seed"]) if given["bootstrap"] else None
+    found = image_detections(results, resampling)
     say.lines(detection_lines(found))
-    rows = [one.as_json() for one in found]
-    say.figures({"figures": rows, "failed": {result.dataset: result.failed for result in results}})
+    say.figures(
+        {
+            "figures": [one.as_json() for one in found],
+            "failed": {result.dataset: result.failed for result in results},
+            **({"bootstrap": resampling.as_json()} if resampling else {}),
+        }
+    )
     if given["csv_file"]:
-        write_rows(given["csv_file"], rows, "--csv")
+        write_rows(given["csv_file"], [one.row() for one in found], "--csv")
     end_command(sum(len(result.failed) for result in results))
 
 

@@ -6,8 +6,9 @@ are needed. An image's score is an aggregate of its pixels' uncertainties (see `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from ...fusion.prediction_files import prediction_names, read_confidence, requir
 from ...fusion.uncertainty import as_uncertainty
 from ...runtime.ordered_threads import usable
 from ...storage.output_folder import own_folders, predictions_path
-from ...text import figure, plural, without_nan
+from ...text import plural, without_nan
 from ..metrics import aupr, auroc, fpr95
+from ..resampling.bootstrap import Resampling, draws, intervals, resampling_lines
 from .aggregates import aggregate
+from .lines import lines_with_ends, with_ends
 
 ALL = "all of them"
 """Name of all datasets of another distribution together."""
@@ -167,21 +170,34 @@ def score_images(plan: ImagePlan) -> ImageScores:
     return result
 
 
-def detection_of_images(negatives: Sequence[float], positives: Sequence[float]) -> dict[str, float]:
+def detection_of_images(
+    negatives: Sequence[float], positives: Sequence[float], times: np.ndarray | None = None
+) -> list[dict[str, float]]:
     """AUROC, AUPRC and FPR at 95 % TPR by which scores tell images of another distribution, by name.
 
     Args:
-        negatives: scores of the images in distribution.
-        positives: scores of those out of it, which should be higher.
+        negatives: scores of the n images in distribution.
+        positives: scores of the m images out of it, which should be higher.
+        times: (B, n + m), how often each of B resamplings holds each image; None for each image once.
 
     Returns:
-        ``auroc`` with ties counted half, ``auprc``, ``fpr95``; NaN where there is no image of a kind.
+        Of each resampling ``auroc`` with ties counted half, ``auprc``, ``fpr95``; NaN where there is no image of a
+        kind.
     """
     values = np.array([*negatives, *positives])
     _, level = np.unique(values, return_inverse=True)
     place = level + (np.arange(len(values)) >= len(negatives)) * len(values)
-    counts = np.bincount(place, minlength=2 * len(values)).reshape(2, -1)
-    return {"auroc": auroc(counts), "auprc": aupr(counts), "fpr95": fpr95(counts)}
+    found = []
+    for weights in [None] if times is None else times:
+        counts = np.bincount(place, weights, 2 * len(values)).reshape(2, -1)
+        found.append({"auroc": auroc(counts), "auprc": aupr(counts), "fpr95": fpr95(counts)})
+    return found
+
+
+def _times(inside: int, outside: int, resampling: Resampling) -> np.ndarray:
+    """How often each resampling holds each image, (B, n + m): as many of either kind as there are."""
+    groups = [draws(images, resampling, group) for group, images in enumerate((inside, outside))]
+    return np.stack(list(chain(*groups)), 1)
 
 
 @dataclass(frozen=True)
@@ -193,6 +209,8 @@ class ImageDetection:
         confidence, aggregate: names of the functions.
         images_in, images_out: how many there are.
         figures: of `detection_of_images`.
+        resampling: how images were resampled; None if they were not.
+        intervals: the ends of each figure's interval; empty without resamplings, or if a kind has only one image.
     """
 
     dataset: str
@@ -201,43 +219,60 @@ class ImageDetection:
     images_in: int
     images_out: int
     figures: dict[str, float]
+    resampling: Resampling | None
+    intervals: dict[str, list[float]]
 
     def as_json(self) -> dict[str, Any]:
-        """One flat row; null where a figure is not defined."""
+        """Figures by name, null where one is not defined, and their ``intervals`` if images were resampled."""
+        return self._with(self.figures) | ({"intervals": self.intervals} if self.resampling else {})
+
+    def row(self) -> dict[str, Any]:
+        """One flat row, with the ends of intervals; null where a figure is not defined."""
+        return self._with(with_ends(self.figures, self.intervals))
+
+    def _with(self, figures: Mapping[str, float]) -> dict[str, Any]:
         names = ("dataset", "confidence", "aggregate", "images_in", "images_out")
-        return {name: getattr(self, name) for name in names} | without_nan(self.figures)
+        return {name: getattr(self, name) for name in names} | without_nan(figures)
 
 
-def image_detections(results: Sequence[ImageScores]) -> list[ImageDetection]:
-    """Compute the figures of each dataset out of distribution, and behind several those of all together."""
+def image_detections(results: Sequence[ImageScores], resampling: Resampling | None = None) -> list[ImageDetection]:
+    """Compute the figures of each dataset out of distribution, and behind several those of all together.
+
+    Args:
+        results: scores of all datasets.
+        resampling: how images are resampled for intervals, those in and those out of distribution each among
+            themselves; None for no intervals.
+    """
     positives = {result.dataset: [result] for result in results if result.ood}
     if len(positives) > 1:
         positives[ALL] = [result for result in results if result.ood]
     inside = [result for result in results if not result.ood]
-    return [
-        ImageDetection(
-            dataset,
-            confidence,
-            how,
-            sum(result.images for result in inside),
-            sum(result.images for result in outside),
-            detection_of_images(
-                *([s for r in part for s in r.scores[confidence, how]] for part in (inside, outside))
-            ),
-        )
-        for dataset, outside in positives.items()
-        for confidence, how in results[0].scores
-    ]
+    images_in = sum(result.images for result in inside)
+    found = []
+    for dataset, outside in positives.items():
+        images_out = sum(result.images for result in outside)
+        times = _times(images_in, images_out, resampling) if resampling and min(images_in, images_out) > 1 else None
+        for key in results[0].scores:
+            scores = [[score for result in part for score in result.scores[key]] for part in (inside, outside)]
+            (figures,) = detection_of_images(scores[0], scores[1])
+            ends = {}
+            if times is not None:
+                values = detection_of_images(scores[0], scores[1], times)
+                ends = intervals({name: np.array([one[name] for one in values]) for name in figures})
+            found.append(ImageDetection(dataset, *key, images_in, images_out, figures, resampling, ends))
+    return found
 
 
 def detection_lines(found: Sequence[ImageDetection]) -> list[str]:
-    """A table for people: of each dataset a head, and a line for each confidence and aggregate."""
-    wide = max(len(f"{one.confidence} {one.aggregate}") for one in found)
+    """A table for people: of each dataset a head, and a line for each confidence and aggregate with its intervals."""
     lines: list[str] = []
-    for i, one in enumerate(found):
-        if not i or one.dataset != found[i - 1].dataset:
-            lines.append(f"{one.dataset}: {one.images_out} against {plural(one.images_in, 'image')} in distribution")
-            lines.append(f"{'':{wide}}  " + "  ".join(f"{name:>9}" for name in one.figures))
-        name = f"{one.confidence} {one.aggregate}"
-        lines.append(f"{name:{wide}}  " + "  ".join(f"{figure(value):>9}" for value in one.figures.values()))
+    for dataset in dict.fromkeys(one.dataset for one in found):
+        rows = {f"{one.confidence} {one.aggregate}": one for one in found if one.dataset == dataset}
+        one = next(iter(rows.values()))
+        lines.append(f"{dataset}: {one.images_out} against {plural(one.images_in, 'image')} in distribution")
+        lines += resampling_lines(one.resampling, min(one.images_in, one.images_out))
+        figures, ends = (
+            {name: getattr(row, what) for name, row in rows.items()} for what in ("figures", "intervals")
+        )
+        lines += lines_with_ends("", figures, ends)
     return lines

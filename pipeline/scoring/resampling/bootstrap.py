@@ -24,6 +24,9 @@ _TOGETHER = 16
 SHARE = 0.95
 """The share of the resamplings that an interval holds."""
 
+_FEW = 20
+"""Below so many images percentile intervals are known to be too narrow."""
+
 Replicates = dict[str, np.ndarray]
 """Name of a figure -> its values over B resamplings, (B,), or (B, C) of a list; NaN where one is not defined."""
 
@@ -45,14 +48,15 @@ class Resampling:
         return {"replicates": self.replicates, "seed": self.seed, "interval": SHARE}
 
 
-def draws(images: int, resampling: Resampling) -> Iterator[np.ndarray]:
+def draws(images: int, resampling: Resampling, group: int = 0) -> Iterator[np.ndarray]:
     """Draw for one image after another how often each resampling holds it, (B,) int64 each.
 
     Args:
         images: n, how many there are.
         resampling: how often, and the seed.
+        group: number of the group that the images are; the draws of different groups are independent.
     """
-    draw = np.random.default_rng(resampling.seed)
+    draw = np.random.default_rng(np.random.SeedSequence(resampling.seed, spawn_key=(group,) if group else ()))
     left = np.full(resampling.replicates, images)
     for number in range(images):
         times = draw.binomial(left, 1 / (images - number))
@@ -156,3 +160,18 @@ def interval(values: np.ndarray) -> np.ndarray:
 def intervals(replicates: Replicates | None) -> dict[str, list[Any]]:
     """The ends of each figure's interval: ``[low, high]``, a list of such pairs for a list; empty for None."""
     return {name: interval(values).T.tolist() for name, values in (replicates or {}).items()}
+
+
+def resampling_lines(resampling: Resampling | None, images: int) -> list[str]:
+    """Say how intervals come about, or why there are none, in at most one line.
+
+    Args:
+        resampling: None if no intervals are asked for.
+        images: how many there are, the fewest of a group if groups are drawn apart.
+    """
+    if resampling is None:
+        return []
+    if images < 2:
+        return ["no intervals: there are fewer than two images to resample"]
+    few = f"; too narrow for fewer than {_FEW} images" if images < _FEW else ""
+    return [f"95 % intervals: {resampling.replicates} resamplings of the images, seed {resampling.seed}{few}"]
