@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
-from ..scoring.metrics import BINS
+from ..scoring.metrics import BINS, Levels
 
 _IN_A_LOWER_BIN = 40
 LEVELS = 1024
@@ -31,8 +31,11 @@ PLACE_OF = np.concatenate([LEVEL_OF, LEVEL_OF + LEVELS])
 """(131072,) int64: stored confidence, and 65536 more for a right pixel -> its place in counts (2, 1024)."""
 _CENTRES = (_cuts + np.append(_cuts[1:], CONFIDENCE_LEVELS)) / 2 / CONFIDENCE_LEVELS
 _FIRST_OF_BIN = np.arange(BINS) * _IN_A_LOWER_BIN
+SCALE = Levels(_CENTRES, _FIRST_OF_BIN)
+"""The levels for functions of `scoring.figures`."""
 ECE_ERROR = float(np.diff(_cuts, append=CONFIDENCE_LEVELS).max() / 2 / CONFIDENCE_LEVELS)
-"""By how much `coarse_ece` differs from `metrics.ece` at most: half the width of the widest level."""
+"""By how much `coarse_ece` differs from `metrics.ece` at most, as the other calibration errors of equal bins do: half
+the width of the widest level."""
 
 
 def coarse_ece(counts: np.ndarray) -> np.ndarray:

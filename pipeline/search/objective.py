@@ -10,21 +10,41 @@ import numpy as np
 
 from ...errors import HmsaError, nearest
 from ..scoring.averages import Average
+from ..scoring.figures.calibration_errors import adaptive_ece, mce, smooth_ece
+from ..scoring.figures.names import LISTS
+from ..scoring.figures.selective import augrc, aurc, coverage_at_risk, eaurc, risk_at_coverage
 from .counts import Totals
-from .levels import coarse_ece
+from .levels import SCALE, coarse_ece
+
+
+def _mean(parts: np.ndarray, wholes: np.ndarray, totals: Totals, average: Average) -> np.ndarray:
+    """Mean of ratios (..., C), (...) float64, over the classes that ``average`` counts and where there is a whole.
+
+    NaN if there is none.
+    """
+    counted = totals.labelled > 0
+    if average.rule != "labelled":
+        counted = counted | (totals.predicted > 0)
+    if average.classes is not None:
+        counted = counted & np.isin(np.arange(counted.shape[-1]), average.classes)
+    counted = counted & (wholes > 0)
+    return _ratio(np.where(counted, _ratio(parts, wholes), 0.0).sum(-1), counted.sum(-1))
 
 
 def _iou(totals: Totals, average: Average) -> np.ndarray:
-    """Mean IoU, (...) float64, over the classes that ``average`` counts; NaN if there is none."""
-    hits, predicted, labelled = totals.hits, totals.predicted, totals.labelled
-    counted = labelled > 0
-    if average.rule != "labelled":
-        counted = counted | (predicted > 0)
-    if average.classes is not None:
-        counted = counted & np.isin(np.arange(counted.shape[-1]), average.classes)
-    with np.errstate(invalid="ignore"):
-        iou = hits / (labelled + predicted - hits)
-        return np.where(counted, iou, 0.0).sum(-1) / counted.sum(-1)
+    """Mean IoU, (...) float64."""
+    return _mean(totals.hits, totals.labelled + totals.predicted - totals.hits, totals, average)
+
+
+def _each(figure: Callable[[np.ndarray], float]) -> Callable[[Totals, Average], np.ndarray]:
+    """The metric that is a figure of counts (2, 1024), one combination or resample after the other."""
+
+    def of(totals: Totals, _: Average) -> np.ndarray:
+        levels = totals.levels
+        found = [figure(one) for one in levels.reshape(-1, *levels.shape[-2:])]
+        return np.array(found, np.float64).reshape(levels.shape[:-2])
+
+    return of
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
@@ -80,12 +100,39 @@ METRICS: dict[str, Metric] = {
     "auprc_success": Metric(lambda t, _: _aupr(t.levels)),
     "auprc_error": Metric(lambda t, _: _aupr(_errors_first(t.levels))),
     "fpr95": Metric(lambda t, _: _fpr95(t.levels), -1),
+    "mean_precision": Metric(lambda t, average: _mean(t.hits, t.predicted, t, average)),
+    "mean_recall": Metric(lambda t, average: _mean(t.hits, t.labelled, t, average)),
+    "adaptive_ece": Metric(_each(lambda levels: adaptive_ece(levels, SCALE)), -1),
+    "smooth_ece": Metric(_each(lambda levels: smooth_ece(levels, SCALE)), -1),
+    "mce": Metric(_each(lambda levels: mce(levels, SCALE)), -1),
+    "aurc": Metric(_each(aurc), -1),
+    "eaurc": Metric(_each(eaurc), -1),
+    "augrc": Metric(_each(augrc), -1),
+    "risk_at_80_coverage": Metric(_each(risk_at_coverage), -1),
+    "coverage_at_5_risk": Metric(_each(lambda levels: coverage_at_risk(levels, between=True))),
     "nll": Metric(lambda t, _: _ratio(t.nll, t.labelled.sum(-1)), -1),
     "ood_auroc": Metric(lambda t, _: _auroc(_errors_first(t.levels)), ood=True),
     "ood_auprc": Metric(lambda t, _: _aupr(_errors_first(t.levels)), ood=True),
     "ood_fpr95": Metric(lambda t, _: _fpr95(_errors_first(t.levels)), -1, ood=True),
 }
-"""By name, as `metrics.semantic_figures` and `metrics.detection_figures` define them."""
+"""By name, as `scoring.figures.totals.figures_of` defines them; ``ood_`` stands before those of unknown objects."""
+_SUMS = "needs the probabilities of all classes, and search sums up only those of the classes that could be chosen"
+_PIXELS = "is counted at pixels and objects of the class map, and search keeps only counts of each class"
+_LIST = "is one figure for each class, and a choice needs a single one"
+_ELSEWHERE = {
+    "brier": (_SUMS, "nll"),
+    "classwise_ece": (_SUMS, "ece or adaptive_ece"),
+    "category_miou": ("needs which class was taken for which, and search keeps only counts of each class", "miou"),
+    "boundary_miou": (_PIXELS, "miou"),
+    "miiou": (_PIXELS, "miou"),
+    "auprc": (
+        "is of what is out of distribution",
+        "ood_auprc, or auprc_error and auprc_success where classes are known",
+    ),
+    "miou_classes": ("only says how many classes miou is the mean of", "miou"),
+    **dict.fromkeys(LISTS, (_LIST, "miou, mean_precision or mean_recall")),
+}
+"""Figures of `evaluate` that cannot be searched for: why, and what to search for instead."""
 ALWAYS = ("miou", "auroc", "ece", "ood_auroc")
 """Metrics that are always printed, where they are defined."""
 
@@ -134,12 +181,17 @@ def read_objective(text: str) -> Objective:
         name, colon, number = (word.strip() for word in part.partition(":"))
         if name == "bravo_index":
             raise HmsaError(
-                "--by bravo_index: is one figure of nine sets of images of which only some have labels outside the "
-                "challenge's server; score the chosen manifest with evaluate --ground-truth, and search by "
-                f"{', '.join(METRICS)} or a weighted list of them"
+                f"--by {text}: bravo_index is one figure of nine sets of images, scored from the challenge's archive "
+                "by a protocol of its own and not from labels of datasets; search by miou or auroc, and score the "
+                "chosen manifest with evaluate --ground-truth"
             )
+        if not name:
+            raise HmsaError(f"--by {text}: a name is missing{_where(text)}; write it as in miou,ece or miou:1,ece:-1")
+        if name in _ELSEWHERE:
+            why, instead = _ELSEWHERE[name]
+            raise HmsaError(f"--by {text}: {name} {why}; search by {instead}, and score the choice with evaluate")
         if name not in METRICS:
-            raise HmsaError(f"--by {text}: {name or 'nothing'} is no metric; {nearest(name, list(METRICS))}")
+            raise HmsaError(f"--by {text}: {name} is no metric; {nearest(name, list(METRICS))}")
         if name in weights:
             raise HmsaError(f"--by {text}: names {name} twice; name it once")
         try:
@@ -149,6 +201,15 @@ def read_objective(text: str) -> Objective:
         if not math.isfinite(weights[name]) or not weights[name]:
             raise HmsaError(f"--by {text}: {number} is no weight of {name}; use a number that is not 0")
     return Objective(text, weights)
+
+
+def _where(text: str) -> str:
+    """Where a name is missing."""
+    parts = [part.partition(":")[0].strip() for part in text.split(",")]
+    if len(parts) == 1:
+        return ""
+    between = "" in parts[1:-1]
+    return " between commas" if between else " before the first comma" if not parts[0] else " after the last comma"
 
 
 def figures(

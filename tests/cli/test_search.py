@@ -193,6 +193,31 @@ def test_the_written_manifest_scores_as_its_combination_did(bench: Bench) -> Non
     assert json.loads((bench.output / "search.json").read_text()) == figures
 
 
+MORE = (
+    *("mean_precision", "mean_recall", "adaptive_ece", "smooth_ece", "mce", "aurc", "eaurc", "augrc"),
+    *("risk_at_80_coverage", "coverage_at_5_risk"),
+)
+
+
+@pytest.mark.parametrize("confidence", ["mean-softmax", "entropy"])
+def test_what_is_searched_by_is_the_figure_of_the_same_name_of_evaluate(bench: Bench, confidence: str) -> None:
+    bench.tree["ensemble"] = {"label": "mean-softmax", "confidence": confidence}
+    bench.save()
+    figures = searched(bench, "--by", ",".join((*MORE, "accuracy", "fpr95")), "--most", "2", "--write", "c.yaml")
+    assert run("ensemble", "--manifest", "c.yaml", "--workers", "0").code == 0
+    scored = run("evaluate", "--manifest", "c.yaml", "--json", "-", "--figures", "all").figures
+    row = next(row for row in figures["chosen_by"] if row["members"] == " ".join(figures["chosen"]["members"]))
+    exact = ("mean_precision", "mean_recall", "accuracy")
+    for name in (*MORE, "accuracy", "fpr95"):
+        values = [one["scores"]["ensemble"][name] for one in scored]
+        assert all(value is not None for value in values), name
+        error = 1e-12 if name in exact else figures["error"]["ece"] if "ece" in name or name == "mce" else 5e-4
+        assert row[name] == pytest.approx(np.mean(values), abs=error), name
+        others = [other[name] for other in figures["chosen_by"]]
+        assert max(others) - min(others) > 2 * error, name
+        assert figures["metrics"][name] == (1.0 if name in ("coverage_at_5_risk", *exact) else -1.0)
+
+
 def test_a_file_is_replaced_only_if_that_is_asked_for(bench: Bench) -> None:
     Path("c.yaml").write_text("mine")
     options = ("--folds", "3", "--bootstrap", "100", "--write", "c.yaml")
@@ -437,7 +462,9 @@ def test_costs_in_seconds_come_from_the_run_record(bench: Bench) -> None:
     ("options", "said"),
     [
         (("--by", "miuo"), "--by miuo: miuo is no metric"),
-        (("--by", "bravo_index"), "--by bravo_index: is one figure of nine sets of images"),
+        (("--by", "bravo_index"), "--by bravo_index: bravo_index is one figure of nine sets of images"),
+        (("--by", "miou:1,,ece"), "--by miou:1,,ece: a name is missing between commas"),
+        (("--by", "brier"), "--by brier: brier needs the probabilities of all classes"),
         (("--by", "ood_auroc"), "--by ood_auroc: ood_auroc needs labels of what is out of distribution"),
         (("--labels", "mean"), "--labels mean: is no function"),
         (("--confidences", "entropie"), "--confidences entropie: is no function"),

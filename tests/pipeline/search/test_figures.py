@@ -13,6 +13,8 @@ from hmsa_pipeline.errors import HmsaError
 from hmsa_pipeline.pipeline.config.member import Member
 from hmsa_pipeline.pipeline.scoring import metrics
 from hmsa_pipeline.pipeline.scoring.averages import PLAIN, Average
+from hmsa_pipeline.pipeline.scoring.figures import calibration_errors, selective
+from hmsa_pipeline.pipeline.scoring.figures.names import LISTS, LOWER_IS_BETTER, NUMBERS
 from hmsa_pipeline.pipeline.search.cost import member_costs
 from hmsa_pipeline.pipeline.search.counts import Counts, Totals, weighted
 from hmsa_pipeline.pipeline.search.folds import divide
@@ -85,11 +87,35 @@ def test_figures_are_those_of_evaluate(seed: int) -> None:
         "auprc_error": metrics.aupr(metrics.errors_first(levels)),
         "fpr95": metrics.fpr95(levels),
     }
+    counted = np.isin(np.arange(19), [i for i in range(19) if average.counted(torch.from_numpy(matrix))[i]])
+    for name, whole in (("mean_precision", matrix.sum(0)), ("mean_recall", matrix.sum(1))):
+        ratios = [matrix[i, i] / whole[i] for i in np.flatnonzero(counted & (whole > 0))]
+        wanted[name] = np.mean(ratios)
     found = figures([totals(levels, matrix)], [average], [False], tuple(METRICS))
     for name, value in wanted.items():
         assert found[name] == pytest.approx(value, abs=1e-12), name
     assert found["nll"] == pytest.approx(12.0 / matrix.sum())
     assert not {"ood_auroc", "ood_auprc", "ood_fpr95"} & found.keys()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_figures_of_1024_levels_are_near_those_of_65536(seed: int) -> None:
+    both = [fine(seed, 100_000), fine(seed + 4, 100_000)]
+    found = figures([totals(np.stack([coarse(one) for one in both]))], [PLAIN], [False], tuple(METRICS))
+    for i, counts in enumerate(both):
+        wanted = {
+            "adaptive_ece": (calibration_errors.adaptive_ece(counts), ECE_ERROR),
+            "smooth_ece": (calibration_errors.smooth_ece(counts), 1e-4),
+            "mce": (calibration_errors.mce(counts), ECE_ERROR),
+            "aurc": (selective.aurc(counts), 1e-4),
+            "eaurc": (selective.eaurc(counts), 1e-4),
+            "augrc": (selective.augrc(counts), 1e-4),
+            "risk_at_80_coverage": (selective.risk_at_coverage(counts), 2e-4),
+            "coverage_at_5_risk": (selective.coverage_at_risk(counts), 2e-3),
+        }
+        for name, (value, error) in wanted.items():
+            assert found[name].shape == (2,)
+            assert found[name][i] == pytest.approx(value, abs=error), name
 
 
 def test_what_is_out_of_distribution_is_found_by_low_confidence() -> None:
@@ -140,18 +166,39 @@ def test_what_is_searched_for(text: str, weights: dict[str, float]) -> None:
     ("text", "said"),
     [
         ("mio", "mio is no metric"),
-        ("miou,", "nothing is no metric"),
+        ("miou,", "--by miou,: a name is missing after the last comma; write it"),
+        (",miou", "--by ,miou: a name is missing before the first comma; write it"),
+        ("miou:1,,ece", "--by miou:1,,ece: a name is missing between commas; write it"),
+        ("", "--by : a name is missing; write it"),
+        (":1", "--by :1: a name is missing; write it"),
+        ("arc", "arc is no metric; did you mean 'aurc'"),
+        ("brier", "brier needs the probabilities of all classes.*search by nll, and score the choice with evaluate"),
+        ("miou,classwise_ece", "classwise_ece needs the probabilities of all classes"),
+        ("boundary_miou", "boundary_miou is counted at pixels and objects"),
+        ("category_miou", "category_miou needs which class was taken for which"),
+        ("auprc", "auprc is of what is out of distribution; search by ood_auprc, or"),
+        ("iou", "iou is one figure for each class.*search by miou, mean_precision or mean_recall"),
         ("miou,miou", "names miou twice"),
         ("miou:x", "x is no weight of miou"),
         ("miou:", "nothing is no weight"),
         ("miou:0", "0 is no weight"),
         ("miou:nan", "nan is no weight"),
-        ("bravo_index", "--by bravo_index: is one figure of nine sets"),
+        ("bravo_index", "--by bravo_index: bravo_index is one figure of nine sets of images, scored from"),
     ],
 )
 def test_what_cannot_be_searched_for(text: str, said: str) -> None:
     with pytest.raises(HmsaError, match=said):
         read_objective(text)
+
+
+def test_each_figure_of_evaluate_can_be_searched_for_or_has_a_reason() -> None:
+    for name in (*NUMBERS, *LISTS):
+        try:
+            weights = read_objective(name).weights
+        except HmsaError as error:
+            assert "is no metric" not in str(error) and "search by" in str(error)
+        else:
+            assert weights == {name: -1.0 if name in LOWER_IS_BETTER else 1.0}
 
 
 def test_lower_is_better_of_some() -> None:
