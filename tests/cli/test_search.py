@@ -211,7 +211,10 @@ def test_what_is_searched_by_is_the_figure_of_the_same_name_of_evaluate(bench: B
     for name in (*MORE, "accuracy", "fpr95"):
         values = [one["scores"]["ensemble"][name] for one in scored]
         assert all(value is not None for value in values), name
-        error = 1e-12 if name in exact else figures["error"]["ece"] if "ece" in name or name == "mce" else 5e-4
+        binned = "ece" in name or name == "mce"
+        # Beside the threshold lie few of these few pixels.
+        error = figures["error"]["ece"] if binned else 3e-3 if "risk" in name or name == "fpr95" else 5e-4
+        error = 1e-12 if name in exact else error
         assert row[name] == pytest.approx(np.mean(values), abs=error), name
         others = [other[name] for other in figures["chosen_by"]]
         assert max(others) - min(others) > 2 * error, name
