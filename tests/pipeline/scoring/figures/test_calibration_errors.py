@@ -36,9 +36,9 @@ def slow_smooth_ece(right: np.ndarray, confidence: np.ndarray) -> float:
     return low
 
 
-@pytest.mark.parametrize("bias", [0.0, -0.2, 0.1])
-def test_the_smooth_error_is_that_of_its_definition(bias: float) -> None:
-    right, confidence = drawn(60, bias)
+@pytest.mark.parametrize(("pixels", "bias"), [(60, 0.0), (60, -0.2), (60, 0.1), (3, 0.0), (150, 0.02)])
+def test_the_smooth_error_is_that_of_its_definition(pixels: int, bias: float) -> None:
+    right, confidence = drawn(pixels, bias)
     assert smooth_ece(level_counts(right, confidence)) == pytest.approx(slow_smooth_ece(right, confidence), abs=2e-5)
 
 
