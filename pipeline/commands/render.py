@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import HmsaError, nearest
+from ...errors import HmsaError
 from .shared import options
 from .shared.confidences import require_confidences
 from .shared.options import manifest_command, option, path_option, refuse_without_effect, split_names
@@ -52,7 +52,7 @@ def render(
 
     Example: hmsa-pipeline render --kinds overlay,entropy,mutual-information,disagreement --write slides
     """
-    from ..fusion.fuse import CONFIDENCES
+    from ..fusion.fuse import CONFIDENCES, nearest_function
     from ..multiscale import SCALE_KINDS
     from ..report.render import KINDS, RenderResult, plan_render, run_render
     from ..runtime.device import resolve_device
@@ -61,7 +61,7 @@ def render(
     known = (*KINDS, *CONFIDENCES, *SCALE_KINDS)
     wanted = split_names("--kinds", kinds) or []
     if unknown := [kind for kind in wanted if kind not in known]:
-        raise HmsaError(f"--kinds {unknown[0]}: is no kind of picture; {nearest(unknown[0], known)}")
+        raise HmsaError(f"--kinds {unknown[0]}: is no kind of picture; {nearest_function(unknown[0], known)}")
     of_scales = [kind for kind in wanted if kind in SCALE_KINDS]
     stored = [kind for kind in wanted if kind not in SCALE_KINDS]
     if not of_scales:

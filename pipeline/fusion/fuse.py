@@ -54,6 +54,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...errors import nearest
 from .kernel.library import library
 from .member_sums import LogitMap, MemberSums, entropy, make_sums
 
@@ -256,8 +257,23 @@ _CONFIDENCES = {
     "rba": _of("logits", _rba),
 }
 CONFIDENCES = tuple(_CONFIDENCES)
+_ALSO_CALLED = {
+    "predictive-entropy": "entropy",
+    "total-entropy": "entropy",
+    "msp": "mean-softmax",
+    "max-probability": "mean-softmax",
+    "bald": "mutual-information",
+    "aleatoric-entropy": "expected-entropy",
+}
+"""Names that others use for confidences."""
 _MAXIMA = {"mean-softmax": "softmax", "min-softmax": "minimum"}
 """Confidences that are a plain maximum over the classes, of which sums."""
+
+
+def nearest_function(name: str, known: Sequence[str]) -> str:
+    """Suggest which of ``known`` an unknown name of a function may have meant, as `errors.nearest` does."""
+    meant = _ALSO_CALLED.get(name.lower().replace("_", "-"))
+    return f"did you mean '{meant}'?" if meant in known else nearest(name, known)
 
 
 def quantise(confidence: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...datasets.layout.image_mask_pairs import without_masks
-from ...errors import HmsaError, ManifestError, nearest
+from ...errors import HmsaError, ManifestError
 from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
-from ..fusion.fuse import CONFIDENCES, LABELS, PROBABLE, UNWEIGHTED
+from ..fusion.fuse import CONFIDENCES, LABELS, PROBABLE, UNWEIGHTED, nearest_function
 from ..fusion.member_stores import stores_of, voting_members
 from ..scoring.averages import DATASET
 from ..scoring.ground_truth import LABELLED, has_labels, load_ground_truth
@@ -140,6 +140,12 @@ def plan_search(
             needed = "what is out of distribution" if METRICS[name].ood else "classes"
             raise HmsaError(f"--by {settings.objective.text}: {name} needs labels of {needed}, which no dataset has")
     images = sum(len(truth.pairs) for _, truth in truths.values())
+    if images < 2:
+        mend = "raise --limit" if limit else "label more images"
+        raise HmsaError(
+            f"{', '.join(truths)}: {images} labelled image{'' if images else 's'}, and two are needed: one to choose "
+            f"by, and one to judge by; {mend}, or name more datasets with labels"
+        )
     if settings.folds > images:
         raise HmsaError(
             f"--folds {settings.folds}: there are {images} labelled images; use at most as many folds as images"
@@ -176,7 +182,7 @@ def _functions(settings: SearchSettings, members: Sequence[Member]) -> tuple[Fus
         ("--confidences", settings.confidences, CONFIDENCES),
     ):
         if wrong := [name for name in names if name not in known]:
-            raise HmsaError(f"{flag} {wrong[0]}: is no function; {nearest(wrong[0], known)}")
+            raise HmsaError(f"{flag} {wrong[0]}: is no function; {nearest_function(wrong[0], known)}")
     unlike = len({member.weight for member in members}) > 1
     for name in (*settings.labels, *settings.confidences):
         if name in UNWEIGHTED and (unlike or settings.weights or settings.greedy or len(members) > MOST_EXHAUSTIVE):

@@ -469,11 +469,27 @@ def test_processes_count_the_same(city: Bench, tracks: Bench) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (
+            ("--confidences", "Predictive_Entropy"),
+            "--confidences Predictive_Entropy: is no confidence; did you mean 'entropy'?",
+        ),
         (("--confidences", "entropie"), "--confidences entropie: is no confidence; did you mean 'entropy'?"),
         (("--confidences", "min-softmax"), "--confidences min-softmax: has no meaning for members of different"),
         (("--confidences", "entropy", "--predictions", "."), "--confidences: come from the manifest's stores"),
         (("--aggregate", "mean"), "--aggregate: changes nothing without --ood-datasets; leave it out"),
         (("--ood-datasets", "extra", "--aggregate", "max"), "--aggregate max: is none; known: mean, q1 to q99"),
+        *(
+            (("--ood-datasets", "extra", "--aggregate", f"mean,{name}"), f"--aggregate {name}: is none; {said}")
+            for name, said in (
+                ("patch10x10", "did you mean 'patch10'?"),
+                ("patch 10x10", "did you mean 'patch10'?"),
+                ("Patch-10", "did you mean 'patch10'?"),
+                ("patch20x10", "patches are square: did you mean 'patch10'?"),
+                ("q95%", "did you mean 'q95'?"),
+                ("q100", "known: mean, q1 to q99"),
+                ("patch0", "known: mean, q1 to q99 (a quantile), patch1 to patch9999 (the patch of"),
+            )
+        ),
         (("--ood-datasets", "extra", "--per-model"), "--per-model: does not go with --ood-datasets"),
         (("--ood-datasets", "extra", "--components", "auto"), "--components: does not go with --ood-datasets"),
         (("--ood-datasets", "extra", "--average", "labelled"), "--average: changes nothing beside --ood-datasets"),

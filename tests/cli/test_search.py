@@ -474,6 +474,15 @@ def test_costs_in_seconds_come_from_the_run_record(bench: Bench) -> None:
         (("--labels", "max-softmax"), "max-softmax: has no weights, and the manifest's weights differ"),
         (("--folds", "8"), "--folds 8: there are 7 labelled images"),
         (("--limit", "1", "--folds", "3"), "--folds 3: there are 2 labelled images"),
+        (
+            ("--limit", "1", "--datasets", "fine"),
+            "fine: 1 labelled image, and two are needed: one to choose by, and one to judge by; raise --limit, or",
+        ),
+        (
+            ("--confidences", "predictive-entropy"),
+            "--confidences predictive-entropy: is no function; did you mean 'ent",
+        ),
+        (("--labels", "msp"), "--labels msp: is no function; did you mean 'mean-softmax'?"),
         (("--models", "ant"), "search: ant is the only member"),
         (("--cost", "hours"), "--cost hours: is no cost"),
         (("--cost", "seconds"), "--cost seconds: "),

@@ -70,7 +70,7 @@ def evaluate_images(manifest: Manifest, say: Output, given: Mapping[str, Any]) -
         say: where results are printed.
         given: the command's options by name.
     """
-    from ...scoring.detection.aggregates import is_aggregate
+    from ...scoring.detection.aggregates import is_aggregate, nearest_aggregate
     from ...scoring.detection.image_scores import (
         detection_lines,
         image_detections,
@@ -81,10 +81,7 @@ def evaluate_images(manifest: Manifest, say: Output, given: Mapping[str, Any]) -
 
     aggregates = split_names("--aggregate", given["aggregate"]) or []
     if unknown := [name for name in aggregates if not is_aggregate(name)]:
-        raise HmsaError(
-            f"--aggregate {unknown[0]}: is none; known: mean, q1 to q99 (a quantile), patch1, patch2, ... (the patch "
-            "of so many pixels a side that has the highest mean)"
-        )
+        raise HmsaError(f"--aggregate {unknown[0]}: is none; {nearest_aggregate(unknown[0])}")
     plans = plan_image_scores(
         manifest,
         split_names("--ood-datasets", given["ood_datasets"]) or [],

@@ -147,7 +147,9 @@ def evaluate(
     aggregate: Annotated[
         str,
         option(
-            "--aggregate", "A,B", "With --ood-datasets, an image's figure: mean, q95 (quantile), patch10 (highest)."
+            "--aggregate",
+            "A,B",
+            "With --ood-datasets, an image's figure: mean, q95 (quantile), patch10 (highest 10x10, cut to it).",
         ),
     ] = "mean,q95,patch10",
 ) -> None:

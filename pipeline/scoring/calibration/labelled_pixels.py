@@ -80,7 +80,11 @@ def plan_calibration(
             store.require_complete([pair.image for pair in truth.pairs])
         found += [CalibrationImage(entry.name, truth, pair, stores) for pair in truth.pairs]
     if len(found) < 2:
-        raise StoreError(f"{len(found)} labelled image: one is needed to fit to, and one to judge by")
+        mend = "raise --limit" if limit else "label more images"
+        raise StoreError(
+            f"{', '.join(entry.name for entry in entries)}: {len(found)} labelled image{'' if found else 's'}, and "
+            f"two are needed: one to fit to, and one to judge by; {mend}, or name more datasets with labels"
+        )
     return found
 
 
@@ -91,7 +95,10 @@ def by_dataset(images: Sequence[CalibrationImage]) -> dict[str | None, list[Cali
         found.setdefault(image.dataset, []).append(image)
     for name, some in found.items():
         if len(some) < 2:
-            raise StoreError(f"{name}: one labelled image: one is needed to fit to, and one to judge by")
+            raise StoreError(
+                f"{name}: 1 labelled image, and --per-dataset needs two of each dataset: one to fit to, and one to "
+                "judge by; raise --limit, leave this dataset out of --datasets, or leave out --per-dataset"
+            )
     return found
 
 

@@ -27,6 +27,21 @@ def is_aggregate(name: str) -> bool:
     return name == "mean" or re.fullmatch(r"q[1-9]\d?|patch[1-9]\d{0,3}", name) is not None
 
 
+def nearest_aggregate(name: str) -> str:
+    """Suggest what an unknown name may have meant, such as ``patch10`` for ``patch 10x10``; else list them."""
+    found = re.fullmatch(r"(patch|q)\D{0,2}(\d+)\s*(?:%|px|[x×*]\s*(\d+))?", name.strip().lower())
+    if found:
+        kind, number, other = found.group(1), int(found.group(2)), found.group(3)
+        if other is not None and int(other) != number:
+            return f"patches are square: did you mean 'patch{min(number, int(other))}'?"
+        if is_aggregate(meant := f"{kind}{number}"):
+            return f"did you mean '{meant}'?"
+    return (
+        "known: mean, q1 to q99 (a quantile), patch1 to patch9999 (the patch of so many pixels a side that has the "
+        "highest mean)"
+    )
+
+
 def aggregate(name: str, uncertainty: np.ndarray) -> float:
     """Summarise an image's uncertainties.
 

@@ -131,6 +131,7 @@ def test_what_is_out_of_distribution_is_found_by_low_confidence() -> None:
 
 def test_figures_of_several_sets_are_their_mean_and_those_without_pixels_are_left_out() -> None:
     one, other, none = (totals(coarse(fine(seed))) for seed in (0, 1, 2))
+    assert figures([one], [PLAIN], [False], ("aurc",))["aurc"].shape == ()
     none = totals(np.zeros_like(none.levels))
     alone = [figures([total], [PLAIN], [False], ("auroc",))["auroc"] for total in (one, other)]
     assert figures([one, other, none], [PLAIN] * 3, [False] * 3, ("auroc",))["auroc"] == pytest.approx(np.mean(alone))
