@@ -166,8 +166,8 @@ def test_each_dataset_can_have_numbers_of_its_own(bench: Bench) -> None:
     assert list(figures) == ["city", "town"]
     options = ("--write", str(bench.root / "not.yaml"), "--per-dataset", "--limit", "1")
     assert bench.run("calibrate", *options).refusal() == (
-        "city: 1 labelled image, and --per-dataset needs two of each dataset: one to fit to, and one to judge by; raise "
-        "--limit, leave this dataset out of --datasets, or leave out --per-dataset"
+        "city: 1 labelled image, and --per-dataset needs two of each dataset: one to fit to, and one to judge by; "
+        "raise --limit, leave this dataset out of --datasets, or leave out --per-dataset"
     )
     heats = [[member["temperature"] for member in figures[name]["members"]] for name in figures]
     assert heats[0][1] > 1.5 * heats[1][1], "one image says little, so it is less than twice as much"

@@ -28,7 +28,7 @@ def is_aggregate(name: str) -> bool:
 
 
 def nearest_aggregate(name: str) -> str:
-    """Suggest what an unknown name may have meant, such as ``patch10`` for ``patch 10x10``; else list them."""
+    """Suggest what an unknown name may have meant: ``patch10`` for ``patch 10x10``; else list what there is."""
     found = re.fullmatch(r"(patch|q)\D{0,2}(\d+)\s*(?:%|px|[x×*]\s*(\d+))?", name.strip().lower())
     if found:
         kind, number, other = found.group(1), int(found.group(2)), found.group(3)
