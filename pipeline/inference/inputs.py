@@ -139,7 +139,9 @@ def _checkpoint_status(member: Member, precision: str, checks: MemberChecks) -> 
     return InputStatus("model", member.name, "; ".join([_file_size(path, checkpoint_bytes(member)), *notes]))
 
 
-_LOOKS_AT_ONCE = 10_000
+_LOOKS_AT_ONCE = 8
+_LOOKS_IN_A_ROW = 256
+"""Headers that a thread reads before it asks for more: to hand over one takes as long as to read it."""
 
 _AS_STORED = "their pixels are taken as stored, which is what labels fit"
 _NOT_TURNED = {"folder": "their pixels are taken as stored; 'orientation: exif' on the dataset turns them"}
@@ -203,11 +205,14 @@ def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -
 
     found = [size and Photograph(image.path, image.bytes, size) for image, size in zip(images, known, strict=True)]
     unknown = [i for i, photo in enumerate(found) if photo is None]
-    with ThreadPoolExecutor(8) as pool:
-        for start in range(0, len(unknown), _LOOKS_AT_ONCE):
-            some = unknown[start : start + _LOOKS_AT_ONCE]
-            for i, photo in zip(some, pool.map(look, [images[i] for i in some]), strict=True):
-                found[i] = photo
+    step = max(1, min(_LOOKS_IN_A_ROW, len(unknown) // _LOOKS_AT_ONCE))
+
+    def look_at(some: Sequence[int]) -> None:
+        for i in some:
+            found[i] = look(images[i])
+
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        list(pool.map(look_at, [unknown[start : start + step] for start in range(0, len(unknown), step)]))
     photographs = tuple(photo for photo in found if photo is not None)
     firsts = Counter(image.path.partition("/")[0] for image in listing.images)
     beside = {located(root, part): firsts[part] for part in parts_beside(root) if firsts[part]}
