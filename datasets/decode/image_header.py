@@ -59,10 +59,10 @@ def read_size(path: Path) -> tuple[int, int]:
     return header.height, header.width
 
 
-def header_of(path: Path, late_exif: bool = False) -> Header:
+def header_of(path: Path | str, late_exif: bool = False) -> Header:
     """Read the header of an image file; see `read_header`; raises as `read_size`."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123  a Path costs as much as reading, and there are many
             return read_header(file, late_exif)
     except OSError as error:
         raise DatasetError(cannot_read(path, error)) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -111,6 +111,16 @@ def located(root: Path, path: str) -> Path:
     Names are the same in both places, so that stores, predictions and caches stay good when a part is moved.
     """
     return root.parent / path if path.partition("/")[0] in parts_beside(root) else root / path
+
+
+def locator(root: Path) -> Callable[[str], str]:
+    """Return `located` for many files: where the parts lie is looked up once, and places are strings."""
+    beside, inside, outside = parts_beside(root), str(root), str(root.parent)
+
+    def place(path: str) -> str:
+        return f"{outside if path.partition('/')[0] in beside else inside}/{path}"
+
+    return place
 
 
 def parts_beside(root: Path) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from ...datasets.decode.image_header import header_of
 from ...datasets.layout.find_images import survey_images
-from ...datasets.layout.folder_layout import PlacedImage, located, parts_beside
+from ...datasets.layout.folder_layout import PlacedImage, located, locator, parts_beside
 from ...errors import DatasetError, HmsaError, StoreError, cannot_read, first_few
 from ...files import sha256
 from ...models.checkpoint_files.quick_check import is_surely_sound
@@ -139,9 +140,12 @@ def _checkpoint_status(member: Member, precision: str, checks: MemberChecks) -> 
     return InputStatus("model", member.name, "; ".join([_file_size(path, checkpoint_bytes(member)), *notes]))
 
 
-_LOOKS_AT_ONCE = 8
-_LOOKS_IN_A_ROW = 256
-"""Headers that a thread reads before it asks for more: to hand over one takes as long as to read it."""
+_THREADS = 8
+_HEADERS_OF_A_BATCH = 4096
+_HEADERS_OF_A_THREAD = 64
+_HEADERS_TIMED = 16
+_SLOW_HEADER = 5e-4
+"""Seconds; see `_read_headers`."""
 
 _AS_STORED = "their pixels are taken as stored, which is what labels fit"
 _NOT_TURNED = {"folder": "their pixels are taken as stored; 'orientation: exif' on the dataset turns them"}
@@ -195,28 +199,46 @@ def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -
     images = listing.images
     known = [None] * len(images) if afresh else _known_sizes(manifest, dataset, images)
 
-    def look(image: PlacedImage) -> Photograph:
-        try:
-            header = header_of(located(root, image.path), late_exif=dataset.exif)
-        except DatasetError:
-            return Photograph(image.path, image.bytes, None)
-        size = header.turned_size if dataset.exif else (header.height, header.width)
-        return Photograph(image.path, image.bytes, size, header.orientation != 1)
-
     found = [size and Photograph(image.path, image.bytes, size) for image, size in zip(images, known, strict=True)]
-    unknown = [i for i, photo in enumerate(found) if photo is None]
-    step = max(1, min(_LOOKS_IN_A_ROW, len(unknown) // _LOOKS_AT_ONCE))
+    place = locator(root)
 
     def look_at(some: Sequence[int]) -> None:
         for i in some:
-            found[i] = look(images[i])
+            found[i] = _photograph(images[i], place(images[i].path), dataset.exif)
 
-    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        list(pool.map(look_at, [unknown[start : start + step] for start in range(0, len(unknown), step)]))
+    _read_headers([i for i, photo in enumerate(found) if photo is None], look_at)
     photographs = tuple(photo for photo in found if photo is not None)
     firsts = Counter(image.path.partition("/")[0] for image in listing.images)
     beside = {located(root, part): firsts[part] for part in parts_beside(root) if firsts[part]}
     return Survey(dataset, photographs, listing.left_out, beside)
+
+
+def _photograph(image: PlacedImage, place: str, exif: bool) -> Photograph:
+    try:
+        header = header_of(place, late_exif=exif)
+    except DatasetError:
+        return Photograph(image.path, image.bytes, None)
+    size = header.turned_size if exif else (header.height, header.width)
+    return Photograph(image.path, image.bytes, size, header.orientation != 1)
+
+
+def _read_headers(wanted: Sequence[int], read: Callable[[Sequence[int]], None]) -> None:
+    """Read the headers of ``wanted`` images, by several threads where the disk is slow.
+
+    A header that the system has in memory is read in some 15 us, all of it with Python's lock held: threads would
+    take two to four times as long. So the first few of each batch are timed.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(wanted), _HEADERS_OF_A_BATCH):
+            batch = wanted[start : start + _HEADERS_OF_A_BATCH]
+            timed, rest = batch[:_HEADERS_TIMED], batch[_HEADERS_TIMED:]
+            begun = time.perf_counter()
+            read(timed)
+            if time.perf_counter() - begun < _SLOW_HEADER * len(timed):
+                read(rest)
+            else:
+                step = min(_HEADERS_OF_A_THREAD, -(-len(rest) // _THREADS) or 1)
+                list(pool.map(read, [rest[i : i + step] for i in range(0, len(rest), step)]))
 
 
 def _known_sizes(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hmsa_pipeline.datasets.decode.image_header import Header
@@ -31,8 +34,8 @@ def headers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
     real = inputs.header_of
 
-    def spy(path: Path, late_exif: bool = False) -> Header:
-        read.append(path.name)
+    def spy(path: str, late_exif: bool = False) -> Header:
+        read.append(Path(path).name)
         return real(path, late_exif)
 
     monkeypatch.setattr(inputs, "header_of", spy)
@@ -47,6 +50,46 @@ def test_photographs_come_sorted_with_their_bytes_and_sizes(tmp_path: Path) -> N
         Photograph(name, file.stat().st_size, size)
         for (name, size), file in sorted(zip(FILES.items(), files, strict=True))
     ]
+
+
+@pytest.mark.parametrize("slow", [0, 1e9])  # seconds: every disk is slow, and none
+@pytest.mark.parametrize("images", [1, 3, 16, 17, 40])
+def test_slow_and_fast_disks_give_the_same_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: float, images: int
+) -> None:
+    monkeypatch.setattr(inputs, "_SLOW_HEADER", slow)
+    monkeypatch.setattr(inputs, "_HEADERS_OF_A_BATCH", 19)
+    sizes = {f"{number:02}.png": (number + 1, 2 * number + 1) for number in range(images)}
+    for name, size in sizes.items():
+        draw_photo(tmp_path / "photos" / name, size)
+    (tmp_path / "photos" / "00.png").write_bytes(b"no image")
+    found = survey(manifest_of(tmp_path, ["ant"], {"street": tmp_path / "photos"}))
+    assert {photo.path: photo.size for photo in found} == sizes | {"00.png": None}
+
+
+def test_only_slow_disks_are_read_by_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, headers: list[str]
+) -> None:
+    for number in range(40):
+        draw_photo(tmp_path / "photos" / f"{number:02}.png", (2, 2))
+    readers: set[int] = set()
+    monkeypatch.setattr(inputs, "_photograph", spied(inputs._photograph, readers))
+    manifest = manifest_of(tmp_path, ["ant"], {"street": tmp_path / "photos"})
+    monkeypatch.setattr(inputs, "_SLOW_HEADER", 1e9)
+    survey(manifest)
+    assert readers == {threading.get_ident()}
+    monkeypatch.setattr(inputs, "_SLOW_HEADER", 0)
+    survey(manifest)
+    assert len(readers) > 1
+    assert len(headers) == 80
+
+
+def spied(real: Callable[..., Photograph], readers: set[int]) -> Callable[..., Photograph]:
+    def spy(*arguments: Any) -> Photograph:
+        readers.add(threading.get_ident())
+        return real(*arguments)
+
+    return spy
 
 
 FILES = {"b/2.png": (33, 57), "a.png": SIZE, "b/10.jpg": (20, 20), "B.png": SIZE}
