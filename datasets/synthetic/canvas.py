@@ -18,6 +18,8 @@ Point = tuple[float, float, float]
 Points = Sequence[Point]
 
 LABEL = {name: train_id for train_id, name in enumerate(CLASS_NAMES)} | {"void": IGNORE}
+OBJECT = 256
+"""What an object's number is multiplied by before it is added to a train id."""
 NEAR = 0.7  # metres; what is nearer to the camera is cut off
 FAR = 2000.0
 
@@ -70,8 +72,9 @@ def noise(rng: np.random.Generator, height: int, width: int, cells: float, flat:
 class Canvas:
     """Four layers of one size that are painted together.
 
-    ``rgb`` holds colours in plain daylight, ``ids`` train ids, ``depth`` metres, and ``glow`` the colour of what
-    shines by itself. All are painted at ``scale`` times the size of the picture that comes out.
+    ``rgb`` holds colours in plain daylight, ``ids`` train ids with the number of the object times `OBJECT` added,
+    ``depth`` metres, and ``glow`` the colour of what shines by itself. All are painted at ``scale`` times the size of
+    the picture that comes out.
     """
 
     def __init__(self, height: int, width: int, scale: int, camera: Camera) -> None:
@@ -82,7 +85,9 @@ class Canvas:
         self.horizon = camera.horizon * self.height
         size = (self.width, self.height)
         self.rgb = Image.new("RGB", size)
-        self.ids = Image.new("L", size, LABEL["sky"])
+        self.object = 0
+        """Number of the object that is painted now; 0 for the surroundings."""
+        self.ids = Image.new("I", size, LABEL["sky"])
         self.depth = Image.new("F", size, FAR)
         self.glow = Image.new("RGB", size)
         self.bind()
@@ -119,7 +124,7 @@ class Canvas:
             return
         rgb, ids, depth, glow = self._draw
         rgb.polygon(screen, _ink(colour))
-        ids.polygon(screen, LABEL[label])
+        ids.polygon(screen, self._id(label))
         depth.polygon(screen, sum(point[2] for point in points) / len(points))
         glow.polygon(screen, 0)
 
@@ -152,9 +157,12 @@ class Canvas:
             box = (u - r, v - r, u + r, v + r)
             if box[2] >= 0 and box[0] <= self.width and box[3] >= 0 and box[1] <= self.height:
                 rgb.ellipse(box, _ink(colour))
-                ids.ellipse(box, LABEL[label])
+                ids.ellipse(box, self._id(label))
                 depth.ellipse(box, z)
                 glow.ellipse(box, 0)
+
+    def _id(self, label: str) -> int:
+        return LABEL[label] + OBJECT * self.object
 
     def _is_in_view(self, screen: list[tuple[float, float]]) -> bool:
         if len(screen) < 3:

@@ -21,7 +21,8 @@ SPLITS = ("train", "val", "test")
 
 # What the mask of a scene does not tell apart and some datasets do; what stands for the class then is named so.
 _FINER = {"marking": "road", "motorcyclist": "rider"}
-_VOID = ("bonnet", "border", "rim", "animal", "obstacle")
+_OF_THE_CAMERA = ("bonnet", "border", "rim")
+_VOID = (*_OF_THE_CAMERA, "animal", "obstacle")
 _PARTS = (*CLASS_NAMES, *_FINER, *_VOID)
 _PART = {name: number for number, name in enumerate(_PARTS)}
 
@@ -36,6 +37,9 @@ class Frame:
     """(H, W) train ids; 255 for what belongs to no class. Classes that the dataset merges are one."""
     raw: NDArray[np.uint8]
     """(H, W) the same in the ids that the dataset's authors use."""
+    objects: NDArray[np.uint16]
+    """(H, W) number of the object that is seen, from 1; 0 for the surroundings. One object may have parts of several
+    classes, such as a bicycle and its rider."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ def draw_frame(
     look = styles[(number + place * len(styles) // 2) % len(styles)]
     street = np.random.SeedSequence((seed, NAMES.index(name), place, number)).generate_state(1, np.uint64)
     scene = draw_scene(int(street[0]), height, width, look)
-    image, parts = scene.image.copy(), scene.mask.copy()
+    image, parts, objects = scene.image.copy(), scene.mask.copy(), scene.objects
     if look.unknown_object != "none":
         parts[scene.mask == IGNORE] = _PART[look.unknown_object]
     if "marking" in looks.names:
@@ -119,12 +123,13 @@ def draw_frame(
     if "motorcyclist" in looks.names:
         parts[_on_motorcycles(parts)] = _PART["motorcyclist"]
     if looks.bent:
-        image, parts = _bend(image, parts, looks.bent)
+        image, parts, objects = _bend(image, parts, objects, looks.bent)
     if looks.bonnet:
         _add_bonnet(image, parts, looks.bonnet)
     if looks.framed:
         _add_border(image, parts)
-    return Frame(image, _train_ids(parts, looks), _raw_ids(parts, looks, table))
+    objects = np.where(np.isin(parts, [_PART[part] for part in _OF_THE_CAMERA]), np.uint16(0), objects)
+    return Frame(image, _train_ids(parts, looks), _raw_ids(parts, looks, table), objects)
 
 
 def _train_ids(parts: NDArray[np.uint8], looks: DatasetLook) -> NDArray[np.uint8]:
@@ -169,8 +174,8 @@ def _on_motorcycles(parts: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _bend(
-    image: NDArray[np.uint8], parts: NDArray[np.uint8], share: float
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    image: NDArray[np.uint8], parts: NDArray[np.uint8], objects: NDArray[np.uint16], share: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint16]]:
     """Distort a picture as a wide lens does: a barrel whose corners stay where they are."""
     height, width = parts.shape
     y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))
@@ -183,7 +188,8 @@ def _bend(
     upper = image[top, left] * (1 - right) + image[top, left + 1] * right
     lower = image[top + 1, left] * (1 - right) + image[top + 1, left + 1] * right
     bent = np.rint(upper * (1 - below) + lower * below).astype(np.uint8)
-    return bent, parts[np.rint(down).astype(np.intp), np.rint(across).astype(np.intp)]
+    nearest = np.rint(down).astype(np.intp), np.rint(across).astype(np.intp)
+    return bent, parts[nearest], objects[nearest]
 
 
 def _add_bonnet(image: NDArray[np.uint8], parts: NDArray[np.uint8], colour: Colour) -> None:

@@ -11,6 +11,8 @@ from PIL import Image
 
 from ...files import write_bytes
 
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
 
 def write_drawn(path: Path, content: bytes) -> None:
     """Write a file; one that holds this already keeps its time, so that nothing made of it looks too old."""
@@ -18,12 +20,14 @@ def write_drawn(path: Path, content: bytes) -> None:
         write_bytes(path, content)
 
 
-def encode(name: str, pixels: NDArray[np.uint8], colours: NDArray[np.uint8] | None = None) -> bytes:
+def encode(
+    name: str, pixels: NDArray[np.uint8] | NDArray[np.uint16], colours: NDArray[np.uint8] | None = None
+) -> bytes:
     """An image in the format that the suffix of its name says.
 
     Args:
         name: of the file.
-        pixels: (H, W), (H, W, 3) or (H, W, 4).
+        pixels: (H, W), (H, W, 3) or (H, W, 4) uint8, or (H, W) uint16 for PNG.
         colours: (n, 3), of which ``pixels`` are then indices.
     """
     image = Image.fromarray(pixels)

@@ -68,7 +68,7 @@ class Ground:
         canvas = self._canvas
         for layer, values, kind in (
             (canvas.rgb, np.clip(colours, 0, 255), np.uint8),
-            (canvas.ids, ids, np.uint8),
+            (canvas.ids, ids, np.int32),
             (canvas.depth, np.broadcast_to(np.minimum(self.z, FAR), ids.shape), np.float32),
         ):
             layer.paste(Image.fromarray(np.ascontiguousarray(values, dtype=kind)), (0, self.top))

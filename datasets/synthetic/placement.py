@@ -47,9 +47,10 @@ class Stage:
         (self.beside if beside else self.within).append((z, partial(paint, brush)))
 
     def paint(self) -> None:
-        """Paint all that was put here."""
+        """Paint all that was put here, each an object of its own."""
         for things in (self.beside, self.within):
             for _, paint in sorted(things, key=lambda thing: -thing[0]):
+                self.canvas.object += 1
                 paint()
 
     def darken(self, x: float, z: float, half: float, near: float, far: float, strength: float = 1.0) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..taxonomy import IGNORE, PALETTE
 from . import placement
-from .canvas import Canvas
+from .canvas import OBJECT, Canvas
 from .ground import Ground, paint_sky
 from .objects import houses
 from .street_plan import plan_street
@@ -30,6 +30,8 @@ class Scene:
     """(H, W, 3), RGB."""
     mask: NDArray[np.uint8]
     """(H, W) train ids; 255 for what belongs to no class."""
+    objects: NDArray[np.uint16]
+    """(H, W) number of the object that is seen, from 1; 0 for the surroundings."""
 
 
 def draw_scene(seed: int, height: int, width: int, style: Style = _CLEAR) -> Scene:
@@ -62,11 +64,13 @@ def draw_scene(seed: int, height: int, width: int, style: Style = _CLEAR) -> Sce
     stage.ground.paint(texture, style)
     stage.paint()
     scale = canvas.scale
-    mask = np.asarray(canvas.ids)[scale // 2 :: scale, scale // 2 :: scale].copy()
+    objects, ids = np.divmod(np.asarray(canvas.ids)[scale // 2 :: scale, scale // 2 :: scale], OBJECT)
+    mask = ids.astype(np.uint8)
     depth = np.asarray(canvas.depth)[scale // 2 :: scale, scale // 2 :: scale]
     rgb, glow = (np.asarray(layer.reduce(scale), dtype=np.float32) for layer in (canvas.rgb, canvas.glow))
     image = take(Exposure(rgb, mask, depth, glow), canvas.camera, stage.lamps, style, texture)
-    return Scene(_tinted(image, mask, style.tint) if style.tint else image, mask)
+    image = _tinted(image, mask, style.tint) if style.tint else image
+    return Scene(image, mask, objects.astype(np.uint16))
 
 
 def _tinted(image: NDArray[np.uint8], mask: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:

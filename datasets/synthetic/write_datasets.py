@@ -20,11 +20,13 @@ from ..dataset_specs import DRAWN_MARK, DatasetSpec, dataset_spec
 from ..parallel import map_files
 from ..taxonomy import IGNORE, PALETTE
 from .dataset_frames import Frame, draw_frame
-from .drawn_files import encode, write_drawn
+from .drawn_files import Pixels, encode, write_drawn
 from .idd_polygons import describe_polygons
 from .regions import find_regions
 from .style import style_of
 
+# Those of Cityscapes' classes whose objects are told apart.
+_WITH_INSTANCES = {"person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle", "caravan", "trailer"}
 _UNLABELLED = 2  # images of a test split that has no masks
 _BROKEN = 15188  # the one of GTA5's two broken frames that is drawn
 # MATLAB writes the time into the first bytes of its files; equal work is to give equal bytes.
@@ -65,7 +67,7 @@ class _Task:
     def write(self, path: str, data: bytes) -> None:
         write_drawn(self.root / path, data)
 
-    def picture(self, path: str, pixels: NDArray[np.uint8], colours: NDArray[np.uint8] | None = None) -> None:
+    def picture(self, path: str, pixels: Pixels, colours: NDArray[np.uint8] | None = None) -> None:
         self.write(path, encode(path, pixels, colours))
 
     def json(self, path: str, value: Any) -> None:
@@ -150,13 +152,25 @@ def _palette(facts: DatasetSpec) -> NDArray[np.uint8]:
 
 
 def _write_cityscapes(task: _Task) -> None:
-    """PNG images and grey masks of labelIds, by city; three for training where there are as many frames."""
+    """PNG images, masks of labelIds and instanceIds, by city; three for training if there are as many frames."""
     cities = {"train": ("aachen", "bochum", "bremen"), "val": ("frankfurt",)}
     for split, number, frame in task.frames():
         city = cities[split][number * len(cities[split]) // task.counts[split]]
         below, stem = f"{split}/{city}", f"{city}_{number:06d}_000019"
         task.picture(f"leftImg8bit_trainvaltest/leftImg8bit/{below}/{stem}_leftImg8bit.png", frame.image)
-        task.picture(f"gtFine_trainvaltest/gtFine/{below}/{stem}_gtFine_labelIds.png", frame.raw)
+        masks = f"gtFine_trainvaltest/gtFine/{below}/{stem}_gtFine"
+        task.picture(f"{masks}_labelIds.png", frame.raw)
+        task.picture(f"{masks}_instanceIds.png", _instance_ids(frame, task.source))
+
+
+def _instance_ids(frame: Frame, source: DatasetSpec) -> NDArray[np.uint16]:
+    """Cityscapes' ids of instances (H, W): 1000 times the raw id plus a number within the class, else the raw id."""
+    ids = frame.raw.astype(np.uint16)
+    for raw, (_, name) in (source.labels or {}).items():
+        if name in _WITH_INSTANCES:
+            here = (frame.raw == raw) & (frame.objects > 0)
+            ids[here] = 1000 * raw + np.unique(frame.objects[here], return_inverse=True)[1]
+    return ids
 
 
 def _write_bdd100k(task: _Task) -> None:

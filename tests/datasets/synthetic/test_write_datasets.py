@@ -102,6 +102,28 @@ def test_raw_ids_stand_in_the_table_and_mean_what_was_drawn(name):
             assert one.image.shape == (*one.mask.shape, 3) and one.raw.shape == one.mask.shape
 
 
+def test_cityscapes_tells_objects_apart_that_hide_one_another(drawn):
+    root = drawn("cityscapes")
+    names = {raw: called for raw, (_, called) in (dataset_spec("cityscapes").labels or {}).items()}
+    touching = 0
+    for number, pair in enumerate(list_pairs(root, "cityscapes", "train")):
+        seen = frame("cityscapes", "train", number)
+        mode, ids = picture(root / pair.mask.replace("_labelIds", "_instanceIds"))
+        assert mode == "I;16" and ids.shape == seen.raw.shape
+        np.testing.assert_array_equal(np.where(ids < 1000, ids, ids // 1000), seen.raw)
+        alone = {names[raw] for raw in np.unique(ids[ids < 1000]).tolist()}
+        assert not alone & {"person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"}
+        found = np.unique(ids[ids >= 1000]).tolist()
+        for one in found:
+            assert len(np.unique(seen.objects[ids == one])) == 1
+        for raw in {one // 1000 for one in found}:
+            numbers = [one % 1000 for one in found if one // 1000 == raw]
+            assert numbers == list(range(len(numbers)))  # from 0, without gaps, within each class
+            regions = len([region for region in find_regions((seen.raw == raw).astype(np.uint8)) if region.id])
+            touching += len(numbers) > regions
+    assert touching  # which regions alone would take for one
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "bdd100k"])
 def test_every_name_belongs_to_its_class(name):
     looks, labels = look_of(name), dataset_spec(name).labels or {}
