@@ -19,7 +19,7 @@ Points = Sequence[Point]
 
 LABEL = {name: train_id for train_id, name in enumerate(CLASS_NAMES)} | {"void": IGNORE}
 OBJECT = 256
-"""What an object's number is multiplied by before it is added to a train id."""
+"""Factor of an object's number before it is added to a train id."""
 NEAR = 0.7  # metres; what is nearer to the camera is cut off
 FAR = 2000.0
 
