@@ -85,6 +85,7 @@ ONLY_IN = {
     "onnx": ("models/adapters/", "models/export/"),
     "onnxruntime": ("models/adapters/", "models/export/"),
     "onnxscript": ("models/export/",),
+    "openvino": ("models/export/",),
 }
 """Library -> the files and folders that may import it."""
 MOST_FILES, MOST_LINES, MOST_LINES_OF_CLI = 15, 420, 200

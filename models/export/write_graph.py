@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -16,33 +18,44 @@ from torch import Tensor
 from ...errors import CheckpointError, ManifestError, reason
 from .image_graph import ImageGraph
 
-FORMATS: Mapping[str, str] = {"onnx": ".onnx", "exported": ".pt2"}
-"""Format -> how its files end."""
+FORMATS: Mapping[str, str] = {"onnx": ".onnx", "exported": ".pt2", "openvino": ".xml"}
+"""Format -> how its files end; OpenVINO's weights stand beside them in a file that ends in `.bin`."""
 INPUT = "image"
 OPSET = 18
 ANY_SIZE, NAMES = "hmsa_pipeline.any_size", "hmsa_pipeline.classes"
 """Keys of an ONNX file's metadata: there if images of every size are taken; the names of the classes as JSON."""
-EXTRA = "--format onnx needs the extra 'export'; pip install 'hmsa-pipeline[export]'"
+EXTRA = "--format {} needs the extra '{}'; pip install 'hmsa-pipeline[{}]'"
 _EXAMPLE = (96, 160)
 
 
 def require_libraries(kind: str) -> None:
     """Raise ManifestError if what a format needs is not installed."""
-    if kind == "onnx":
-        try:
-            import onnx  # noqa: F401
+    if kind == "exported":
+        return
+    extra = "openvino" if kind == "openvino" else "export"
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+
+        if kind == "openvino":
+            import openvino  # noqa: F401  # pyright: ignore[reportMissingImports]
+        else:
             import onnxruntime  # noqa: F401
-            import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise ManifestError(f"{EXTRA} ({reason(error)})") from error
+    except ImportError as error:
+        raise ManifestError(f"{EXTRA.format(kind, extra, extra)} ({reason(error)})") from error
 
 
-def write_graph(graph: ImageGraph, path: Path, kind: str, classes: Sequence[str]) -> None:
+def files_of(path: Path, kind: str) -> list[Path]:
+    """List the files of a graph, ``path`` last."""
+    return [path.with_suffix(".bin"), path] if kind == "openvino" else [path]
+
+
+def write_graph(graph: ImageGraph, files: Sequence[Path], kind: str, classes: Sequence[str]) -> None:
     """Write a graph that takes images of any height and width.
 
     Args:
         graph: what is written.
-        path: of the file, which is written in place.
+        files: as `files_of` lists them, of whatever names; they are written in place.
         kind: a key of `FORMATS`.
         classes: names of the classes.
 
@@ -61,7 +74,7 @@ def write_graph(graph: ImageGraph, path: Path, kind: str, classes: Sequence[str]
                 f"torch {torch.__version__} cannot make a graph of the network ({reason(error)[:300]})"
             ) from error
         if kind == "exported":
-            with path.open("wb") as file:  # a name that does not end in .pt2 would be warned of
+            with files[-1].open("wb") as file:  # a name that does not end in .pt2 would be warned of
                 torch.export.save(program, file)
             return
         written = torch.onnx.export(
@@ -77,11 +90,46 @@ def write_graph(graph: ImageGraph, path: Path, kind: str, classes: Sequence[str]
         if sides is None or any(isinstance(side, int) for side in list(sides)[2:]):
             raise CheckpointError(f"torch {torch.__version__} made a graph for images of one size, {sides}")
         written.model.metadata_props.update({ANY_SIZE: "1", NAMES: json.dumps(list(classes))})
-        written.save(path, external_data=False)
+        if kind == "onnx":
+            written.save(files[-1], external_data=False)
+            return
+        with TemporaryDirectory() as folder:
+            _convert_to_openvino(written, Path(folder), files, classes)
 
 
-def open_graph(path: Path, kind: str) -> Callable[[Tensor], list[Tensor]]:
-    """Load a file that `write_graph` wrote; return what runs it: image (1, 3, H, W) uint8 to the outputs."""
+def _convert_to_openvino(program: Any, folder: Path, files: Sequence[Path], classes: Sequence[str]) -> None:
+    """Let OpenVINO make its own files of an ONNX program; it writes names of its choice, so they are copied."""
+    import openvino
+
+    program.save(folder / "graph.onnx", external_data=False)
+    try:
+        # Its function `convert_model` reports to the vendor; this one does not.
+        model = openvino.Core().read_model(folder / "graph.onnx")
+        model.set_rt_info(json.dumps(list(classes)), NAMES.split("."))
+        openvino.save_model(model, folder / "graph.xml", compress_to_fp16=False)
+    except RuntimeError as error:
+        said = f"openvino {openvino.__version__} does not convert the graph ({reason(error)[:300]})"
+        raise CheckpointError(said) from error
+    for made, file in zip(files_of(folder / "graph.xml", "openvino"), files, strict=True):
+        shutil.copyfile(made, file)
+
+
+def open_graph(files: Sequence[Path], kind: str) -> Callable[[Tensor], list[Tensor]]:
+    """Load the files that `write_graph` wrote; return what runs them: image (1, 3, H, W) uint8 to the outputs."""
+    path = files[-1]
+    if kind == "openvino":
+        import openvino
+
+        weights, graph = (file.read_bytes() for file in files)
+        core = openvino.Core()
+        # Where the processor can, OpenVINO would compute in bfloat16.
+        hint = {"INFERENCE_PRECISION_HINT": "f32"}
+        model = core.compile_model(core.read_model(graph, weights), "CPU", hint)
+
+        def run_model(image: Tensor) -> list[Tensor]:
+            return [torch.from_numpy(found.copy()) for found in model({INPUT: image.numpy()}).values()]
+
+        return run_model
     if kind == "exported":
         with quiet_exporters(), path.open("rb") as file:
             module = torch.export.load(file).module()

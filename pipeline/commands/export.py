@@ -22,7 +22,8 @@ def export(
     say: Output,
     write: Annotated[Path, path_option("--write", "FILE", "The file to write.")],
     format: Annotated[
-        str | None, option("--format", "NAME", "onnx (.onnx) or exported (.pt2); as FILE ends if left out.")
+        str | None,
+        option("--format", "NAME", "onnx (.onnx), exported (.pt2) or openvino (.xml); as FILE ends."),
     ] = None,
     result: Annotated[str, option("--result", "NAME", "logits, or prediction: class map and confidence.")] = "logits",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over FILE if it is there.")] = False,
@@ -46,13 +47,13 @@ def export(
     require_target(str(write), "--write")
     if write.exists() and not overwrite:
         raise HmsaError(f"--write {write}: is there already; name another file, or add --overwrite")
-    plan = plan_export(manifest, write, kind=format, result=result)
+    plan = plan_export(manifest, write, kind=format, result=result, overwrite=overwrite)
     found = run(plan)
     say.line(
         f"{found.file}: {as_size(found.bytes)}; the same class as the network's on {100 * found.same:.2f} % of the "
         f"pixels, at most {found.difference:.1g} apart"
     )
-    if result == LOGITS:
+    if result == LOGITS and (lines := member_lines(plan)):
         say.line("A model of a manifest that runs it:")
-        say.lines(member_lines(plan))
+        say.lines(lines)
     say.figures(found.as_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ...datasets.decode.tensors import MEAN, STD, normalise
 from ...errors import CheckpointError, HmsaError, ManifestError, nearest, reason
 from ...files import atomic_path
 from ...models.export.image_graph import ImageGraph
-from ...models.export.write_graph import FORMATS, open_graph, require_libraries, write_graph
+from ...models.export.write_graph import FORMATS, files_of, open_graph, require_libraries, write_graph
 from ...models.hmsa import OCRNet
 from ...models.prepare_inference import prepare_for_inference
 from ...models.registry import ARCHITECTURES
@@ -61,7 +62,7 @@ class ExportResult:
 
     Attributes:
         file: its path.
-        bytes: its size.
+        bytes: its size, of OpenVINO's with its weights.
         difference: the largest one of logits, or of probabilities.
         same: the share of pixels of the same class.
     """
@@ -76,7 +77,7 @@ class ExportResult:
         return asdict(self)
 
 
-def plan_export(manifest: Manifest, path: Path, *, kind: str | None, result: str) -> ExportPlan:
+def plan_export(manifest: Manifest, path: Path, *, kind: str | None, result: str, overwrite: bool) -> ExportPlan:
     """Check the member, its checkpoint, the format and its libraries.
 
     Args:
@@ -84,14 +85,19 @@ def plan_export(manifest: Manifest, path: Path, *, kind: str | None, result: str
         path: of the file.
         kind: a key of `FORMATS`; None for the one that the file's ending says.
         result: one of `RESULTS`.
+        overwrite: weights that stand beside the path may be replaced.
 
     Raises:
-        HmsaError: the format is unknown, or the file's ending belongs to another one.
+        HmsaError: the format is unknown, the file's ending belongs to another one, or weights are there already.
         ManifestError: it has several members, the network is of another library or drops features, a
             scale cannot be part of a graph, or a library is missing.
         CheckpointError: its checkpoint does not fit.
     """
     kind = _format(path, kind)
+    there = [file for file in files_of(path, kind) if file != path and file.exists()]
+    if there and not overwrite:
+        said = f"its weights, {there[0]}, are there already; name another file, or add --overwrite"
+        raise HmsaError(f"--write {path}: {said}")
     member = _member(manifest)
     where = f"model '{member.name}'"
     if member.arch not in ARCHITECTURES:
@@ -163,19 +169,22 @@ def export(plan: ExportPlan) -> ExportResult:
     except ValueError as error:
         raise ManifestError(f"model '{plan.member.name}': inference.scales: {error}") from error
     try:
-        with atomic_path(plan.path) as partial:
+        with ExitStack() as stack:
+            # Entered in turn and left the other way round: the last file that gets its name is the graph.
+            files = [stack.enter_context(atomic_path(file)) for file in reversed(files_of(plan.path, plan.kind))]
+            files.reverse()
             with torch.enable_grad():
-                write_graph(graph, partial, plan.kind, plan.names)
-            difference, same = _compared(plan, network, partial)
-            size = partial.stat().st_size
+                write_graph(graph, files, plan.kind, plan.names)
+            difference, same = _compared(plan, network, files)
+            size = sum(file.stat().st_size for file in files)
     except OSError as error:
         raise HmsaError(f"--write {plan.path}: cannot be written ({reason(error)}); name another file") from error
     return ExportResult(str(plan.path), size, difference, same)
 
 
-def _compared(plan: ExportPlan, network: OCRNet, path: Path) -> tuple[float, float]:
+def _compared(plan: ExportPlan, network: OCRNet, files: Sequence[Path]) -> tuple[float, float]:
     """Largest difference and share of equal classes, over images of noise; CheckpointError if they are too far."""
-    run = open_graph(path, plan.kind)
+    run = open_graph(files, plan.kind)
     generator = torch.Generator().manual_seed(0)
     differences, shares = [], []
     for size in SIZES:
@@ -209,9 +218,10 @@ def _distance(plan: ExportPlan, outputs: Sequence[Tensor], logits: Tensor) -> tu
 
 
 def member_lines(plan: ExportPlan) -> list[str]:
-    """Write the model of a manifest that runs the file, as YAML."""
-    arch = plan.kind
-    lines = [f"- name: {plan.member.name}", f"  arch: {arch}", f"  checkpoint: {plan.path}"]
+    """Write the model of a manifest that runs the file, as YAML; none for OpenVINO's, which no member runs."""
+    if plan.kind == "openvino":
+        return []
+    lines = [f"- name: {plan.member.name}", f"  arch: {plan.kind}", f"  checkpoint: {plan.path}"]
     lines += ["  mean: [0, 0, 0]", "  std: [1, 1, 1]"]
     if plan.kind == "exported":
         lines.append(f"  classes: [{', '.join(plan.names)}]")

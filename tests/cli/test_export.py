@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import openvino  # pyright: ignore[reportMissingImports]
 import pytest
 import torch
 import yaml
@@ -127,6 +128,52 @@ def test_the_model_that_is_printed_runs_the_file(exported: Bench, tmp_path: Path
         assert np.abs(found.astype(np.float32) - expected).max() <= 2e-3 * np.abs(expected).max() + 1e-3
 
 
+@pytest.fixture(scope="module")
+def openvino_file(exported: Bench, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``cat.xml``, a prediction, with its weights in ``cat.bin``."""
+    path = tmp_path_factory.mktemp("openvino") / "cat.xml"
+    words = ("--models", "cat", "--result", "prediction", "--write", str(path), "--json", "-")
+    result = run("export", "--manifest", str(exported.manifest), *words)
+    assert result.code == 0, result
+    assert sorted(file.name for file in path.parent.iterdir()) == ["cat.bin", "cat.xml"]
+    assert result.figures["bytes"] == sum(file.stat().st_size for file in path.parent.iterdir())
+    assert result.figures["same"] > 0.999
+    return path
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
+def test_openvino_gives_the_class_and_probability_of_the_network_at_any_size(
+    exported: Bench, openvino_file: Path, size: tuple[int, int]
+) -> None:
+    model = openvino.Core().compile_model(openvino_file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    image = noise(size, 3)
+    found = model({"image": image.numpy()})
+    probabilities = logits_of(exported, "cat", image, [1.0]).softmax(1)
+    assert (found["classes"].dtype, found["classes"].shape) == (np.uint8, (1, *size))
+    assert (found["classes"] == probabilities.argmax(1).numpy()).mean() > 0.999
+    np.testing.assert_allclose(found["confidence"], probabilities.amax(1).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_openvinos_files_name_the_classes_and_hold_the_weights_in_full(openvino_file: Path) -> None:
+    model = openvino.Core().read_model(openvino_file)
+    assert json.loads(model.get_rt_info(["hmsa_pipeline", "classes"]).value) == list(CLASS_NAMES)
+    constants = [node for node in model.get_ordered_ops() if node.get_type_name() == "Constant"]
+    assert {"f16", "bf16"}.isdisjoint(node.get_element_type().get_type_name() for node in constants)
+
+
+def test_openvinos_weights_are_not_written_over_unasked(exported: Bench, tmp_path: Path) -> None:
+    (tmp_path / "cat.bin").write_bytes(b"before")
+    words = ("export", "--models", "cat", "--write", str(tmp_path / "cat.xml"))
+    said = (
+        f"--write {tmp_path / 'cat.xml'}: its weights, {tmp_path / 'cat.bin'}, are there already; name another file"
+    )
+    assert said in exported.run(*words).refusal()
+    assert files(tmp_path) == {"cat.bin": b"before"}
+    result = exported.run(*words, "--overwrite")
+    assert (result.code, "A model of a manifest" in result.out) == (0, False), result
+    assert len((tmp_path / "cat.bin").read_bytes()) > 1000
+
+
 def test_bytes_with_other_numbers_are_refused(exported: Bench, tmp_path: Path) -> None:
     bench = exported.copy(tmp_path / "bench")
     numbers = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -142,9 +189,9 @@ def test_a_graph_that_gives_something_else_is_not_kept(
     path = tmp_path / "bee.pt2"
     path.write_bytes(b"before")
 
-    def wrong(graph: Any, path: Path, kind: str, classes: Any) -> None:
+    def wrong(graph: Any, written: Any, kind: str, classes: Any) -> None:
         graph.flip = False
-        right(graph, path, kind, classes)
+        right(graph, written, kind, classes)
 
     right = write_graph.write_graph
     monkeypatch.setattr("hmsa_pipeline.pipeline.exporting.export.write_graph", wrong)
@@ -165,7 +212,9 @@ def test_wrong_input_is_refused_before_the_network_is_built(empty: Bench, monkey
     target = str(empty.root / "x.onnx")
     ant = ("--models", "ant", "--write")
     assert refusal("--write", target) == "--models: name the one that is exported, of ant, bee, cat"
-    assert "no format ends so; name a file that ends in .onnx (onnx), .pt2 (exported)" in refusal(*ant, "net.pb")
+    assert "no format ends so; name a file that ends in .onnx (onnx), .pt2 (exported), .xml (openvino)" in refusal(
+        *ant, "net.pb"
+    )
     assert "files of --format exported end in .pt2; name it so" in refusal(*ant, target, "--format", "exported")
     assert "--format onix: is none; did you mean 'onnx'?" in refusal(*ant, target, "--format", "onix")
     assert "--result class: is none; known: logits, prediction" in refusal(*ant, target, "--result", "class")
@@ -198,5 +247,8 @@ def test_wrong_input_is_refused_before_the_network_is_built(empty: Bench, monkey
     )
     empty.tree["models"][0] = {"name": "ant", "arch": TINY, "checkpoint": "weights/ant.pth"}
     empty.save()
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    message = refusal(*ant, str(empty.root / "x.xml"))
+    assert "--format openvino needs the extra 'openvino'; pip install 'hmsa-pipeline[openvino]'" in message
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert "--format onnx needs the extra 'export'; pip install 'hmsa-pipeline[export]'" in refusal(*ant, target)
