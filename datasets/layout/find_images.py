@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def survey_images(root: Path, layout: str, split: str | None = None, exclude: Se
         for path, size in walk(root, folder, table, exclude, of):
             name = path.rindex("/") + 1 if "/" in path else 0
             stem = output_stem(path[name:]).removesuffix(ending)
-            images.append(PlacedImage(path, size, of, path[start:name], stem, part))
+            images.append(PlacedImage(path, size, of, sys.intern(path[start:name]), stem, part))
     if not images:
         ending = f" whose name ends in {table.ending(folders[0][0])} and" if table.stem_ending else ""
         place = root / folders[0][1] if len(folders) == 1 else root

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ...errors import DatasetError, cannot_read, first_few
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -230,14 +232,24 @@ def check_names(root: Path, paths: list[str]) -> None:
             f"{root}: {len(long)} file names have more than {_LONGEST_NAME} bytes, too many for the names of "
             f"their outputs: {first_few(long, 1)}; shorten them"
         )
-    counts = Counter(map(output_stem, paths))
-    if len(counts) < len(paths):
-        stems = {stem for stem, count in counts.items() if count > 1}
-        twins = [path for path in paths if output_stem(path) in stems]
+    twins = _twins(paths)
+    if twins:
         raise DatasetError(
             f"{root}: {len(twins)} images differ in their suffix alone, so their outputs would have the same "
             f"names: {first_few(twins)}; keep one of each"
         )
+
+
+def _twins(paths: list[str]) -> list[str]:
+    """The paths whose stems are not theirs alone."""
+    # Of millions of paths the stems would take ten times the memory of their hashes.
+    hashes = np.fromiter((hash(output_stem(path)) for path in paths), np.int64, len(paths))
+    found, counts = np.unique(hashes, return_counts=True)
+    if len(found) == len(paths):
+        return []
+    suspects = [paths[i] for i in np.flatnonzero(np.isin(hashes, found[counts > 1])).tolist()]
+    stems = Counter(map(output_stem, suspects))
+    return [path for path in suspects if stems[output_stem(path)] > 1]
 
 
 def _is_utf8(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -200,26 +201,34 @@ def survey(manifest: Manifest, dataset: DatasetEntry, *, afresh: bool = False) -
     known = [None] * len(images) if afresh else _known_sizes(manifest, dataset, images)
 
     found = [size and Photograph(image.path, image.bytes, size) for image, size in zip(images, known, strict=True)]
-    place = locator(root)
+    place, sizes = locator(root), _SharedSizes()
 
     def look_at(some: Sequence[int]) -> None:
         for i in some:
-            found[i] = _photograph(images[i], place(images[i].path), dataset.exif)
+            found[i] = _photograph(images[i], place(images[i].path), dataset.exif, sizes)
 
-    _read_headers([i for i, photo in enumerate(found) if photo is None], look_at)
+    _read_headers(array("q", (i for i, photo in enumerate(found) if photo is None)), look_at)
     photographs = tuple(photo for photo in found if photo is not None)
     firsts = Counter(image.path.partition("/")[0] for image in listing.images)
     beside = {located(root, part): firsts[part] for part in parts_beside(root) if firsts[part]}
     return Survey(dataset, photographs, listing.left_out, beside)
 
 
-def _photograph(image: PlacedImage, place: str, exif: bool) -> Photograph:
+class _SharedSizes(dict[tuple[int, int], tuple[int, int]]):
+    """Sizes that many photographs have, each kept once."""
+
+    def __missing__(self, size: tuple[int, int]) -> tuple[int, int]:
+        self[size] = size
+        return size
+
+
+def _photograph(image: PlacedImage, place: str, exif: bool, sizes: _SharedSizes) -> Photograph:
     try:
         header = header_of(place, late_exif=exif)
     except DatasetError:
         return Photograph(image.path, image.bytes, None)
     size = header.turned_size if exif else (header.height, header.width)
-    return Photograph(image.path, image.bytes, size, header.orientation != 1)
+    return Photograph(image.path, image.bytes, sizes[size], header.orientation != 1)
 
 
 def _read_headers(wanted: Sequence[int], read: Callable[[Sequence[int]], None]) -> None:
@@ -262,10 +271,9 @@ def _known_sizes(
 def _sizes_at(rows: np.ndarray, numbers: np.ndarray, now: Sequence[int]) -> list[tuple[int, int] | None]:
     """Return the sizes at ``rows`` of a table's ``numbers`` where its size in bytes is that of ``now``."""
     found: list[tuple[int, int] | None] = [None] * len(rows)
-    shared: dict[tuple[int, int], tuple[int, int]] = {}
+    shared = _SharedSizes()
     for start in range(0, len(rows), CHUNK_ROWS):
         for i, row in enumerate(rows[start : start + CHUNK_ROWS].tolist(), start):
             if row >= 0 and numbers[row, BYTES] == now[i] and numbers[row, ROW] >= 0:
-                size = int(numbers[row, HEIGHT]), int(numbers[row, WIDTH])
-                found[i] = shared.setdefault(size, size)
+                found[i] = shared[int(numbers[row, HEIGHT]), int(numbers[row, WIDTH])]
     return found
