@@ -105,10 +105,10 @@ def measured(found: dict[str, Any]) -> Iterator[None]:
 
 def link(source: Path, targets: Iterator[Path]) -> None:
     """Make ``targets`` hard links to ``source``, or to copies of it where it has too many."""
-    content = source.read_bytes()
+    content, first = source.read_bytes(), source
     for number, target in enumerate(targets):
         if number % LINKS == 0:
-            source = source.with_name(f"{number}-{source.name}")
+            source = first.with_name(f"{number}-{first.name}")
             source.write_bytes(content)
         os.link(source, target)
 
