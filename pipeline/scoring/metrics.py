@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import torch
@@ -183,9 +184,19 @@ def ece(counts: np.ndarray, scale: Levels = FINE) -> float:
     return float(np.nansum(pixels * np.abs(confidence - accuracy)) / pixels.sum())
 
 
-def harmonic_mean(values: Iterable[float]) -> float:
-    """Harmonic mean of figures of at least 0: 0 if one is 0, NaN if one is NaN or there is none."""
-    known = np.fromiter(values, np.float64)
-    if not known.size or np.isnan(known).any():
+@overload
+def harmonic_mean(values: Iterable[float]) -> float: ...
+@overload
+def harmonic_mean(values: Iterable[np.ndarray]) -> np.ndarray: ...
+def harmonic_mean(values: Iterable[float] | Iterable[np.ndarray]) -> float | np.ndarray:
+    """Harmonic mean of figures of at least 0, numbers or arrays (...) float64 of them.
+
+    0 if one is 0, NaN if one is NaN or there is none.
+    """
+    known = np.array([*values], np.float64)
+    if not len(known):
         return math.nan
-    return 0.0 if (known == 0).any() else float(known.size / (1 / known).sum())
+    with np.errstate(divide="ignore"):
+        means = len(known) / (1 / known).sum(0)
+    means = np.where(np.isnan(known).any(0), math.nan, np.where((known == 0).any(0), 0.0, means))
+    return means if means.ndim else float(means)

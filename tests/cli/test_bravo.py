@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 from hmsa_pipeline.errors import DatasetError
-from hmsa_pipeline.pipeline.scoring.evaluate_bravo import SUBSETS
+from hmsa_pipeline.pipeline.scoring.bravo_protocol import SUBSETS
 from hmsa_pipeline.pipeline.submission.bravo_archives import write_samples
 from hmsa_pipeline.pipeline.submission.bravo_codec import decode, decode_samples, encode, encode_samples
 from PIL import Image
