@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ from ..fusion.member_stores import MemberStore, open_store, stores_of
 from ..fusion.prediction_files import prediction_names
 from ..submission.bravo_archives import (
     TarArchive,
+    opened,
     prediction_files,
     read_mask,
+    read_samples,
     sampled_bases,
     split_of,
     truth_endings,
@@ -123,18 +126,52 @@ def read_labels(
 
 def labelled_images(truth: TarArchive, sampling: TarArchive) -> list[BravoImage]:
     """The images with ground truth, sorted by name; DatasetError unless all of them are sampled."""
-    found: list[BravoImage] = []
-    for name in truth.names:
-        split = split_of(name)
-        ids, mask = truth_endings(split or "")
-        base = name.removesuffix(ids)
-        if name.endswith(ids) and (subset := subset_of(base)):
-            found.append(BravoImage(base, subset, name, f"{base}{mask}"))
+    found = [image for image in map(_image, truth.names) if image]
     if not found:
         raise DatasetError(f"{truth.path}: holds no ground truth of a BRAVO split; is it the right tar file?")
     known = set(sampled_bases(sampling))
     require_images(sampling, [image.base for image in found if image.base not in known], "no samples", len(found))
     return found
+
+
+def _image(ids: str) -> BravoImage | None:
+    """The image whose train ids a file holds; None if it is no such file."""
+    ending, mask = truth_endings(split_of(ids) or "")
+    base = ids.removesuffix(ending)
+    subset = subset_of(base) if ids.endswith(ending) else None
+    return BravoImage(base, subset, ids, f"{base}{mask}") if subset else None
+
+
+def images_of(ground_truth: Path, samples: Path) -> list[BravoImage]:
+    """The images with ground truth, sorted by name.
+
+    Args:
+        ground_truth: the challenge's tar file of train ids and invalid masks.
+        samples: its sampling file.
+
+    Raises:
+        DatasetError: a tar file is none, or lacks images.
+    """
+    with TarArchive(ground_truth, "ground truth") as truth, TarArchive(samples, "a sampling file") as sampling:
+        return labelled_images(truth, sampling)
+
+
+def labels_of(ground_truth: Path, samples: Path, ids: str, size: tuple[int, int]) -> BravoLabels:
+    """Read the labels of an image; the tar files stay open in this process.
+
+    Args:
+        ground_truth, samples: as of `images_of`.
+        ids: the image's file of train ids.
+        size: (H, W) of its predictions.
+
+    Raises:
+        DatasetError: as of `read_labels`, or there is no such image.
+    """
+    image = _image(ids)
+    if image is None:
+        raise DatasetError(f"{ground_truth}: {ids} holds no train ids of a BRAVO split")
+    chosen = read_samples(opened(samples, "a sampling file"), image.base)
+    return read_labels(opened(ground_truth, "ground truth"), image, chosen, [size])
 
 
 def require_images(archive: TarArchive, missing: Sequence[str], what: str, count: int) -> None:

@@ -21,7 +21,7 @@ from ...datasets.taxonomy import IGNORE
 from ...errors import DatasetError
 from ..config.manifest import DatasetEntry
 from ..config.value_types import NamesOf
-from ..submission.bravo_archives import TarArchive, base_of, read_mask, split_of, truth_endings
+from ..submission.bravo_archives import TarArchive, base_of, opened, read_mask, split_of, truth_endings
 from .averages import DATASET, PLAIN, Average, average_of
 from .pixel_counts import CLASSES, LabelledImage, OutlierImage
 
@@ -164,9 +164,6 @@ def load_ground_truth(
     return {None: next(iter(truths.values()))}
 
 
-_archives: dict[str, TarArchive] = {}
-
-
 class BravoMaskReader:
     """Reads BRAVO's ground truth: classes of valid pixels, or, of SMIYC, which pixels are invalid.
 
@@ -215,10 +212,7 @@ class BravoMaskReader:
         return np.where(invalid != 0, IGNORE, ids).astype(np.uint8)
 
     def _archive(self) -> TarArchive:
-        # An open file cannot be sent to a process.
-        if str(self.root) not in _archives:
-            _archives[str(self.root)] = TarArchive(self.root, "ground truth")
-        return _archives[str(self.root)]
+        return opened(self.root, "ground truth")
 
 
 def load_bravo_ground_truth(

@@ -15,7 +15,7 @@ from ..fusion.member_sums import LogitMap
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from .combinations import Weights, members_of, shares_of
 from .counts import Counts
-from .levels import LEVELS, PLACE_OF
+from .levels import EVEN, LEVELS, LevelTable
 
 
 class FusedCounter:
@@ -29,6 +29,9 @@ class FusedCounter:
         maps: (M,) changes of the members' logits before they are divided, None for none; empty for none at all.
         ood: whether the labels are 1 for out of distribution and 0, and not classes.
         nll: whether the likelihood of the label is summed up.
+        by_class: whether the pixels of each class are counted, which is never so for ``ood``.
+        by_level: whether those of each level of confidence are counted.
+        table: of the levels.
     """
 
     def __init__(
@@ -41,6 +44,9 @@ class FusedCounter:
         *,
         ood: bool = False,
         nll: bool = False,
+        by_class: bool = True,
+        by_level: bool = True,
+        table: LevelTable = EVEN,
     ) -> None:
         self._counts = Counts.none(len(combinations), 1, classes)
         self._combinations = combinations
@@ -49,7 +55,9 @@ class FusedCounter:
         self._functions = functions
         self._classes = classes
         self._ood = ood
-        self._nll = nll and not ood
+        self._place_of = table.place_of
+        self._by_class, self._by_level = by_class and not ood, by_level
+        self._nll = nll and self._by_class
 
     def add(self, logits: Sequence[Tensor], labels: np.ndarray) -> None:
         """Count some pixels.
@@ -76,14 +84,16 @@ class FusedCounter:
                 raise StoreError("a member's logits are not finite; find it with 'hmsa-pipeline verify'")
             said = fused.label.numpy()
             right = labels == (0 if self._ood else said)
-            places = quantise(fused.confidence).numpy().astype(np.int32) + right * np.int32(CONFIDENCE_LEVELS)
-            counts.levels[number, 0] += np.bincount(PLACE_OF.take(places), minlength=2 * LEVELS).reshape(2, LEVELS)
-            if not self._ood:
+            if self._by_level:
+                places = quantise(fused.confidence).numpy().astype(np.int32) + right * np.int32(CONFIDENCE_LEVELS)
+                found = np.bincount(self._place_of.take(places), minlength=2 * LEVELS)
+                counts.levels[number, 0] += found.reshape(2, LEVELS)
+            if self._by_class:
                 counts.predicted[number, 0] += np.bincount(said, minlength=self._classes)
                 counts.hits[number, 0] += np.bincount(said[right], minlength=self._classes)
             if self._nll:
                 counts.nll[number, 0] += self._loss(logits, weights, labels)
-        if not self._ood:
+        if self._by_class:
             counts.labelled[0] += np.bincount(labels, minlength=self._classes)
 
     def finish(self) -> Counts:

@@ -20,11 +20,14 @@ from ..fusion.calibrated_logits import logit_map
 from ..fusion.member_stores import MemberStore, member_strips, open_store
 from ..runtime.progress import Progress
 from ..scoring.ground_truth import GroundTruth
+from .bravo.parts import BravoSubset, Part
 from .combinations import Weights
 from .count_fused import FusedCounter
 from .count_pixels import PixelCounter
-from .counts import Counts, joined
+from .counts import Counts, Totals, joined
 from .folds import Groups
+from .levels import EVEN, FINE_AT_TOP, LevelTable
+from .objective import View
 
 FAST = FusionFunctions()
 """The functions whose sums share members, classes and pixels; all others go through `fuse`."""
@@ -39,12 +42,55 @@ class ScoredSet:
         truth: images with masks.
         stores: the members, each with its store.
         groups: of the images.
+        bravo: how the images are counted by BRAVO's protocol; None if all their labelled pixels are counted alike.
     """
 
     name: str
     truth: GroundTruth
     stores: tuple[MemberStore, ...]
     groups: Groups
+    bravo: BravoSubset | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of `Totals.levels`."""
+        return self.bravo.rows if self.bravo else 2
+
+    @property
+    def table(self) -> LevelTable:
+        """Table of the levels that confidences are counted in."""
+        return FINE_AT_TOP if self.bravo else EVEN
+
+    @property
+    def kinds(self) -> tuple[bool, ...]:
+        """False if there are figures of classes, and True if there are those of what is out of distribution."""
+        return (False, True) if self.rows > 2 else (self.truth.ood,)
+
+    def views(self, totals: Totals) -> list[View]:
+        """Return what figures are computed from, for each of `kinds`; totals with axes (...)."""
+        subset = self.bravo.name if self.bravo else None
+        if self.rows == 2:
+            return [View(totals, self.truth.average, self.truth.ood, self.table, subset)]
+        levels = totals.levels
+        odd = np.stack([levels[..., 2, :], levels[..., 0, :] + levels[..., 1, :]], -2)
+        return [
+            View(totals._replace(levels=levels[..., :2, :]), self.truth.average, False, self.table, subset),
+            View(totals._replace(levels=odd), self.truth.average, True, self.table, subset),
+        ]
+
+    def parts(self, pair: ImageMaskPair, size: tuple[int, int]) -> list[Part]:
+        """Return which pixels of an image are counted.
+
+        Args:
+            pair: the image.
+            size: rows and columns of its logits.
+
+        Raises:
+            DatasetError: its labels cannot be read, or are of another size.
+        """
+        if self.bravo:
+            return self.bravo.parts(pair, size)
+        return [Part(self.truth.reader.read(pair, size), self.truth.ood)]
 
 
 @dataclass(frozen=True)
@@ -79,7 +125,7 @@ def count(
     work = [(number, pair) for number, one in enumerate(sets) for pair in one.truth.pairs]
     bare = [replace(one, truth=one.truth.without_pairs()) for one in sets]
     for one in sets:
-        found.append(Counts.none(len(candidates), len(one.groups.folds), len(one.truth.classes)))
+        found.append(Counts.none(len(candidates), len(one.groups.folds), len(one.truth.classes), one.rows))
     places = [(number, group) for number, one in enumerate(sets) for group in one.groups.of_image]
     with Progress(len(work)) as progress:
         progress.job(title, len(work))
@@ -109,38 +155,51 @@ def _counted(one: ScoredSet, candidates: Sequence[Candidate], nll: bool, pair: I
     stores = [open_store(path) for _, path in one.stores]
     members = [member for member, _ in one.stores]
     entry = stores[0].images[stores[0].index[pair.image]]
-    truth = one.truth.reader.read(pair, (entry.height or 0, entry.width or 0))
+    parts = one.parts(pair, (entry.height or 0, entry.width or 0))
+    tried = by_functions(candidates)
     counters = [
-        _counter(members, functions, combinations, one.truth, nll)
-        for functions, combinations in by_functions(candidates)
+        [_counter(members, functions, combinations, one, part, nll) for functions, combinations in tried]
+        for part in parts
     ]
     with ThreadPoolExecutor(2) as pool:
         for rows, strips in member_strips(stores, pair.image, pool.map):
-            labels = truth[rows].ravel()
-            known = np.flatnonzero(labels != IGNORE)
-            if not len(known):
-                continue
-            planes = [strip.numpy().reshape(len(strip), -1) for strip in strips]
-            if len(known) < len(labels):
-                planes = [plane.take(known, axis=1) for plane in planes]
-            for counter in counters:
-                counter.add([torch.from_numpy(plane) for plane in planes], labels[known])
-    return joined([counter.finish() for counter in counters])
+            every = [strip.numpy().reshape(len(strip), -1) for strip in strips]
+            for part, counting in zip(parts, counters, strict=True):
+                labels = part.labels[rows].ravel()
+                known = np.flatnonzero(labels != IGNORE)
+                if not len(known):
+                    continue
+                planes = [plane.take(known, axis=1) for plane in every] if len(known) < len(labels) else every
+                for counter in counting:
+                    counter.add([torch.from_numpy(plane) for plane in planes], labels[known])
+    counts = [joined([counter.finish() for counter in counting]) for counting in counters]
+    return counts[0] if len(parts) == 1 else _of_parts(parts, counts, one.rows)
+
+
+def _of_parts(parts: Sequence[Part], counts: Sequence[Counts], rows: int) -> Counts:
+    """The counts of an image's parts together."""
+    combinations, _, classes = counts[0].hits.shape
+    found = Counts.none(combinations, 1, classes, rows)
+    for part, more in zip(parts, counts, strict=True):
+        found.add(0, more, part.row)
+    return found
 
 
 def _counter(
     members: Sequence[Member],
     functions: FusionFunctions,
     combinations: Sequence[Weights],
-    truth: GroundTruth,
+    one: ScoredSet,
+    part: Part,
     nll: bool,
 ) -> PixelCounter | FusedCounter:
     temperatures = [member.temperature for member in members]
     maps = [logit_map(member) for member in members]
-    classes = len(truth.classes)
+    classes = len(one.truth.classes)
+    given = {"ood": part.ood, "nll": nll, "by_class": part.by_class, "by_level": part.by_level}
     if functions == FAST:
-        return PixelCounter(combinations, temperatures, classes, maps, ood=truth.ood, nll=nll)
-    return FusedCounter(combinations, temperatures, functions, classes, maps, ood=truth.ood, nll=nll)
+        return PixelCounter(combinations, temperatures, classes, maps, table=one.table, **given)
+    return FusedCounter(combinations, temperatures, functions, classes, maps, table=one.table, **given)
 
 
 def by_functions(candidates: Sequence[Candidate]) -> list[tuple[FusionFunctions, list[Weights]]]:

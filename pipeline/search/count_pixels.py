@@ -20,7 +20,7 @@ from ..fusion.member_sums import LogitMap
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
 from .combinations import RunningSums, Weights
 from .counts import Counts
-from .levels import LEVELS, PLACE_OF
+from .levels import EVEN, LEVELS, LevelTable
 
 _VECTOR = 64
 _FEW = (2, 4)
@@ -39,6 +39,9 @@ class PixelCounter:
         classes: C.
         ood: whether the labels are 1 for out of distribution and 0, and not classes.
         nll: whether the likelihood of the label is summed up.
+        by_class: whether the pixels of each class are counted, which is never so for ``ood``.
+        by_level: whether those of each level of confidence are counted.
+        table: of the levels.
     """
 
     def __init__(
@@ -50,6 +53,9 @@ class PixelCounter:
         *,
         ood: bool = False,
         nll: bool = False,
+        by_class: bool = True,
+        by_level: bool = True,
+        table: LevelTable = EVEN,
     ) -> None:
         self._counts = Counts.none(len(combinations), 1, classes)
         self._sums = RunningSums(combinations)
@@ -57,7 +63,9 @@ class PixelCounter:
         self._maps = maps or [None] * len(temperatures)
         self._classes = classes
         self._ood = ood
-        self._nll = nll and not ood
+        self._place_of = table.place_of
+        self._by_class, self._by_level = by_class and not ood, by_level
+        self._nll = nll and self._by_class
         # How far sums of M members can be rounded apart, and more.
         self._near = 1.0 - (len(temperatures) + 1) * 2.0**-22
         self._code = np.uint8 if 2 * classes + 1 < 256 else np.int16
@@ -102,14 +110,17 @@ class PixelCounter:
             near |= np.greater_equal(plane.numpy(), highest * np.float32(self._near), out=marks)
         marked = near[:, :pixels].view(np.uint8)
         first, last = classes - (marked * self._falling).max(0), (marked * self._rising).max(0) - 1
-        if not self._ood:
+        if self._by_class:
             self._counts.labelled[0] += np.bincount(labels, minlength=classes)
         if self._nll:
             self._sum_likelihood(_gathered(p, torch.from_numpy(labels)[None].long())[:, 0])
         agreed, disputed = np.flatnonzero(first == last), np.flatnonzero(first != last)
         if len(agreed):
             said = first[None, agreed].astype(np.int64)
-            self._wait(1, _gathered(_taken(p, agreed), torch.from_numpy(said)), said, labels[agreed])
+            if self._by_level:
+                self._wait(1, _gathered(_taken(p, agreed), torch.from_numpy(said)), said, labels[agreed])
+            else:
+                self._count_codes(slice(None), self._codes(said, labels[agreed])[0])
         if len(disputed):
             self._divide_disputed(_taken(p, disputed), labels[disputed])
 
@@ -145,14 +156,20 @@ class PixelCounter:
             ids: (K, P) of the classes, ascending.
             labels: (P,) uint8.
         """
-        # One number holds class and whether that is right; the highest of equal ones is that of the first class.
-        codes = (2 * (self._classes - ids) + (ids == labels)).astype(self._code)
-        if self._ood:
-            codes = (labels == 0).astype(self._code)[None]
+        codes = (labels == 0).astype(self._code)[None] if self._ood else self._codes(ids, labels)
         waiting = self._waiting.setdefault(width, [])
         waiting.append((planes, codes))
         if sum(codes.shape[-1] for _, codes in waiting) * width >= 4 * _PLANE_PIXELS:
             self._count(width)
+
+    def _codes(self, ids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """One number for class and whether that is right; the highest of equal ones is that of the first class.
+
+        Args:
+            ids: (K, P) of the classes.
+            labels: (P,) uint8.
+        """
+        return (2 * (self._classes - ids) + (ids == labels)).astype(self._code)
 
     def _count(self, width: int) -> None:
         """Count the pixels that wait."""
@@ -169,7 +186,7 @@ class PixelCounter:
         """Count pixels of which is known if they are right, whatever the combination."""
         pixels = codes.shape[1]
         offsets = (codes[0] & 1).astype(np.int32) * CONFIDENCE_LEVELS
-        if not self._ood:
+        if self._by_class:
             self._count_codes(slice(None), codes[0])
         for number, total in self._sums.visit(_padded(planes)):
             self._count_levels(number, total.numpy().max(0)[:pixels], offsets)
@@ -183,8 +200,10 @@ class PixelCounter:
             highest = scores.max(0)
             np.multiply(np.equal(scores, highest, out=marks), codes, out=marked)
             found = marked.max(0)
-            self._count_codes(number, found)
-            self._count_levels(number, highest, (found & 1).astype(np.int32) * CONFIDENCE_LEVELS)
+            if self._by_class:
+                self._count_codes(number, found)
+            if self._by_level:
+                self._count_levels(number, highest, (found & 1).astype(np.int32) * CONFIDENCE_LEVELS)
 
     def _count_codes(self, number: int | slice, codes: np.ndarray) -> None:
         found = np.bincount(codes, minlength=2 * self._classes + 2).reshape(-1, 2)[:0:-1]
@@ -196,7 +215,9 @@ class PixelCounter:
         # Sums of shares may pass 1 by a digit.
         np.minimum(places, CONFIDENCE_LEVELS - 1, out=places)
         places += offsets
-        self._counts.levels[number, 0] += np.bincount(PLACE_OF.take(places), minlength=2 * LEVELS).reshape(2, LEVELS)
+        self._counts.levels[number, 0] += np.bincount(self._place_of.take(places), minlength=2 * LEVELS).reshape(
+            2, LEVELS
+        )
 
     def _sum_likelihood(self, planes: Tensor) -> None:
         pixels = planes.shape[1]

@@ -16,7 +16,8 @@ class Totals(NamedTuple):
 
     Attributes:
         levels: (..., 2, 1024): how many pixels of each level of confidence were wrong (row 0) and right, or, where
-            the labels say what is out of distribution, out of it (row 0) and in it.
+            the labels say what is out of distribution, out of it (row 0) and in it. Where they say both,
+            (..., 3, 1024): wrong and right ones in distribution, and those out of it.
         hits: (..., C): pixels of each class that were taken for it.
         predicted: (..., C): pixels that were taken for each class.
         labelled: (..., C): pixels of each class.
@@ -56,25 +57,33 @@ class Counts:
     nll: np.ndarray
 
     @classmethod
-    def none(cls, combinations: int, groups: int, classes: int) -> Self:
+    def none(cls, combinations: int, groups: int, classes: int, rows: int = 2) -> Self:
         """Make counts of no image.
 
         Args:
             combinations: N.
             groups: G.
             classes: C.
+            rows: of the levels.
         """
         return cls(
-            np.zeros((combinations, groups, 2, LEVELS), np.int32),
+            np.zeros((combinations, groups, rows, LEVELS), np.int32),
             np.zeros((combinations, groups, classes), np.int64),
             np.zeros((combinations, groups, classes), np.int64),
             np.zeros((groups, classes), np.int64),
             np.zeros((combinations, groups)),
         )
 
-    def add(self, group: int, image: Counts) -> None:
-        """Add an image's counts, of one group, to those of ``group``."""
-        self.levels[:, group] += image.levels[:, 0]
+    def add(self, group: int, image: Counts, row: int = 0) -> None:
+        """Add an image's counts, of one group, to those of ``group``.
+
+        Args:
+            group: of these counts.
+            image: counts of one group.
+            row: of the levels that the image's row 0 is added to; rows of the image that then have no place are left.
+        """
+        levels = self.levels[:, group, row : row + image.levels.shape[2]]
+        levels += image.levels[:, 0, : levels.shape[1]]
         self.hits[:, group] += image.hits[:, 0]
         self.predicted[:, group] += image.predicted[:, 0]
         self.labelled[group] += image.labelled[0]

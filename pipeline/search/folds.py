@@ -21,6 +21,10 @@ class Groups:
     folds: np.ndarray
 
 
+UNDIVIDED = Groups((), np.zeros(0, np.int64))
+"""Groups of images that are not divided yet."""
+
+
 def divide(images: Sequence[int], folds: int, groups: int, seed: int) -> list[Groups]:
     """Deal the images of each set to the folds, and those of a fold to groups.
 

@@ -14,7 +14,7 @@ from functools import reduce
 import numpy as np
 
 from .counts import Counts, Totals, weighted
-from .objective import Objective, figures
+from .objective import Objective, View, figures
 from .plan import SearchPlan
 
 Figures = dict[str, np.ndarray]
@@ -38,8 +38,6 @@ class Judge:
 
     def __init__(self, plan: SearchPlan) -> None:
         self.plan = plan
-        self._averages = [one.truth.average for one in plan.sets]
-        self._ood = [one.truth.ood for one in plan.sets]
         draw = np.random.default_rng([plan.settings.seed, 1])
         self._draws = []
         for one in plan.sets:
@@ -52,9 +50,13 @@ class Judge:
         """The figure to be as high as possible."""
         return self.plan.settings.objective
 
+    def views(self, totals: Sequence[Totals]) -> list[View]:
+        """Return what figures are computed from, of totals (...) of each set."""
+        return [view for one, total in zip(self.plan.sets, totals, strict=True) for view in one.views(total)]
+
     def figures(self, totals: Sequence[Totals], metrics: Sequence[str] | None = None) -> Figures:
         """Metric -> (...), of totals (...) of each set."""
-        return figures(totals, self._averages, self._ood, metrics or self.plan.metrics)
+        return figures(self.views(totals), metrics or self.plan.metrics)
 
     def scores(self, counts: Sequence[Counts]) -> tuple[np.ndarray, list[Totals]]:
         """Score every candidate without each fold, and on all images.

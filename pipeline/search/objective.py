@@ -5,23 +5,45 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from ...errors import HmsaError, nearest
-from ..scoring.averages import Average
+from ..scoring.averages import PLAIN, Average
+from ..scoring.bravo_protocol import INVALID, MEANS, VALID, summary
 from ..scoring.figures.calibration_errors import adaptive_ece, mce, smooth_ece
 from ..scoring.figures.names import LISTS
 from ..scoring.figures.selective import augrc, aurc, coverage_at_risk, eaurc, risk_at_coverage
 from .counts import Totals
-from .levels import SCALE, coarse_ece
+from .levels import EVEN, LevelTable, coarse_ece
 
 
-def _mean(parts: np.ndarray, wholes: np.ndarray, totals: Totals, average: Average) -> np.ndarray:
-    """Mean of ratios (..., C), (...) float64, over the classes that ``average`` counts and where there is a whole.
+class View(NamedTuple):
+    """Counts of a set of images that figures are computed from.
+
+    Attributes:
+        totals: with axes (...).
+        average: which classes a mean IoU runs over.
+        ood: whether the labels say what is out of distribution.
+        table: of the levels.
+        subset: of BRAVO's that the images are; None for others.
+    """
+
+    totals: Totals
+    average: Average = PLAIN
+    ood: bool = False
+    table: LevelTable = EVEN
+    subset: str | None = None
+
+
+def _mean(parts: np.ndarray, wholes: np.ndarray, view: View) -> np.ndarray:
+    """Mean of ratios (..., C), (...) float64, over the classes that the average counts and where there is a whole.
 
     NaN if there is none.
     """
+    totals, average = view.totals, view.average
     counted = totals.labelled > 0
     if average.rule != "labelled":
         counted = counted | (totals.predicted > 0)
@@ -31,17 +53,23 @@ def _mean(parts: np.ndarray, wholes: np.ndarray, totals: Totals, average: Averag
     return _ratio(np.where(counted, _ratio(parts, wholes), 0.0).sum(-1), counted.sum(-1))
 
 
-def _iou(totals: Totals, average: Average) -> np.ndarray:
+def _iou(view: View) -> np.ndarray:
     """Mean IoU, (...) float64."""
-    return _mean(totals.hits, totals.labelled + totals.predicted - totals.hits, totals, average)
+    totals = view.totals
+    return _mean(totals.hits, totals.labelled + totals.predicted - totals.hits, view)
 
 
-def _each(figure: Callable[[np.ndarray], float]) -> Callable[[Totals, Average], np.ndarray]:
-    """The metric that is a figure of counts (2, 1024), one combination or resample after the other."""
+def _each(figure: Callable[..., float], *, scaled: bool = False) -> Callable[[View], np.ndarray]:
+    """The metric that is a figure of counts (2, 1024), one combination or resample after the other.
 
-    def of(totals: Totals, _: Average) -> np.ndarray:
-        levels = totals.levels
-        found = [figure(one) for one in levels.reshape(-1, *levels.shape[-2:])]
+    Args:
+        figure: of counts, and of their levels if ``scaled``.
+        scaled: whether it depends on what the levels stand for.
+    """
+
+    def of(view: View) -> np.ndarray:
+        levels, more = view.totals.levels, (view.table.scale,) if scaled else ()
+        found = [figure(one, *more) for one in levels.reshape(-1, *levels.shape[-2:])]
         return np.array(found, np.float64).reshape(levels.shape[:-2])
 
     return of
@@ -58,19 +86,48 @@ def _auroc(levels: np.ndarray) -> np.ndarray:
     return _ratio((positives * below).sum(-1), negatives.sum(-1) * positives.sum(-1))
 
 
-def _aupr(levels: np.ndarray) -> np.ndarray:
+def _aupr(view: View, *, reverse: bool = False) -> np.ndarray:
+    """Average precision, of what row 0 counts as found by low confidence if ``reverse``.
+
+    All positives of a level have the precision at its end. With another table than `EVEN` that is so for levels of a
+    single confidence; in a wider one, of p positives and n negatives, the i-th positive comes after n i / (p + 1)
+    negatives, as many as there are on average if all orders are alike, and the sum over i is an integral.
+    """
+    levels = _errors_first(view.totals.levels) if reverse else view.totals.levels
     above = levels[..., ::-1].cumsum(-1).astype(np.float64)
     negatives, positives = above[..., 0, :], above[..., 1, :]
     precision = np.nan_to_num(_ratio(positives, positives + negatives), nan=1.0)
-    return (np.diff(_ratio(positives, positives[..., -1:]), prepend=0.0) * precision).sum(-1)
+    found = np.diff(_ratio(positives, positives[..., -1:]), prepend=0.0)
+    if view.table is EVEN:
+        return (found * precision).sum(-1)
+    here = levels[..., ::-1].astype(np.float64)
+    slope = 1.0 + here[..., 0, :] / (here[..., 1, :] + 1.0)
+    before = positives - here[..., 1, :]
+    seen = before + negatives - here[..., 0, :]
+    first, last = seen + slope / 2, seen + slope * (here[..., 1, :] + 0.5)
+    total = here[..., 1, :] / slope + (before - seen / slope) / slope * np.log(last / first)
+    alone = view.table.alone if reverse else view.table.alone[::-1]
+    spread = np.where(here[..., 1, :] > 0, _ratio(total, positives[..., -1:]), 0.0)
+    return np.where(alone, found * precision, spread).sum(-1)
 
 
-def _fpr95(levels: np.ndarray) -> np.ndarray:
+def _fpr95(view: View) -> np.ndarray:
+    """FPR at 95 % TPR, by thresholds at the ends of levels, or, for another table than `EVEN`, between them.
+
+    A level of a single confidence has nothing between its ends.
+    """
+    levels = _errors_first(view.totals.levels) if view.ood else view.totals.levels
     above = levels[..., ::-1].cumsum(-1).astype(np.float64)
     rates = _ratio(above, above[..., -1:])
-    first = (rates[..., 1, :] >= 0.95).argmax(-1)
-    found = np.take_along_axis(rates[..., 0, :], first[..., None], -1)[..., 0]
-    return np.where(np.isnan(rates[..., 1, -1]), math.nan, found)
+    first = (rates[..., 1, :] >= 0.95).argmax(-1)[..., None]
+    false, true = (np.take_along_axis(rates[..., kind, :], first, -1) for kind in (0, 1))
+    if view.table is not EVEN:
+        before = [np.take_along_axis(rates[..., kind, :], np.maximum(first - 1, 0), -1) for kind in (0, 1)]
+        false_before, true_before = (np.where(first > 0, rate, 0.0) for rate in before)
+        between = false_before + _ratio(0.95 - true_before, true - true_before) * (false - false_before)
+        alone = view.table.alone if view.ood else view.table.alone[::-1]
+        false = np.where(alone[first], false, between)
+    return np.where(np.isnan(rates[..., 1, -1]), math.nan, false[..., 0])
 
 
 def _errors_first(levels: np.ndarray) -> np.ndarray:
@@ -82,38 +139,38 @@ class Metric:
     """A figure of `Totals`.
 
     Attributes:
-        of: totals (...) and which classes a mean IoU runs over -> (...) float64, NaN where it is not defined.
+        of: counts of a set of images -> (...) float64, NaN where it is not defined.
         better: 1 if higher is better, -1 if lower is.
         ood: whether it needs labels of what is out of distribution.
     """
 
-    of: Callable[[Totals, Average], np.ndarray]
+    of: Callable[[View], np.ndarray]
     better: int = 1
     ood: bool = False
 
 
 METRICS: dict[str, Metric] = {
     "miou": Metric(_iou),
-    "accuracy": Metric(lambda t, _: _ratio(t.hits.sum(-1), t.labelled.sum(-1))),
-    "ece": Metric(lambda t, _: coarse_ece(t.levels), -1),
-    "auroc": Metric(lambda t, _: _auroc(t.levels)),
-    "auprc_success": Metric(lambda t, _: _aupr(t.levels)),
-    "auprc_error": Metric(lambda t, _: _aupr(_errors_first(t.levels))),
-    "fpr95": Metric(lambda t, _: _fpr95(t.levels), -1),
-    "mean_precision": Metric(lambda t, average: _mean(t.hits, t.predicted, t, average)),
-    "mean_recall": Metric(lambda t, average: _mean(t.hits, t.labelled, t, average)),
-    "adaptive_ece": Metric(_each(lambda levels: adaptive_ece(levels, SCALE)), -1),
-    "smooth_ece": Metric(_each(lambda levels: smooth_ece(levels, SCALE)), -1),
-    "mce": Metric(_each(lambda levels: mce(levels, SCALE)), -1),
+    "accuracy": Metric(lambda v: _ratio(v.totals.hits.sum(-1), v.totals.labelled.sum(-1))),
+    "ece": Metric(lambda v: coarse_ece(v.totals.levels, v.table), -1),
+    "auroc": Metric(lambda v: _auroc(v.totals.levels)),
+    "auprc_success": Metric(_aupr),
+    "auprc_error": Metric(partial(_aupr, reverse=True)),
+    "fpr95": Metric(_fpr95, -1),
+    "mean_precision": Metric(lambda v: _mean(v.totals.hits, v.totals.predicted, v)),
+    "mean_recall": Metric(lambda v: _mean(v.totals.hits, v.totals.labelled, v)),
+    "adaptive_ece": Metric(_each(adaptive_ece, scaled=True), -1),
+    "smooth_ece": Metric(_each(smooth_ece, scaled=True), -1),
+    "mce": Metric(_each(mce, scaled=True), -1),
     "aurc": Metric(_each(aurc), -1),
     "eaurc": Metric(_each(eaurc), -1),
     "augrc": Metric(_each(augrc), -1),
     "risk_at_80_coverage": Metric(_each(risk_at_coverage), -1),
     "coverage_at_5_risk": Metric(_each(lambda levels: coverage_at_risk(levels, between=True))),
-    "nll": Metric(lambda t, _: _ratio(t.nll, t.labelled.sum(-1)), -1),
-    "ood_auroc": Metric(lambda t, _: _auroc(_errors_first(t.levels)), ood=True),
-    "ood_auprc": Metric(lambda t, _: _aupr(_errors_first(t.levels)), ood=True),
-    "ood_fpr95": Metric(lambda t, _: _fpr95(_errors_first(t.levels)), -1, ood=True),
+    "nll": Metric(lambda v: _ratio(v.totals.nll, v.totals.labelled.sum(-1)), -1),
+    "ood_auroc": Metric(lambda v: _auroc(_errors_first(v.totals.levels)), ood=True),
+    "ood_auprc": Metric(partial(_aupr, reverse=True), ood=True),
+    "ood_fpr95": Metric(_fpr95, -1, ood=True),
 }
 """By name, as `scoring.figures.totals.figures_of` defines them; ``ood_`` stands before those of unknown objects."""
 _SUMS = "needs the probabilities of all classes, and search sums up only those of the classes that could be chosen"
@@ -179,23 +236,17 @@ def read_objective(text: str) -> Objective:
     weights: dict[str, float] = {}
     for part in text.split(","):
         name, colon, number = (word.strip() for word in part.partition(":"))
-        if name == "bravo_index":
-            raise HmsaError(
-                f"--by {text}: bravo_index is one figure of nine sets of images, scored from the challenge's archive "
-                "by a protocol of its own and not from labels of datasets; search by miou or auroc, and score the "
-                "chosen manifest with evaluate --ground-truth"
-            )
         if not name:
             raise HmsaError(f"--by {text}: a name is missing{_where(text)}; write it as in miou,ece or miou:1,ece:-1")
         if name in _ELSEWHERE:
             why, instead = _ELSEWHERE[name]
             raise HmsaError(f"--by {text}: {name} {why}; search by {instead}, and score the choice with evaluate")
-        if name not in METRICS:
-            raise HmsaError(f"--by {text}: {name} is no metric; {nearest(name, list(METRICS))}")
+        if name not in METRICS and name not in MEANS:
+            raise HmsaError(f"--by {text}: {name} is no metric; {nearest(name, [*METRICS, *MEANS])}")
         if name in weights:
             raise HmsaError(f"--by {text}: names {name} twice; name it once")
         try:
-            weights[name] = float(number) if colon else float(METRICS[name].better)
+            weights[name] = float(number) if colon else float(METRICS[name].better if name in METRICS else 1)
         except ValueError:
             raise HmsaError(f"--by {text}: {number or 'nothing'} is no weight of {name}; use a number") from None
         if not math.isfinite(weights[name]) or not weights[name]:
@@ -212,25 +263,38 @@ def _where(text: str) -> str:
     return " between commas" if between else " before the first comma" if not parts[0] else " after the last comma"
 
 
-def figures(
-    totals: Sequence[Totals], averages: Sequence[Average], ood: Sequence[bool], metrics: Sequence[str]
-) -> dict[str, np.ndarray]:
+_OF_BRAVO = {
+    **{f"{name}_valid": METRICS[name] for name in VALID if name not in LISTS},
+    **{f"{name}_ood": METRICS[f"ood_{name}"] for name in INVALID},
+}
+"""Figures of one of BRAVO's subsets, by the toolkit's names."""
+
+
+def bravo_figures(views: Sequence[View]) -> dict[str, dict[str, np.ndarray]]:
+    """Figures of each of BRAVO's subsets, (...) float64 by the toolkit's names; axes (...) are those of the views."""
+    subsets: dict[str, dict[str, np.ndarray]] = {view.subset: {} for view in views if view.subset}
+    for view in views:
+        if view.subset:
+            own = {name: metric.of(view) for name, metric in _OF_BRAVO.items() if metric.ood == view.ood}
+            subsets[view.subset] |= own
+    return subsets
+
+
+def figures(views: Sequence[View], metrics: Sequence[str]) -> dict[str, np.ndarray]:
     """Metric -> (...) float64, the mean over the sets of images that define it; NaN if none does.
 
     Args:
-        totals: of each set, with axes (...).
-        averages: of each set, which classes a mean IoU runs over.
-        ood: of each set, whether its labels say what is out of distribution.
-        metrics: names of `METRICS`.
+        views: of all sets, with axes (...).
+        metrics: names of `METRICS`, or of `MEANS` where the sets are all of those that these are means of.
     """
+    means = summary(bravo_figures(views)) if any(name in MEANS for name in metrics) else {}
     found = {}
     for name in metrics:
+        if name in MEANS:
+            found[name] = means[name]
+            continue
         metric = METRICS[name]
-        values = [
-            metric.of(total, average)
-            for total, average, is_ood in zip(totals, averages, ood, strict=True)
-            if metric.ood == is_ood
-        ]
+        values = [metric.of(view) for view in views if metric.ood == view.ood]
         if not values:
             continue
         stack = np.stack(values)

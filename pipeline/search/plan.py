@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
+from pathlib import Path
 
 from ...datasets.layout.image_mask_pairs import without_masks
 from ...errors import HmsaError, ManifestError
@@ -15,10 +15,12 @@ from ..config.member import Member
 from ..fusion.fuse import CONFIDENCES, LABELS, PROBABLE, UNWEIGHTED, nearest_function
 from ..fusion.member_stores import stores_of, voting_members
 from ..scoring.averages import DATASET
+from ..scoring.bravo_protocol import MEANS, subsets_of
 from ..scoring.ground_truth import LABELLED, has_labels, load_ground_truth
+from .bravo.subsets import bravo_sets
 from .cost import Cost, member_costs
 from .count_images import ScoredSet
-from .folds import Groups, divide
+from .folds import UNDIVIDED, divide
 from .levels import LEVELS
 from .objective import ALWAYS, METRICS, Objective
 
@@ -68,6 +70,7 @@ class SearchPlan:
         metrics: names of those that are computed.
         left_out: set -> images without a mask.
         costs: (M,) of the members.
+        unused: datasets with labels that do not count, as BRAVO's images are searched by.
     """
 
     settings: SearchSettings
@@ -77,6 +80,7 @@ class SearchPlan:
     metrics: tuple[str, ...]
     left_out: dict[str, tuple[str, ...]]
     cost: Cost
+    unused: tuple[str, ...] = ()
 
     @property
     def greedy(self) -> bool:
@@ -85,8 +89,11 @@ class SearchPlan:
 
     @property
     def notes(self) -> list[str]:
-        """Messages on images left out because they have no mask."""
-        return [without_masks(name, images) for name, images in self.left_out.items()]
+        """Messages on images that do not count."""
+        found = [without_masks(name, images) for name, images in self.left_out.items()]
+        if self.unused:
+            found.append(f"--ground-truth: only BRAVO's images count, and not the labels of {', '.join(self.unused)}")
+        return found
 
     @property
     def images(self) -> int:
@@ -101,15 +108,17 @@ def plan_search(
     limit: int | None = None,
     average: str = DATASET,
     allow_unlabelled: bool = False,
+    tars: tuple[Path, Path] | None = None,
 ) -> SearchPlan:
     """Check that labels and stores are there, and that what is asked for can be computed.
 
     Args:
-        manifest: its members of a weight above 0, and its datasets that have labels.
+        manifest: its members of a weight above 0, and its datasets that have labels, or, with ``tars``, BRAVO's.
         settings: what is searched for.
         limit: images per dataset, from the first; None for all.
         average: which classes a mean IoU runs over, one of `averages.AVERAGES`.
         allow_unlabelled: leave out images that have no mask, whatever the manifest says of them.
+        tars: BRAVO's ground truth and samples, by whose protocol its images are counted instead.
 
     Raises:
         HmsaError: settings that do not go with the members, the labels or the number of images.
@@ -121,59 +130,87 @@ def plan_search(
     if len(members) == 1:
         raise ManifestError(f"search: {members[0].name} is the only member, and nothing can be chosen; name more")
     functions = _functions(settings, members)
-    labelled = [entry for entry in manifest.datasets if has_labels(entry)]
-    if not labelled:
-        raise ManifestError(
-            f"no dataset of the manifest has labels (types: {', '.join(d.type for d in manifest.datasets)}); types "
-            f"that have: {', '.join(LABELLED)}, and folder with 'masks'"
-        )
-    truths = {
-        entry.name if part is None else f"{entry.name}/{part}": (entry.name, truth)
-        for entry in labelled
-        for part, truth in load_ground_truth(
-            entry, manifest.class_set, limit, average, allow_unlabelled=allow_unlabelled
-        ).items()
-    }
-    kinds = {truth.ood for _, truth in truths.values()}
+    if tars:
+        sets = bravo_sets(manifest, settings.objective, *tars)
+    else:
+        sets = _labelled_sets(manifest, limit, average, allow_unlabelled=allow_unlabelled)
+    kinds = {kind for one in sets for kind in one.kinds}
     for name in settings.objective.weights:
-        if METRICS[name].ood not in kinds:
+        if name in METRICS and METRICS[name].ood not in kinds:
             needed = "what is out of distribution" if METRICS[name].ood else "classes"
             raise HmsaError(f"--by {settings.objective.text}: {name} needs labels of {needed}, which no dataset has")
-    images = sum(len(truth.pairs) for _, truth in truths.values())
+    images = sum(len(one.truth.pairs) for one in sets)
     if images < 2:
         mend = "raise --limit" if limit else "label more images"
         raise HmsaError(
-            f"{', '.join(truths)}: {images} labelled image{'' if images else 's'}, and two are needed: one to choose "
-            f"by, and one to judge by; {mend}, or name more datasets with labels"
+            f"{', '.join(one.name for one in sets)}: {images} labelled image{'' if images else 's'}, and two are "
+            f"needed: one to choose by, and one to judge by; {mend}, or name more datasets with labels"
         )
     if settings.folds > images:
         raise HmsaError(
             f"--folds {settings.folds}: there are {images} labelled images; use at most as many folds as images"
         )
     cost = member_costs(manifest.output, members, settings.cost)
-    sets = tuple(
-        ScoredSet(
-            name,
-            truth,
-            stores_of(manifest, dataset, [pair.image for pair in truth.pairs]),
-            Groups((), np.zeros(0, np.int64)),
-        )
-        for name, (dataset, truth) in truths.items()
-    )
-    combinations = min(2 ** len(members), 2**MOST_EXHAUSTIVE) * len(functions)
-    groups = _BYTES // (combinations * 2 * LEVELS * 4)
-    if groups < 2 * settings.folds * len(sets):
-        raise HmsaError(
-            f"{len(functions)} pairs of functions for up to {combinations // len(functions)} combinations over "
-            f"{len(sets)} sets of images: the counts would not fit into memory; name fewer --labels, --confidences, "
-            "--datasets or --models"
-        )
+    groups = _groups(settings, len(members), len(functions), sets)
     dealt = divide([len(one.truth.pairs) for one in sets], settings.folds, groups, settings.seed)
     sets = tuple(replace(one, groups=part) for one, part in zip(sets, dealt, strict=True))
-    wanted = dict.fromkeys([*settings.objective.weights, *ALWAYS])
-    metrics = tuple(name for name in wanted if METRICS[name].ood in kinds)
-    left_out = {name: truth.left_out for name, (_, truth) in truths.items() if truth.left_out}
-    return SearchPlan(settings, members, functions, sets, metrics, left_out, cost)
+    means = [name for name in MEANS if {one.bravo.name for one in sets if one.bravo} >= {*subsets_of(name)}]
+    wanted = dict.fromkeys([*settings.objective.weights, *(means or ALWAYS)])
+    metrics = tuple(name for name in wanted if name in means or (name in METRICS and METRICS[name].ood in kinds))
+    left_out = {one.name: one.truth.left_out for one in sets if one.truth.left_out}
+    unused = tuple(entry.name for entry in manifest.datasets if tars and has_labels(entry))
+    return SearchPlan(settings, members, functions, sets, metrics, left_out, cost, unused)
+
+
+def _groups(settings: SearchSettings, members: int, functions: int, sets: Sequence[ScoredSet]) -> int:
+    """How many groups of images the counts can be kept for; HmsaError if they are too few for the folds."""
+    rows = sum(one.rows for one in sets)
+    if settings.greedy or members > MOST_EXHAUSTIVE:
+        tried = (settings.folds + 1) * members
+    else:
+        tried = sum(math.comb(members, size) for size in range(1, min(settings.most or members, members) + 1))
+    most = min(2**members, 2**MOST_EXHAUSTIVE)
+    for number in (most, tried):
+        groups = _BYTES * len(sets) // (number * functions * rows * LEVELS * 4)
+        if groups >= 2 * settings.folds * len(sets):
+            return groups
+    others = "--folds" if sets[0].bravo else "--datasets"
+    raise HmsaError(
+        f"{functions} pairs of functions for up to {min(most, tried)} combinations over {len(sets)} sets of images: "
+        f"the counts would not fit into memory; name fewer --labels, --confidences, {others} or --models, or --most"
+    )
+
+
+def _labelled_sets(
+    manifest: Manifest, limit: int | None, average: str, *, allow_unlabelled: bool
+) -> tuple[ScoredSet, ...]:
+    """The datasets of a manifest that have labels, or their parts, with images that are not divided into folds yet.
+
+    Args:
+        manifest: with the members.
+        limit: images per dataset, from the first; None for all.
+        average: which classes a mean IoU runs over, one of `averages.AVERAGES`.
+        allow_unlabelled: leave out images that have no mask, whatever the manifest says of them.
+
+    Raises:
+        ManifestError: no dataset has labels.
+        DatasetError: masks or images are missing.
+        StoreError: stores are missing, or lack images.
+    """
+    labelled = [entry for entry in manifest.datasets if has_labels(entry)]
+    if not labelled:
+        raise ManifestError(
+            f"no dataset of the manifest has labels (types: {', '.join(d.type for d in manifest.datasets)}); types "
+            f"that have: {', '.join(LABELLED)}, and folder with 'masks'"
+        )
+    found = []
+    for entry in labelled:
+        truths = load_ground_truth(entry, manifest.class_set, limit, average, allow_unlabelled=allow_unlabelled)
+        for part, truth in truths.items():
+            name = entry.name if part is None else f"{entry.name}/{part}"
+            stores = stores_of(manifest, entry.name, [pair.image for pair in truth.pairs])
+            found.append(ScoredSet(name, truth, stores, UNDIVIDED))
+    return tuple(found)
 
 
 def _functions(settings: SearchSettings, members: Sequence[Member]) -> tuple[FusionFunctions, ...]:

@@ -11,10 +11,12 @@ import numpy as np
 
 from ..config.manifest import Manifest
 from ..config.member import Member
+from ..scoring.bravo_protocol import MEANS
 from ..text import without_nan
+from .bravo.bounds import mean_errors
 from .combinations import members_of
 from .count_images import Candidate
-from .levels import ECE_ERROR, tied_pairs
+from .levels import tied_pairs
 from .nested import Interval, interval
 from .plan import SearchPlan
 from .record import verdict_words
@@ -58,6 +60,8 @@ class SearchResult:
         folds: (K,) what was chosen without each fold.
         candidates: N of the first pass, with the figures (N,) that they are chosen by.
         auroc_error: by how much an AUROC of 1,024 levels differs at most from that of 65,536.
+        mean_errors: by how much each of BRAVO's means does so.
+        undefined: folds without which no combination has the figure; K for that of all images.
     """
 
     plan: SearchPlan
@@ -68,6 +72,8 @@ class SearchResult:
     candidates: list[Candidate]
     figures: dict[str, np.ndarray]
     auroc_error: float
+    mean_errors: dict[str, float]
+    undefined: tuple[int, ...]
 
     def names(self, candidate: Candidate) -> list[str]:
         """Names of the members that take part."""
@@ -125,7 +131,10 @@ class SearchResult:
             "weights_kept": self.weighted,
             "chosen_without_fold": [self.described(one) for one in self.folds],
             "held_out": rows,
-            "error": {"ece": ECE_ERROR, "auroc": without_nan({"auroc": self.auroc_error})["auroc"]},
+            "error": {
+                "ece": self.plan.sets[0].table.ece_error,
+                **without_nan({"auroc": self.auroc_error, **self.mean_errors}),
+            },
             "chosen_by": self.candidate_rows(),
         }
 
@@ -168,7 +177,7 @@ def search(plan: SearchPlan, processes: int | None = None) -> SearchResult:
         scores = {row.name: _score(plan, row) for row in rows}
         kept = scores[fitted.name] > scores[chosen.name]
     winner = fitted if fitted and kept else chosen
-    levels = [total.levels.sum(0) for total in everybody.groups]
+    views = found.judge.views([total.sum() for total in everybody.groups])
     return SearchResult(
         plan=plan,
         rows=rows,
@@ -177,7 +186,9 @@ def search(plan: SearchPlan, processes: int | None = None) -> SearchResult:
         folds=winner.chosen[:-1],
         candidates=found.candidates,
         figures=found.figures,
-        auroc_error=float(np.nanmax([tied_pairs(one) for one in levels])) if levels else float("nan"),
+        auroc_error=float(np.nanmax([tied_pairs(view.totals.levels, view.table) for view in views])),
+        undefined=tuple(np.flatnonzero(np.isneginf(winner.scores)).tolist()),
+        mean_errors=mean_errors(views, [name for name in plan.metrics if name in MEANS]),
     )
 
 
@@ -258,6 +269,12 @@ def _verdict(result: SearchResult) -> list[str]:
     if len(set(weights)) > 1:
         names = [f"{name} (weight {weight / max(weights):.3g})" for name, weight in zip(names, weights, strict=True)]
     lines = [f"chosen: {', '.join(names)}; {functions_text(result.chosen)}"]
+    if result.undefined:
+        folds = plan.settings.folds
+        where = ", ".join(f"without fold {fold}" if fold < folds else "on all images" for fold in result.undefined)
+        lines.append(
+            f"{plan.settings.objective.text} is not defined {where}: the cheapest combination is taken there"
+        )
     if result.weighted is False:
         lines.append("fitted weights are not kept: on images that they did not see they are no better")
     row = result.row("weights" if result.weighted else "search")

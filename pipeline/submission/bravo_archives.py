@@ -161,6 +161,20 @@ class TarArchive:
         return content
 
 
+_opened: dict[str, TarArchive] = {}
+
+
+def opened(path: Path, what: str) -> TarArchive:
+    """The archive, which stays open in this process: an open file cannot be sent to another one.
+
+    Args:
+        path, what: as of `TarArchive`, which raises DatasetError.
+    """
+    if str(path) not in _opened:
+        _opened[str(path)] = TarArchive(path, what)
+    return _opened[str(path)]
+
+
 def read_mask(archive: TarArchive, name: str) -> np.ndarray:
     """A picture of 8 bits a pixel, (H, W) uint8; DatasetError if it is not there, damaged, or something else."""
     pixels = decode_grey(archive.read(name), archive.path / name)

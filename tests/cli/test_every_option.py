@@ -225,6 +225,10 @@ ROWS: dict[tuple[str, str], Row] = {
     ("search", "--allow-unlabelled"): Held(
         "cli/test_search.py::test_images_without_masks_are_left_out_where_that_is_said"
     ),
+    ("search", "--ground-truth"): Held(
+        "cli/test_search_bravo.py::test_every_combination_has_the_figures_of_evaluate"
+    ),
+    ("search", "--samples"): Held("cli/test_search_bravo.py::test_every_combination_has_the_figures_of_evaluate"),
     ("search", "--processes"): Held("cli/test_search.py::test_processes_and_seeds"),
     ("search", "--csv"): Changes("--csv new.csv"),
     ("search", "--plot"): Changes("--plot new.svg"),

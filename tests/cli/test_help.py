@@ -44,7 +44,7 @@ SURFACE = {
     "search": COMMON
     | {"--by", "--labels", "--confidences", "--weights", "--most", "--greedy", "--folds", "--bootstrap", "--seed"}
     | {"--cost", "--limit", "--average", "--allow-unlabelled", "--processes", "--csv", "--plot", "--write"}
-    | {"--overwrite"},
+    | {"--overwrite", "--ground-truth", "--samples"},
     "render": COMMON | {"--write", "--kinds", "--opacity", "--width", "--limit", "--device"},
     "report": COMMON
     | {

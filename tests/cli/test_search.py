@@ -465,7 +465,7 @@ def test_costs_in_seconds_come_from_the_run_record(bench: Bench) -> None:
     ("options", "said"),
     [
         (("--by", "miuo"), "--by miuo: miuo is no metric"),
-        (("--by", "bravo_index"), "--by bravo_index: bravo_index is one figure of nine sets of images"),
+        (("--by", "bravo_index"), "--by bravo_index: bravo_index is of BRAVO's images; name its tar files by"),
         (("--by", "miou:1,,ece"), "--by miou:1,,ece: a name is missing between commas"),
         (("--by", "brier"), "--by brier: brier needs the probabilities of all classes"),
         (("--by", "ood_auroc"), "--by ood_auroc: ood_auroc needs labels of what is out of distribution"),

@@ -11,7 +11,6 @@ import typer
 from ....errors import HmsaError
 from ..shared import options
 from ..shared.options import (
-    UNLABELLED,
     manifest_command,
     option,
     path_option,
@@ -22,6 +21,7 @@ from ..shared.options import (
 )
 from ..shared.output import end_command, print_failed, require_folder, write_rows
 from .detection import Detection, check_detection_options, evaluate_images
+from .tars import refuse_beside_tars
 
 if TYPE_CHECKING:
     from ...config.manifest import Manifest
@@ -59,16 +59,9 @@ def _check_bravo_options(context: typer.Context, members: bool) -> None:
     given = context.params
     predictions, submission = given["predictions"], given["submission"]
     refuse_without_effect(context, "beside --ground-truth, whose figures are the challenge's", "figures")
-    others = {"--limit": "limit", "--csv": "csv_file", "--processes": "processes", UNLABELLED: "allow_unlabelled"}
-    others |= {"--bootstrap": "bootstrap", "--compare": "compare", "--confusion": "confusion"}
-    others |= {"--confidences": "confidences", "--components": "components"}
-    if wrong := [flag for flag, name in others.items() if given[name]]:
-        raise HmsaError(f"{wrong[0]}: does not go with BRAVO's tar files; leave it out")
-    if given["average"] != "dataset":
-        average = given["average"]
-        raise HmsaError(f"--average {average}: BRAVO's figures have the challenge's own average; leave it out")
-    if given["ground_truth"] is None or given["samples"] is None:
-        raise HmsaError("--ground-truth and --samples: BRAVO's figures need both tar files; name them")
+    others = {"--csv": "csv_file", "--processes": "processes", "--bootstrap": "bootstrap", "--compare": "compare"}
+    others |= {"--confusion": "confusion", "--confidences": "confidences", "--components": "components"}
+    refuse_beside_tars(context, others)
     if submission is not None and predictions is not None:
         raise HmsaError("--submission, --predictions: name one of them")
     if submission is not None and members:

@@ -10,11 +10,21 @@ import typer
 
 from ....errors import HmsaError, StoreError, disk_error
 from ..shared import options
-from ..shared.options import manifest_command, option, path_option, require_average, split_names, target_file
+from ..shared.options import (
+    manifest_command,
+    option,
+    path_option,
+    refuse_without_effect,
+    require_average,
+    split_names,
+    target_file,
+)
 from ..shared.output import print_error, require_target, write_rows
+from .tars import refuse_beside_tars
 
 if TYPE_CHECKING:
     from ...config.manifest import Manifest
+    from ...search.objective import Objective
     from ..shared.output import Output
 
 
@@ -46,6 +56,10 @@ def search(
     limit: options.Limit = None,
     average: options.Average = "dataset",
     allow_unlabelled: options.Unlabelled = False,
+    ground_truth: Annotated[
+        Path | None, path_option("--ground-truth", "TAR", "BRAVO's ground truth: search by BRAVO's images instead.")
+    ] = None,
+    samples: options.Samples = None,
     processes: Annotated[
         int | None, option("--processes", "N", "Processes that read and count.", min=1, max=512)
     ] = None,
@@ -64,11 +78,17 @@ def search(
     without a part of the images, and judged by that part: the printed figures are of images that it did not see.
     docs/search.md explains them.
 
+    With BRAVO's tar files the images are those that have ground truth there, counted by the challenge's protocol:
+    --by bravo_index, semantic_hmean, ood_hmean, and all others.
+
     Example: hmsa-pipeline search --manifest demo/calibrated.yaml --write chosen.yaml
 
     Example: hmsa-pipeline search --manifest demo/calibrated.yaml --by miou:1,ece:-1 --most 4 --plot pareto.png
+
+    Example: hmsa-pipeline search --by bravo_index --ground-truth gt.tar --samples bravo_SAMPLING.tar
     """
     from ....files import write_text
+    from ...config.class_set_field import require_default
     from ...search.objective import read_objective
     from ...search.plan import SearchSettings, plan_search
     from ...search.record import record_search
@@ -82,7 +102,10 @@ def search(
     if plot is not None:
         _require_picture(plot)
     objective = read_objective(by)
+    tars = _tars(context, objective)
     found = manifest()
+    if tars:
+        require_default(found.class_set, "--ground-truth")
     functions = found.ensemble
     settings = SearchSettings(
         objective,
@@ -97,7 +120,12 @@ def search(
         cost=cost,
     )
     plan = plan_search(
-        found, settings, limit=limit, average=require_average(average), allow_unlabelled=allow_unlabelled
+        found,
+        settings,
+        limit=limit,
+        average=require_average(average),
+        allow_unlabelled=allow_unlabelled,
+        tars=tars,
     )
     for note in plan.notes:
         typer.echo(f"note: {note}", err=True)
@@ -127,6 +155,25 @@ def search(
         print_error(f"note: not kept for the report: {error}")
     if csv_file:
         write_rows(csv_file, result.candidate_rows(), "--csv")
+
+
+def _tars(context: typer.Context, objective: Objective) -> tuple[Path, Path] | None:
+    """BRAVO's ground truth and samples, None without them; HmsaError if something else does not go with that."""
+    from ...scoring.bravo_protocol import MEANS
+
+    ground_truth, samples = (context.params[name] for name in ("ground_truth", "samples"))
+    if ground_truth is None:
+        if samples is not None:
+            raise HmsaError("--samples: belongs to --ground-truth; name both, or leave it out")
+        if means := [name for name in MEANS if name in objective.weights]:
+            raise HmsaError(
+                f"--by {objective.text}: {means[0]} is of BRAVO's images; name its tar files by --ground-truth and "
+                "--samples"
+            )
+        return None
+    refuse_beside_tars(context, {})
+    refuse_without_effect(context, "beside --ground-truth, which names the datasets", "datasets")
+    return ground_truth, samples
 
 
 def _require_new(write: Path, read: Path, overwrite: bool) -> None:

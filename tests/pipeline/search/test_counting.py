@@ -20,7 +20,7 @@ from hmsa_pipeline.pipeline.search.combinations import RunningSums, Weights, mem
 from hmsa_pipeline.pipeline.search.count_fused import FusedCounter
 from hmsa_pipeline.pipeline.search.count_pixels import PixelCounter
 from hmsa_pipeline.pipeline.search.counts import Counts
-from hmsa_pipeline.pipeline.search.levels import LEVEL_OF, LEVELS
+from hmsa_pipeline.pipeline.search.levels import EVEN, LEVELS
 from hypothesis import strategies as st
 
 CLASSES = 5
@@ -57,7 +57,7 @@ def plainly(
         label=functions.label,
         confidence=functions.confidence,
     )
-    said, levels = fused.label.numpy(), LEVEL_OF[quantise(fused.confidence).numpy()]
+    said, levels = fused.label.numpy(), EVEN.level_of[quantise(fused.confidence).numpy()]
     found = {name: np.zeros(CLASSES, np.int64) for name in ("hits", "predicted", "labelled")}
     counted = np.zeros((2, LEVELS), np.int64)
     loss = 0.0

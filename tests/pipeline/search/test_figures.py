@@ -18,9 +18,9 @@ from hmsa_pipeline.pipeline.scoring.figures.names import LISTS, LOWER_IS_BETTER,
 from hmsa_pipeline.pipeline.search.cost import member_costs
 from hmsa_pipeline.pipeline.search.counts import Counts, Totals, weighted
 from hmsa_pipeline.pipeline.search.folds import divide
-from hmsa_pipeline.pipeline.search.levels import ECE_ERROR, LEVEL_OF, LEVELS, coarse_ece, tied_pairs
+from hmsa_pipeline.pipeline.search.levels import EVEN, LEVELS, coarse_ece, tied_pairs
 from hmsa_pipeline.pipeline.search.nested import best, interval
-from hmsa_pipeline.pipeline.search.objective import METRICS, figures, read_objective
+from hmsa_pipeline.pipeline.search.objective import METRICS, View, figures, read_objective
 from hmsa_pipeline.pipeline.search.record import verdict_words
 from hmsa_pipeline.pipeline.storage.run_record import record_run
 
@@ -34,7 +34,7 @@ def fine(seed: int, pixels: int = 4000) -> np.ndarray:
 
 def coarse(counts: np.ndarray) -> np.ndarray:
     """The same counts in 1,024 levels."""
-    return np.stack([np.bincount(LEVEL_OF, row, LEVELS) for row in counts]).astype(np.int64)
+    return np.stack([np.bincount(EVEN.level_of, row, LEVELS) for row in counts]).astype(np.int64)
 
 
 def totals(levels: np.ndarray, matrix: np.ndarray | None = None) -> Totals:
@@ -46,17 +46,17 @@ def totals(levels: np.ndarray, matrix: np.ndarray | None = None) -> Totals:
 
 
 def test_levels_ascend_and_lie_within_the_bins_of_the_calibration_error() -> None:
-    assert LEVEL_OF[[0, -1]].tolist() == [0, LEVELS - 1]
-    assert set(np.diff(LEVEL_OF).tolist()) == {0, 1}
+    assert EVEN.level_of[[0, -1]].tolist() == [0, LEVELS - 1]
+    assert set(np.diff(EVEN.level_of).tolist()) == {0, 1}
     edges = np.round(np.linspace(0, 65536, 16)).astype(int)[1:-1]
-    assert (LEVEL_OF[edges] > LEVEL_OF[edges - 1]).all()
+    assert (EVEN.level_of[edges] > EVEN.level_of[edges - 1]).all()
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_calibration_error_is_within_its_bound(seed: int) -> None:
     counts = fine(seed)
-    assert coarse_ece(coarse(counts)) == pytest.approx(metrics.ece(counts), abs=ECE_ERROR)
-    assert ECE_ERROR < 0.0009
+    assert coarse_ece(coarse(counts)) == pytest.approx(metrics.ece(counts), abs=EVEN.ece_error)
+    assert EVEN.ece_error < 0.0009
     assert math.isnan(coarse_ece(np.zeros((2, LEVELS))))
 
 
@@ -91,7 +91,7 @@ def test_figures_are_those_of_evaluate(seed: int) -> None:
     for name, whole in (("mean_precision", matrix.sum(0)), ("mean_recall", matrix.sum(1))):
         ratios = [matrix[i, i] / whole[i] for i in np.flatnonzero(counted & (whole > 0))]
         wanted[name] = np.mean(ratios)
-    found = figures([totals(levels, matrix)], [average], [False], tuple(METRICS))
+    found = figures([View(totals(levels, matrix), average)], tuple(METRICS))
     for name, value in wanted.items():
         assert found[name] == pytest.approx(value, abs=1e-12), name
     assert found["nll"] == pytest.approx(12.0 / matrix.sum())
@@ -101,12 +101,12 @@ def test_figures_are_those_of_evaluate(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_figures_of_1024_levels_are_near_those_of_65536(seed: int) -> None:
     both = [fine(seed, 100_000), fine(seed + 4, 100_000)]
-    found = figures([totals(np.stack([coarse(one) for one in both]))], [PLAIN], [False], tuple(METRICS))
+    found = figures([View(totals(np.stack([coarse(one) for one in both])))], tuple(METRICS))
     for i, counts in enumerate(both):
         wanted = {
-            "adaptive_ece": (calibration_errors.adaptive_ece(counts), ECE_ERROR),
+            "adaptive_ece": (calibration_errors.adaptive_ece(counts), EVEN.ece_error),
             "smooth_ece": (calibration_errors.smooth_ece(counts), 1e-4),
-            "mce": (calibration_errors.mce(counts), ECE_ERROR),
+            "mce": (calibration_errors.mce(counts), EVEN.ece_error),
             "aurc": (selective.aurc(counts), 1e-4),
             "eaurc": (selective.eaurc(counts), 1e-4),
             "augrc": (selective.augrc(counts), 1e-4),
@@ -120,7 +120,7 @@ def test_figures_of_1024_levels_are_near_those_of_65536(seed: int) -> None:
 
 def test_what_is_out_of_distribution_is_found_by_low_confidence() -> None:
     levels = coarse(fine(1))
-    found = figures([totals(levels)], [PLAIN], [True], tuple(METRICS))
+    found = figures([View(totals(levels), ood=True)], tuple(METRICS))
     low = metrics.errors_first(levels)
     assert found == {
         "ood_auroc": pytest.approx(metrics.auroc(low), abs=1e-12),
@@ -131,11 +131,11 @@ def test_what_is_out_of_distribution_is_found_by_low_confidence() -> None:
 
 def test_figures_of_several_sets_are_their_mean_and_those_without_pixels_are_left_out() -> None:
     one, other, none = (totals(coarse(fine(seed))) for seed in (0, 1, 2))
-    assert figures([one], [PLAIN], [False], ("aurc",))["aurc"].shape == ()
+    assert figures([View(one)], ("aurc",))["aurc"].shape == ()
     none = totals(np.zeros_like(none.levels))
-    alone = [figures([total], [PLAIN], [False], ("auroc",))["auroc"] for total in (one, other)]
-    assert figures([one, other, none], [PLAIN] * 3, [False] * 3, ("auroc",))["auroc"] == pytest.approx(np.mean(alone))
-    assert np.isnan(figures([none], [PLAIN], [False], ("auroc", "fpr95"))["fpr95"])
+    alone = [figures([View(total)], ("auroc",))["auroc"] for total in (one, other)]
+    assert figures([View(one), View(other), View(none)], ("auroc",))["auroc"] == pytest.approx(np.mean(alone))
+    assert np.isnan(figures([View(none)], ("auroc", "fpr95"))["fpr95"])
 
 
 def test_resamples_count_groups_as_often_as_they_are_drawn() -> None:
@@ -184,7 +184,6 @@ def test_what_is_searched_for(text: str, weights: dict[str, float]) -> None:
         ("miou:", "nothing is no weight"),
         ("miou:0", "0 is no weight"),
         ("miou:nan", "nan is no weight"),
-        ("bravo_index", "--by bravo_index: bravo_index is one figure of nine sets of images, scored from"),
     ],
 )
 def test_what_cannot_be_searched_for(text: str, said: str) -> None:

@@ -1,0 +1,1 @@
+"""BRAVO's images in a search, counted by the challenge's protocol."""
