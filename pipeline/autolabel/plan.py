@@ -20,7 +20,7 @@ from ...errors import ManifestError, StoreError, first_few
 from ..config.manifest import DatasetEntry, Manifest
 from ..fusion.dataset_stores import DatasetStores, open_dataset
 from ..fusion.ensemble_block import FusionTask
-from ..fusion.member_stores import open_store
+from ..fusion.member_stores import open_store, require_max_logits
 from ..fusion.prediction_folder import existing_predictions
 from ..storage.filesystem import is_remote
 from ..storage.output_folder import own_folders
@@ -109,6 +109,7 @@ def plan_autolabel(
     """
     if not any(member.weight for member in manifest.models):
         raise ManifestError("--models: all selected models have weight 0; select another one or weigh them")
+    require_max_logits(manifest, "ensemble.confidence", [manifest.ensemble.confidence])
     for entry in manifest.datasets:
         _require_apart(write / entry.name, every.datasets, manifest.output)
         if entry.exif:

@@ -1,4 +1,4 @@
-"""The field ``calibration`` of a model: what is done to its logits besides the division by one temperature."""
+"""Fields that hold what was fitted to stored logits: ``calibration``, ``max_logits`` and ``sets``."""
 
 from __future__ import annotations
 
@@ -66,6 +66,36 @@ class Calibration(FrozenModel):
         for name in NUMBERS[self.method]:
             if (found := len(getattr(self, name))) != count:
                 raise FieldError(f"is of {found} classes, but the manifest has {count}; calibrate again", name)
+
+
+LEAST_DEVIATION = 1e-6
+"""Of max logits; the six digits that are written hold no smaller one."""
+_LARGEST = 1e6
+
+
+class MaxLogits(FrozenModel):
+    """Mean and standard deviation of one model's highest logits; `calibrate --max-logits` writes them."""
+
+    mean: tuple[Number, ...] = Field(
+        description="For each class, of the highest logit of the pixels that the model alone says to be of it."
+    )
+    deviation: tuple[Positive, ...] = Field(description="For each class, the standard deviation of the same.")
+
+    @model_validator(mode="after")
+    def _fits_logits(self) -> MaxLogits:
+        for i, number in enumerate(self.mean):
+            if abs(number) > _LARGEST:
+                raise FieldError(f"{number:g} is the mean of no logits; fit again", "mean", i)
+        for i, number in enumerate(self.deviation):
+            if not LEAST_DEVIATION <= number <= _LARGEST:
+                raise FieldError(f"{number:g} is not from {LEAST_DEVIATION:g} to {_LARGEST:g}", "deviation", i)
+        return self
+
+    def check_classes(self, count: int) -> None:
+        """Raise FieldError if they are not of ``count`` classes."""
+        for name in ("mean", "deviation"):
+            if (found := len(getattr(self, name))) != count:
+                raise FieldError(f"is of {found} classes, but the manifest has {count}; fit again", name)
 
 
 class PredictionSets(FrozenModel):

@@ -39,6 +39,7 @@ Confidence = Literal[
     "variation-ratio",
     "disagreement",
     "max-logit",
+    "standardised-max-logit",
     "energy",
     "rba",
 ]
@@ -82,7 +83,8 @@ class FusionFunctions(FrozenModel):
             "minimum softmax; margin: the mean softmax's highest minus its second highest class; 1 - the normalised "
             "entropy of the mean softmax, the models' mean entropy, or the root of the mutual information between "
             "class and model; variation-ratio: the share of models that say the commonest class; disagreement: the "
-            "share of pairs of models that say the same; highest logit, energy or RbA of the mean logits."
+            "share of pairs of models that say the same; highest logit, energy or RbA of the mean logits; "
+            "standardised-max-logit: mean of the models' logits of the label, each standardised by its `max_logits`."
         ),
     )
 
@@ -201,6 +203,11 @@ class Manifest(FrozenModel):
                     calibration.check_classes(len(self.class_set))
                 except FieldError as error:
                     raise FieldError(str(error), "models", i, "calibration", j, *error.place) from error
+            if member.max_logits is not None:
+                try:
+                    member.max_logits.check_classes(len(self.class_set))
+                except FieldError as error:
+                    raise FieldError(str(error), "models", i, "max_logits", *error.place) from error
         if self.sets is not None:
             try:
                 self.sets.check_classes(len(self.class_set))

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, Strict, model_validator
 
 from ...errors import ManifestError
 from ...models.registry import ADAPTERS, GRAPHS, KNOWN
-from .calibration_field import CalibrationField, calibration_of
+from .calibration_field import CalibrationField, MaxLogits, calibration_of
 from .class_set_field import ClassesField
 from .frozen_model import FrozenModel
 from .member_inference import (
@@ -92,6 +92,9 @@ class Member(FrozenModel):
         description="What else is done to its logits, see `calibrate --method`: one entry for all datasets, or one "
         "for each.",
     )
+    max_logits: MaxLogits | None = Field(
+        default=None, description="What standardises its highest logits, see `calibrate --max-logits`."
+    )
     view: ViewField = Field(
         default=None,
         description="What a network of another library sees of an image at a time: `whole`, `{window: [h, w], "
@@ -154,7 +157,7 @@ class Member(FrozenModel):
         "`dropout`.",
     )
 
-    left_out: ClassVar[frozenset[str]] = frozenset({"calibration"})
+    left_out: ClassVar[frozenset[str]] = frozenset({"calibration", "max_logits"})
 
     @model_validator(mode="after")
     def _fits_arch(self) -> Member:

@@ -26,6 +26,7 @@ from ..workers.recorded_jobs import run_recorded_jobs
 from .dataset_stores import DatasetStores, open_dataset
 from .ensemble_block import EnsembleBlock
 from .ensemble_record import make_record, read_record
+from .member_stores import require_max_logits
 from .prediction_files import prediction_names
 from .prediction_folder import (
     PredictionJob,
@@ -102,6 +103,7 @@ def plan_ensemble(
     """
     if not any(member.weight for member in manifest.models):
         raise ManifestError("--models: all selected models have weight 0; select another one or weigh them")
+    require_max_logits(manifest, "ensemble.confidence", [manifest.ensemble.confidence])
     return [_plan_dataset(manifest, d.name, limit, overwrite, allow_missing) for d in manifest.datasets]
 
 

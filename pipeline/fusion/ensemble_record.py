@@ -19,6 +19,7 @@ from ..config.manifest import FusionFunctions
 from ..config.member import Member
 from ..storage.filesystem import read_bytes
 from ..store.identity import StoreIdentity
+from .fuse import STANDARDISED
 
 RECORD = "ensemble.json"
 _MEMBER = {"name", "weight", "temperature", "store"}
@@ -49,6 +50,7 @@ def make_record(
                 "temperature": member.temperature,
                 "store": known.get(member.name) if identity is None else _fingerprint(identity),
                 **_calibration(member),
+                **_max_logits(member, functions),
             }
             for member, identity in members
         ],
@@ -76,6 +78,12 @@ def _stores(record: dict[str, Any]) -> dict[str, str]:
 def _calibration(member: Member) -> dict[str, str]:
     """Name a member's calibration by its numbers; without one there is no entry, as before there were any."""
     return {"calibration": _digest(member.calibration[0].resolved())} if member.calibration else {}
+
+
+def _max_logits(member: Member, functions: FusionFunctions) -> dict[str, Any]:
+    """The statistics that a member's max logits are standardised by; no entry where nothing is."""
+    is_used = functions.confidence == STANDARDISED and member.max_logits is not None
+    return {"max_logits": member.max_logits.resolved()} if is_used and member.max_logits else {}
 
 
 def _fingerprint(identity: StoreIdentity) -> str:
@@ -135,6 +143,9 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> str | None:
                 changed.append(f"{what} of {name}{detail or ' made with other settings'}")
         if old[name].get("calibration") != new[name].get("calibration"):
             changed.append(f"calibration of {name} {_there(old[name])} there, {_there(new[name])} now")
+        both = [record[name].get("max_logits") for record in (old, new)]
+        if None not in both and both[0] != both[1]:
+            changed.append(f"other max_logits of {name}")
     return first_few(changed, 3) or "another version"
 
 

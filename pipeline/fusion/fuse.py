@@ -33,6 +33,9 @@ disagreement          share of the pairs of members that say the same, a pair we
                       disagreement (Kuncheva & Whitaker, Machine Learning 51, 2003)
 max-logit             L = max over classes of sum w z (Hendrycks et al., ICML 2022, arXiv 1911.11132),
                       as 0.5 + 0.5 L / (1 + abs(L))
+standardised-max-     S = sum w (u_k - mean_k) / deviation_k, with k the label and u a member's logits, neither
+logit                 calibrated nor divided (Jung et al., ICCV 2021, arXiv 2107.11264, of one member;
+                      the mean over members is ours), as 0.5 + 0.5 S / (1 + abs(S))
 energy                E = log sum exp(sum w z) (Liu et al., NeurIPS 2020, arXiv 2010.03759), as
                       0.5 + 0.5 E / (1 + abs(E))
 rba                   S = sum over classes of tanh(sum w z): the negative of "rejected by all"
@@ -43,6 +46,9 @@ What a member says is the class of its highest logit, the first of equal ones. A
 mutual-information, variation-ratio and disagreement are 1. Mutual information is taken as its root, which is a metric
 between distributions (Endres & Schindelin, IEEE Transactions on Information Theory 49, 2003): of 19 classes and 16
 bits, 1207 levels lie below 0.001 nats, which would be 22 without the root.
+
+Mean and deviation of standardised-max-logit are those of a member's highest logits where it says class k, on images
+that were given to `calibrate --max-logits`. No temperature changes it: that would divide u, mean and deviation alike.
 """
 
 from __future__ import annotations
@@ -55,10 +61,13 @@ import torch
 from torch import Tensor
 
 from ...errors import nearest
+from ..config.calibration_field import MaxLogits
 from .kernel.library import library
 from .member_sums import LogitMap, MemberSums, entropy, make_sums
 
 UNWEIGHTED = frozenset({"max-softmax", "min-softmax"})
+STANDARDISED = "standardised-max-logit"
+"""The confidence that needs numbers of every member, see `Member.max_logits`."""
 
 
 class Fused(NamedTuple):
@@ -73,6 +82,7 @@ def fuse(
     weights: Sequence[float],
     temperatures: Sequence[float] | None = None,
     maps: Sequence[LogitMap | None] = (),
+    standards: Sequence[MaxLogits | None] = (),
     *,
     label: str = "mean-softmax",
     confidence: str = "mean-softmax",
@@ -84,13 +94,16 @@ def fuse(
         weights: M numbers, non-negative, not all zero; scaled to sum to one.
         temperatures: M positive divisors of the logits; all one if None.
         maps: M changes of the logits before they are divided, None for none; empty for none at all.
+        standards: M means and deviations of max logits, None for none; empty for none at all. Only `STANDARDISED`
+            needs them.
         label, confidence: names of the functions, see the module.
 
     Raises:
         ValueError: an unknown function, members of different shapes or another number of them than
-            weights, weights or temperatures out of range, or unequal weights for a function without.
+            weights, weights or temperatures out of range, unequal weights for a function without, or a member
+            without the numbers that a function needs.
     """
-    found = fuse_several(logits, weights, temperatures, maps, label=label, confidences=(confidence,))
+    found = fuse_several(logits, weights, temperatures, maps, standards, label=label, confidences=(confidence,))
     return Fused(found.label, found.confidences[confidence])
 
 
@@ -122,6 +135,7 @@ def fuse_several(
     weights: Sequence[float],
     temperatures: Sequence[float] | None = None,
     maps: Sequence[LogitMap | None] = (),
+    standards: Sequence[MaxLogits | None] = (),
     *,
     label: str = "mean-softmax",
     confidences: Sequence[str] = ("mean-softmax",),
@@ -130,7 +144,7 @@ def fuse_several(
     """Fuse as `fuse` does, with several confidences from one look at every member: each to the bits of `fuse`.
 
     Args:
-        logits, weights, temperatures, maps, label: see `fuse`.
+        logits, weights, temperatures, maps, standards, label: see `fuse`.
         confidences: names of the functions, at least one.
         probabilities: whether those that the label is the highest of are wanted; only with one of `PROBABLE`.
 
@@ -140,9 +154,9 @@ def fuse_several(
     if label not in LABELS or not confidences or not set(confidences) <= set(CONFIDENCES):
         raise ValueError(f"unknown function: label {label!r}, confidence {', '.join(map(repr, confidences))}")
     temperatures = [1.0] * len(weights) if temperatures is None else temperatures
-    maps = maps or [None] * len(weights)
+    maps, standards = maps or [None] * len(weights), standards or [None] * len(weights)
     if (
-        not len(temperatures) == len(maps) == len(weights)
+        not len(temperatures) == len(maps) == len(standards) == len(weights)
         or not all(math.isfinite(number) for number in (*weights, *temperatures))
         or not sum(weights) > 0
         or min(weights) < 0
@@ -153,6 +167,8 @@ def fuse_several(
         raise ValueError(f"label {label!r} is not the highest of probabilities")
     if {label, *confidences} & UNWEIGHTED and len(set(weights)) > 1:
         raise ValueError(f"weights have no meaning for {label} with {', '.join(confidences)}")
+    if STANDARDISED in confidences and None in standards:
+        raise ValueError(f"{STANDARDISED} needs mean and deviation of the max logits of every member")
 
     total = float(sum(weights))
     shares = [weight / total for weight in weights]
@@ -163,14 +179,17 @@ def fuse_several(
     together = isinstance(logits, Sequence) and not any(maps)
     members = iter(logits)
     sums: MemberSums | None = None
-    for i, (share, temperature, change) in enumerate(zip(shares, temperatures, maps, strict=True)):
+    numbers = zip(shares, temperatures, maps, standards, strict=True)
+    for i, (share, temperature, change, standard) in enumerate(numbers):
         if (given := next(members, None)) is None:
             raise ValueError(f"{len(weights)} weights, but only {i} members")
         if sums is None:
             sums = make_sums(given, shares, labelled, looked_at, together=together)
+            if any(one is not None and len(one.mean) != len(given) for one in standards):
+                raise ValueError(f"max logits' mean and deviation are not of {len(given)} classes")
         elif given.shape != sums.shape:
             raise ValueError(f"members differ in shape: {tuple(sums.shape)} and {tuple(given.shape)}")
-        sums.add(given, share, temperature, change)
+        sums.add(given, share, temperature, change, standard)
         del given  # otherwise it would be kept while the next one is read
     if sums is None or next(members, None) is not None:
         raise ValueError(f"{len(weights)} weights, but more members")
@@ -215,6 +234,14 @@ def _within_one(score: Tensor) -> Tensor:
     return 0.5 + 0.5 * score / (1.0 + score.abs())
 
 
+def _standardised(sums: MemberSums) -> Tensor:
+    label, highest = sums.highest()
+    label = label.clamp(max=len(sums["standardised"]) - 1)  # NaN equals no class
+    score = sums["standardised"].gather(0, label.long()[None])[0]
+    # A class whose logit is not finite may be another one than the label.
+    return _within_one(score + 0.0 * highest)
+
+
 def _rba(sums: MemberSums) -> Tensor:
     classes = len(sums["logits"])
     return (sums["logits"].tanh().sum(0) + classes) / (2.0 * classes)
@@ -253,6 +280,7 @@ _CONFIDENCES = {
     "variation-ratio": _of("votes", lambda sums: sums["votes"].amax(0).float()),
     "disagreement": _of("votes", _agreement),
     "max-logit": _of("logits", lambda sums: _within_one(sums["logits"].amax(0))),
+    STANDARDISED: _of("standardised", _standardised),
     "energy": _of("logits", lambda sums: _within_one(sums["logits"].logsumexp(0))),
     "rba": _of("logits", _rba),
 }
@@ -264,6 +292,9 @@ _ALSO_CALLED = {
     "max-probability": "mean-softmax",
     "bald": "mutual-information",
     "aleatoric-entropy": "expected-entropy",
+    "sml": STANDARDISED,
+    "standardized-max-logit": STANDARDISED,
+    "standardized-max-logits": STANDARDISED,
 }
 """Names that others use for confidences."""
 _MAXIMA = {"mean-softmax": "softmax", "min-softmax": "minimum"}

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from ...datasets.class_set import ClassSet
-from ...errors import ManifestError, StoreError, nearest
+from ...errors import ManifestError, StoreError, first_few, nearest
 from ..config.class_set_field import describe_classes
 from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
 from ..storage.output_folder import store_path
 from ..store.logit_store import LogitStore
 from .calibrated_logits import logit_map
-from .fuse import Fused, fuse, fuse_several, is_one_pass, quantise
+from .fuse import STANDARDISED, Fused, fuse, fuse_several, is_one_pass, quantise
 
 ENSEMBLE = "ensemble"
 """Name of all members together."""
@@ -51,8 +51,26 @@ def open_store(path: Path) -> LogitStore:
 
 
 def voting_members(manifest: Manifest) -> list[Member]:
-    """Return the members of a weight above 0."""
+    """Return the members of a weight above 0; ManifestError if one lacks what ``ensemble.confidence`` needs."""
+    require_max_logits(manifest, "ensemble.confidence", [manifest.ensemble.confidence])
     return [member for member in manifest.models if member.weight]
+
+
+def require_max_logits(manifest: Manifest, where: str, confidences: Sequence[str]) -> None:
+    """Raise ManifestError if a confidence standardises max logits, and a voting member has no ``max_logits``.
+
+    Args:
+        manifest: its models.
+        where: the option or the field that names the confidences.
+        confidences: names of functions.
+    """
+    lacking = [member.name for member in manifest.models if member.weight and member.max_logits is None]
+    if STANDARDISED in confidences and lacking:
+        raise ManifestError(
+            f"{where} {STANDARDISED}: {'model' if len(lacking) == 1 else 'models'} {first_few(lacking, 3)} "
+            f"{'has' if len(lacking) == 1 else 'have'} no max_logits; fit them with 'hmsa-pipeline calibrate "
+            "--max-logits'"
+        )
 
 
 def stores_of(manifest: Manifest, dataset: str, images: Sequence[str]) -> tuple[MemberStore, ...]:
@@ -124,6 +142,7 @@ def fuse_members(logits: Iterable[Tensor], members: Sequence[Member], functions:
         [member.weight for member in members],
         [member.temperature for member in members],
         [logit_map(member) for member in members],
+        [member.max_logits for member in members],
         label=functions.label,
         confidence=functions.confidence,
     )
@@ -229,6 +248,7 @@ def predict_from_stores(
                     [member.weight for member in chosen],
                     [member.temperature for member in chosen],
                     [logit_map(member) for member in chosen],
+                    [member.max_logits for member in chosen],
                     label=functions.label,
                     confidences=(functions.confidence,),
                     probabilities=look is not None,
@@ -260,12 +280,12 @@ def confidences_from_stores(
     """
     voting = [member for member, _ in members]
     weights, temperatures = [member.weight for member in voting], [member.temperature for member in voting]
-    maps = [logit_map(member) for member in voting]
+    maps, standards = [logit_map(member) for member in voting], [member.max_logits for member in voting]
     labels: list[np.ndarray] = []
     strips: dict[str, list[np.ndarray]] = {name: [] for name in confidences}
     with ThreadPoolExecutor(2) as pool:
         for _, logits in member_strips([open_store(path) for _, path in members], image, pool.map):
-            fused = fuse_several(logits, weights, temperatures, maps, label=label, confidences=confidences)
+            fused = fuse_several(logits, weights, temperatures, maps, standards, label=label, confidences=confidences)
             labels.append(fused.label.numpy())
             for name, confidence in fused.confidences.items():
                 strips[name].append(quantise(confidence).numpy())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence, Set
 import torch
 from torch import Tensor
 
+from ..config.calibration_field import MaxLogits
 from .kernel.library import KINDS, Highest, add_members, is_readable
 from .kernel.softmax import softmax
 
@@ -29,6 +30,8 @@ class MemberSums(ABC):
     exact              (C, P) float64: sum w p again, as mutual information is a difference of two
                        entropies, of which little is left where members agree
     votes              (C, P) float64: sum w of the members that say a class
+    standardised       (C, P) float32: sum w (u - mean) / deviation, with u the logits as they are given, before
+                       anything changes or divides them
     =================  ==========================================================================
 
     Args:
@@ -52,7 +55,14 @@ class MemberSums(ABC):
         return sum(share > 0 for share in self.shares) < 2
 
     @abstractmethod
-    def add(self, given: Tensor, share: float, temperature: float, change: LogitMap | None) -> None:
+    def add(
+        self,
+        given: Tensor,
+        share: float,
+        temperature: float,
+        change: LogitMap | None,
+        standard: MaxLogits | None = None,
+    ) -> None:
         """Add a member.
 
         Args:
@@ -60,6 +70,7 @@ class MemberSums(ABC):
             share: its w.
             temperature: divides them.
             change: changes them before they are divided.
+            standard: mean and deviation of ``standardised``; only that needs them.
         """
 
     @abstractmethod
@@ -85,13 +96,26 @@ class _StepwiseSums(MemberSums):
         # Reused by every member: to allocate memory takes longer than to fill it.
         self._z = self._room()
         self._p = torch.empty_like(self._z)
+        self._highest: tuple[Tensor, Tensor] | None = None
 
-    def add(self, given: Tensor, share: float, temperature: float, change: LogitMap | None) -> None:
+    def add(
+        self,
+        given: Tensor,
+        share: float,
+        temperature: float,
+        change: LogitMap | None,
+        standard: MaxLogits | None = None,
+    ) -> None:
         needs, z, p = self._needs, self._z, self._p
         z[:, : self.pixels].view(self.shape).copy_(given)
+        if "standardised" in needs and standard is not None:
+            mean, deviation = (
+                torch.tensor(numbers, device=z.device)[:, None] for numbers in (standard.mean, standard.deviation)
+            )
+            self._add("standardised", torch.sub(z, mean, out=p).div_(deviation), share)
         if change is not None:
             change(z)
-        if not needs <= {"logits", "votes"}:
+        if not needs <= {"logits", "votes", "standardised"}:
             self._add_probabilities(softmax(z, temperature, out=p), share)
         if temperature != 1.0:
             z.div_(temperature)
@@ -101,7 +125,9 @@ class _StepwiseSums(MemberSums):
             self._vote(z, share)
 
     def highest(self) -> tuple[Tensor, Tensor]:
-        return first_maximum(self._sums[self.labelled])
+        if self._highest is None:
+            self._highest = first_maximum(self._sums[self.labelled])
+        return self._highest
 
     def _add_probabilities(self, p: Tensor, share: float) -> None:
         needs = self._needs
@@ -156,7 +182,14 @@ class _OnePassSums(MemberSums):
         self._waiting: list[tuple[Tensor, float, float]] = []
         self._added = 0
 
-    def add(self, given: Tensor, share: float, temperature: float, change: LogitMap | None) -> None:
+    def add(
+        self,
+        given: Tensor,
+        share: float,
+        temperature: float,
+        change: LogitMap | None,
+        standard: MaxLogits | None = None,
+    ) -> None:
         z = given if is_readable(given) else given.float()
         z = z.reshape(len(z), -1)
         if change is not None:

@@ -67,6 +67,7 @@ _CONVERSIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "expected-entropy": _nats,
     "mutual-information": _information,
     "max-logit": _negative_logit,
+    "standardised-max-logit": _negative_logit,
     "energy": _negative_logit,
     "rba": _rba,
 }

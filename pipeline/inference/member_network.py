@@ -111,7 +111,7 @@ def _network_of(member: Member) -> Member:
     if inference is not None:
         inference = inference.model_copy(update={"scales": None, "flip": None})
     rest = {"name": "network", "source": None, "weight": 1.0, "temperature": 1.0, "calibration": (), "sample": None}
-    return member.model_copy(update={**rest, "inference": inference})
+    return member.model_copy(update={**rest, "max_logits": None, "inference": inference})
 
 
 def digest_of(member: Member) -> str:

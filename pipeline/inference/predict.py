@@ -15,6 +15,7 @@ import torch
 from ...errors import ManifestError
 from ..config.manifest import Manifest
 from ..fusion.ensemble_record import make_record, read_record
+from ..fusion.member_stores import require_max_logits
 from ..fusion.prediction_files import prediction_names
 from ..fusion.prediction_folder import existing_predictions, require_same_work, require_unchanged
 from ..storage.output_folder import predictions_path
@@ -65,6 +66,7 @@ def plan_predict(
     members = [member for member in manifest.models if member.weight or member.name in kept]
     if not any(member.weight for member in members):
         raise ManifestError("--models: all selected models have weight 0; select another one or weigh them")
+    require_max_logits(manifest, "ensemble.confidence", [manifest.ensemble.confidence])
     for member in members:
         if member.external:
             raise ManifestError(

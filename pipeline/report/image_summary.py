@@ -31,7 +31,7 @@ from ...files import atomic_path
 from ..config.manifest import FusionFunctions
 from ..config.member import Member
 from ..fusion.calibrated_logits import calibrated_logits
-from ..fusion.fuse import quantise
+from ..fusion.fuse import STANDARDISED, quantise
 from ..fusion.member_stores import ENSEMBLE, confidences_from_stores, fuse_members, open_store
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction
 from ..fusion.prediction_sets import in_set
@@ -115,6 +115,8 @@ def _key(setup: DatasetSetup, image: str, pair: ImageMaskPair | None) -> str:
         sources += [shard] if shard else []
     numbers: list[Any] = [(member.name, member.weight, member.temperature) for member, _ in setup.members]
     numbers += [one.resolved() for member, _ in setup.members for one in member.calibration]
+    if STANDARDISED in (setup.functions.confidence, *setup.confidences):
+        numbers += [member.max_logits.resolved() for member, _ in setup.members if member.max_logits]
     functions = setup.functions.model_dump(mode="json")
     record = [_FORMAT, setup.dataset, image, setup.width, numbers, functions, meaning]
     record += [(str(path), version_tag(path)) for path in sources]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import StoreError
+from ..config.calibration_field import MaxLogits
 from ..config.manifest import FusionFunctions
 from ..fusion.fuse import fuse, quantise
 from ..fusion.member_sums import LogitMap
@@ -27,6 +28,7 @@ class FusedCounter:
         functions: of label and confidence.
         classes: C.
         maps: (M,) changes of the members' logits before they are divided, None for none; empty for none at all.
+        standards: (M,) means and deviations of the members' max logits, None for none; empty for none at all.
         ood: whether the labels are 1 for out of distribution and 0, and not classes.
         nll: whether the likelihood of the label is summed up.
         by_class: whether the pixels of each class are counted, which is never so for ``ood``.
@@ -41,6 +43,7 @@ class FusedCounter:
         functions: FusionFunctions,
         classes: int,
         maps: Sequence[LogitMap | None] = (),
+        standards: Sequence[MaxLogits | None] = (),
         *,
         ood: bool = False,
         nll: bool = False,
@@ -52,6 +55,7 @@ class FusedCounter:
         self._combinations = combinations
         self._temperatures = temperatures
         self._maps = maps or [None] * len(temperatures)
+        self._standards = standards or [None] * len(temperatures)
         self._functions = functions
         self._classes = classes
         self._ood = ood
@@ -77,6 +81,7 @@ class FusedCounter:
                 [weights[i] for i in chosen],
                 [self._temperatures[i] for i in chosen],
                 [self._maps[i] for i in chosen],
+                [self._standards[i] for i in chosen],
                 label=self._functions.label,
                 confidence=self._functions.confidence,
             )

@@ -199,7 +199,8 @@ def _counter(
     given = {"ood": part.ood, "nll": nll, "by_class": part.by_class, "by_level": part.by_level}
     if functions == FAST:
         return PixelCounter(combinations, temperatures, classes, maps, table=one.table, **given)
-    return FusedCounter(combinations, temperatures, functions, classes, maps, table=one.table, **given)
+    standards = [member.max_logits for member in members]
+    return FusedCounter(combinations, temperatures, functions, classes, maps, standards, table=one.table, **given)
 
 
 def by_functions(candidates: Sequence[Candidate]) -> list[tuple[FusionFunctions, list[Weights]]]:

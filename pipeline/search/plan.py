@@ -13,7 +13,7 @@ from ...errors import HmsaError, ManifestError
 from ..config.manifest import FusionFunctions, Manifest
 from ..config.member import Member
 from ..fusion.fuse import CONFIDENCES, LABELS, PROBABLE, UNWEIGHTED, nearest_function
-from ..fusion.member_stores import stores_of, voting_members
+from ..fusion.member_stores import require_max_logits, stores_of, voting_members
 from ..scoring.averages import DATASET
 from ..scoring.bravo_protocol import MEANS, subsets_of
 from ..scoring.ground_truth import LABELLED, has_labels, load_ground_truth
@@ -130,6 +130,7 @@ def plan_search(
     if len(members) == 1:
         raise ManifestError(f"search: {members[0].name} is the only member, and nothing can be chosen; name more")
     functions = _functions(settings, members)
+    require_max_logits(manifest, "--confidences", settings.confidences)
     if tars:
         sets = bravo_sets(manifest, settings.objective, *tars)
     else:

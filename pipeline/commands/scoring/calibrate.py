@@ -43,6 +43,10 @@ def calibrate(
         bool, typer.Option("--common-threshold", help="Of --sets: one threshold, not one for each class.")
     ] = False,
     per_dataset: Annotated[bool, typer.Option("--per-dataset", help="Fit numbers to each dataset alone.")] = False,
+    max_logits: Annotated[
+        bool,
+        typer.Option("--max-logits", help="Fit what standardises max logits instead; needs no labels."),
+    ] = False,
 ) -> None:
     """Fit a temperature to each member, from stored logits and labels, and what else --method says.
 
@@ -53,9 +57,15 @@ def calibrate(
     With --sets 0.9 temperatures stay. It fits the least probabilities of each class for which sets of likely
     classes hold the class of 9 pixels in 10, and shows coverage and size of the sets on the other images.
 
+    With --max-logits temperatures stay, too. It fits mean and deviation of the highest logits of each class that a
+    member says, over all pixels of the chosen datasets, for the confidence standardised-max-logit. Choose datasets
+    like those that the members were trained on.
+
     Example: hmsa-pipeline calibrate --manifest cityscapes --write calibrated.yaml
 
     Example: hmsa-pipeline calibrate --manifest calibrated.yaml --sets 0.9 --write sets.yaml
+
+    Example: hmsa-pipeline calibrate --max-logits --datasets cityscapes_val --write standardised.yaml
     """
     from ...scoring.calibration.calibrate import METHODS, calibrated_manifest, calibration_table
     from ...scoring.calibration.calibrate import calibrate as fit
@@ -63,6 +73,9 @@ def calibrate(
 
     if method not in METHODS:
         raise HmsaError(f"--method {method}: is no method; {nearest(method, METHODS)}")
+    if max_logits:
+        others = ("weights", "pixels", "seed", "average", "method", "sets", "common", "per_dataset")
+        refuse_without_effect(context, "with --max-logits, which looks at all pixels and no labels", *others)
     if per_dataset and weights:
         raise HmsaError("--weights: a member has one weight for all datasets; leave --per-dataset or --weights out")
     if sets is None:
@@ -77,6 +90,9 @@ def calibrate(
     if write.exists() and read.exists() and write.samefile(read):
         raise HmsaError(f"--write {write}: is the manifest that is read, which would be lost; name another file")
     found, every = manifest(), manifest(datasets=None)
+    if max_logits:
+        _fit_max_logits(found, every, say, write, limit)
+        return
     images = plan_calibration(found, limit=limit, average=require_average(average))
     if sets is not None:
         _fit_sets(
@@ -111,6 +127,15 @@ def _fit_sets(
     _write(found.model_copy(update={"sets": result.sets}), every, write)
     say.lines([*sets_table(result), f"written: {write}"])
     say.figures(result.as_json())
+
+
+def _fit_max_logits(found: Manifest, every: Manifest, say: Output, write: Path, limit: int | None) -> None:
+    from ...scoring.calibration.max_logit_fit import fit_max_logits, max_logit_table, with_max_logits
+
+    fit = fit_max_logits(found, limit=limit)
+    _write(with_max_logits(found, fit), every, write)
+    say.lines([*max_logit_table(fit), f"written: {write}; use it with --confidence standardised-max-logit"])
+    say.figures(fit.as_json())
 
 
 def _write(manifest: Manifest, every: Manifest, write: Path) -> None:

@@ -20,11 +20,12 @@ def require_confidences(manifest: Manifest, flag: str, names: Sequence[str]) -> 
         names: functions of confidence.
     """
     from ...fusion.fuse import CONFIDENCES, UNWEIGHTED, nearest_function
-    from ...fusion.member_stores import voting_members
+    from ...fusion.member_stores import require_max_logits, voting_members
 
     for name in names:
         if name not in CONFIDENCES:
             raise HmsaError(f"{flag} {name}: is no confidence; {nearest_function(name, CONFIDENCES)}")
         if name in UNWEIGHTED and len({member.weight for member in voting_members(manifest)}) > 1:
             raise HmsaError(f"{flag} {name}: has no meaning for members of different weights; leave it out")
+    require_max_logits(manifest, flag, names)
     return list(dict.fromkeys(names))

@@ -78,7 +78,7 @@ Confidence = Annotated[
         "--confidence",
         "NAME",
         "mean-softmax, mean-logit, min-softmax, margin, entropy, expected-entropy, mutual-information, "
-        "variation-ratio, disagreement, max-logit, energy or rba.",
+        "variation-ratio, disagreement, max-logit, standardised-max-logit, energy or rba.",
     ),
 ]
 Devices = Annotated[str, option("--device", "NAME", "auto, cpu, cuda (all GPUs), or some of them: cuda:0,2.")]

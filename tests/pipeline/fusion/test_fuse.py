@@ -11,10 +11,12 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from hmsa_pipeline.pipeline.config.calibration_field import MaxLogits
 from hmsa_pipeline.pipeline.config.manifest import Confidence
 from hmsa_pipeline.pipeline.fusion.fuse import (
     CONFIDENCES,
     LABELS,
+    STANDARDISED,
     UNWEIGHTED,
     Fused,
     fuse,
@@ -82,6 +84,27 @@ def information_of_pixel(members: Sequence[Sequence[float]], shares: Sequence[fl
     return max(0.0, math.fsum(terms))
 
 
+def standards_of(count: int, classes: int) -> list[MaxLogits]:
+    """Mean and deviation of each class, of each member, no two alike."""
+    found = []
+    for number in range(count):
+        draw = np.random.default_rng([number, classes])
+        mean, deviation = draw.normal(5, 4, classes), draw.uniform(0.2, 5, classes)
+        found.append(MaxLogits(mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist())))
+    return found
+
+
+def standardised_of_pixel(
+    members: Sequence[Sequence[float]], shares: Sequence[float], standards: Sequence[MaxLogits], label: int
+) -> float:
+    """Of logits as they are stored, whose class ``label`` is what the ensemble says."""
+    score = math.fsum(
+        share * (u[label] - one.mean[label]) / one.deviation[label]
+        for u, share, one in zip(members, shares, standards, strict=True)
+    )
+    return 0.5 + 0.5 * score / (1 + abs(score))
+
+
 def confidence_of_pixel(function: str, members: Sequence[Sequence[float]], shares: Sequence[float]) -> float:
     scores = scores_of_pixel(members, shares)
     mean, z = scores["mean-softmax"], scores["mean-logit"]
@@ -140,7 +163,8 @@ def test_every_function_equals_its_formula_pixel_by_pixel(
     if {label, confidence} & UNWEIGHTED:
         weights = [2.0] * len(weights)
     before = [member.clone() for member in members]
-    fused = fuse(iter(members), weights, temperatures, label=label, confidence=confidence)
+    standards = standards_of(len(members), len(members[0]))
+    fused = fuse(iter(members), weights, temperatures, (), standards, label=label, confidence=confidence)
     assert all(torch.equal(member, old) for member, old in zip(members, before, strict=True)), "input is changed"
 
     shape = members[0].shape[1:]
@@ -158,7 +182,12 @@ def test_every_function_equals_its_formula_pixel_by_pixel(
         best = max(scores[label])
         assert scores[label][found] >= best - 1e-5 * max(1.0, abs(best))
         value = float(fused.confidence[pixel])
-        assert value == pytest.approx(confidence_of_pixel(confidence, z, shares), abs=2e-5)
+        if confidence == STANDARDISED:
+            raw = [[float(u) for u in member[(slice(None), *pixel)]] for member in members]
+            wanted = standardised_of_pixel(raw, shares, standards, found)
+        else:
+            wanted = confidence_of_pixel(confidence, z, shares)
+        assert value == pytest.approx(wanted, abs=2e-5)
         assert 0.0 <= value <= 1.0
 
 
@@ -172,15 +201,19 @@ def test_neither_the_order_of_the_members_nor_a_factor_of_all_weights_matters(
     if {label, confidence} & UNWEIGHTED:
         weights = [1.0] * len(weights)
     order = np.random.default_rng(seed).permutation(len(members))
-    first = fuse(members, weights, temperatures, label=label, confidence=confidence)
+    standards = standards_of(len(members), len(members[0]))
+    first = fuse(members, weights, temperatures, (), standards, label=label, confidence=confidence)
     second = fuse(
         [members[i] for i in order],
         [10 * weights[i] for i in order],
         [temperatures[i] for i in order],
+        (),
+        [standards[i] for i in order],
         label=label,
         confidence=confidence,
     )
-    assert torch.allclose(first.confidence, second.confidence, atol=2e-6)
+    same = first.label == second.label  # of two classes that are equal but for rounding either may be said
+    assert torch.allclose(first.confidence[same], second.confidence[same], atol=2e-6)
 
 
 # ------------------------------------------------------------------ what each function is for
@@ -211,7 +244,7 @@ def test_the_largest_logits_that_a_store_holds_keep_every_confidence_within_its_
     z[0, 2:] = top
     z[1, 3] = top
     for function in CONFIDENCES:
-        found = fuse([z, z.flip(1)], [1.0, 1.0], [0.01, 1.0], confidence=function).confidence
+        found = fuse([z, z.flip(1)], [1.0, 1.0], [0.01, 1.0], (), standards_of(2, 19), confidence=function).confidence
         assert found.isfinite().all()
         assert ((found >= 0) & (found <= 1)).all()
 
@@ -228,7 +261,8 @@ def test_rounding_takes_no_confidence_out_of_its_range(function: str) -> None:
         for classes in range(2, 20):
             z = torch.zeros(classes, 2)
             z[0, 1] = 500.0
-            found = fuse([z] * count, [1.0] * count, confidence=function).confidence
+            standards = standards_of(count, classes)
+            found = fuse([z] * count, [1.0] * count, None, (), standards, confidence=function).confidence
             assert ((found >= 0) & (found <= 1)).all()
 
 
@@ -261,8 +295,37 @@ def test_a_damaged_member_never_looks_confident(functions: tuple[str, str]) -> N
     bad = z.clone()
     bad[4, 1] = math.nan
     for members in ([bad, z], [z, bad]):
-        found = fuse(members, [1.0, 1.0], label=functions[0], confidence=functions[1]).confidence
+        standards = standards_of(2, 19)
+        found = fuse(members, [1.0, 1.0], None, (), standards, label=functions[0], confidence=functions[1]).confidence
         assert found.isnan().tolist() == [False, True, False]
+
+
+def test_one_members_standardised_max_logit_is_that_of_the_paper() -> None:
+    """(L - mean) / deviation of the predicted class, whatever the temperature and a change that keeps the class."""
+    z = 6 * torch.randn(19, 400, generator=torch.Generator().manual_seed(2)).half()
+    (standard,) = standards_of(1, 19)
+    highest, said = z.double().max(0)
+    mean, deviation = (torch.tensor(one, dtype=torch.float64) for one in (standard.mean, standard.deviation))
+    score = (highest - mean[said]) / deviation[said]
+    for temperature, change in ((1.0, None), (3.0, None), (1.0, lambda u: u.mul_(0.2))):
+        found = fuse([z], [1.0], [temperature], [change], [standard], confidence=STANDARDISED)
+        assert torch.equal(found.label.long(), said)
+        torch.testing.assert_close(
+            found.confidence.double(), 0.5 + 0.5 * score / (1 + score.abs()), rtol=0, atol=1e-6
+        )
+    # A class whose logits are always high is no surer for that.
+    low, high = (MaxLogits(mean=(m,) * 19, deviation=(1.0,) * 19) for m in (2.0, 9.0))
+    sure = [fuse([z], [1.0], None, (), [one], confidence=STANDARDISED).confidence for one in (low, high)]
+    assert (sure[0] > sure[1]).all()
+
+
+def test_statistics_of_other_classes_or_members_are_refused() -> None:
+    with pytest.raises(ValueError, match="are not of 19 classes"):
+        fuse([Z], [1.0], None, (), standards_of(1, 1), confidence=STANDARDISED)
+    with pytest.raises(ValueError, match="of every member"):
+        fuse([Z, Z], [1.0, 1.0], None, (), [*standards_of(1, 19), None], confidence=STANDARDISED)
+    with pytest.raises(ValueError, match="out of range"):
+        fuse([Z, Z], [1.0, 1.0], None, (), standards_of(1, 19))
 
 
 # ------------------------------------------------------------------ what members contradict one another in
@@ -329,10 +392,11 @@ def test_several_confidences_at_once_have_the_bits_of_each_alone(
 ) -> None:
     members, _, temperatures = ensemble
     equal = [1.0] * len(members)
-    together = fuse_several(iter(members), equal, temperatures, label=label, confidences=names)
+    standards = standards_of(len(members), len(members[0]))
+    together = fuse_several(iter(members), equal, temperatures, (), standards, label=label, confidences=names)
     assert list(together.confidences) == names
     for name, confidence in together.confidences.items():
-        alone = fuse(members, equal, temperatures, label=label, confidence=name)
+        alone = fuse(members, equal, temperatures, (), standards, label=label, confidence=name)
         assert torch.equal(alone.confidence, confidence), name
         assert torch.equal(alone.label, together.label)
 
@@ -384,6 +448,7 @@ Z = torch.zeros(19, 4)
         ([Z, Z], [1.0, 2.0], None, {"label": "max-softmax"}, "weights have no meaning for max-softmax"),
         ([Z, Z], [1.0, 2.0], None, {"label": "min-softmax"}, "weights have no meaning"),
         ([Z, Z], [1.0, 2.0], None, {"confidence": "min-softmax"}, "weights have no meaning"),
+        ([Z], [1.0], None, {"confidence": STANDARDISED}, "needs mean and deviation of the max logits of every"),
     ],
 )
 def test_what_has_no_answer_is_refused(
@@ -443,8 +508,9 @@ def test_some_rows_are_fused_to_the_bits_of_all(
     source = torch.Generator().manual_seed(seed)
     members = [(4 * torch.randn(19, height, width, generator=source)).half() for _ in range(3)]
     functions = {"label": pair[0], "confidence": pair[1]}
-    whole = fuse(members, [1.0] * 3, **functions)
+    standards = standards_of(3, 19)
+    whole = fuse(members, [1.0] * 3, None, (), standards, **functions)
     for y in range(0, height, rows):
-        part = fuse([z[:, y : y + rows] for z in members], [1.0] * 3, **functions)
+        part = fuse([z[:, y : y + rows] for z in members], [1.0] * 3, None, (), standards, **functions)
         assert torch.equal(part.label, whole.label[y : y + rows])
         assert torch.equal(part.confidence, whole.confidence[y : y + rows])

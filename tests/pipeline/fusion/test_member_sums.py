@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from .test_fuse import standards_of
+
 needs_library = pytest.mark.skipif(library.library() is None, reason="there is no compiled library here")
-ONE_PASS = [name for name in CONFIDENCES if name not in ("expected-entropy", "mutual-information", "variation-ratio")]
+STEPWISE = ("expected-entropy", "mutual-information", "variation-ratio", "standardised-max-logit")
+ONE_PASS = [name for name in CONFIDENCES if name not in STEPWISE]
 
 
 def without_library() -> mock._patch:
@@ -79,12 +82,20 @@ def test_with_and_without_the_library_all_bits_are_the_same(
         weights = [1.0] * len(members)
     probabilities = probabilities and label in PROBABLE
     maps = [change if i % 2 == 0 else None for i in range(len(members))]
+    standards = standards_of(len(members), len(members[0]))
     before = [member.clone() for member in members]
 
     def fused() -> FusedSeveral:
         given = iter(members) if one_at_a_time else members
         return fuse_several(
-            given, weights, temperatures, maps, label=label, confidences=confidences, probabilities=probabilities
+            given,
+            weights,
+            temperatures,
+            maps,
+            standards,
+            label=label,
+            confidences=confidences,
+            probabilities=probabilities,
         )
 
     found = fused()
@@ -166,6 +177,7 @@ def test_many_pixels_are_divided_among_threads_to_the_same_bits(together: bool) 
         ("softmax", set(), True),
         ("minimum", {"softmax", "logits"}, True),
         ("softmax", {"votes"}, False),
+        ("softmax", {"standardised"}, False),
         ("maximum", {"entropies", "exact"}, False),
     ],
 )

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from hmsa_pipeline.pipeline.fusion.fuse import CONFIDENCES, fuse, quantise
+from hmsa_pipeline.pipeline.config.calibration_field import MaxLogits
+from hmsa_pipeline.pipeline.fusion.fuse import CONFIDENCES, STANDARDISED, fuse, quantise
 from hmsa_pipeline.pipeline.fusion.uncertainty import as_uncertainty
 from hmsa_pipeline.pipeline.scoring.detection.aggregates import aggregate, is_aggregate
 from hmsa_pipeline.pipeline.scoring.detection.image_scores import detection_of_images
@@ -51,7 +52,9 @@ def test_other_names_are_no_aggregates(name: str) -> None:
 def test_a_stored_confidence_gives_back_the_uncertainty_that_it_was_made_of(function: str) -> None:
     source = torch.Generator().manual_seed(5)
     members = [(3 * torch.randn(19, 400, generator=source)).half() for _ in range(3)]
-    stored = quantise(fuse(members, [1.0] * 3, confidence=function).confidence).numpy()
+    standard = MaxLogits(mean=tuple(float(k) for k in range(19)), deviation=(0.5,) * 19)
+    fused = fuse(members, [1.0] * 3, None, (), [standard] * 3, confidence=function)
+    stored = quantise(fused.confidence).numpy()
     p = torch.stack([member.double().softmax(0) for member in members])
     z = torch.stack([member.double() for member in members]).mean(0)
     mean, entropy = p.mean(0), torch.special.entr(p).sum(1).mean(0)
@@ -60,6 +63,7 @@ def test_a_stored_confidence_gives_back_the_uncertainty_that_it_was_made_of(func
         "expected-entropy": entropy,
         "mutual-information": torch.special.entr(mean).sum(0) - entropy,
         "max-logit": -z.amax(0),
+        STANDARDISED: (fused.label - z.gather(0, fused.label.long()[None])[0]) / 0.5,
         "energy": -z.logsumexp(0),
         "rba": -z.tanh().sum(0),
         "mean-softmax": 1 - mean.amax(0),
@@ -67,7 +71,8 @@ def test_a_stored_confidence_gives_back_the_uncertainty_that_it_was_made_of(func
     found = as_uncertainty(function, stored, 19)
     assert (found.dtype, found.shape) == (np.float64, stored.shape)
     # A level of a logit l is (1 + |l|)^2 / 32768 wide.
-    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-3)
+    room = (1 + wanted.abs()).square().numpy() / 32768
+    assert (np.abs(found - wanted.numpy()) <= np.maximum(room, 2e-3)).all()
     levels = np.arange(65536, dtype=np.uint16)
     assert (np.diff(as_uncertainty(function, levels, 19)) < 0).all(), "a higher confidence is less uncertain"
 
