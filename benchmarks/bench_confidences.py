@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 from bench_ensemble import prepare
 from harness import machine
+from hmsa_pipeline.pipeline.config.calibration_field import MaxLogits
 from hmsa_pipeline.pipeline.config.load_manifest import load_manifest
 from hmsa_pipeline.pipeline.config.manifest import FusionFunctions
 from hmsa_pipeline.pipeline.fusion.fuse import CONFIDENCES, fuse, fuse_several
@@ -53,7 +54,11 @@ def from_stores(repeats: int = 3) -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest = load_manifest(str(prepare(Path(folder), 1, 1, (1024, 2048), npz=False)))
         (image,) = [path.name for path in (Path(folder) / "photos").iterdir()]
-        stores = stores_of(manifest, "photos", [image])
+        standard = MaxLogits(mean=(8.0,) * 19, deviation=(2.0,) * 19)
+        stores = tuple(
+            (member.model_copy(update={"max_logits": standard}), path)
+            for member, path in stores_of(manifest, "photos", [image])
+        )
 
         def alone(name: str) -> None:
             predict_from_stores(
@@ -84,11 +89,13 @@ def of_strips(repeats: int) -> None:
     common = 4 * torch.randn(19, PIXELS)
     members = [(common + torch.randn(19, PIXELS)).half() for _ in range(MEMBERS)]
 
+    standards = [MaxLogits(mean=(8.0,) * 19, deviation=(2.0,) * 19)] * MEMBERS
+
     def one(name: str) -> Callable[[], object]:
-        return lambda: fuse(members, EQUAL, confidence=name)
+        return lambda: fuse(members, EQUAL, None, (), standards, confidence=name)
 
     runs = {name: one(name) for name in CONFIDENCES}
-    runs["all of them"] = lambda: fuse_several(members, EQUAL, confidences=CONFIDENCES)
+    runs["all of them"] = lambda: fuse_several(members, EQUAL, None, (), standards, confidences=CONFIDENCES)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():

@@ -21,6 +21,7 @@ from unittest import mock
 import torch
 from bench_ensemble import drawn
 from harness import machine
+from hmsa_pipeline.pipeline.config.calibration_field import MaxLogits
 from hmsa_pipeline.pipeline.fusion.fuse import CONFIDENCES, LABELS, Fused, fuse
 from hmsa_pipeline.pipeline.fusion.kernel import library
 from torch import Tensor
@@ -73,11 +74,12 @@ def main() -> None:
     rows = given.pixels // 1024
     members = [torch.from_numpy(drawn(m, max(64, rows), 1024))[:, :rows] for m in range(given.members)]
     weights, strips = [1.0] * given.members, IMAGE / members[0][0].numel()
+    standards = [MaxLogits(mean=(8.0,) * 19, deviation=(2.0,) * 19)] * given.members
     pairs = [(label, name) for label in LABELS for name in CONFIDENCES] if given.functions else []
     for label, name in pairs:
 
         def work(label: str = label, name: str = name) -> Fused:
-            return fuse(members, weights, label=label, confidence=name)
+            return fuse(members, weights, None, (), standards, label=label, confidence=name)
 
         found = by_turns({"library": work, "without": lambda work=work: without(work)}, given.repeats)
         ratio = found["library"] / found["without"]

@@ -69,7 +69,7 @@ class Calibration(FrozenModel):
 
 
 LEAST_DEVIATION = 1e-6
-"""Of max logits; the six digits that are written hold no smaller one."""
+"""The least deviation of max logits; the six digits that are written hold no smaller one."""
 _LARGEST = 1e6
 
 

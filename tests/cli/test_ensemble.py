@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hmsa_pipeline.pipeline.config.calibration_field import MaxLogits
 from hmsa_pipeline.pipeline.fusion import member_stores
 from hmsa_pipeline.pipeline.fusion.fuse import CONFIDENCES, LABELS, fuse, quantise
 from hmsa_pipeline.pipeline.fusion.kernel import library
@@ -102,12 +103,16 @@ def test_a_process_of_its_own_makes_the_same_predictions(finished: Bench, full: 
 )
 def test_every_function_can_be_chosen_by_flag(finished: Bench, tmp_path: Path, label: str, confidence: str) -> None:
     bench = finished.copy(tmp_path / "bench")
+    standards = [MaxLogits(mean=(0.1 * seed,) * 19, deviation=(0.5 + seed,) * 19) for seed in range(3)]
+    for model, standard in zip(bench.tree["models"], standards, strict=True):
+        model["max_logits"] = standard.resolved()
+    bench.save()
     flags = ("--label", label, "--confidence", confidence, "--limit", "1", "--overwrite")
     result = bench.run("ensemble", *flags)
     assert (result.code, result.err) == (0, "")
     for dataset, images in IMAGES.items():
         found = prediction(bench, dataset, images[0])
-        expected = fused(bench, dataset, images[0], label=label, confidence=confidence)
+        expected = fused(bench, dataset, images[0], standards=standards, label=label, confidence=confidence)
         np.testing.assert_array_equal(found, expected)
 
 

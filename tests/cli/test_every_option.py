@@ -244,6 +244,7 @@ ROWS: dict[tuple[str, str], Row] = {
     ("calibrate", "--method"): Changes("--method class-conditional"),
     ("calibrate", "--per-dataset"): Changes("--per-dataset"),
     ("calibrate", "--sets"): Changes("--sets 0.8"),
+    ("calibrate", "--max-logits"): Changes("--max-logits", "--manifest {m} --datasets city --write new.yaml"),
     ("calibrate", "--common-threshold"): Held("cli/test_prediction_sets.py::test_one_threshold_for_all_classes"),
     **{
         ("export", flag): Refused(f"export --manifest {{m}} --models ant --write new.onnx {flag} .")

@@ -40,7 +40,7 @@ SURFACE = {
     | {"--respect-coarse", "--allow-empty", "--limit", "--label", "--confidence", "--overwrite", "--dry-run"},
     "calibrate": COMMON
     | {"--write", "--weights", "--pixels", "--seed", "--limit", "--average", "--method", "--per-dataset"}
-    | {"--sets", "--common-threshold"},
+    | {"--sets", "--common-threshold", "--max-logits"},
     "search": COMMON
     | {"--by", "--labels", "--confidences", "--weights", "--most", "--greedy", "--folds", "--bootstrap", "--seed"}
     | {"--cost", "--limit", "--average", "--allow-unlabelled", "--processes", "--csv", "--plot", "--write"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -71,12 +72,18 @@ def standardised(bench: Bench, command: str, *options: str) -> Result:
     return run(command, "--manifest", str(bench.root / "s.yaml"), *output, *options)
 
 
+@functools.cache
+def all_logits(store: Path) -> dict[str, np.ndarray]:
+    """Image -> logits, in double precision, as plain zarr-python gives them."""
+    return {image: z.astype(np.float64) for image, z in sorted(stored(store).items())}
+
+
 def slow_fit(bench: Bench, name: str, datasets: Sequence[str], images: int | None = None) -> Numbers:
-    """In double precision, from all pixels at once, as plain zarr-python gives them."""
+    """In double precision, from all pixels at once."""
     logits = [
-        z.astype(np.float64).reshape(19, -1)
+        z.reshape(19, -1)
         for dataset in datasets
-        for _, z in sorted(stored(bench.store(dataset, name)).items())[:images]
+        for z in list(all_logits(bench.store(dataset, name)).values())[:images]
     ]
     z = np.concatenate(logits, 1)
     highest, said = z.max(0), z.argmax(0)
@@ -99,7 +106,7 @@ def slow_score(
     shares = SHARES[[*which]] / SHARES[[*which]].sum()
     mean, standard = np.zeros(1), np.zeros(1)
     for number, share in zip(which, shares, strict=True):
-        u = stored(bench.store(dataset, MODELS[number]))[image].astype(np.float64)
+        u = all_logits(bench.store(dataset, MODELS[number]))[image]
         z = u / TEMPERATURES[number]
         p = np.exp(z - z.max(0))
         mean = mean + share * p / p.sum(0)
@@ -425,7 +432,9 @@ def test_statistics_that_cannot_be_are_refused(bench: Bench, change: dict[str, A
 )
 def test_what_changes_nothing_beside_it_is_refused(bench: Bench, options: tuple[str, ...]) -> None:
     said = fit(bench, *options, target="t.yaml").refusal()
-    assert said.startswith(f"{options[0]}: changes nothing with --max-logits, which looks at all pixels and no labels")
+    assert said.startswith(
+        f"{options[0]}: changes nothing with --max-logits, which looks at all pixels and no labels"
+    )
     assert not (bench.root / "t.yaml").exists()
 
 

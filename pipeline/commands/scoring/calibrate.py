@@ -65,7 +65,7 @@ def calibrate(
 
     Example: hmsa-pipeline calibrate --manifest calibrated.yaml --sets 0.9 --write sets.yaml
 
-    Example: hmsa-pipeline calibrate --max-logits --datasets cityscapes_val --write standardised.yaml
+    Example: hmsa-pipeline calibrate --max-logits --manifest demo/calibrated.yaml --datasets idd_val --write sml.yaml
     """
     from ...scoring.calibration.calibrate import METHODS, calibrated_manifest, calibration_table
     from ...scoring.calibration.calibrate import calibrate as fit

@@ -74,7 +74,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class FittedMember:
-    """What was fitted to one member.
+    """The fit of one member.
 
     Attributes:
         name: of the member.
@@ -94,7 +94,7 @@ class FittedMember:
 
 @dataclass(frozen=True)
 class MaxLogitFit:
-    """What was fitted to each member, and to how many images of each dataset."""
+    """The fit of each member, and the number of images of each dataset that it was made on."""
 
     members: tuple[FittedMember, ...]
     images: dict[str, int]
