@@ -135,8 +135,8 @@ def fit_max_logits(manifest: Manifest, *, limit: int | None = None) -> MaxLogitF
     work = []
     for found in opened.values():
         stores = [store for _, store in found.members if store is not None]
-        complete = found.has.all(axis=0)
-        work += [(stores, path) for path, is_there in zip(found.paths, complete, strict=True) if is_there]
+        complete = np.flatnonzero(found.has.all(axis=0)).tolist()
+        work += [(stores, found.paths[position]) for position in complete]
     if not work:
         raise StoreError(f"{', '.join(opened)}: no image has logits yet; make them with 'hmsa-pipeline dump'")
     totals: list[Moments] | None = None

@@ -10,8 +10,10 @@ from hmsa_pipeline.datasets.class_set import CITYSCAPES19
 from hmsa_pipeline.errors import CheckpointError
 from hmsa_pipeline.models.checkpoint import save_checkpoint
 from hmsa_pipeline.models.registry import build
+from hmsa_pipeline.pipeline.config.calibration_field import MaxLogits
 from hmsa_pipeline.pipeline.config.member import Member
 from hmsa_pipeline.pipeline.inference.member_check import check_member
+from hmsa_pipeline.pipeline.inference.member_network import same_network
 
 TINY = "hrnet_tiny_ocr_mscale"
 
@@ -42,3 +44,9 @@ def test_both_checks_are_made_of_what_was_read(member: Member) -> None:
     save_checkpoint(member.checkpoint_path(), state, arch=TINY)
     with pytest.raises(CheckpointError, match=r"1 of \d+ keys are missing"):
         check_member(member, "bf16", CITYSCAPES19)
+
+
+def test_members_share_a_network_whatever_was_fitted_to_their_logits(member: Member) -> None:
+    fitted = {"temperature": 2.0, "weight": 0.5, "max_logits": MaxLogits(mean=(1.0,), deviation=(2.0,))}
+    assert same_network(member, member.model_copy(update={"name": "bee", **fitted}))
+    assert not same_network(member, member.model_copy(update={"checkpoint": "other.pth"}))
