@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from ...errors import DatasetError, cannot_read, first_few
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -242,6 +240,8 @@ def check_names(root: Path, paths: list[str]) -> None:
 
 def _twins(paths: list[str]) -> list[str]:
     """The paths whose stems are not theirs alone."""
+    import numpy as np  # not above: checking a manifest need not wait for it
+
     # Of millions of paths the stems would take ten times the memory of their hashes.
     hashes = np.fromiter((hash(output_stem(path)) for path in paths), np.int64, len(paths))
     found, counts = np.unique(hashes, return_counts=True)
