@@ -365,16 +365,25 @@ def test_components_are_those_of_the_slow_version_for_each_track(tracks: Bench, 
     assert json.dumps(components(tracks, "dataset_ObstacleTrack", OBSTACLES)["f1"]) != "NaN"
 
 
+def slow_best_f1(images: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Of scores, and whether they are out of distribution: the F1 at every score."""
+    score, truth = (np.concatenate(parts) for parts in zip(*images, strict=True))
+    precision, recall, _ = sklearn.metrics.precision_recall_curve(truth, score)
+    return float((2 * precision * recall / np.maximum(precision + recall, 1e-300)).max())
+
+
 def test_components_have_intervals_over_images_at_the_threshold_of_all(tracks: Bench, tmp_path: Path) -> None:
     table = str(tmp_path / "s.csv")
     options = ("--components", "obstacle", "--bootstrap", "50", "--seed", "2")
     result = tracks.run("evaluate", *options, "--json", str(tmp_path / "s.json"), "--csv", table)
     figures = json.loads((tmp_path / "s.json").read_text())[1]["components"]
-    maps, level = [], round(figures["scores"]["ensemble"]["threshold"] * 65536)
+    maps, scores, level = [], [], round(figures["scores"]["ensemble"]["threshold"] * 65536)
     track = "dataset_ObstacleTrack"
     for path in sorted((tracks.predictions / "odd" / track / "images").glob("*_conf.png")):
         mask = tracks.root / "photos/smiyc" / track / "labels_masks" / path.name.replace("_conf", "_labels_semantic")
-        maps.append((65535 - np.array(Image.open(path)).astype(int) >= level, np.array(Image.open(mask))))
+        truth, score = np.array(Image.open(mask)), 65535 - np.array(Image.open(path)).astype(int)
+        maps.append((score >= level, truth))
+        scores.append((score[truth < 255], truth[truth < 255] == 1))
     times = np.stack(list(draws(len(maps), Resampling(50, 2))), 1).tolist()
     slow = {
         tuple(one): slow_figures([m for m, n in zip(maps, one, strict=True) for _ in range(n)], OBSTACLES)
@@ -385,8 +394,13 @@ def test_components_have_intervals_over_images_at_the_threshold_of_all(tracks: B
         wanted = np.nanquantile([slow[tuple(one)][name] for one in times], (0.025, 0.975))
         assert found[name] == pytest.approx(wanted, abs=1e-9), name
     assert found["siou"][0] < found["siou"][1]
+    best = {one: slow_best_f1([s for s, n in zip(scores, one, strict=True) for _ in range(n)]) for one in slow}
+    wanted = np.quantile([best[tuple(one)] for one in times], (0.025, 0.975))
+    assert found["best_f1"] == pytest.approx(wanted, abs=2e-3), "levels are joined"
+    assert found["best_f1"][0] < figures["scores"]["ensemble"]["best_f1"] < found["best_f1"][1]
+    assert "threshold" not in found
     ends = [line.split() for line in result.out.splitlines() if line.split()[:2] == ["97.5", "%"]][-1]
-    assert ends[2:] == [f"{found[name][1]:.4f}" for name in ("siou", "ppv", "f1")]
+    assert ends[2:] == [f"{found[name][1]:.4f}" for name in ("best_f1", "siou", "ppv", "f1")]
     rows = [row for row in csv.DictReader((tmp_path / "s.csv").open()) if row["subject"] == "ensemble, components"]
     assert float(rows[1]["siou low"]) == found["siou"][0]
 

@@ -22,9 +22,10 @@ from ...fusion.member_stores import ENSEMBLE, MemberStore, predict_from_stores
 from ...fusion.prediction_files import CONFIDENCE_LEVELS, prediction_names, read_prediction
 from ...text import without_nan
 from ..each_image import count_each_image
+from ..figures.totals import Totals
 from ..ground_truth import GroundTruth
-from ..pixel_counts import PixelCounts
-from ..resampling.bootstrap import Resampling, draws, interval
+from ..pixel_counts import PixelCounts, count_ood
+from ..resampling.bootstrap import Bootstrap, Resampling, draws, interval
 from .components import ANOMALIES, OBSTACLES, ComponentCounts, LeastSizes, best_f1, count_components
 from .lines import lines_with_ends, with_ends
 
@@ -134,7 +135,8 @@ def score_components(
         counts: of the pixels of all images, by subject.
         failed: images that were not counted.
         workers: how many processes work; None for one a usable core.
-        resampling: how images are resampled for intervals, at the threshold of all of them; None for no intervals.
+        resampling: how images are resampled for intervals; None for no intervals. Components keep the threshold of
+            all images, and the best F1 of pixels is that of each resampling's own threshold.
 
     Raises:
         DatasetError: a process was ended from outside.
@@ -146,28 +148,45 @@ def score_components(
     drawn = draws(len(pairs), resampling) if resampling else repeat(None)
     times = (one for pair, one in zip(pairs, drawn, strict=False) if pair.image not in failed)
     counted = [pair for pair in pairs if pair.image not in failed]
-    work = partial(_counted, replace(plan, truth=plan.truth.without_pairs()), levels)
+    work = partial(_counted, replace(plan, truth=plan.truth.without_pairs()), levels, resampling is not None)
     sums: dict[str, np.ndarray] = {}
-    images = 0
+    pixels = Bootstrap(list(levels), len(pairs), resampling) if resampling else None
     for one in count_each_image(f"{plan.dataset}, components", counted, work, workers, found.failed):
         weights = next(times)
-        images += one is not None
-        for name, more in (one or {}).items():
+        for name, (more, _) in (one or {}).items():
             found.counts[name] += more
             if weights is not None:
                 sums[name] = sums.get(name, 0.0) + np.outer(weights, more.row())
-    if images > 1:
-        found.intervals = {name: _intervals(one) for name, one in sums.items()}
+        if pixels and one:
+            pixels.add({name: of_pixels for name, (_, of_pixels) in one.items() if of_pixels}, weights)
+    for name, one in sums.items():
+        f1 = pixels.replicates(name, counts[name], figures=_best) if pixels else None
+        if f1 is not None:
+            found.intervals[name] = _intervals(f1) | _component_intervals(one)
     return found
 
 
-def _intervals(sums: np.ndarray) -> dict[str, list[float]]:
+def _best(totals: Totals) -> dict[str, float]:
+    return {"best_f1": best_f1(totals.levels)[0]}
+
+
+def _intervals(drawn: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    return {name: interval(values).tolist() for name, values in drawn.items()}
+
+
+def _component_intervals(sums: np.ndarray) -> dict[str, list[float]]:
     """The ends of each figure's interval, of rows (B, D) of `ComponentCounts.row`."""
     drawn = [ComponentCounts.of_row(row).figures() for row in sums]
-    return {name: interval(np.array([one[name] for one in drawn])).tolist() for name in drawn[0]}
+    return _intervals({name: np.array([one[name] for one in drawn]) for name in drawn[0]})
 
 
-def _counted(plan: ComponentPlan, levels: Mapping[str, int], pair: ImageMaskPair) -> dict[str, ComponentCounts] | str:
+Counted = tuple[ComponentCounts, PixelCounts | None]
+"""Components of an image, and its pixels by their levels where images are resampled."""
+
+
+def _counted(
+    plan: ComponentPlan, levels: Mapping[str, int], resampled: bool, pair: ImageMaskPair
+) -> dict[str, Counted] | str:
     try:
         label, confidence = read_prediction(plan.folder, prediction_names(pair.image), None)
         mask = plan.truth.reader.read(pair, (label.shape[0], label.shape[1]))
@@ -178,6 +197,9 @@ def _counted(plan: ComponentPlan, levels: Mapping[str, int], pair: ImageMaskPair
     except (DatasetError, StoreError) as error:
         return str(error)
     return {
-        name: count_components(CONFIDENCE_LEVELS - 1 - one >= levels[name], mask, plan.least)
+        name: (
+            count_components(CONFIDENCE_LEVELS - 1 - one >= levels[name], mask, plan.least),
+            count_ood(one, mask, len(plan.truth.classes)) if resampled else None,
+        )
         for name, one in confidences.items()
     }

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from hmsa_pipeline.pipeline.scoring.detection.components import best_f1
 from hmsa_pipeline.pipeline.scoring.metrics import FINE, ece
 from hmsa_pipeline.pipeline.scoring.pixel_counts import PixelCounts, count_classes, count_ood
 from hmsa_pipeline.pipeline.scoring.resampling.bootstrap import Bootstrap, Resampling, interval, intervals
@@ -109,6 +110,16 @@ def test_figures_of_resamplings_are_those_of_the_drawn_images(ood: bool) -> None
             near = NEAR.get(name, 1e-12)
             assert values[number] == pytest.approx(wanted[name], abs=near, nan_ok=True), name
     assert set(replicates) == set(wanted) - {"images", "pixels", "miou_classes"}
+
+
+def test_the_best_f1_of_resamplings_is_near_that_of_the_drawn_images() -> None:
+    found = outliers(4)
+    bootstrap = drawn({"a": found}, Resampling(40, 5))
+    replicates = bootstrap.replicates("a", total(found), figures=lambda sums: {"best_f1": best_f1(sums.levels)[0]})
+    assert replicates is not None
+    wanted = [best_f1(total(found, times).levels)[0] for times in times_drawn(IMAGES, 40, 5)]
+    assert replicates["best_f1"] == pytest.approx(wanted, abs=2e-3)
+    assert np.std(wanted) > 4e-3
 
 
 def test_the_interval_of_a_mean_is_that_of_scipys_bootstrap() -> None:
