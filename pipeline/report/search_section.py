@@ -6,17 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..runtime.progress import say
 from ..search.record import figure_of, read_search, verdict_words, words
 
 
 def search_section(output: Path) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The record of the last search, and what the page shows of it as texts; None without a record.
 
+    A record that is there and cannot be used is said.
+
     Args:
         output: folder of the results.
     """
-    found = read_search(output)
+    found, why = read_search(output)
     if found is None:
+        if why:
+            say(f"note: {why}")
         return None
     name = figure_of(found)
     metrics = [one for one in found["held_out"][0]["figures"] if one != name]

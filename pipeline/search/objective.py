@@ -234,10 +234,10 @@ def read_objective(text: str) -> Objective:
         HmsaError: an unknown metric, one twice, or a weight that is no number or 0.
     """
     weights: dict[str, float] = {}
-    for part in text.split(","):
-        name, colon, number = (word.strip() for word in part.partition(":"))
+    for number, part in enumerate(text.split(","), start=1):
+        name, colon, weight = (word.strip() for word in part.partition(":"))
         if not name:
-            raise HmsaError(f"--by {text}: a name is missing{_where(text)}; write it as in miou,ece or miou:1,ece:-1")
+            raise HmsaError(f"--by {text}: metric {number} has no name; write it as in miou,ece or miou:1,ece:-1")
         if name in _ELSEWHERE:
             why, instead = _ELSEWHERE[name]
             raise HmsaError(f"--by {text}: {name} {why}; search by {instead}, and score the choice with evaluate")
@@ -246,21 +246,12 @@ def read_objective(text: str) -> Objective:
         if name in weights:
             raise HmsaError(f"--by {text}: names {name} twice; name it once")
         try:
-            weights[name] = float(number) if colon else float(METRICS[name].better if name in METRICS else 1)
+            weights[name] = float(weight) if colon else float(METRICS[name].better if name in METRICS else 1)
         except ValueError:
-            raise HmsaError(f"--by {text}: {number or 'nothing'} is no weight of {name}; use a number") from None
+            raise HmsaError(f"--by {text}: {weight or 'nothing'} is no weight of {name}; use a number") from None
         if not math.isfinite(weights[name]) or not weights[name]:
-            raise HmsaError(f"--by {text}: {number} is no weight of {name}; use a number that is not 0")
+            raise HmsaError(f"--by {text}: {weight} is no weight of {name}; use a number that is not 0")
     return Objective(text, weights)
-
-
-def _where(text: str) -> str:
-    """Where a name is missing."""
-    parts = [part.partition(":")[0].strip() for part in text.split(",")]
-    if len(parts) == 1:
-        return ""
-    between = "" in parts[1:-1]
-    return " between commas" if between else " before the first comma" if not parts[0] else " after the last comma"
 
 
 _OF_BRAVO = {

@@ -19,13 +19,21 @@ def record_search(output: Path, found: Mapping[str, Any]) -> None:
     write_json(output / _FILE, dict(found))
 
 
-def read_search(output: Path) -> dict[str, Any] | None:
-    """Read the record of the last search; None if there is none that can be read."""
+def read_search(output: Path) -> tuple[dict[str, Any] | None, str]:
+    """Read the record of the last search; None without one, and, for people, why one that is there is not used."""
+    file = output / _FILE
+    why = "it cannot be read"
     try:
-        value = json.loads(read_bytes(output / _FILE))
+        value = json.loads(read_bytes(file))
+        if isinstance(value, dict):
+            if value.keys() >= _NEEDED:
+                return value, ""
+            why = "an older release wrote it"
+    except FileNotFoundError:
+        return None, ""
     except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) and value.keys() >= _NEEDED else None
+        pass
+    return None, f"no search in the report, of {file}: {why}; run 'hmsa-pipeline search' again"
 
 
 def figure_of(found: Mapping[str, Any]) -> str:

@@ -466,7 +466,7 @@ def test_costs_in_seconds_come_from_the_run_record(bench: Bench) -> None:
     [
         (("--by", "miuo"), "--by miuo: miuo is no metric"),
         (("--by", "bravo_index"), "--by bravo_index: bravo_index is of BRAVO's images; name its tar files by"),
-        (("--by", "miou:1,,ece"), "--by miou:1,,ece: a name is missing between commas"),
+        (("--by", "miou:1,,ece"), "--by miou:1,,ece: metric 2 has no name"),
         (("--by", "brier"), "--by brier: brier needs the probabilities of all classes"),
         (("--by", "ood_auroc"), "--by ood_auroc: ood_auroc needs labels of what is out of distribution"),
         (("--labels", "mean"), "--labels mean: is no function"),
@@ -563,6 +563,19 @@ def test_a_report_shows_the_last_search_of_its_output(bench: Bench) -> None:
     assert "chosen among all" in section and "by miou:1,ece:-1" in section
     assert len(Path("after/plots/search.svg").read_bytes()) > 5000
     assert json.loads(Path("after/report.json").read_text())["search"] == figures
-    (bench.output / "search.json").write_text("{")
-    assert bench.run("report", "--write", "again", *options).code == 0
-    assert 'id="combinations"' not in Path("again/index.html").read_text()
+    file = bench.output / "search.json"
+    for text, said in (
+        (
+            json.dumps({name: value for name, value in figures.items() if name != "better"}),
+            "an older release wrote it",
+        ),
+        ("{", "it cannot be read"),
+    ):
+        file.write_text(text)
+        result = bench.run("report", "--write", "again", *options)
+        assert result.code == 0
+        (note,) = [line for line in result.err.splitlines() if "search.json" in line]
+        assert note == f"note: no search in the report, of {file}: {said}; run 'hmsa-pipeline search' again"
+        assert 'id="combinations"' not in Path("again/index.html").read_text()
+    file.unlink()
+    assert "search.json" not in bench.run("report", "--write", "again", *options).err
