@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from .bravo.parts import BravoSubset, Part
 from .combinations import Weights
 from .count_fused import FusedCounter
 from .count_pixels import PixelCounter
+from .count_probabilities import ProbabilityCounter
 from .counts import Counts, Totals, joined
 from .folds import Groups
 from .levels import EVEN, FINE_AT_TOP, LevelTable
@@ -107,6 +109,7 @@ def count(
     *,
     title: str,
     nll: bool = False,
+    probabilities: bool = False,
     processes: int | None = None,
 ) -> list[Counts]:
     """Count every candidate over every set, in the order of both, reading each image's logits once.
@@ -116,6 +119,7 @@ def count(
         candidates: N of them, those of the same functions next to one another.
         title: of the progress bar.
         nll: whether the likelihood of the labels is summed up.
+        probabilities: whether the probabilities of all classes are.
         processes: how many work on images at a time; None for one a usable core.
 
     Raises:
@@ -125,11 +129,13 @@ def count(
     work = [(number, pair) for number, one in enumerate(sets) for pair in one.truth.pairs]
     bare = [replace(one, truth=one.truth.without_pairs()) for one in sets]
     for one in sets:
-        found.append(Counts.none(len(candidates), len(one.groups.folds), len(one.truth.classes), one.rows))
+        groups, classes = len(one.groups.folds), len(one.truth.classes)
+        found.append(Counts.none(len(candidates), groups, classes, one.rows, probabilities=probabilities))
     places = [(number, group) for number, one in enumerate(sets) for group in one.groups.of_image]
     with Progress(len(work)) as progress:
         progress.job(title, len(work))
-        counted = map_files(partial(_count_image, bare, tuple(candidates), nll), work, processes, together=1)
+        look = partial(_count_image, bare, tuple(candidates), nll, probabilities)
+        counted = map_files(look, work, processes, together=1)
         for (number, group), counts in zip(places, counted, strict=True):
             found[number].add(group, counts)
             progress.advance()
@@ -137,21 +143,27 @@ def count(
 
 
 def _count_image(
-    sets: Sequence[ScoredSet], candidates: Sequence[Candidate], nll: bool, item: tuple[int, ImageMaskPair]
+    sets: Sequence[ScoredSet],
+    candidates: Sequence[Candidate],
+    nll: bool,
+    probabilities: bool,
+    item: tuple[int, ImageMaskPair],
 ) -> Counts:
     number, pair = item
     one = sets[number]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _counted(one, candidates, nll, pair)
+        return _counted(one, candidates, nll, probabilities, pair)
     except (DatasetError, StoreError) as error:
         raise type(error)(f"{one.name}: {pair.image}: {error}") from error
     finally:
         torch.set_num_threads(threads)
 
 
-def _counted(one: ScoredSet, candidates: Sequence[Candidate], nll: bool, pair: ImageMaskPair) -> Counts:
+def _counted(
+    one: ScoredSet, candidates: Sequence[Candidate], nll: bool, probabilities: bool, pair: ImageMaskPair
+) -> Counts:
     stores = [open_store(path) for _, path in one.stores]
     members = [member for member, _ in one.stores]
     entry = stores[0].images[stores[0].index[pair.image]]
@@ -161,25 +173,35 @@ def _counted(one: ScoredSet, candidates: Sequence[Candidate], nll: bool, pair: I
         [_counter(members, functions, combinations, one, part, nll) for functions, combinations in tried]
         for part in parts
     ]
+    likely = [
+        [_probability_counter(members, functions, combinations, one) for functions, combinations in tried]
+        if probabilities and part.by_class and not part.ood
+        else []
+        for part in parts
+    ]
     with ThreadPoolExecutor(2) as pool:
         for rows, strips in member_strips(stores, pair.image, pool.map):
             every = [strip.numpy().reshape(len(strip), -1) for strip in strips]
-            for part, counting in zip(parts, counters, strict=True):
+            for part, *counting in zip(parts, counters, likely, strict=True):
                 labels = part.labels[rows].ravel()
                 known = np.flatnonzero(labels != IGNORE)
                 if not len(known):
                     continue
                 planes = [plane.take(known, axis=1) for plane in every] if len(known) < len(labels) else every
-                for counter in counting:
+                for counter in chain(*counting):
                     counter.add([torch.from_numpy(plane) for plane in planes], labels[known])
     counts = [joined([counter.finish() for counter in counting]) for counting in counters]
-    return counts[0] if len(parts) == 1 else _of_parts(parts, counts, one.rows)
+    for number, counting in enumerate(likely):
+        if counting:
+            summed = joined([counter.finish() for counter in counting]).probabilities
+            counts[number] = replace(counts[number], probabilities=summed)
+    return counts[0] if len(parts) == 1 else _of_parts(parts, counts, one.rows, probabilities=probabilities)
 
 
-def _of_parts(parts: Sequence[Part], counts: Sequence[Counts], rows: int) -> Counts:
+def _of_parts(parts: Sequence[Part], counts: Sequence[Counts], rows: int, *, probabilities: bool) -> Counts:
     """The counts of an image's parts together."""
     combinations, _, classes = counts[0].hits.shape
-    found = Counts.none(combinations, 1, classes, rows)
+    found = Counts.none(combinations, 1, classes, rows, probabilities=probabilities)
     for part, more in zip(parts, counts, strict=True):
         found.add(0, more, part.row)
     return found
@@ -201,6 +223,14 @@ def _counter(
         return PixelCounter(combinations, temperatures, classes, maps, table=one.table, **given)
     standards = [member.max_logits for member in members]
     return FusedCounter(combinations, temperatures, functions, classes, maps, standards, table=one.table, **given)
+
+
+def _probability_counter(
+    members: Sequence[Member], functions: FusionFunctions, combinations: Sequence[Weights], one: ScoredSet
+) -> ProbabilityCounter:
+    temperatures = [member.temperature for member in members]
+    maps = [logit_map(member) for member in members]
+    return ProbabilityCounter(combinations, temperatures, functions.label, len(one.truth.classes), maps)
 
 
 def by_functions(candidates: Sequence[Candidate]) -> list[tuple[FusionFunctions, list[Weights]]]:

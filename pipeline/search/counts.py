@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 import numpy as np
 
+from ..scoring.metrics import BINS
 from .levels import LEVELS
 
 
@@ -22,6 +23,8 @@ class Totals(NamedTuple):
         predicted: (..., C): pixels that were taken for each class.
         labelled: (..., C): pixels of each class.
         nll: (...): sum over pixels of -log p(label) in nats.
+        probabilities: (..., 1 + 15 C): the second of the ``losses`` of `ProbabilitySums`, and its ``classwise`` in a
+            row; (..., 0) where they are not summed.
     """
 
     levels: np.ndarray
@@ -29,6 +32,7 @@ class Totals(NamedTuple):
     predicted: np.ndarray
     labelled: np.ndarray
     nll: np.ndarray
+    probabilities: np.ndarray = np.zeros(0)
 
     def at(self, which: Sequence[int]) -> Totals:
         """Select along the first axis."""
@@ -55,9 +59,12 @@ class Counts:
     predicted: np.ndarray
     labelled: np.ndarray
     nll: np.ndarray
+    probabilities: np.ndarray
 
     @classmethod
-    def none(cls, combinations: int, groups: int, classes: int, rows: int = 2) -> Self:
+    def none(
+        cls, combinations: int, groups: int, classes: int, rows: int = 2, *, probabilities: bool = False
+    ) -> Self:
         """Make counts of no image.
 
         Args:
@@ -65,6 +72,7 @@ class Counts:
             groups: G.
             classes: C.
             rows: of the levels.
+            probabilities: whether there is room for sums of all classes' probabilities.
         """
         return cls(
             np.zeros((combinations, groups, rows, LEVELS), np.int32),
@@ -72,6 +80,7 @@ class Counts:
             np.zeros((combinations, groups, classes), np.int64),
             np.zeros((groups, classes), np.int64),
             np.zeros((combinations, groups)),
+            np.zeros((combinations, groups, 1 + BINS * classes if probabilities else 0)),
         )
 
     def add(self, group: int, image: Counts, row: int = 0) -> None:
@@ -88,40 +97,38 @@ class Counts:
         self.predicted[:, group] += image.predicted[:, 0]
         self.labelled[group] += image.labelled[0]
         self.nll[:, group] += image.nll[:, 0]
+        if image.probabilities.size:
+            self.probabilities[:, group] += image.probabilities[:, 0]
 
     def without_first(self) -> Counts:
         """Return the counts of all combinations but the first."""
-        return Counts(self.levels[1:], self.hits[1:], self.predicted[1:], self.labelled, self.nll[1:])
+        rest = {name: array[1:] for name, array in vars(self).items() if name != "labelled"}
+        return replace(self, **rest)
 
     def total(self, groups: np.ndarray) -> Totals:
         """Return the sums over groups (G,) bool, of every combination: axes (N,)."""
         here = np.flatnonzero(groups)
-        arrays = (self.levels, self.hits, self.predicted, self.nll)
+        arrays = (self.levels, self.hits, self.predicted, self.nll, self.probabilities)
         # Group by group: a copy of the groups' levels would be as large as all counts.
         sums = [np.zeros((array.shape[0], *array.shape[2:]), np.result_type(array, np.int64)) for array in arrays]
         for group in here:
             for total, array in zip(sums, arrays, strict=True):
                 total += array[:, group]
         labelled = np.broadcast_to(self.labelled[here].sum(0), (len(self.levels), self.labelled.shape[1]))
-        levels, hits, predicted, nll = sums
-        return Totals(levels, hits, predicted, labelled, nll)
+        levels, hits, predicted, nll, probabilities = sums
+        return Totals(levels, hits, predicted, labelled, nll, probabilities)
 
     def of(self, combinations: np.ndarray) -> Totals:
         """Return the counts of each group for the combination (G,) that is named for it: axes (G,)."""
         groups = np.arange(len(self.labelled))
         chosen = combinations, groups
-        return Totals(self.levels[chosen], self.hits[chosen], self.predicted[chosen], self.labelled, self.nll[chosen])
+        return Totals(**{name: array if name == "labelled" else array[chosen] for name, array in vars(self).items()})
 
 
 def joined(parts: list[Counts]) -> Counts:
     """Counts of several lists of combinations over the same groups, one behind the other."""
-    return Counts(
-        np.concatenate([part.levels for part in parts]),
-        np.concatenate([part.hits for part in parts]),
-        np.concatenate([part.predicted for part in parts]),
-        parts[0].labelled,
-        np.concatenate([part.nll for part in parts]),
-    )
+    names = [name for name in vars(parts[0]) if name != "labelled"]
+    return replace(parts[0], **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 def weighted(totals: Totals, weights: np.ndarray) -> Totals:

@@ -130,6 +130,12 @@ def _fpr95(view: View) -> np.ndarray:
     return np.where(np.isnan(rates[..., 1, -1]), math.nan, false[..., 0])
 
 
+def _classwise_ece(view: View) -> np.ndarray:
+    totals = view.totals
+    gaps = np.abs(totals.probabilities[..., 1:]).sum(-1) / totals.labelled.shape[-1]
+    return _ratio(gaps, totals.labelled.sum(-1))
+
+
 def _errors_first(levels: np.ndarray) -> np.ndarray:
     return levels[..., ::-1, ::-1]
 
@@ -168,17 +174,18 @@ METRICS: dict[str, Metric] = {
     "risk_at_80_coverage": Metric(_each(risk_at_coverage), -1),
     "coverage_at_5_risk": Metric(_each(lambda levels: coverage_at_risk(levels, between=True))),
     "nll": Metric(lambda v: _ratio(v.totals.nll, v.totals.labelled.sum(-1)), -1),
+    "brier": Metric(lambda v: _ratio(v.totals.probabilities[..., 0], v.totals.labelled.sum(-1)), -1),
+    "classwise_ece": Metric(_classwise_ece, -1),
     "ood_auroc": Metric(lambda v: _auroc(_errors_first(v.totals.levels)), ood=True),
     "ood_auprc": Metric(partial(_aupr, reverse=True), ood=True),
     "ood_fpr95": Metric(_fpr95, -1, ood=True),
 }
 """By name, as `scoring.figures.totals.figures_of` defines them; ``ood_`` stands before those of unknown objects."""
-_SUMS = "needs the probabilities of all classes, and search sums up only those of the classes that could be chosen"
+OF_PROBABILITIES = ("brier", "classwise_ece")
+"""Metrics that need the probabilities of all classes."""
 _PIXELS = "is counted at pixels and objects of the class map, and search keeps only counts of each class"
 _LIST = "is one figure for each class, and a choice needs a single one"
 _ELSEWHERE = {
-    "brier": (_SUMS, "nll"),
-    "classwise_ece": (_SUMS, "ece or adaptive_ece"),
     "category_miou": ("needs which class was taken for which, and search keeps only counts of each class", "miou"),
     "boundary_miou": (_PIXELS, "miou"),
     "miiou": (_PIXELS, "miou"),

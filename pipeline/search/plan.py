@@ -17,12 +17,13 @@ from ..fusion.member_stores import require_max_logits, stores_of, voting_members
 from ..scoring.averages import DATASET
 from ..scoring.bravo_protocol import MEANS, subsets_of
 from ..scoring.ground_truth import LABELLED, has_labels, load_ground_truth
+from ..scoring.metrics import BINS
 from .bravo.subsets import bravo_sets
 from .cost import Cost, member_costs
 from .count_images import ScoredSet
 from .folds import UNDIVIDED, divide
 from .levels import LEVELS
-from .objective import ALWAYS, METRICS, Objective
+from .objective import ALWAYS, METRICS, OF_PROBABILITIES, Objective
 
 MOST_EXHAUSTIVE = 10
 """Members up to which every subset is tried."""
@@ -96,6 +97,11 @@ class SearchPlan:
         return found
 
     @property
+    def probabilities(self) -> bool:
+        """True if the probabilities of all classes have to be summed up."""
+        return any(name in OF_PROBABILITIES for name in self.metrics)
+
+    @property
     def images(self) -> int:
         """Number of images of all sets."""
         return sum(len(one.truth.pairs) for one in self.sets)
@@ -166,13 +172,15 @@ def plan_search(
 def _groups(settings: SearchSettings, members: int, functions: int, sets: Sequence[ScoredSet]) -> int:
     """How many groups of images the counts can be kept for; HmsaError if they are too few for the folds."""
     rows = sum(one.rows for one in sets)
+    summed = any(name in OF_PROBABILITIES for name in settings.objective.weights)
+    sums = sum(8 * (1 + BINS * len(one.truth.classes)) for one in sets) if summed else 0
     if settings.greedy or members > MOST_EXHAUSTIVE:
         tried = (settings.folds + 1) * members
     else:
         tried = sum(math.comb(members, size) for size in range(1, min(settings.most or members, members) + 1))
     most = min(2**members, 2**MOST_EXHAUSTIVE)
     for number in (most, tried):
-        groups = _BYTES * len(sets) // (number * functions * rows * LEVELS * 4)
+        groups = _BYTES * len(sets) // (number * functions * (rows * LEVELS * 4 + sums))
         if groups >= 2 * settings.folds * len(sets):
             return groups
     others = "--folds" if sets[0].bravo else "--datasets"
@@ -232,7 +240,8 @@ def _functions(settings: SearchSettings, members: Sequence[Member]) -> tuple[Fus
                 else f"forward selection, as with more than {MOST_EXHAUSTIVE} members, gives weights"
             )
             raise HmsaError(f"{name}: has no weights, and {how}; leave it out of --labels and --confidences")
-    if "nll" in settings.objective.weights and (wrong := [name for name in settings.labels if name not in PROBABLE]):
+    needed = {"nll", *OF_PROBABILITIES} & settings.objective.weights.keys()
+    if needed and (wrong := [name for name in settings.labels if name not in PROBABLE]):
         raise HmsaError(
             f"--by {settings.objective.text}: {wrong[0]} gives no probabilities; leave it out of --labels"
         )

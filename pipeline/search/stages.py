@@ -91,7 +91,8 @@ class Search:
 
     def _count(self, candidates: Sequence[Candidate], title: str) -> list[Counts]:
         nll = "nll" in self.plan.metrics
-        return count(self.plan.sets, candidates, title=title, nll=nll, processes=self._processes)
+        sums = self.plan.probabilities
+        return count(self.plan.sets, candidates, title=title, nll=nll, probabilities=sums, processes=self._processes)
 
     def _stage(self, name: str, tried: Sequence[Candidate], counts: Sequence[Counts], scores: np.ndarray) -> Stage:
         """The best of the candidates ``tried`` (N,), by scores (K + 1, N)."""

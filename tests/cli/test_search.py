@@ -467,7 +467,7 @@ def test_costs_in_seconds_come_from_the_run_record(bench: Bench) -> None:
         (("--by", "miuo"), "--by miuo: miuo is no metric"),
         (("--by", "bravo_index"), "--by bravo_index: bravo_index is of BRAVO's images; name its tar files by"),
         (("--by", "miou:1,,ece"), "--by miou:1,,ece: metric 2 has no name"),
-        (("--by", "brier"), "--by brier: brier needs the probabilities of all classes"),
+        (("--by", "miiou"), "--by miiou: miiou is counted at pixels and objects of the class map"),
         (("--by", "ood_auroc"), "--by ood_auroc: ood_auroc needs labels of what is out of distribution"),
         (("--labels", "mean"), "--labels mean: is no function"),
         (("--confidences", "entropie"), "--confidences entropie: is no function"),
@@ -511,12 +511,39 @@ def test_missing_stores_images_and_labels_are_refused(bench: Bench, fresh: Bench
     assert "bee.zarr: there is no store" in bench.run("search").refusal()
 
 
+@pytest.mark.parametrize("label", ["mean-softmax", "mean-logit"])
+def test_figures_of_all_classes_probabilities_are_those_of_evaluate(bench: Bench, label: str) -> None:
+    bench.tree["ensemble"] = {"label": label, "confidence": "mean-softmax"}
+    bench.save()
+    names = ("brier", "classwise_ece", "nll")
+    figures = searched(bench, "--by", ",".join(names))
+    assert figures["metrics"] == dict.fromkeys(names, -1.0)
+    assert bench.run("ensemble", "--workers", "0").code == 0
+    scored = bench.run("evaluate", "--per-model", "--leave-one-out", "--json", "-", "--figures", "all").figures
+    of_name = {"ensemble": MODELS} | {name: (name,) for name in MODELS}
+    of_name |= {f"without {name}": tuple(other for other in MODELS if other != name) for name in MODELS}
+    rows = {tuple(row["members"].split()): row for row in figures["chosen_by"]}
+    assert {*rows} == {*of_name.values()}
+    for subject, members in of_name.items():
+        for name in names:
+            wanted = np.mean([one["scores"][subject][name] for one in scored])
+            assert rows[members][name] == pytest.approx(wanted, rel=1e-5), (subject, name)
+    for name in names[:2]:
+        assert max(row[name] for row in rows.values()) > 1.1 * min(row[name] for row in rows.values())
+    everybody = figures["held_out"][-1]["figures"]
+    for name in names:
+        assert everybody[name]["value"] == pytest.approx(rows[MODELS][name], rel=1e-9)
+        assert everybody[name]["low"] < everybody[name]["value"] < everybody[name]["high"]
+
+
 def test_a_probability_is_needed_for_the_likelihood(bench: Bench) -> None:
     for one in bench.tree["models"]:
         one["weight"] = 1.0
     bench.save()
     said = bench.run("search", "--by", "nll", "--labels", "mean-softmax,min-softmax").refusal()
     assert said.startswith("--by nll: min-softmax gives no probabilities")
+    said = bench.run("search", "--by", "miou,brier", "--labels", "min-softmax").refusal()
+    assert said.startswith("--by miou,brier: min-softmax gives no probabilities")
     for option, why in (("--weights", "--weights fits weights"), ("--greedy", "forward selection")):
         assert why in bench.run("search", option, "--labels", "min-softmax").refusal()
     assert searched(bench, "--labels", "min-softmax", "--datasets", "fine")["chosen"]["label"] == "min-softmax"

@@ -22,6 +22,7 @@ from hmsa_pipeline.pipeline.store.identity import StoreIdentity
 from hmsa_pipeline.pipeline.store.image_table import Photograph
 from hmsa_pipeline.pipeline.store.logit_store import LogitStore
 from hmsa_pipeline.pipeline.submission.bravo_archives import base_of, prediction_files, truth_endings, write_samples
+from hmsa_pipeline.pipeline.submission.bravo_codec import encode_samples
 from PIL import Image
 
 from .bench import Bench, Result, run, stored
@@ -150,6 +151,22 @@ def alone(bravo: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[
     return {one: predict(bravo, root / str(n), lambda *_, one=one: one) for n, one in enumerate(COMBINATIONS)}  # type: ignore[misc]
 
 
+def brier(bench: Bench, subset: str) -> float:
+    """The Brier score of the first member at the valid pixels of a subset, in double precision."""
+    truth, losses = content_of(bench.root / "gt.tar"), []
+    for dataset in (one["name"] for one in bench.tree["datasets"]):
+        for image, logits in stored(bench.store(dataset, MODELS[0])).items():
+            base = base_of(dataset, image)
+            if subset_of(base) != subset:
+                continue
+            endings = truth_endings(dataset.removeprefix("bravo_"))
+            ids, invalid = (pixels(truth[f"{base}{ending}"]) for ending in endings)
+            kept = (ids != 255) & (invalid == 0)
+            p = torch.from_numpy(logits).double().div(TEMPERATURES[0]).softmax(0).numpy()[:, kept]
+            losses.append(((p - np.eye(19)[ids[kept]].T) ** 2).sum(0))
+    return float(np.concatenate(losses).mean())
+
+
 def numbers(chosen: dict[str, Any]) -> tuple[int, ...]:
     return tuple(MODELS.index(name) for name in chosen["members"])
 
@@ -211,6 +228,33 @@ def test_choices_are_those_of_evaluate_and_judged_by_images_that_they_did_not_se
         assert shown["low"] < shown["high"]
 
 
+def test_sampled_pixels_without_a_label_are_wrong_and_invalid_ones_are_odd(
+    bench: Bench, alone: dict[tuple[int, ...], Path]
+) -> None:
+    """The challenge samples labelled pixels only; its toolkit, and `evaluate`, count others all the same."""
+    truth, samples = content_of(bench.root / "gt.tar"), {}
+    for name, one in truth.items():
+        if name.endswith(("_gt_labelTrainIds.png", "_gt.png", "_fake.png")):
+            ids = pixels(one).copy()
+            ids[::7] = 255
+            base = name.removesuffix(truth_endings(name.split("/")[0].removeprefix("bravo_"))[0])
+            samples[f"{base}_samples.bin"] = encode_samples(np.arange(5, ids.size, 2))
+            file = io.BytesIO()
+            Image.fromarray(ids).save(file, "PNG")
+            truth[name] = file.getvalue()
+    pack(bench.root / "gt.tar", truth)
+    pack(bench.root / "samples.tar", samples)
+    figures = searched(bench, "--most", "1", by="bravo_index,miou,auroc,ood_auroc").figures
+    wanted = evaluated(bench, alone[0,])
+    row = figures["chosen_by"][0]
+    classes = [name for name in SUBSETS if name != "SMIYC"]
+    assert row["bravo_index"] == pytest.approx(wanted["bravo_index"], abs=2e-3)
+    assert row["miou"] == pytest.approx(np.mean([wanted[f"{name}_miou_valid"] for name in classes]), abs=1e-12)
+    assert row["auroc"] == pytest.approx(np.mean([wanted[f"{name}_auroc_valid"] for name in classes]), abs=1e-4)
+    odd = [wanted[f"{name}_auroc_ood"] for name in ("SMIYC", "synobjs")]
+    assert row["ood_auroc"] == pytest.approx(np.mean(odd), abs=1e-4)
+
+
 @pytest.mark.parametrize("functions", [("--confidences", "entropy"), ("--labels", "mean-logit")])
 def test_functions_that_fuse_each_combination_by_itself(
     bench: Bench, functions: tuple[str, str], tmp_path: Path
@@ -237,6 +281,9 @@ def test_weighted_lists_and_figures_of_all_subsets(bravo: Bench, alone: dict[tup
     ):
         mean = np.mean([wanted[f"{subset}_{key}"] for subset in subsets])
         assert row[name] == pytest.approx(mean, abs=1e-12 if name == "miou" else 2e-3), name
+    assert searched(bravo, "--most", "1", by="brier").figures["chosen_by"][0]["brier"] == pytest.approx(
+        np.mean([brier(bravo, subset) for subset in classes]), rel=1e-4
+    )
     best = max(figures["chosen_by"], key=lambda r: r["bravo_index"] - 0.5 * r["ece"] - r["ood_fpr95"] + r["miou"])
     assert figures["chosen"]["members"].keys() == set(best["members"].split())
 

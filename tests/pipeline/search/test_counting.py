@@ -19,6 +19,7 @@ from hmsa_pipeline.pipeline.search import count_pixels
 from hmsa_pipeline.pipeline.search.combinations import RunningSums, Weights, members_of, subsets
 from hmsa_pipeline.pipeline.search.count_fused import FusedCounter
 from hmsa_pipeline.pipeline.search.count_pixels import PixelCounter
+from hmsa_pipeline.pipeline.search.count_probabilities import ProbabilityCounter
 from hmsa_pipeline.pipeline.search.counts import Counts
 from hmsa_pipeline.pipeline.search.levels import EVEN, LEVELS
 from hypothesis import strategies as st
@@ -135,6 +136,40 @@ def test_calibrated_members_are_counted_as_they_are_fused(label: Any) -> None:
         counts = counter.finish()
         for number, one in enumerate(combinations):
             same(counts, number, plainly(logits, labels, one, heat, functions, False, maps), nll=True)
+
+
+@pytest.mark.parametrize("label", ["mean-softmax", "mean-logit"])
+def test_probabilities_of_all_classes_are_summed_of_every_combination(label: str) -> None:
+    def change(z: torch.Tensor) -> None:
+        z.mul_(torch.linspace(0.5, 1.5, CLASSES).to(z)[:, None]).add_(0.25)
+
+    pixels = 16384 + 77
+    logits, heat, maps = drawn(6, 3, pixels, 0.5), (1.0, 1.5, 0.8), (None, change, None)
+    labels = np.random.default_rng(6).integers(0, CLASSES, pixels).astype(np.uint8)
+    combinations = subsets((1.0, 1.0, 2.0))
+    counter = ProbabilityCounter(combinations, heat, label, CLASSES, maps)
+    for part in (slice(0, 100), slice(100, pixels)):
+        counter.add([one[:, part] for one in logits], labels[part])
+    counts = counter.finish()
+    assert not counts.levels.any() and not counts.labelled.any()
+    scaled = [one.double() for one in logits]
+    change(scaled[1])
+    scaled = [z / t for z, t in zip(scaled, heat, strict=True)]
+    for number, weights in enumerate(combinations):
+        shares = [weight / sum(weights) for weight in weights]
+        planes = scaled if label == "mean-logit" else [z.softmax(0) for z in scaled]
+        p = sum(share * plane for share, plane in zip(shares, planes, strict=True) if share)
+        p = (p.softmax(0) if label == "mean-logit" else p).numpy()  # type: ignore[union-attr]
+        own = np.eye(CLASSES)[labels].T
+        assert counts.probabilities[number, 0, 0] == pytest.approx(((p - own) ** 2).sum(), rel=1e-5)
+        gaps = np.zeros((CLASSES, 15))
+        for c in range(CLASSES):
+            np.add.at(gaps[c], np.minimum((p[c] * 15).astype(int), 14), own[c] - p[c])
+        found = counts.probabilities[number, 0, 1:].reshape(CLASSES, 15)
+        # A probability that is rounded across the end of a bin moves a whole pixel.
+        np.testing.assert_allclose(found.sum(1), gaps.sum(1), atol=0.02)
+        assert np.median(np.abs(found - gaps)) < 0.01
+        assert np.abs(found - gaps).max() < 3.0
 
 
 def test_rounds_of_several_sizes_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:

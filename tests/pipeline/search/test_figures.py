@@ -39,7 +39,8 @@ def coarse(counts: np.ndarray) -> np.ndarray:
 
 def totals(levels: np.ndarray, matrix: np.ndarray | None = None) -> Totals:
     matrix = np.zeros((19, 19), np.int64) if matrix is None else matrix
-    return Totals(levels, matrix.diagonal(), matrix.sum(0), matrix.sum(1), np.float64(12.0))
+    sums = np.append(6.0, np.tile([3.0, -1.0, *[0.0] * 13], 19))
+    return Totals(levels, matrix.diagonal(), matrix.sum(0), matrix.sum(1), np.float64(12.0), sums)
 
 
 # ------------------------------------------------------------------ levels
@@ -95,6 +96,8 @@ def test_figures_are_those_of_evaluate(seed: int) -> None:
     for name, value in wanted.items():
         assert found[name] == pytest.approx(value, abs=1e-12), name
     assert found["nll"] == pytest.approx(12.0 / matrix.sum())
+    assert found["brier"] == pytest.approx(6.0 / matrix.sum())
+    assert found["classwise_ece"] == pytest.approx(4.0 / matrix.sum())
     assert not {"ood_auroc", "ood_auprc", "ood_fpr95"} & found.keys()
 
 
@@ -173,9 +176,10 @@ def test_what_is_searched_for(text: str, weights: dict[str, float]) -> None:
         ("", "--by : metric 1 has no name; write it"),
         (":1", "--by :1: metric 1 has no name; write it"),
         ("arc", "arc is no metric; did you mean 'aurc'"),
-        ("brier", "brier needs the probabilities of all classes.*search by nll, and score the choice with evaluate"),
-        ("miou,classwise_ece", "classwise_ece needs the probabilities of all classes"),
-        ("boundary_miou", "boundary_miou is counted at pixels and objects"),
+        (
+            "boundary_miou",
+            "boundary_miou is counted at pixels and objects.*search by miou, and score the choice with",
+        ),
         ("category_miou", "category_miou needs which class was taken for which"),
         ("auprc", "auprc is of what is out of distribution; search by ood_auprc, or"),
         ("iou", "iou is one figure for each class.*search by miou, mean_precision or mean_recall"),
