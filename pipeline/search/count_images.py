@@ -23,9 +23,8 @@ from ..runtime.progress import Progress
 from ..scoring.ground_truth import GroundTruth
 from .bravo.parts import BravoSubset, Part
 from .combinations import Weights
-from .count_fused import FusedCounter
+from .count_fused import FusedCounter, ProbabilityCounter
 from .count_pixels import PixelCounter
-from .count_probabilities import ProbabilityCounter
 from .counts import Counts, Totals, joined
 from .folds import Groups
 from .levels import EVEN, FINE_AT_TOP, LevelTable

@@ -17,9 +17,8 @@ from hmsa_pipeline.pipeline.fusion.fuse import fuse, quantise
 from hmsa_pipeline.pipeline.fusion.member_sums import LogitMap
 from hmsa_pipeline.pipeline.search import count_pixels
 from hmsa_pipeline.pipeline.search.combinations import RunningSums, Weights, members_of, subsets
-from hmsa_pipeline.pipeline.search.count_fused import FusedCounter
+from hmsa_pipeline.pipeline.search.count_fused import FusedCounter, ProbabilityCounter
 from hmsa_pipeline.pipeline.search.count_pixels import PixelCounter
-from hmsa_pipeline.pipeline.search.count_probabilities import ProbabilityCounter
 from hmsa_pipeline.pipeline.search.counts import Counts
 from hmsa_pipeline.pipeline.search.levels import EVEN, LEVELS
 from hypothesis import strategies as st
