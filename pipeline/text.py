@@ -44,11 +44,13 @@ def figure(value: float | None) -> str:
 
 
 def without_nan(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace NaN by None, also in lists, so that JSON can hold the figures."""
+    """Replace NaN by None, also in lists and mappings, so that JSON can hold the figures."""
 
     def one(value: Any) -> Any:
         if isinstance(value, list):
             return [one(each) for each in value]
+        if isinstance(value, dict):
+            return without_nan(value)
         return None if isinstance(value, float) and math.isnan(value) else value
 
     return {name: one(value) for name, value in figures.items()}

@@ -21,6 +21,7 @@ from ..scoring.figures.set_coverage import coverage_figures
 from ..scoring.ground_truth import GroundTruth
 from ..scoring.pixel_counts import PixelCounts
 from ..scoring.resampling.bootstrap import Bootstrap, Resampling, draws, intervals
+from ..scoring.resampling.set_means import set_intervals
 from ..text import without_nan
 from .worst_images import Gain, WorstImages, gain_of
 
@@ -45,6 +46,7 @@ class DatasetSummary:
         left_out: figures that the data does not give -> why.
         components: of what is out of distribution; None where none were counted.
         sets: (4, C + 1), the sum of `SetCoverage.shares` over the images; None without thresholds.
+        sets_drawn: (B, 4, C + 1), the same over the images of each resampling.
     """
 
     dataset: str
@@ -63,6 +65,7 @@ class DatasetSummary:
     left_out: Mapping[str, str] = field(default_factory=dict)
     components: ComponentScores | None = None
     sets: np.ndarray | None = None
+    sets_drawn: np.ndarray | None = None
     _disputed: np.ndarray | None = None
     _intervals: dict[str, list[Any]] | None = None
 
@@ -93,6 +96,9 @@ class DatasetSummary:
             self.by_class = found.by_class if self.by_class is None else self.by_class + found.by_class
         if found.sets.size:
             self.sets = found.sets if self.sets is None else self.sets + found.sets
+            if image in self.times:
+                drawn = self.times[image].astype(np.float64)[:, None, None] * found.sets
+                self.sets_drawn = drawn if self.sets_drawn is None else self.sets_drawn + drawn
         for name, counted in found.counts.items():
             total = self.counts.setdefault(name, PixelCounts.none(counted.ood, len(self.classes)))
             total += counted
@@ -125,8 +131,13 @@ class DatasetSummary:
         return bool(self.counts) and not self.counts[ENSEMBLE].ood
 
     def set_figures(self) -> list[dict[str, Any]]:
-        """Rows of `coverage_figures`; none without thresholds."""
-        return [] if self.sets is None else coverage_figures(self.sets, self.classes.names)
+        """Rows of `coverage_figures`, with ``intervals`` if there are images to resample; none without thresholds."""
+        if self.sets is None:
+            return []
+        rows = coverage_figures(self.sets, self.classes.names)
+        if self.sets_drawn is None or rows[-1]["images"] < 2:
+            return rows
+        return [{**row, "intervals": ends} for row, ends in zip(rows, set_intervals(self.sets_drawn), strict=True)]
 
     def figures(self, shaped: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> dict[str, dict[str, Any]]:
         """Figures of each subject over all images, passed through ``shaped``; empty without labels."""

@@ -177,7 +177,14 @@ def dataset_table(summary: DatasetSummary) -> dict[str, Any]:
         "classes": _class_table(scores, ends, "iou", summary.classes.names),
         "categories": _class_table(scores, ends, "category_iou", tuple(CATEGORIES)),
         "sets": [
-            (row["name"] or "all", *(figure(row[name]) for name in ("coverage", "size", "empty")), row["images"])
+            {
+                "name": row["name"] or "all",
+                "values": [
+                    (figure(row[name]), _ends(row["intervals"][name]) if "intervals" in row else "")
+                    for name in ("coverage", "size", "empty")
+                ],
+                "images": row["images"],
+            }
             for row in summary.set_figures()
         ],
         "average": f"mIoU {summary.average.words()}." if summary.semantic else None,

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import yaml
 from hmsa_pipeline.pipeline.pictures.colours import set_size_colours
+from hmsa_pipeline.pipeline.scoring.resampling.bootstrap import Resampling, draws
+from hmsa_pipeline.pipeline.text import figure
 
 from .bench import Bench, run
 from .test_calibrate import bench
@@ -50,22 +52,41 @@ def test_thresholds_are_those_of_the_fused_probabilities(bench: Bench) -> None:
             assert least == pytest.approx(own[-count], abs=2e-6)
         else:
             assert least == 0
-    coverages, sizes = [], []
+    coverages, sizes, by_class = [], [], []
     for image in others:
         chances, known = fused(bench, "city", image, plain(bench)), truth(bench)[image]
         inside = chances >= np.array(tree["sets"]["thresholds"])[:, None, None]
         right = np.take_along_axis(inside, (known % 19)[None].astype(int), 0)[0]
         coverages.append(right[known != 255].mean())
         sizes.append(inside.sum(0)[known != 255].mean())
+        own = np.take_along_axis(inside, (known % 19)[None].astype(int), 0)[0]
+        by_class.append({k: own[known == k].mean() for k in range(19) if (known == k).any()})
     assert figures["total"]["coverage"] == pytest.approx(np.mean(coverages), abs=1e-3)
     assert figures["total"]["size"] == pytest.approx(np.mean(sizes), abs=1e-2)
     assert figures["total"]["images"] == 2
+    times = np.stack(list(draws(2, Resampling(1000, 0))))
+    for name, each in (("coverage", coverages), ("size", sizes)):
+        wanted = np.quantile(np.array(each) @ times / 2, (0.025, 0.975))
+        assert figures["total"]["intervals"][name] == pytest.approx(wanted, abs=1e-2)
+    assert figures["total"]["intervals"]["coverage"][0] < figures["total"]["intervals"]["coverage"][1]
+    for number, one in enumerate(figures["classes"]):
+        held = [(image[number], count) for image, count in zip(by_class, times, strict=True) if number in image]
+        if not held:
+            assert one["intervals"]["coverage"] == [None, None]
+            continue
+        drawn, counts = sum(value * count for value, count in held), sum(count for _, count in held)
+        wanted = np.quantile((drawn / np.maximum(counts, 1))[counts > 0], (0.025, 0.975))
+        assert one["intervals"]["coverage"] == pytest.approx(wanted, abs=1e-3), one["name"]
 
 
 def test_the_table_names_classes_that_are_always_in_the_set(bench: Bench) -> None:
+    figures, _ = fit_sets(bench, "--sets", "0.9")
     result = bench.run("calibrate", "--write", str(bench.root / "s.yaml"), "--sets", "0.9")
     lines = result.out.splitlines()
-    assert lines[0].split() == ["least", "probability", "of", "images", "coverage", "size", "empty", "images"]
+    titles = ["least", "probability", "of", "images", "coverage", "size", "empty", "images"]
+    assert lines[0].split() == [*titles, *["95", "%", "interval", "of", "the", "coverage"]]
+    total = figures["total"]["intervals"]["coverage"]
+    assert lines[20].endswith(f"  {total[0]:.4f} to {total[1]:.4f}")
     assert lines[1].split()[:2] == ["road", "0.000000"], "one image gives no 90 %"
     assert lines[20].startswith("all ")
     assert lines[21].startswith("asked for: coverage 0.9; ")
@@ -121,7 +142,16 @@ def test_the_report_shows_coverage_and_size(bench: Bench, tmp_path: Path) -> Non
             continue
         # A probability that stands at its threshold may be on either side of it.
         assert mine == pytest.approx(np.mean(wanted[row["name"]], 0), abs=2e-3), row
-        assert f">{row['coverage']:.4f}</td>" in page
+        assert f">{row['coverage']:.4f}<small>" in page
+        times = np.stack(list(draws(3, Resampling(200))))
+        shares = np.zeros((3, 2))
+        for number, labels in enumerate(truth(bench).values()):
+            own = labels != 255 if row["name"] is None else labels == names.index(row["name"])
+            shares[number] = (own.any(), wanted[row["name"]].pop(0)[0] if own.any() else 0)
+        count, covered = (times.T @ shares).T
+        ends = np.quantile((covered / np.maximum(count, 1))[count > 0], (0.025, 0.975))
+        assert row["intervals"]["coverage"] == pytest.approx(ends, abs=2e-3)
+        assert f"<small>{figure(ends[0])[:4]}" in page
     assert len({row["coverage"] for row in found["sets"]}) > 3
     assert "Asked for: coverage 0.45." in page
     alone = run(*report, "--models", "ant")

@@ -28,6 +28,9 @@ from ...config.manifest import Manifest, PredictionSets
 from ...fusion.member_stores import voting_members
 from ...fusion.prediction_sets import PROBABILITIES, ensemble_digest, fused_probabilities, in_set
 from ...runtime.progress import Progress
+from ...text import without_nan
+from ..resampling.bootstrap import Resampling, draws
+from ..resampling.set_means import set_intervals
 from .labelled_pixels import CalibrationImage, gather_pixels
 from .temperature_fit import LabelledPixels
 
@@ -46,6 +49,8 @@ class SetScores:
         coverage: mean over images of the share of pixels whose set holds their label; None without pixels.
         size: mean number of classes in a set, over images; None without pixels.
         empty: mean share of empty sets, over images; None without pixels.
+        intervals: by name, the ends of the 95 % interval over images of the last three; None with fewer than two
+            images to judge.
     """
 
     name: str | None
@@ -56,6 +61,7 @@ class SetScores:
     coverage: float | None
     size: float | None
     empty: float | None
+    intervals: dict[str, list[float | None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,17 +149,43 @@ def fit_sets(
     marked = in_set(torch.from_numpy(chances.T), found).numpy().T
     right, sizes = marked[np.arange(len(labels)), labels], marked.sum(1)
 
+    ends = _ends_of_means(labels, which, [right, sizes, sizes == 0], len(names), len(images) - half, seed)
+
     def scored(name: str | None, own: np.ndarray, threshold: float | None, images: int) -> SetScores:
         present, place, counts = np.unique(which[own], return_inverse=True, return_counts=True)
         means = [
             float((np.bincount(place, values[own]) / counts).mean()) if len(present) else None
             for values in (right, sizes, sizes == 0)
         ]
-        return SetScores(name, threshold, images, len(present), int(counts.sum()), *means)
+        own_ends = ends[len(names) if name is None else names.index(name)] if ends else None
+        return SetScores(name, threshold, images, len(present), int(counts.sum()), *means, intervals=own_ends)
 
     classes = tuple(scored(names[k], labels == k, found[k], of[k]) for k in range(len(names)))
     total = scored(None, np.ones(len(labels), bool), found[0] if common else None, half)
     return ConformalResult(sets, classes, total, common)
+
+
+def _ends_of_means(
+    labels: np.ndarray, which: np.ndarray, values: Sequence[np.ndarray], classes: int, images: int, seed: int
+) -> list[dict[str, Any]]:
+    """The ends of the intervals of each class and of all pixels; none with fewer than two images.
+
+    Args:
+        labels, which: (N,) label of each pixel, and number of its image.
+        values: (N,) each, whose means over images are taken.
+        classes: C.
+        images: how many there are to resample.
+        seed: of the resamplings.
+    """
+    if images < 2:
+        return []
+    place, size = which * classes + labels, images * classes
+    sums = np.stack([np.bincount(place, one, size).reshape(images, classes) for one in (None, *values)])
+    sums = np.append(sums, sums.sum(2, keepdims=True), 2)
+    held = sums[0] > 0
+    shares = np.append(held[None], sums[1:] / np.maximum(1, sums[0]), 0)
+    times = np.stack(list(draws(images, Resampling(seed=seed)))).astype(np.float64)
+    return [without_nan(one) for one in set_intervals(np.einsum("nb,fnc->bfc", times, shares))]
 
 
 def _probabilities(manifest: Manifest, pixels: LabelledPixels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -172,14 +204,16 @@ def sets_table(result: ConformalResult) -> list[str]:
     """For people."""
     wide = max(len(str(one.name)) for one in result.classes)
     titles = f"{'coverage':>8} {'size':>6} {'empty':>6} {'images':>6}"
-    lines = [f"{'':{wide}}  {'least probability':>17} {'of images':>9}  {titles}"]
+    lines = [f"{'':{wide}}  {'least probability':>17} {'of images':>9}  {titles}  95 % interval of the coverage"]
     for one in (*result.classes, result.total):
         threshold = "" if one.threshold is None else f"{one.threshold:.6f}"
         figures = [(one.coverage, 8, 4), (one.size, 6, 2), (one.empty, 6, 3)]
         said = " ".join(f"{'-' if value is None else f'{value:.{digits}f}':>{w}}" for value, w, digits in figures)
-        lines.append(f"{one.name or 'all':{wide}}  {threshold:>17} {one.fitted:9}  {said} {one.images:6}")
+        low, high = (one.intervals or {}).get("coverage", (None, None))
+        ends = "" if low is None or high is None else f"  {low:.4f} to {high:.4f}"
+        lines.append(f"{one.name or 'all':{wide}}  {threshold:>17} {one.fitted:9}  {said} {one.images:6}{ends}")
     asked = f"asked for: coverage {result.sets.coverage:g}"
-    lines.append(f"{asked}; coverage, size and empty sets are means over images")
+    lines.append(f"{asked}; coverage, size and empty sets are means over images; --json has all intervals")
     if few := [str(one.name) for one in result.classes if one.threshold == 0]:
         lines.append(f"always in the set, because too few images hold them: {', '.join(few)}")
     return lines
