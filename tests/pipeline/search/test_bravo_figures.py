@@ -71,6 +71,47 @@ def test_the_means_are_those_of_evaluate_within_their_bound(seed: int) -> None:
         assert value == pytest.approx(wanted[name], abs=1e-12 if "miou" in name else 6e-3), name
 
 
+def moved(row: np.ndarray, *, up: bool) -> np.ndarray:
+    """The same counts (65536,) with all pixels of a level at its highest confidence, or at its lowest."""
+    ends = np.append(FINE_AT_TOP.cuts[1:], 65536) - 1 if up else FINE_AT_TOP.cuts
+    found = np.zeros_like(row)
+    found[ends] = np.bincount(FINE_AT_TOP.level_of, row, LEVELS)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_order_within_the_levels_leaves_the_bound(seed: int) -> None:
+    counts = drawn(seed, pixels=400)
+    for _, invalid in counts.values():
+        invalid.levels[:, 65535 - 61500] += 300  # one level decides about the FPR
+        invalid.levels[0, 0] += 300
+    views = views_of(counts)
+    found, errors = figures(views, MEANS), mean_errors(views, MEANS)
+    moves = []
+    for first, second in ((False, True), (True, False)):
+        for valid, invalid in counts.values():
+            valid.levels[:] = [moved(valid.levels[0], up=first), moved(valid.levels[1], up=second)]
+            odd = invalid.levels[::-1, ::-1]
+            invalid.levels[:] = np.stack([moved(odd[0], up=second), moved(odd[1], up=first)])[::-1, ::-1]
+        figures_then = summary({subset: figures_of(subset, *both) for subset, both in counts.items()})
+        for name in MEANS:
+            difference = figures_then[name] - float(found[name])
+            assert abs(difference) <= errors[name] + 1e-12
+        moves.append(figures_then["ood_hmean"] - float(found["ood_hmean"]))
+    assert moves[1] > 0.02
+
+
+def test_average_precision_within_wide_levels_has_hardly_any_bias() -> None:
+    draw, differences = np.random.default_rng(5), []
+    for _ in range(300):
+        levels = draw.integers(0, 20_000, 300).astype(np.uint16)
+        counts = metrics.level_counts(draw.random(300) < 0.3, levels)
+        view = View(Totals(coarse(counts, FINE_AT_TOP), *(np.zeros(19),) * 3, np.zeros(())), table=FINE_AT_TOP)
+        differences.append(float(figures([view], ("auprc_success",))["auprc_success"]) - metrics.aupr(counts))
+    assert abs(np.mean(differences)) < 1e-3
+    assert np.std(differences) < 0.01
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_where_every_level_has_one_confidence_nothing_is_lost(seed: int) -> None:
     counts = drawn(seed, lowest=65536 - 128)
