@@ -74,7 +74,7 @@ def edit(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
 
 
 def masks_of(city: Path, split: str = "train") -> list[Path]:
-    return sorted((city / GT / split).rglob("*.png"))
+    return sorted((city / GT / split).rglob("*_labelIds.png"))
 
 
 def images_of(city: Path, split: str = "train") -> list[Path]:
