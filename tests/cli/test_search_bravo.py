@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import shutil
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from PIL import Image
 from .bench import Bench, Result, run, stored
 from .conftest import plain_cpu
 from .labelled_city import MODELS, TEMPERATURES, WEIGHTS
+from .test_bravo import archive, members
 
 COMBINATIONS = [one for size in (1, 2, 3) for one in itertools.combinations(range(3), size)]
 FOLDS = 3
@@ -61,25 +61,11 @@ def draw(root: Path) -> Bench:
         "datasets": [{"name": name, "type": "bravo", "root": str(root / "data" / name)} for name in folders],
     }
     bench = Bench(root, tree).save()
-    truth = content_of(root / "gt.tar")
+    truth = members(root / "gt.tar")
     for number, (model, folder) in enumerate(itertools.product(MODELS, folders)):
         paths = [path for path in photos if path.relative_to(root / "data").parts[0] == folder]
         fill(bench, model, folder, paths, truth, number)
     return bench
-
-
-def content_of(tar: Path) -> dict[str, bytes]:
-    with tarfile.open(tar) as opened:
-        return {one.name: opened.extractfile(one).read() for one in opened.getmembers()}  # type: ignore[union-attr]
-
-
-def pack(target: Path, content: dict[str, bytes]) -> Path:
-    with tarfile.open(target, "w") as tar:
-        for name, one in content.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(one)
-            tar.addfile(entry, io.BytesIO(one))
-    return target
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -109,7 +95,7 @@ def fill(bench: Bench, model: str, folder: str, photos: list[Path], truth: dict[
         made.write(index, logits.astype(np.float16))
 
 
-def tars(bench: Bench, ground_truth: Path | None = None) -> tuple[str, ...]:
+def tars(bench: Bench, ground_truth: Path | str | None = None) -> tuple[str, ...]:
     return "--ground-truth", str(ground_truth or bench.root / "gt.tar"), "--samples", str(bench.root / "samples.tar")
 
 
@@ -138,7 +124,7 @@ def predict(bench: Bench, folder: Path, chosen: Callable[[str, str], tuple[int, 
     return folder
 
 
-def evaluated(bench: Bench, folder: Path, ground_truth: Path | None = None) -> dict[str, Any]:
+def evaluated(bench: Bench, folder: Path, ground_truth: Path | str | None = None) -> dict[str, Any]:
     result = run("evaluate", "--predictions", str(folder), *tars(bench, ground_truth), "--json", "-")
     assert result.code == 0, result
     return result.figures
@@ -153,7 +139,7 @@ def alone(bravo: Bench, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[
 
 def brier(bench: Bench, subset: str) -> float:
     """The Brier score of the first member at the valid pixels of a subset, in double precision."""
-    truth, losses = content_of(bench.root / "gt.tar"), []
+    truth, losses = members(bench.root / "gt.tar"), []
     for dataset in (one["name"] for one in bench.tree["datasets"]):
         for image, logits in stored(bench.store(dataset, MODELS[0])).items():
             base = base_of(dataset, image)
@@ -196,7 +182,7 @@ def test_choices_are_those_of_evaluate_and_judged_by_images_that_they_did_not_se
     bravo: Bench, alone: dict[tuple[int, ...], Path], tmp_path: Path
 ) -> None:
     figures = searched(bravo).figures
-    truth = content_of(bravo.root / "gt.tar")
+    truth = members(bravo.root / "gt.tar")
     fold_of = {}
     for dataset in (one["name"] for one in bravo.tree["datasets"]):
         for image in stored(bravo.store(dataset, MODELS[0])):
@@ -215,7 +201,7 @@ def test_choices_are_those_of_evaluate_and_judged_by_images_that_they_did_not_se
             if not any(name.startswith(f"{base}_") and number == fold for base, number in fold_of.items())
         }
         assert 0 < len(left) < len(truth)
-        tar = pack(tmp_path / f"{fold}.tar", left)
+        tar = archive(tmp_path / f"{fold}.tar", left)
         scores = {one: evaluated(bravo, folder, tar)["bravo_index"] for one, folder in alone.items()}
         assert scores[chosen[fold]] == max(scores.values())
     unseen = predict(bravo, tmp_path / "unseen", lambda name, image: chosen[fold_of[base_of(name, image)]])
@@ -232,7 +218,7 @@ def test_sampled_pixels_without_a_label_are_wrong_and_invalid_ones_are_odd(
     bench: Bench, alone: dict[tuple[int, ...], Path]
 ) -> None:
     """The challenge samples labelled pixels only; its toolkit, and `evaluate`, count others all the same."""
-    truth, samples = content_of(bench.root / "gt.tar"), {}
+    truth, samples = members(bench.root / "gt.tar"), {}
     for name, one in truth.items():
         if name.endswith(("_gt_labelTrainIds.png", "_gt.png", "_fake.png")):
             ids = pixels(one).copy()
@@ -242,8 +228,8 @@ def test_sampled_pixels_without_a_label_are_wrong_and_invalid_ones_are_odd(
             file = io.BytesIO()
             Image.fromarray(ids).save(file, "PNG")
             truth[name] = file.getvalue()
-    pack(bench.root / "gt.tar", truth)
-    pack(bench.root / "samples.tar", samples)
+    archive(bench.root / "gt.tar", truth)
+    archive(bench.root / "samples.tar", samples)
     figures = searched(bench, "--most", "1", by="bravo_index,miou,auroc,ood_auroc").figures
     wanted = evaluated(bench, alone[0,])
     row = figures["chosen_by"][0]
@@ -315,10 +301,10 @@ def test_processes_make_the_same(bravo: Bench) -> None:
 
 
 def test_a_subset_with_one_image_or_none_is_named(bench: Bench) -> None:
-    truth = content_of(bench.root / "gt.tar")
+    truth = members(bench.root / "gt.tar")
 
-    def without(part: str) -> Path:
-        return pack(Path("less.tar"), {name: one for name, one in truth.items() if part not in name})
+    def without(part: str) -> str:
+        return archive(Path("less.tar"), {name: one for name, one in truth.items() if part not in name})
 
     less = without("drawn_frame_000001_gt")
     said = bench.run("search", "--by", "bravo_index", *tars(bench, less)).refusal()
@@ -338,13 +324,13 @@ def test_a_subset_with_one_image_or_none_is_named(bench: Bench) -> None:
 def test_other_labels_do_not_count_and_a_figure_without_pixels_is_said(bench: Bench) -> None:
     bench.tree["datasets"].append({"name": "street", "type": "cityscapes", "root": "nowhere"})
     bench.save()
-    truth = content_of(bench.root / "gt.tar")
+    truth = members(bench.root / "gt.tar")
     for name in truth:
         if "bravo_synobjs/" in name and name.endswith("_mask.png"):
             file = io.BytesIO()
             Image.fromarray(np.zeros_like(pixels(truth[name]))).save(file, "PNG")
             truth[name] = file.getvalue()
-    tar = pack(Path("valid.tar"), truth)
+    tar = archive(Path("valid.tar"), truth)
     result = bench.run("search", "--by", "bravo_index", "--folds", "2", "--bootstrap", "100", *tars(bench, tar))
     assert result.code == 0
     note = "note: --ground-truth: only BRAVO's images count, and not the labels of street"
@@ -385,7 +371,7 @@ def test_what_does_not_go_with_it_is_refused_before_anything_is_counted(
         ((*tars(bench), "--labels", "max-softmax"), "max-softmax: has no weights, and the manifest's weights differ"),
     ):
         assert bench.run("search", "--by", "bravo_index", *options).refusal().startswith(said), options
-    less = pack(Path("less.tar"), {n: c for n, c in content_of(Path(samples)).items() if "000001" not in n})
+    less = archive(Path("less.tar"), {n: c for n, c in members(Path(samples)).items() if "000001" not in n})
     said = bench.run("search", "--by", "bravo_index", "--ground-truth", gt, "--samples", str(less)).refusal()
     assert said.startswith("less.tar: has no samples of ")
     shutil.rmtree(bench.store("bravo_synflare", "cat"))
@@ -398,11 +384,11 @@ def test_what_does_not_go_with_it_is_refused_before_anything_is_counted(
 
 
 def test_damaged_ground_truth_is_named(bench: Bench) -> None:
-    truth = content_of(bench.root / "gt.tar")
+    truth = members(bench.root / "gt.tar")
     name = next(name for name in truth if "/fog/" in name and name.endswith("_gt_labelTrainIds.png"))
     file = io.BytesIO()
     Image.fromarray(np.full(pixels(truth[name]).shape, 26, np.uint8)).save(file, "PNG")
-    wrong = pack(Path("wrong.tar"), truth | {name: file.getvalue()})
+    wrong = archive(Path("wrong.tar"), truth | {name: file.getvalue()})
     result = bench.run("search", "--by", "bravo_index", *tars(bench, wrong))
     assert result.code == 2
     assert "holds ids that are neither train ids nor 255: label ids?" in result.err
