@@ -109,10 +109,13 @@ def _seaweedfs(weed: Path) -> Iterator[str]:
         command = [str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"]
         # A bucket lies in volumes of its own, of which none is large here. A bucket that is missing stays missing.
         command += ["-volume.max=10000", "-master.volumeSizeLimitMB=256", "-s3.autoCreateBucket=false"]
+        # With less free than this it takes no object; its own limit is a hundredth of the disk.
+        command += ["-volume.minFreeSpace=64MiB"]
         command += [f"-s3.config={folder / 'keys.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
         command += ["-master.telemetry=false", f"-filer.localSocket={folder / 'filer.sock'}", *numbers]
         endpoint = f"http://127.0.0.1:{ports[3]}"
-        with running(command, folder, f"{endpoint}/healthz", WEED_MASTER_VOLUME_GROWTH_COPY_1="1"):
+        logs_here = {"TMPDIR": str(folder)}
+        with running(command, folder, f"{endpoint}/healthz", WEED_MASTER_VOLUME_GROWTH_COPY_1="1", **logs_here):
             yield endpoint
 
 
