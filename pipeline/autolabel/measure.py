@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ...datasets.dataset_specs import KNOWN_DATASETS
@@ -20,6 +18,7 @@ from ...errors import ManifestError, StoreError, first_few
 from ..config.manifest import DatasetEntry, FusionFunctions, Manifest
 from ..fusion.member_stores import MemberStore, open_store, stores_of
 from ..fusion.prediction_files import CONFIDENCE_LEVELS
+from ..runtime.device import one_thread
 from ..runtime.progress import Progress, say
 from ..scoring.ground_truth import load_ground_truth
 from .pixels import ask_teacher
@@ -138,17 +137,6 @@ def _processes(workers: int | None) -> int | None:
     return 1 if workers == 0 else workers
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: there is a process for each core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _labelled_counts(teacher: Teacher, reader: LabelReader, pair: ImageMaskPair) -> _Sparse:
     return _counts(teacher, pair.image, reader, pair)
 
@@ -157,7 +145,7 @@ def _counts(
     teacher: Teacher, image: str, reader: LabelReader | None = None, pair: ImageMaskPair | None = None
 ) -> _Sparse:
     """Count one image's candidates, and those that are right; without labels the latter are zero."""
-    with _one_thread():
+    with one_thread():
         answer = ask_teacher(
             [member for member, _ in teacher.members],
             [open_store(path) for _, path in teacher.members],

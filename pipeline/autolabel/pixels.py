@@ -182,12 +182,11 @@ def decide(
         sure &= candidate
     labels = np.where(sure, label, np.uint8(IGNORE))
     stored = (confidence >> 8).astype(np.uint8)
-    predicted = np.bincount(label.ravel(), minlength=classes)
     counts = count_levels(label, confidence, candidate, classes)
+    totals = counts.sum(1)
+    predicted = totals if candidate is None else np.bincount(label.ravel(), minlength=classes)
     if coarse is None:
-        kept = counts.copy()
-        for row, level in zip(kept, levels, strict=True):
-            row[:level] = 0
+        kept = [row[level:] for row, level in zip(counts, levels, strict=True)]
         own = np.zeros(classes, np.int64)
     else:
         known = coarse != IGNORE
@@ -197,9 +196,9 @@ def decide(
         labels[taken] = coarse[taken]
         stored[taken] = 255
         own = np.bincount(coarse[taken], minlength=classes)
-        kept = count_levels(label, confidence, sure & ~known, classes)
-    totals = counts.sum(1)
+        kept = list(count_levels(label, confidence, sure & ~known, classes))
     best = np.where(totals > 0, CONFIDENCE_LEVELS - 1 - np.argmax(counts[:, ::-1] > 0, axis=1), -1)
-    weighed = kept @ np.arange(CONFIDENCE_LEVELS)
-    found = (predicted, totals, kept.sum(1), weighed, best, own)
+    every = np.arange(CONFIDENCE_LEVELS)
+    weighed = [row @ every[CONFIDENCE_LEVELS - len(row) :] for row in kept]
+    found = (predicted, totals, [row.sum() for row in kept], weighed, best, own)
     return labels, stored, LabelCounts(*(tuple(int(number) for number in one) for one in found))

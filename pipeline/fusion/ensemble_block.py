@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ...errors import DiskError, StoreError, disk_error
 from ..config.manifest import FusionFunctions
 from ..config.member import Member
+from ..runtime.device import one_thread
 from ..storage.writer_lock import require_held
 from ..store.image_table import ImageEntry
 from ..store.logit_store import LogitStore
@@ -63,18 +63,15 @@ class EnsembleBlock:
         begun = time.monotonic()
         result = BlockResult()
         done: set[str] = set()
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
             stores = [None if path is None else open_store(path) for _, path in self.members]
             self._expect_rows(stores)
-            self._fuse_all(stores, report, result, done)
+            with one_thread():
+                self._fuse_all(stores, report, result, done)
         except DiskError as error:
             result.disk_problem = str(error)
         except StoreError as error:
             result.problem = str(error)
-        finally:
-            torch.set_num_threads(threads)
         paths = [task.entry.path for task in self.tasks]
         result.left = tuple(path for path in paths if path not in done and path not in result.failed)
         result.seconds = time.monotonic() - begun

@@ -237,7 +237,9 @@ def predict_from_stores(
     """
     stores = [open_store(path) for _, path in members]
     voting = [member for member, _ in members]
-    parts: dict[str, list[LabelAndConfidence]] = {name: [] for name in combinations}
+    # Whole maps from the beginning: strips of them, kept between larger arrays that come and go, scatter memory.
+    shape = stores[0].size(stores[0].index[image])
+    found = {name: (np.empty(shape, np.uint8), np.empty(shape, np.uint16)) for name in combinations}
     pixels = CACHED_PIXELS if look else pixels_at_once(voting, functions)
     with ThreadPoolExecutor(2) as pool:
         for rows, logits in member_strips(stores, image, pool.map, pixels):
@@ -255,12 +257,9 @@ def predict_from_stores(
                 )
                 if look and fused.probabilities is not None:
                     look(name, rows, fused.probabilities)
-                confidence = fused.confidences[functions.confidence]
-                parts[name].append((fused.label.numpy(), quantise(confidence).numpy()))
-    found = {}
-    for name, strips in parts.items():
-        label, confidence = (np.concatenate(one) for one in zip(*strips, strict=True))
-        found[name] = (label, confidence)
+                label, confidence = found[name]
+                label[rows] = fused.label.numpy()
+                confidence[rows] = quantise(fused.confidences[functions.confidence]).numpy()
     return found
 
 
@@ -281,12 +280,13 @@ def confidences_from_stores(
     voting = [member for member, _ in members]
     weights, temperatures = [member.weight for member in voting], [member.temperature for member in voting]
     maps, standards = [logit_map(member) for member in voting], [member.max_logits for member in voting]
-    labels: list[np.ndarray] = []
-    strips: dict[str, list[np.ndarray]] = {name: [] for name in confidences}
+    stores = [open_store(path) for _, path in members]
+    shape = stores[0].size(stores[0].index[image])
+    found, sure = np.empty(shape, np.uint8), {name: np.empty(shape, np.uint16) for name in confidences}
     with ThreadPoolExecutor(2) as pool:
-        for _, logits in member_strips([open_store(path) for _, path in members], image, pool.map):
+        for rows, logits in member_strips(stores, image, pool.map):
             fused = fuse_several(logits, weights, temperatures, maps, standards, label=label, confidences=confidences)
-            labels.append(fused.label.numpy())
+            found[rows] = fused.label.numpy()
             for name, confidence in fused.confidences.items():
-                strips[name].append(quantise(confidence).numpy())
-    return np.concatenate(labels), {name: np.concatenate(found) for name, found in strips.items()}
+                sure[name][rows] = quantise(confidence).numpy()
+    return found, sure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,8 @@ from .colours import blend_over, class_colours, heat_map
 
 _OPACITY = 0.5
 _STRIPE = 8  # pixels from one stripe to the next where nothing is labelled
+
+_THREADS = 4  # each holds a photograph
 
 _COLUMNS = 3
 _ABREAST = 5  # a photograph, seven members, the ensemble and its confidence are two rows
@@ -65,7 +68,8 @@ def dataset_sheet(
         DatasetError: an image or its mask cannot be read.
         OSError: the file cannot be written.
     """
-    cells = [_cell(reader, pair, classes) for _, pair in shown]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        cells = list(pool.map(lambda one: _cell(reader, one[1], classes), shown))
     captions = [f"{split}: {pair.image}" for split, pair in shown]
     columns = min(_COLUMNS, len(cells))
     width = max(columns, 2) * (_CELL + _GAP) + _GAP

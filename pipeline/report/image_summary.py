@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -36,6 +35,7 @@ from ..fusion.member_stores import ENSEMBLE, confidences_from_stores, fuse_membe
 from ..fusion.prediction_files import prediction_names, read_photograph, read_prediction
 from ..fusion.prediction_sets import in_set
 from ..pictures.colours import confidence_as_float
+from ..runtime.device import one_thread
 from ..scoring.figures.class_reliability import count_by_class
 from ..scoring.figures.probabilities import ProbabilitySums
 from ..scoring.figures.set_coverage import SetCoverage
@@ -84,13 +84,12 @@ def summarise_image(setups: Sequence[DatasetSetup], item: tuple[int, Item]) -> I
 
     DiskError if a picture cannot be written.
     """
-    if multiprocessing.parent_process() is not None:
-        torch.set_num_threads(1)  # there are as many processes as cores
     setup, (image, pair) = setups[item[0]], item[1]
     try:
         folder = setup.folder / PICTURES / _key(setup, image, pair)
         try:
-            return _summarise(setup, image, pair, folder)
+            with one_thread():
+                return _summarise(setup, image, pair, folder)
         except OSError as error:
             raise disk_error(folder, error) from error
     except (DatasetError, StoreError) as error:

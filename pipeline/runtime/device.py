@@ -1,8 +1,10 @@
-"""Devices, the precisions they can compute in, and torch's errors."""
+"""Devices, the threads and precisions they compute with, and torch's errors."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -49,6 +51,17 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU, {torch.get_num_threads()} threads"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread meanwhile: where several images are in work, more get into each other's way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def resolve_precision(wanted: str, device: torch.device) -> tuple[str, str | None]:

@@ -19,6 +19,7 @@ from ..config.manifest import FusionFunctions
 from ..config.member import Member
 from ..fusion.calibrated_logits import logit_map
 from ..fusion.member_stores import MemberStore, member_strips, open_store
+from ..runtime.device import one_thread
 from ..runtime.progress import Progress
 from ..scoring.ground_truth import GroundTruth
 from .bravo.parts import BravoSubset, Part
@@ -150,14 +151,11 @@ def _count_image(
 ) -> Counts:
     number, pair = item
     one = sets[number]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
-        return _counted(one, candidates, nll, probabilities, pair)
+        with one_thread():
+            return _counted(one, candidates, nll, probabilities, pair)
     except (DatasetError, StoreError) as error:
         raise type(error)(f"{one.name}: {pair.image}: {error}") from error
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _counted(

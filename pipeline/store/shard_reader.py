@@ -134,12 +134,17 @@ class ShardReader:
             block[:, y : y + piece.shape[1]] = piece
         return block
 
-    def _strip_size(self, index: int) -> tuple[int, int, int]:
-        """Return height and width of image ``index``, which has a place in an array, and the rows of its chunks."""
+    def size(self, index: int) -> tuple[int, int]:
+        """Return height and width of image ``index``, which has a place in an array."""
         entry = self.images[index]
         assert entry.height is not None
         assert entry.width is not None
-        return entry.height, entry.width, strip_rows(self.classes, entry.height, entry.width)
+        return entry.height, entry.width
+
+    def _strip_size(self, index: int) -> tuple[int, int, int]:
+        """Return height and width of image ``index``, which has a place in an array, and the rows of its chunks."""
+        height, width = self.size(index)
+        return height, width, strip_rows(self.classes, height, width)
 
     def room_for_strip(self, index: int) -> np.ndarray:
         """Make an array (C, R, W) float16 for one of the image's `strips`, to be passed to `read` again and again."""
