@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from typing import TypeVar
@@ -47,7 +48,9 @@ def map_files(
     context = multiprocessing.get_context("forkserver")
     executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start)
     try:
-        yield from executor.map(work, items, chunksize=together)
+        with _interruptions_later():
+            results = executor.map(work, items, chunksize=together)
+        yield from results
     except BrokenProcessPool as error:
         raise DatasetError(
             "a process that worked on images was ended from outside, as it happens where memory runs out; "
@@ -72,6 +75,26 @@ def start_server(modules: Sequence[str]) -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _interruptions_later() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM to the end: a process that is started half complains of it on the terminal."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noted: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: noted.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in noted[:1]:
+            signal.raise_signal(number)
 
 
 def end_with_parent() -> None:
