@@ -43,7 +43,7 @@ def _look(number: int) -> dict[str, Any]:
 def _write(figure: Figure, path: Path) -> None:
     file = io.BytesIO()
     with mpl.rc_context(PLOT_SETTINGS):
-        figure.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        figure.savefig(file, format="svg", metadata={"Date": None})
     write_bytes(path, file.getvalue())
 
 
@@ -116,18 +116,29 @@ def class_reliability(path: Path, counts: np.ndarray, names: Sequence[str]) -> N
     pixels, errors = counts[PIXELS], class_ece(counts)
     shown = np.flatnonzero(pixels.sum(1)).tolist()
     rows = max(1, -(-len(shown) // _ABREAST))
+    width, height = 2.1 * _ABREAST, 0.5 + 2.05 * rows
+    # Places that matplotlib finds by itself take two thirds of the time.
+    places = {"left": 0.75 / width, "right": 1 - 0.1 / width, "bottom": 0.55 / height, "top": 1 - 0.3 / height}
     with mpl.rc_context(PLOT_SETTINGS):
-        figure = Figure(figsize=(2.1 * _ABREAST, 2.15 * rows), layout="constrained")
-        grid = figure.subplots(rows, _ABREAST, squeeze=False, sharex=True, sharey=True).ravel()
-    edges = (np.arange(pixels.shape[1]) + 0.5) / max(1, pixels.shape[1])
+        figure = Figure(figsize=(width, height))
+        grid = figure.subplots(
+            rows,
+            _ABREAST,
+            squeeze=False,
+            sharex=True,
+            sharey=True,
+            gridspec_kw=places | {"wspace": 0.12, "hspace": 0.18},
+        ).ravel()
+    edges = np.linspace(0, 1, pixels.shape[1] + 1)
     for axes, number in zip(grid, shown, strict=False):
         held = pixels[number] > 0
-        axes.bar(edges, pixels[number] / pixels[number].sum(), width=0.9 / len(edges), color="#B9C4D0")
+        axes.stairs(pixels[number] / pixels[number].sum(), edges, fill=True, color="#B9C4D0")
         axes.plot((0, 1), (0, 1), color="#999999", linewidth=1, linestyle=":")
         sure, right = (counts[which][number][held] / pixels[number][held] for which in (CONFIDENCE, RIGHT))
         axes.plot(sure, right, marker=".", **_look(0) | {"linewidth": 1.4})
-        axes.set_title(f"{names[number]}, ECE {errors[number]:.3f}", fontsize=9)
-        axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        axes.set_title(f"{names[number]}, ECE {errors[number]:.3f}", fontsize=9, y=1)
+    grid[0].set(xlim=(0, 1), ylim=(0, 1.02), yticks=(0, 0.5, 1))
+    grid[0].set_xticks((0, 0.5, 1), ("0", "0.5", "1"))
     for axes in grid[len(shown) :]:
         axes.set_visible(False)
     figure.supxlabel("confidence", fontsize=10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class DatasetSummary:
     sets_drawn: np.ndarray | None = None
     _disputed: np.ndarray | None = None
     _intervals: dict[str, list[Any]] | None = None
+    _figures: dict[str, dict[str, Any]] | None = None
 
     def resample(self, images: Sequence[str]) -> None:
         """Prepare intervals over ``images``, the paths of those with labels, in whatever order they are added."""
@@ -90,7 +91,7 @@ class DatasetSummary:
             self.failed[image] = found
             return
         self.gallery[image] = found.entry
-        self._intervals = None
+        self._intervals = self._figures = None
         self.histogram += found.histogram
         if found.by_class.size:
             self.by_class = found.by_class if self.by_class is None else self.by_class + found.by_class
@@ -139,9 +140,11 @@ class DatasetSummary:
             return rows
         return [{**row, "intervals": ends} for row, ends in zip(rows, set_intervals(self.sets_drawn), strict=True)]
 
-    def figures(self, shaped: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> dict[str, dict[str, Any]]:
-        """Figures of each subject over all images, passed through ``shaped``; empty without labels."""
-        return {name: shaped(counts.figures(self.average)) for name, counts in self.counts.items()}
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Figures of each subject over all images; empty without labels."""
+        if self._figures is None:
+            self._figures = {name: counts.figures(self.average) for name, counts in self.counts.items()}
+        return self._figures
 
     def class_errors(self) -> dict[str, float]:
         """The ensemble's ECE of the pixels that are predicted as each class, by its name; NaN without pixels.
@@ -158,7 +161,7 @@ class DatasetSummary:
         return {
             "dataset": self.dataset,
             "images": len(self.gallery),
-            "scores": self.figures(without_nan),
+            "scores": {name: without_nan(found) for name, found in self.figures().items()},
             **(
                 {"bootstrap": RESAMPLING.as_json(), "intervals": without_nan(self.intervals())} if self.counts else {}
             ),
