@@ -79,6 +79,7 @@ def load_cached(setup: DatasetSetup, item: Item) -> ImageSummary | None:
         return None
 
 
+@one_thread()
 def summarise_image(setups: Sequence[DatasetSetup], item: tuple[int, Item]) -> ImageSummary | str:
     """Look at one image of one of the datasets, and draw its pictures; or why it cannot be.
 
@@ -88,8 +89,7 @@ def summarise_image(setups: Sequence[DatasetSetup], item: tuple[int, Item]) -> I
     try:
         folder = setup.folder / PICTURES / _key(setup, image, pair)
         try:
-            with one_thread():
-                return _summarise(setup, image, pair, folder)
+            return _summarise(setup, image, pair, folder)
         except OSError as error:
             raise disk_error(folder, error) from error
     except (DatasetError, StoreError) as error:

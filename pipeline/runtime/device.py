@@ -55,7 +55,10 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread meanwhile: where several images are in work, more get into each other's way."""
+    """Let torch compute in one thread meanwhile, in a block or a function that this decorates.
+
+    Where several images are in work, more threads get into each other's way.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import TypeVar
 
 from ...datasets.layout.image_mask_pairs import ImageMaskPair
 from ...datasets.parallel import map_files
-from ..runtime.device import one_thread
 from ..runtime.progress import Progress
 
 Counts = TypeVar("Counts")
@@ -35,15 +33,10 @@ def count_each_image(
     """
     with Progress(len(pairs)) as progress:
         progress.job(name, len(pairs))
-        for pair, found in zip(pairs, map_files(partial(_count, work), pairs, workers, together=1), strict=True):
+        for pair, found in zip(pairs, map_files(work, pairs, workers, together=1), strict=True):
             if isinstance(found, str):
                 failed[pair.image] = found
                 yield None
             else:
                 yield found
             progress.advance()
-
-
-def _count(work: Callable[[ImageMaskPair], Counts | str], pair: ImageMaskPair) -> Counts | str:
-    with one_thread():
-        return work(pair)

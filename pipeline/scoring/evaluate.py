@@ -25,6 +25,7 @@ from ..fusion.member_stores import (
     voting_members,
 )
 from ..fusion.prediction_files import prediction_names, read_prediction, require_classes, require_predictions
+from ..runtime.device import one_thread
 from ..storage.output_folder import predictions_path
 from ..text import without_nan
 from .averages import DATASET
@@ -247,6 +248,7 @@ def evaluate(
     return result
 
 
+@one_thread()
 def _scored(plan: EvaluationPlan, pair: ImageMaskPair) -> dict[str, PixelCounts] | str:
     """The image's counts for each subject, or why there are none."""
     try:

@@ -142,6 +142,7 @@ def count(
     return found
 
 
+@one_thread()
 def _count_image(
     sets: Sequence[ScoredSet],
     candidates: Sequence[Candidate],
@@ -152,8 +153,7 @@ def _count_image(
     number, pair = item
     one = sets[number]
     try:
-        with one_thread():
-            return _counted(one, candidates, nll, probabilities, pair)
+        return _counted(one, candidates, nll, probabilities, pair)
     except (DatasetError, StoreError) as error:
         raise type(error)(f"{one.name}: {pair.image}: {error}") from error
 

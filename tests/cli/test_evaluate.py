@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sklearn.metrics
+import torch
 from hmsa_pipeline.datasets.dataset_specs import dataset_spec
 from hmsa_pipeline.datasets.labels.label_reader import LabelReader
 from hmsa_pipeline.datasets.layout.image_mask_pairs import list_pairs
@@ -45,6 +46,27 @@ def scored(fresh: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[B
 @pytest.fixture
 def bench(scored: Bench, tmp_path: Path) -> Bench:
     return scored.copy(tmp_path / "bench")
+
+
+@pytest.mark.parametrize("extra", [["--per-model"], ["--confidences", "entropy"]])
+def test_an_image_is_scored_in_one_thread(scored: Bench, extra: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many are scored at a time as there are cores; torch's own threads beside made that four times as slow."""
+    seen: list[int] = []
+    read = LabelReader.read
+
+    def noted(*arguments: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return read(*arguments)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        monkeypatch.setattr(LabelReader, "read", noted)
+        assert scored.run("evaluate", *extra).code == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
 
 
 def truth(bench: Bench) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from ....errors import DatasetError, StoreError
 from ...config.manifest import Manifest
 from ...fusion.member_stores import ENSEMBLE, MemberStore, confidences_from_stores, stores_of
 from ...fusion.prediction_files import CONFIDENCE_LEVELS
+from ...runtime.device import one_thread
 from ...text import without_nan
 from ..each_image import count_each_image
 from ..evaluate import EvaluationPlan
@@ -138,6 +139,7 @@ def score_confidences(
     return result
 
 
+@one_thread()
 def _scored(plan: ConfidencePlan, pair: ImageMaskPair) -> dict[str, PixelCounts] | str:
     try:
         label, maps = confidences_from_stores(plan.members, pair.image, plan.label, plan.confidences)

@@ -20,6 +20,7 @@ from ....errors import DatasetError, StoreError
 from ...config.manifest import FusionFunctions
 from ...fusion.member_stores import ENSEMBLE, MemberStore, predict_from_stores
 from ...fusion.prediction_files import CONFIDENCE_LEVELS, prediction_names, read_prediction
+from ...runtime.device import one_thread
 from ...text import without_nan
 from ..each_image import count_each_image
 from ..figures.totals import Totals
@@ -184,6 +185,7 @@ Counted = tuple[ComponentCounts, PixelCounts | None]
 """Components of an image, and its pixels by their levels where images are resampled."""
 
 
+@one_thread()
 def _counted(
     plan: ComponentPlan, levels: Mapping[str, int], resampled: bool, pair: ImageMaskPair
 ) -> dict[str, Counted] | str:
