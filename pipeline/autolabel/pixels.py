@@ -55,8 +55,7 @@ def ask_teacher(
     Raises:
         StoreError: logits are missing, damaged, or not finite.
     """
-    entry = stores[0].images[stores[0].index[image]]
-    size = entry.height or 0, entry.width or 0
+    size = stores[0].size(stores[0].index[image])
     label, confidence = np.empty(size, np.uint8), np.empty(size, np.uint16)
     votes = None if settings.agree is None else np.empty(size, np.uint8)
     for rows, logits in member_strips(stores, image, pixels=pixels_at_once(members, functions)):

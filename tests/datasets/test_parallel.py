@@ -10,7 +10,7 @@ import os, signal, threading, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch
 from hmsa_pipeline.datasets.parallel import map_files
-threading.Timer(0.3, os.kill, (os.getpid(), signal.{name})).start()
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     print(len(list(map_files(torch.is_tensor, range(100), 2))))  # the processes import torch before they work
 except KeyboardInterrupt:
@@ -21,7 +21,7 @@ time.sleep(3)  # what is left of them would complain meanwhile
 
 def test_ctrl_c_while_processes_start_ends_them_in_silence() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED_WHILE_PROCESSES_START.format(name="SIGINT")],
+        [sys.executable, "-c", INTERRUPTED_WHILE_PROCESSES_START],
         capture_output=True,
         text=True,
         timeout=120,
